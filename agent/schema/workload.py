@@ -1,0 +1,72 @@
+"""What a model asks of the hardware: stages with operations and bytes. Data only.
+
+A stage is a run of graph nodes between two single-tensor cuts, so stages form a chain and one tensor crosses
+each boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agent.schema.base import FileModel
+
+Family = Literal["conv", "depthwise", "gemm", "attention", "elementwise"]
+"""Operator families that differ in achievable efficiency: convolution, depthwise convolution, dense and batched
+matrix products, fused attention, everything else."""
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+"""Arithmetic precision of the multiply–accumulates (weights of int4 stages may be computed in a wider type)."""
+
+Phase = Literal["forward", "prefill", "decode"]
+
+
+class TensorSpec(FileModel):
+    """Name, datatype (Open Inference Protocol spelling, e.g. FP32) and shape of a model input or output."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = Field(description="-1 where the size is free")
+
+
+class Work(FileModel):
+    """Operations of one family at one precision. One multiply–accumulate counts as two operations."""
+
+    family: Family
+    precision: Precision
+    flops: float = Field(ge=0)
+
+
+class Stage(FileModel):
+    """The smallest unit that can be placed on its own."""
+
+    name: str
+    work: tuple[Work, ...]
+    weight_bytes: float = Field(ge=0)
+    activation_bytes: float = Field(ge=0, description="bytes read plus written by the stage's nodes, weights excluded")
+    input_bytes: float = Field(ge=0, description="bytes of the tensor that enters the stage")
+    output_bytes: float = Field(ge=0, description="bytes of the tensor that leaves the stage")
+    kv_bytes: float = Field(default=0.0, ge=0, description="KV cache bytes read plus written")
+    arena_bytes: float = Field(default=0.0, ge=0, description="peak bytes of live activations")
+    operators: tuple[str, ...] = Field(default=(), description="distinct operator types, to check backend coverage")
+    nodes: int = Field(default=0, ge=0)
+
+    @property
+    def flops(self) -> float:
+        """All operations of the stage."""
+        return sum(w.flops for w in self.work)
+
+
+class Workload(FileModel):
+    """One model in one phase at given shapes, as a chain of stages."""
+
+    model: str
+    phase: Phase = "forward"
+    format: Literal["onnx", "tflite", "catalogue"]
+    digest: str | None = Field(default=None, description="sha256 of the artifact")
+    batch: int = Field(default=1, ge=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description="what was approximated and how")
