@@ -1,0 +1,1 @@
+"""The local HTTP edge; the only place with an event loop."""

@@ -1,0 +1,1 @@
+"""Runtime adapters and the lanes (child processes) they live in."""

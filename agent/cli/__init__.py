@@ -1,0 +1,1 @@
+"""The `qeil` command, one file per command group."""

@@ -1,0 +1,1 @@
+"""The broker connection; `link` is the only module that knows paho."""

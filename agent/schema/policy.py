@@ -1,0 +1,156 @@
+"""Policy: what the owner WANTS of a board. Says nothing about what the board is (that is a device profile).
+
+Safety limits have no defaults: a policy that does not state them is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agent.schema.base import FileModel, Name
+
+
+class Weights(FileModel):
+    """Relative importance of the normalised objectives; at least one above zero."""
+
+    energy: float = Field(ge=0)
+    latency: float = Field(ge=0)
+    underutilisation: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Weights:
+        if self.energy + self.latency + self.underutilisation <= 0:
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Objective(FileModel):
+    """Which point of the Pareto front is wanted."""
+
+    method: Literal["weights", "lexicographic", "knee"]
+    weights: Weights | None = Field(default=None, description="for method: weights")
+    order: tuple[Literal["energy", "latency", "underutilisation"], ...] = Field(
+        default=(), description="for method: lexicographic, most important first"
+    )
+    tolerance: float = Field(default=0.02, ge=0, le=1, description="share by which an earlier objective may give way")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Objective:
+        if self.method == "weights" and self.weights is None:
+            raise ValueError("method weights needs the key weights")
+        if self.method == "lexicographic" and not self.order:
+            raise ValueError("method lexicographic needs the key order")
+        return self
+
+
+class ThermalLimits(FileModel):
+    """Limits of every zone that has none of its own in the profile; soft < hard, both in °C."""
+
+    soft_c: float = Field(gt=0, lt=150, description="from here work is derated")
+    hard_c: float = Field(gt=0, lt=150, description="from here permits are withheld")
+    hysteresis_c: float = Field(gt=0, lt=50, description="a zone is released this far below the limit it passed")
+    min_dwell_s: float = Field(ge=0, le=3600, description="shortest time between two releases")
+    stale_after_s: float = Field(gt=0, le=60, description="a critical reading older than this counts as hot")
+    derate_share: float = Field(gt=0, le=1, description="share of the request rate allowed while derated")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ThermalLimits:
+        if self.soft_c >= self.hard_c:
+            raise ValueError(f"soft_c ({self.soft_c:g}) must be below hard_c ({self.hard_c:g})")
+        return self
+
+
+class Memory(FileModel):
+    """Limits on what is held in memory."""
+
+    max_cpq: float = Field(gt=0, lt=1, description="largest share of a memory domain that may be filled")
+
+
+class Fallback(FileModel):
+    """What happens when a runtime runs a model, or part of it, elsewhere than asked."""
+
+    on_fallback: Literal["fail", "warn", "allow"]
+    min_accelerated_fraction: float = Field(ge=0, le=1, description="share of the graph's nodes on the asked provider")
+
+
+class Admission(FileModel):
+    """Bounds of the request path."""
+
+    max_concurrent_requests: int = Field(ge=1, le=100_000)
+    max_queue_per_lane: int = Field(ge=1, le=100_000)
+    default_deadline_s: float = Field(gt=0, le=3600)
+    max_deadline_s: float = Field(gt=0, le=86_400)
+    max_body_bytes: int = Field(ge=1024, description="HTTP 413 above it")
+    max_json_body_bytes: int = Field(ge=1024, description="JSON tensors hold the interpreter; send big ones as binary")
+    reject_non_finite: bool = Field(description="400 for NaN and infinity in floating-point inputs")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Admission:
+        if self.default_deadline_s > self.max_deadline_s:
+            raise ValueError("default_deadline_s must not exceed max_deadline_s")
+        return self
+
+
+class Recovery(FileModel):
+    """How lanes that died, hang or answer wrongly are treated."""
+
+    permit_s: float = Field(gt=0.2, le=60, description="a lane stops this long after the supervisor's last word")
+    hang_floor_s: float = Field(gt=0, description="a call is never called hung earlier than this")
+    hang_factor: float = Field(gt=1, description="nor earlier than this multiple of the predicted time")
+    restart_backoff_s: float = Field(gt=0, le=60, description="first pause before a restart; doubles each time")
+    max_backoff_s: float = Field(gt=0, le=3600)
+    breaker_failures: int = Field(ge=1, le=100, description="deaths within breaker_window_s that open the breaker")
+    breaker_window_s: float = Field(gt=0)
+    breaker_open_s: float = Field(gt=0, description="pause before a probe")
+    ramp_start_share: float = Field(gt=0, le=1, description="capacity given to a lane that returns")
+    ramp_s: float = Field(ge=0, description="time from there to full capacity")
+    max_replays: int = Field(ge=0, le=10, description="how often one request may be moved to another lane")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Recovery:
+        if self.restart_backoff_s > self.max_backoff_s:
+            raise ValueError("restart_backoff_s must not exceed max_backoff_s")
+        return self
+
+
+class Rule(FileModel):
+    """Ties models to accelerators, or keeps them away; `*` is every model."""
+
+    model: str
+    accelerator: Name
+
+
+class Telemetry(FileModel):
+    """Cadence of what is recorded."""
+
+    sample_s: float = Field(gt=0, le=60, description="sensor period")
+    window_s: float = Field(gt=0, le=3600, description="aggregation before a row is written")
+
+
+class Policy(FileModel):
+    """The owner's wishes."""
+
+    version: Literal[1]
+    name: Name
+    description: str
+    objective: Objective
+    thermal: ThermalLimits
+    no_thermal_sensor: Literal["derate", "run", "refuse"] = Field(description="for a machine that never had a sensor")
+    power_cap_w: float | None = Field(gt=0, description="modelled mean power of a placement; null: no cap")
+    memory: Memory
+    fallback: Fallback
+    admission: Admission
+    recovery: Recovery
+    standby: Literal["warm", "cold"] = Field(description="warm: the next placement is loaded too, for instant failover")
+    forbidden: tuple[Rule, ...] = ()
+    pinned: tuple[Rule, ...] = ()
+    telemetry: Telemetry
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        for pin in self.pinned:
+            if pin in self.forbidden:
+                raise ValueError(f"model {pin.model!r} is both pinned to and forbidden on {pin.accelerator!r}")
+        return self

@@ -1,0 +1,112 @@
+"""Settings of one agent: where things are and which models it serves (agent.yaml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agent.schema.base import FileModel, Name
+
+
+class HttpSettings(FileModel):
+    """The local API."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8484, ge=0, le=65535, description="0: any free port, printed in the ready line")
+    unix_socket: Path | None = Field(default=None, description="serve here instead of host and port")
+    api_key_file: Path | None = Field(default=None, description="required to bind anything but loopback")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _guarded(self) -> HttpSettings:
+        if self.unix_socket is None and not _is_loopback(self.host) and self.api_key_file is None:
+            raise ValueError(f"host {self.host} is reachable from outside: set api_key_file (and tls_certificate)")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        return self
+
+
+class MqttTls(FileModel):
+    """TLS of the broker connection."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class MqttSettings(FileModel):
+    """The broker. Absent from the settings: no MQTT at all."""
+
+    host: str
+    port: int = Field(default=1883, ge=1, le=65535)
+    tenant: Name = "default"
+    tls: MqttTls | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    keepalive_s: int = Field(default=15, ge=2, le=3600)
+    session_expiry_s: int = Field(default=86_400, ge=0)
+    will_delay_s: int = Field(default=0, ge=0, le=3600)
+    delete_on: Literal["backend_ack", "puback"] = Field(
+        default="backend_ack", description="puback: no backend acknowledges; a broker crash can then lose rows"
+    )
+    max_inflight: int = Field(default=20, ge=1, le=1000)
+    resend_s: float = Field(default=30.0, gt=0)
+
+
+class OutboxSettings(FileModel):
+    """The on-board spool."""
+
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
+    flush_s: float = Field(default=1.0, gt=0, le=300, description="longest time a telemetry row waits for its commit")
+
+
+class ModelEntry(FileModel):
+    """A model to serve."""
+
+    name: Name
+    path: Path
+    version: str = "1"
+    isolation: Literal["process", "thread"] | None = None
+
+
+class SimulatedAccelerator(FileModel):
+    """An accelerator that computes on the CPU and takes the time, joules and heat of another board's unit."""
+
+    name: Name
+    like: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*$", description="BOARD/ACCELERATOR")
+    max_slowdown: float = Field(default=50.0, ge=1, description="refuse when the CPU needs this many times longer")
+
+
+class Settings(FileModel):
+    """agent.yaml."""
+
+    version: Literal[1]
+    state_dir: Path = Path("/var/lib/qeil")
+    board: Name | None = Field(default=None, description="name in telemetry; default: hostname")
+    profile: str = Field(default="auto", description="auto, a shipped profile's name, or a path")
+    policy: str = Field(default="balanced", description="a shipped policy's name, or a path")
+    isolation: Literal["process", "thread"] = "process"
+    http: HttpSettings = HttpSettings()
+    mqtt: MqttSettings | None = None
+    outbox: OutboxSettings = OutboxSettings()
+    models: tuple[ModelEntry, ...] = ()
+    simulated_accelerators: tuple[SimulatedAccelerator, ...] = ()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Settings:
+        for kind, names in (
+            ("models", [m.name for m in self.models]),
+            ("simulated_accelerators", [s.name for s in self.simulated_accelerators]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{kind}: the name {name!r} is used twice")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")

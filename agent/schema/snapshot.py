@@ -1,0 +1,99 @@
+"""What others may see of the agent: one immutable snapshot, replaced by one assignment and read without locks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EnergyProvenance = Literal["measured", "modelled", "unknown"]
+Mode = Literal["starting", "ready", "throttled", "degraded", "draining", "fault"]
+LaneState = Literal["starting", "ready", "restarting", "quarantined", "stopped", "refused"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A lasting problem: what it is, why, what it costs and the one thing that mends it."""
+
+    type: str
+    since: str
+    cause: str
+    consequence: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class AcceleratorStatus:
+    """One lane as last seen by the supervisor."""
+
+    name: str
+    backend: str
+    provider: str
+    state: LaneState
+    permit: bool
+    temperature_c: float | None
+    power_w: float | None
+    restarts: int
+    last_fault: str | None
+    capacity_share: float = 1.0
+    simulated: bool = False
+    queue: int = 0
+
+
+@dataclass(frozen=True)
+class PlacementStatus:
+    """One candidate placement of a model, in order of preference."""
+
+    accelerator: str
+    state: str
+    requested: str
+    actual: str
+    accelerated_fraction: float | None
+    predicted_ms: float | None
+    predicted_energy_j: float | None
+    measured_p50_ms: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model: what was asked, what is true."""
+
+    name: str
+    state: str
+    requested: str
+    actual: str
+    accelerated_fraction: float | None
+    placement: str | None
+    p50_ms: float | None
+    p99_ms: float | None
+    energy_j: float | None
+    provenance: EnergyProvenance
+    requests: int = 0
+    failed: int = 0
+    replayed: int = 0
+    candidates: tuple[PlacementStatus, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AgentInfo:
+    """The agent itself."""
+
+    version: str
+    mode: Mode
+    since: str
+    policy: str
+    policy_digest: str
+    boot: int
+    board: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class AgentSnapshot:
+    """Everything `/status` shows."""
+
+    agent: AgentInfo
+    accelerators: tuple[AcceleratorStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()

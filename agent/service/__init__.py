@@ -1,0 +1,1 @@
+"""Composition: builds the agent from core and adapters, owns its threads and its mutable state."""

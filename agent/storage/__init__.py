@@ -1,0 +1,1 @@
+"""Files and databases: YAML with line numbers, atomic state, the outbox."""

@@ -1,0 +1,1 @@
+"""Reads operator graphs (ONNX, TFLite) into workloads: stages with operations and bytes."""
