@@ -52,7 +52,7 @@ class Runtime(FileModel):
     plugin: str | None = Field(
         default=None, description="Python package or .so that registers the provider, or the external delegate's .so"
     )
-    options: dict[str, str] = Field(default_factory=dict, description="provider or delegate options, passed as they are")
+    options: dict[str, str] = Field(default_factory=dict, description="provider or delegate options, passed as is")
     threads: int | None = Field(default=None, ge=1, description="None: the accelerator's threads")
     compute_efficiency: tuple[Efficiency, ...] = ()
     bandwidth_efficiency: Quantity | None = Field(default=None, description="share of the domain's bandwidth achieved")
