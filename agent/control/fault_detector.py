@@ -1,0 +1,42 @@
+"""Fault detector: decides from a lane's vital signs whether it hangs. Crashes are seen by their end of file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.schema.policy import Recovery
+
+HEARTBEAT_LOST_S = 3.0
+"""A lane writes its heartbeat five times a second; fifteen missed ones mean a stopped process, not a busy core."""
+
+
+@dataclass(frozen=True)
+class LaneSigns:
+    """What is known of one running lane."""
+
+    heartbeat_age_s: float | None
+    """None before the first heartbeat."""
+    busy_for_s: float | None
+    """Time the call in progress has taken; None while idle."""
+    predicted_s: float | None
+    """Predicted (or measured p99) time of that call; None while unknown."""
+    loading: bool
+    """Loading and compiling may legitimately take minutes and has a deadline of its own."""
+
+
+def hang_deadline_s(predicted_s: float | None, limits: Recovery) -> float:
+    """Time after which a call counts as hung: max(floor, factor × predicted)."""
+    return max(limits.hang_floor_s, limits.hang_factor * (predicted_s or 0.0))
+
+
+def judge(signs: LaneSigns, limits: Recovery) -> str | None:
+    """The fault's cause in words, or None while the lane is well."""
+    if signs.loading:
+        return None
+    if signs.busy_for_s is not None:
+        deadline_s = hang_deadline_s(signs.predicted_s, limits)
+        if signs.busy_for_s > deadline_s:
+            return f"hung: one call takes {signs.busy_for_s:.1f} s (deadline {deadline_s:.1f} s)"
+    if signs.heartbeat_age_s is not None and signs.heartbeat_age_s > HEARTBEAT_LOST_S:
+        return f"no heartbeat for {signs.heartbeat_age_s:.1f} s"
+    return None

@@ -1,0 +1,67 @@
+"""Input guard: checks tensors against what the model declares, before any native code sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.schema.workload import TensorSpec
+
+_DTYPES: dict[str, str] = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the tensors may pass, and if not, one sentence that says what is wrong with which one."""
+
+    allow: bool
+    code: Literal["", "missing", "unknown", "datatype", "shape", "non_finite"] = ""
+    sentence: str = ""
+
+
+def check(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], reject_non_finite: bool) -> Verdict:
+    """Names, datatypes, shapes (-1 is free) and, where the policy wants it, finite values."""
+    known = {spec.name: spec for spec in specs}
+    for name in inputs:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            return Verdict(False, "unknown", f"the model has no input {name!r}{hint}; it takes {', '.join(known)}")
+    for spec in specs:
+        tensor = inputs.get(spec.name)
+        if tensor is None:
+            return Verdict(False, "missing", f"input {spec.name!r} is missing: {_describe(spec)}")
+        verdict = _check_one(tensor, spec, reject_non_finite)
+        if not verdict.allow:
+            return verdict
+    return Verdict(True)
+
+
+def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool) -> Verdict:
+    if tensor.dtype.name != _DTYPES.get(spec.datatype):
+        sentence = f"input {spec.name!r} has datatype {tensor.dtype.name}, expected {_describe(spec)}"
+        return Verdict(False, "datatype", sentence)
+    shape_fits = len(tensor.shape) == len(spec.shape) and all(
+        want in (-1, have) for have, want in zip(tensor.shape, spec.shape, strict=True)
+    )
+    if not shape_fits or 0 in tensor.shape:
+        sentence = f"input {spec.name!r} has shape {list(tensor.shape)}, expected {_describe(spec)}"
+        return Verdict(False, "shape", sentence)
+    if reject_non_finite and tensor.dtype.kind == "f" and not bool(np.isfinite(tensor).all()):
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(tensor))[0])
+        sentence = f"input {spec.name!r} holds {tensor[index]} at index {list(index)}; only finite values are accepted"
+        return Verdict(False, "non_finite", sentence)
+    return Verdict(True)
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.datatype} {list(spec.shape)}"

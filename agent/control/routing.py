@@ -1,0 +1,45 @@
+"""Routing: which candidate placement a request takes now, in the planner's order, among those that may run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Route:
+    """One candidate placement as it stands now."""
+
+    accelerator: str
+    usable: bool
+    capacity_share: float
+    queue: int
+
+
+def choose(routes: Sequence[Route], ticket: int, max_queue: int, tried: Collection[str] = ()) -> int | None:
+    """Index of the route to take, or None if none may run.
+
+    The first usable route wins unless its queue is full or its lane is still ramping up and this request is not in
+    its share; then the next one does. A request that no route would take for its share goes to the first usable
+    route with room: reduced capacity must not turn into refusals while there is room.
+
+    Args:
+        routes: in the planner's order of preference.
+        ticket: running number of the request, spreads a share evenly and reproducibly.
+        max_queue: bound of each lane's queue.
+        tried: accelerators this request already failed on.
+    """
+    open_routes = [
+        index
+        for index, route in enumerate(routes)
+        if route.usable and route.capacity_share > 0 and route.queue < max_queue and route.accelerator not in tried
+    ]
+    for index in open_routes:
+        if in_share(ticket, routes[index].capacity_share):
+            return index
+    return open_routes[0] if open_routes else None
+
+
+def in_share(ticket: int, share: float) -> bool:
+    """Whether the request numbered `ticket` belongs to an evenly spread `share` of all requests."""
+    return share >= 1.0 or int((ticket + 1) * share) > int(ticket * share)

@@ -1,0 +1,137 @@
+"""Thermal governor: turns zone temperatures into a permit and a capacity share per accelerator.
+
+Owns the thresholds with hysteresis and dwell. Fails towards cool: a declared critical zone without a fresh,
+plausible reading counts as hot. Kernel and firmware trips stay armed; this is the second line of defence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from agent.schema.policy import ThermalLimits
+
+
+class Level(IntEnum):
+    """How far a zone is into its limits; a higher level is stricter."""
+
+    NOMINAL = 0
+    DERATE = 1
+    HALT = 2
+
+
+@dataclass(frozen=True)
+class ZoneInput:
+    """One zone as seen now."""
+
+    name: str
+    temperature_c: float | None
+    fault: str | None
+    age_s: float
+    critical: bool
+    accelerators: tuple[str, ...]
+    """Accelerators it speaks for; empty: all of them."""
+    trip_c: float | None = None
+    """Lowest trip point of the kernel or firmware: work stops `hysteresis_c` below it."""
+
+
+@dataclass(frozen=True)
+class ZoneState:
+    """Memory of one zone."""
+
+    level: Level = Level.NOMINAL
+    changed_s: float = float("-inf")
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class GovernorState:
+    """Memory of the governor."""
+
+    zones: Mapping[str, ZoneState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ThermalVerdict:
+    """What one accelerator may do, and why."""
+
+    permit: bool
+    capacity_share: float
+    level: Level
+    cause: str
+
+
+def step(
+    state: GovernorState,
+    zones: Sequence[ZoneInput],
+    accelerators: Sequence[str],
+    limits: ThermalLimits,
+    no_sensor: Literal["derate", "run", "refuse"],
+    now_s: float,
+) -> tuple[GovernorState, dict[str, ThermalVerdict]]:
+    """Judge every zone, then give each accelerator the strictest verdict of the zones that speak for it.
+
+    Args:
+        state: what the last step returned.
+        zones: every declared zone; none at all means the machine never had a sensor.
+        accelerators: names to give verdicts for.
+        limits: soft and hard limit, hysteresis, dwell (°C, s) of the policy in force.
+        no_sensor: the policy's rule for accelerators that no zone speaks for.
+        now_s: monotonic time.
+    """
+    judged = {zone.name: _judge(state.zones.get(zone.name, ZoneState()), zone, limits, now_s) for zone in zones}
+    verdicts = {}
+    for accelerator in accelerators:
+        speaking = [judged[z.name] for z in zones if not z.accelerators or accelerator in z.accelerators]
+        verdicts[accelerator] = _verdict(speaking, limits, no_sensor)
+    return GovernorState(judged), verdicts
+
+
+def _judge(previous: ZoneState, zone: ZoneInput, limits: ThermalLimits, now_s: float) -> ZoneState:
+    blind = zone.temperature_c is None or zone.age_s > limits.stale_after_s
+    if blind:
+        if not zone.critical:
+            return ZoneState(Level.NOMINAL, previous.changed_s, "")
+        why = zone.fault or f"no reading for {zone.age_s:.1f} s"
+        return _move(previous, Level.HALT, f"critical sensor {zone.name}: {why}, counted as hot", limits, now_s)
+    temperature_c = zone.temperature_c
+    assert temperature_c is not None  # noqa: S101  (narrowing: blind is false)
+    hard_c = limits.hard_c if zone.trip_c is None else min(limits.hard_c, zone.trip_c - limits.hysteresis_c)
+    soft_c = min(limits.soft_c, hard_c)
+    wanted = _level(temperature_c, soft_c, hard_c)
+    if wanted < previous.level:
+        wanted = max(wanted, min(previous.level, _level(temperature_c + limits.hysteresis_c, soft_c, hard_c)))
+    cause = f"{zone.name} at {temperature_c:.1f} °C (soft {soft_c:g}, hard {hard_c:g})" if wanted else ""
+    return _move(previous, wanted, cause, limits, now_s)
+
+
+def _level(temperature_c: float, soft_c: float, hard_c: float) -> Level:
+    if temperature_c >= hard_c:
+        return Level.HALT
+    return Level.DERATE if temperature_c >= soft_c else Level.NOMINAL
+
+
+def _move(previous: ZoneState, wanted: Level, cause: str, limits: ThermalLimits, now_s: float) -> ZoneState:
+    if wanted == previous.level:
+        return ZoneState(wanted, previous.changed_s, cause)
+    if wanted < previous.level and now_s - previous.changed_s < limits.min_dwell_s:
+        return ZoneState(previous.level, previous.changed_s, previous.cause)
+    return ZoneState(wanted, now_s, cause)
+
+
+def _verdict(
+    zones: Sequence[ZoneState], limits: ThermalLimits, no_sensor: Literal["derate", "run", "refuse"]
+) -> ThermalVerdict:
+    if not zones:
+        if no_sensor == "refuse":
+            return ThermalVerdict(False, 0.0, Level.HALT, "no thermal sensor, and the policy refuses to run without")
+        if no_sensor == "derate":
+            return ThermalVerdict(True, limits.derate_share, Level.DERATE, "no thermal sensor: derated by policy")
+        return ThermalVerdict(True, 1.0, Level.NOMINAL, "")
+    worst = max(zones, key=lambda z: z.level)
+    if worst.level is Level.HALT:
+        return ThermalVerdict(False, 0.0, Level.HALT, worst.cause)
+    share = limits.derate_share if worst.level is Level.DERATE else 1.0
+    return ThermalVerdict(True, share, worst.level, worst.cause)
