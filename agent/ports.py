@@ -209,6 +209,8 @@ class InferenceRequest:
     request_id: str
     deadline_s: float | None = None
     """Seconds from now; None takes the policy's default."""
+    placement: str | None = None
+    """Run on this accelerator or fail; None lets the dispatcher choose."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Recovery(FileModel):
     breaker_open_s: float = Field(gt=0, description="pause before a probe")
     ramp_start_share: float = Field(gt=0, le=1, description="capacity given to a lane that returns")
     ramp_s: float = Field(ge=0, description="time from there to full capacity")
+    load_timeout_s: float = Field(default=300.0, gt=0, description="loading and compiling one model may take this long")
     max_replays: int = Field(ge=0, le=10, description="how often one request may be moved to another lane")
 
     @model_validator(mode="after")
@@ -143,7 +144,9 @@ class Policy(FileModel):
     fallback: Fallback
     admission: Admission
     recovery: Recovery
-    standby: Literal["warm", "cold"] = Field(description="warm: the next placement is loaded too, for instant failover")
+    standby: Literal["cold", "warm", "all"] = Field(
+        description="placements kept loaded: the chosen one, the next one too (instant failover), or every candidate"
+    )
     forbidden: tuple[Rule, ...] = ()
     pinned: tuple[Rule, ...] = ()
     telemetry: Telemetry

@@ -1,0 +1,38 @@
+"""Conditions: the lasting problems shown in status, each with since, cause, consequence and mend."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from agent.schema.snapshot import Condition
+
+MAX_CONDITIONS = 64
+
+
+def iso(wall_s: float) -> str:
+    """UTC time stamp to the second."""
+    return datetime.fromtimestamp(wall_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class ConditionBook:
+    """Keeps `since` while a condition stays, whatever happens to its wording. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._conditions: dict[str, Condition] = {}
+
+    def set(self, kind: str, cause: str, consequence: str, mend: str, wall_s: float) -> bool:
+        """State that the condition holds; True if it is new."""
+        old = self._conditions.get(kind)
+        if old is None and len(self._conditions) >= MAX_CONDITIONS:
+            return False
+        since = old.since if old else iso(wall_s)
+        self._conditions[kind] = Condition(kind, since, cause, consequence, mend)
+        return old is None
+
+    def clear(self, kind: str) -> bool:
+        """State that it no longer holds; True if it did."""
+        return self._conditions.pop(kind, None) is not None
+
+    def all(self) -> tuple[Condition, ...]:
+        """In the order in which they began."""
+        return tuple(sorted(self._conditions.values(), key=lambda c: (c.since, c.type)))

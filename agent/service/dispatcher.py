@@ -1,0 +1,281 @@
+"""Dispatcher: takes one routing table per attempt, guards, admits, runs, and replays what a lane lost.
+
+Owns the requests in flight. A request is answered exactly once: by a result, or by one error. When a lane dies its
+requests move to the next placement; where none is usable they wait, bounded, until one is or their deadline passes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import structlog
+
+from agent.control import admission, input_guard, routing
+from agent.errors import (
+    BackendError,
+    BadInput,
+    DeadlineExceeded,
+    InferenceFailed,
+    LaneDied,
+    NotFound,
+    Overloaded,
+    PermitExpired,
+    QeilError,
+)
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply
+from agent.service.meter import Meter
+from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
+
+_log = structlog.get_logger("request")
+
+
+@dataclass(eq=False)
+class _Job:
+    request: InferenceRequest
+    future: Future[InferenceAnswer]
+    ticket: int
+    started_s: float
+    deadline_s: float
+    tried: set[str] = field(default_factory=set)
+    replays: int = 0
+
+
+class Dispatcher:
+    """Thread-safe; `infer` never blocks."""
+
+    def __init__(self, table: RoutingTable, clock: Clock, on_suspect: Callable[[str, str], None]) -> None:
+        """`on_suspect(accelerator, cause)` is told of errors that speak against a lane."""
+        self._table = table
+        self._clock = clock
+        self._on_suspect = on_suspect
+        self._lock = threading.Lock()
+        self._in_flight: set[_Job] = set()
+        self._waiting: list[_Job] = []
+        self._tickets = 0
+        self._service_s = 0.05
+        self.meters: dict[str, Meter] = {}
+        self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0}
+
+    # ------------------------------------------------------------------ requests
+
+    def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
+        """Accept a request or fail its future with a RequestError."""
+        future: Future[InferenceAnswer] = Future()
+        try:
+            job = self._admit(request, future)
+        except QeilError as error:
+            future.set_exception(error)
+            return future
+        future.add_done_callback(lambda _: self._release(job))
+        self._attempt(job)
+        return future
+
+    def _admit(self, request: InferenceRequest, future: Future[InferenceAnswer]) -> _Job:
+        table = self._table
+        model = self.routes(request.model)
+        if model.metadata.inputs or model.routes:
+            verdict = input_guard.check(request.inputs, model.metadata.inputs, table.policy.admission.reject_non_finite)
+            if not verdict.allow:
+                self.counters["rejected_input"] += 1
+                raise BadInput(f"model {request.model!r}: {verdict.sentence}", code=verdict.code)
+        self._check_outputs(request, model)
+        self._check_placement(request, model)
+        limits = table.policy.admission
+        share = max((r.derate_share for r in model.routes if r.usable), default=1.0 if model.hopeful else 0.0)
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            load = admission.Load(table.mode, len(self._in_flight), share, self._service_s)
+            decision = admission.decide(load, limits)
+            if not decision.admit:
+                self.counters["refused"] += 1
+                reason = (
+                    f": {model.metadata.reason}" if decision.reason == "no_capacity" and model.metadata.reason else ""
+                )
+                raise Overloaded(decision.sentence + reason, decision.retry_after_s)
+            self._tickets += 1
+            deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
+            job = _Job(request, future, self._tickets, now_s, deadline_s)
+            self._in_flight.add(job)
+            self.meters.setdefault(request.model, Meter())
+        return job
+
+    def routes(self, model: str) -> ModelRoutes:
+        """The model's routes; NotFound names the nearest known model."""
+        models = self._table.models
+        if model not in models:
+            near = get_close_matches(model, models, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
+            raise NotFound(f"there is no model {model!r} ({hint})")
+        return models[model]
+
+    def _check_outputs(self, request: InferenceRequest, model: ModelRoutes) -> None:
+        known = [spec.name for spec in model.metadata.outputs]
+        for name in request.outputs or ():
+            if known and name not in known:
+                raise BadInput(f"model {request.model!r} has no output {name!r}; it gives {', '.join(known)}")
+
+    def _check_placement(self, request: InferenceRequest, model: ModelRoutes) -> None:
+        loaded = [route.accelerator for route in model.routes]
+        if request.placement is not None and request.placement not in loaded:
+            names = ", ".join(loaded) or "no accelerator"
+            raise BadInput(f"model {request.model!r} is not loaded on {request.placement!r}; it is on {names}")
+
+    # ------------------------------------------------------------------ attempts
+
+    def _attempt(self, job: _Job) -> None:
+        table = self._table
+        model = table.models.get(job.request.model)
+        now_s = self._clock.monotonic_s()
+        if now_s >= job.deadline_s:
+            self._fail(job, DeadlineExceeded(f"no answer within {job.deadline_s - job.started_s:g} s"))
+            return
+        if model is None:
+            self._fail(job, NotFound(f"model {job.request.model!r} was removed"))
+            return
+        wanted = job.request.placement
+        candidates = [
+            routing.Route(r.accelerator, r.usable and r.lane.alive(), r.capacity_share, r.lane.queue_length())
+            for r in model.routes
+            if wanted in (None, r.accelerator)
+        ]
+        limit = table.policy.admission.max_queue_per_lane
+        index = routing.choose(candidates, job.ticket, limit, job.tried)
+        if index is None:
+            self._wait_or_refuse(job, model, candidates)
+            return
+        accelerator = candidates[index].accelerator
+        self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
+
+    def _submit(self, job: _Job, route: RouteEntry) -> None:
+        try:
+            reply = route.lane.submit(job.request.model, job.request.inputs, job.request.outputs, job.deadline_s)
+        except QeilError as error:
+            self._attempt_failed(job, route, error)
+            return
+        reply.add_done_callback(lambda done: self._finished(job, route, done))
+
+    def _finished(self, job: _Job, route: RouteEntry, done: Future[LaneReply]) -> None:
+        error = done.exception()
+        if error is None:
+            self._answer(job, route, done.result())
+        elif isinstance(error, QeilError):
+            self._attempt_failed(job, route, error)
+        else:
+            self._attempt_failed(job, route, InferenceFailed(f"{type(error).__name__}: {error}"))
+
+    def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError) -> None:
+        if isinstance(error, InferenceFailed):
+            self._on_suspect(route.accelerator, error.message)
+        replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
+        if not replayable or job.replays >= self._table.policy.recovery.max_replays:
+            self._fail(job, error)
+            return
+        with self._lock:
+            job.replays += 1
+            job.tried.add(route.accelerator)
+            self.counters["replayed"] += 1
+        self._attempt(job)
+
+    def _wait_or_refuse(self, job: _Job, model: ModelRoutes, candidates: list[routing.Route]) -> None:
+        """Wait while a placement is expected back; a full queue everywhere is refused at once."""
+        full = any(c.usable and c.capacity_share > 0 and c.accelerator not in job.tried for c in candidates)
+        if full:
+            self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
+            return
+        if model.hopeful:
+            with self._lock:
+                job.tried.clear()
+                self._waiting.append(job)
+            return
+        reason = model.metadata.reason or "no accelerator may run it at the moment"
+        self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", 1.0))
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _answer(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+        energy_j, provenance = reply.energy_j, reply.energy_provenance
+        if energy_j is None:
+            energy_j = route.modelled_energy_j(reply.execute_s)
+            provenance = "unknown" if energy_j is None else "modelled"
+        answer = InferenceAnswer(
+            outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
+            provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
+            execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
+            policy_digest=self._table.policy_digest, replays=job.replays,
+        )  # fmt: skip
+        if not _settle(job.future, answer):
+            return
+        total_s = self._clock.monotonic_s() - job.started_s
+        self.meters[job.request.model].answered(
+            route.accelerator, total_s, reply.execute_s, energy_j, provenance, job.replays
+        )
+        self._service_s += 0.1 * (total_s - self._service_s)
+        _log.info(
+            "request", id=job.request.request_id, model=job.request.model, status="ok", placement=route.accelerator,
+            ms=round(total_s * 1e3, 3), execute_ms=round(reply.execute_s * 1e3, 3), replays=job.replays,
+            energy_j=energy_j, provenance=provenance,
+        )  # fmt: skip
+
+    def _version(self, job: _Job) -> str:
+        model = self._table.models.get(job.request.model)
+        return model.metadata.versions[-1] if model else "1"
+
+    def _fail(self, job: _Job, error: QeilError) -> None:
+        if isinstance(error, LaneDied | PermitExpired):
+            error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
+        if isinstance(error, DeadlineExceeded):
+            self.counters["expired"] += 1
+        if _settle(job.future, error):
+            self.meters[job.request.model].failed()
+            _log.warning(
+                "request", id=job.request.request_id, model=job.request.model, status=error.code,
+                error=error.message, replays=job.replays,
+            )  # fmt: skip
+
+    def _release(self, job: _Job) -> None:
+        with self._lock:
+            self._in_flight.discard(job)
+
+    # ------------------------------------------------------------------ supervisor's side
+
+    def replace(self, table: RoutingTable) -> None:
+        """Route by a new table from now on, and let waiting requests try again."""
+        self._table = table
+        if not self._waiting:
+            return
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            if not job.future.done():
+                self._attempt(job)
+
+    def in_flight(self) -> int:
+        """Requests accepted and not answered."""
+        return len(self._in_flight)
+
+    def waiting(self) -> int:
+        """Requests without a usable placement."""
+        return len(self._waiting)
+
+    def fail_all(self, error: BackendError | Overloaded) -> None:
+        """Answer everything in flight with an error (last act of a shutdown)."""
+        with self._lock:
+            jobs = list(self._in_flight)
+        for job in jobs:
+            self._fail(job, error)
+
+
+def _settle(future: Future[InferenceAnswer], outcome: InferenceAnswer | QeilError) -> bool:
+    """Set the outcome unless the caller cancelled or it is already set; says which."""
+    try:
+        if isinstance(outcome, QeilError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        return False
+    return True

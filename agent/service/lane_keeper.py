@@ -1,0 +1,167 @@
+"""Lane keeper: one accelerator's lane over its deaths and returns, with the models loaded on it.
+
+Owned by the supervisor's thread. What completes elsewhere arrives as events with the generation they belong to, so
+that news of a dead lane never touches its successor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agent.control import fault_detector, lane_health
+from agent.control.thermal_governor import Level, ThermalVerdict
+from agent.errors import QeilError
+from agent.ports import Lane, LaneSpec, LaneVitals, LoadReport
+from agent.schema.policy import Recovery
+from agent.schema.snapshot import LaneState
+from agent.service.plan import Candidate
+
+STARTUP_TIMEOUT_S = 60.0
+"""A Python process with a native runtime answers within seconds; a Raspberry Pi on a slow card needs up to twenty."""
+
+
+@dataclass
+class LoadedModel:
+    """One model on this lane."""
+
+    candidate: Candidate
+    state: Literal["loading", "ready", "refused"] = "loading"
+    report: LoadReport | None = None
+    reason: str | None = None
+    deaths_while_loading: int = 0
+
+
+@dataclass(frozen=True)
+class LaneDiedEvent:
+    """The lane's process ended."""
+
+    accelerator: str
+    generation: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class LoadDoneEvent:
+    """A load finished."""
+
+    accelerator: str
+    generation: int
+    model: str
+    report: LoadReport | None
+    error: str | None
+
+
+@dataclass
+class LaneKeeper:
+    """See module."""
+
+    spec: LaneSpec
+    make_lane: Callable[[LaneSpec], Lane]
+    post: Callable[[LaneDiedEvent | LoadDoneEvent], None]
+    backend: str
+    provider: str
+    lane: Lane | None = None
+    generation: int = 0
+    health: lane_health.LaneHealth = field(default_factory=lane_health.LaneHealth)
+    models: dict[str, LoadedModel] = field(default_factory=dict)
+    verdict: ThermalVerdict = field(default_factory=lambda: ThermalVerdict(True, 1.0, Level.NOMINAL, ""))
+    vitals: LaneVitals | None = None
+
+    @property
+    def name(self) -> str:
+        """The accelerator's name."""
+        return self.spec.accelerator
+
+    def start(self, limits: Recovery, now_s: float) -> None:
+        """Start a new process and load every model that belongs here and was not refused."""
+        self.generation += 1
+        generation = self.generation
+        self.vitals = None
+        lane = self.make_lane(self.spec)
+        self.lane = lane
+        try:
+            lane.start(lambda cause: self.post(LaneDiedEvent(self.name, generation, cause)))
+        except QeilError as error:
+            self.post(LaneDiedEvent(self.name, generation, error.message))
+            return
+        lane.renew_permit(now_s + limits.permit_s)
+        for model in self.models.values():
+            if model.state != "refused":
+                model.state, model.report = "loading", None
+                self._load(model, limits)
+
+    def place(self, candidate: Candidate, limits: Recovery) -> None:
+        """Load a model beside what is loaded (or replace its candidate when only the predictions changed)."""
+        name = candidate.load.model
+        old = self.models.get(name)
+        if old is not None and old.candidate.load == candidate.load:
+            old.candidate = candidate
+            return
+        self.models[name] = LoadedModel(candidate)
+        if self.lane is not None and self.lane.alive():
+            self._load(self.models[name], limits)
+
+    def remove(self, model: str) -> None:
+        """Forget a model."""
+        if self.models.pop(model, None) is not None and self.lane is not None and self.lane.alive():
+            self.lane.unload(model)
+
+    def _load(self, model: LoadedModel, limits: Recovery) -> None:
+        assert self.lane is not None  # noqa: S101  (callers checked)
+        generation, name = self.generation, model.candidate.load.model
+        try:
+            future = self.lane.load(model.candidate.load, limits.load_timeout_s)
+        except QeilError as error:
+            self.post(LoadDoneEvent(self.name, generation, name, None, error.message))
+            return
+
+        def done(_: object) -> None:
+            error = future.exception()
+            report = None if error else future.result()
+            sentence = None if error is None else getattr(error, "message", f"{type(error).__name__}: {error}")
+            self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
+
+        future.add_done_callback(done)
+
+    def blame_death(self, cause: str) -> LoadedModel | None:
+        """After a death while loading: refuse the model that was being loaded the second time it happens."""
+        loading = next((m for m in self.models.values() if m.state == "loading"), None)
+        if loading is None or self.vitals is None:
+            return None
+        loading.deaths_while_loading += 1
+        if loading.deaths_while_loading < 2:
+            return None
+        loading.state, loading.reason = "refused", f"loading it ends the lane: {cause}"
+        return loading
+
+    def settled(self) -> bool:
+        """Whether the process answers and nothing is loading any more."""
+        return self.vitals is not None and all(m.state != "loading" for m in self.models.values())
+
+    def fault(self, limits: Recovery, now_s: float, predicted_s: float | None) -> str | None:
+        """Cause to kill the lane for, or None."""
+        if self.lane is None or not self.lane.alive() or self.health.phase not in {"starting", "probing", "ready"}:
+            return None
+        if self.vitals is None:
+            waited_s = now_s - self.health.since_s
+            return f"did not start within {STARTUP_TIMEOUT_S:g} s" if waited_s > STARTUP_TIMEOUT_S else None
+        busy_since_s = self.vitals.busy_since_s
+        signs = fault_detector.LaneSigns(
+            heartbeat_age_s=now_s - self.vitals.heartbeat_s,
+            busy_for_s=None if busy_since_s is None else now_s - busy_since_s,
+            predicted_s=predicted_s,
+            loading=any(m.state == "loading" for m in self.models.values()),
+        )
+        return fault_detector.judge(signs, limits)
+
+    def state(self) -> LaneState:
+        """The word shown in status."""
+        words: dict[str, LaneState] = {
+            "starting": "starting", "ready": "ready", "waiting": "restarting", "probing": "restarting",
+            "open": "quarantined", "stopped": "stopped",
+        }  # fmt: skip
+        if self.health.phase == "starting" and self.health.restarts:
+            return "restarting"
+        return words[self.health.phase]

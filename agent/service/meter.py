@@ -1,0 +1,85 @@
+"""Meter: counts and recent latencies of one model, written by the dispatcher and read by the supervisor."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from agent.schema.snapshot import EnergyProvenance
+
+_RECENT = 512
+"""Latencies kept per model for the percentiles shown in status."""
+
+
+@dataclass(frozen=True)
+class MeterReading:
+    """What a meter shows at one moment. Latencies are request times inside the agent, in seconds."""
+
+    requests: int
+    failed: int
+    replayed: int
+    p50_s: float | None
+    p99_s: float | None
+    energy_j: float | None
+    provenance: EnergyProvenance
+    total_energy_j: float
+    by_accelerator: dict[str, tuple[int, float]]
+    """Accelerator → (requests, median time of the recent calls on the lane)."""
+
+
+class Meter:
+    """Thread-safe; every method is short."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests = self._failed = self._replayed = 0
+        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._per_lane: dict[str, tuple[int, deque[float]]] = {}
+        self._energy_j: float | None = None
+        self._provenance: EnergyProvenance = "unknown"
+        self._total_energy_j = 0.0
+
+    def answered(
+        self,
+        accelerator: str,
+        total_s: float,
+        execute_s: float,
+        energy_j: float | None,
+        provenance: EnergyProvenance,
+        replays: int,
+    ) -> None:
+        """Record an answer."""
+        with self._lock:
+            self._requests += 1
+            self._replayed += 1 if replays else 0
+            self._recent_s.append(total_s)
+            count, times = self._per_lane.get(accelerator, (0, deque(maxlen=_RECENT)))
+            times.append(execute_s)
+            self._per_lane[accelerator] = (count + 1, times)
+            self._energy_j, self._provenance = energy_j, provenance
+            self._total_energy_j += energy_j or 0.0
+
+    def failed(self) -> None:
+        """Record a request that got no answer, for whatever reason but the client's."""
+        with self._lock:
+            self._requests += 1
+            self._failed += 1
+
+    def read(self) -> MeterReading:
+        """A consistent copy."""
+        with self._lock:
+            recent = sorted(self._recent_s)
+            lanes = {
+                name: (count, _quantile(sorted(times), 0.5) or 0.0) for name, (count, times) in self._per_lane.items()
+            }
+            return MeterReading(
+                self._requests, self._failed, self._replayed, _quantile(recent, 0.5), _quantile(recent, 0.99),
+                self._energy_j, self._provenance, self._total_energy_j, lanes,
+            )  # fmt: skip
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

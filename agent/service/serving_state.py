@@ -1,0 +1,238 @@
+"""Serving state: the plan in force, the plan being brought up, and what both mean for routing and status.
+
+Owned by the supervisor's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.control import fallback, lane_health
+from agent.ports import LoadReport, ModelMetadata
+from agent.schema.policy import Policy
+from agent.schema.snapshot import Mode, ModelStatus, PlacementStatus
+from agent.service.dispatcher import Dispatcher
+from agent.service.lane_keeper import LaneKeeper, LoadedModel
+from agent.service.meter import MeterReading
+from agent.service.plan import Candidate, ModelPlan, Plan
+from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
+
+_KEPT = {"cold": 1, "warm": 2, "all": 1_000}
+
+
+@dataclass(frozen=True)
+class InForce:
+    """A policy and the plan made under it."""
+
+    policy: Policy
+    digest: str
+    plan: Plan
+
+
+class ServingState:
+    """See module."""
+
+    def __init__(self, current: InForce, keepers: Mapping[str, LaneKeeper]) -> None:
+        self.current = current
+        self.pending: InForce | None = None
+        self._keepers = keepers
+        self.place(current)
+
+    # ------------------------------------------------------------------ bringing a plan up
+
+    def place(self, wanted: InForce) -> None:
+        """Load what the plan keeps loaded. A refused candidate's place is taken by the next one."""
+        for model in wanted.plan.models:
+            for candidate in self._kept(model, wanted.policy):
+                self._keepers[candidate.accelerator].place(candidate, wanted.policy.recovery)
+
+    def _kept(self, model: ModelPlan, policy: Policy) -> tuple[Candidate, ...]:
+        alive = [c for c in model.candidates if not self._refused(c)]
+        return tuple(alive[: _KEPT[policy.standby]])
+
+    def _refused(self, candidate: Candidate) -> bool:
+        loaded = self._loaded(candidate)
+        return loaded is not None and loaded.state == "refused"
+
+    def _loaded(self, candidate: Candidate) -> LoadedModel | None:
+        loaded = self._keepers[candidate.accelerator].models.get(candidate.load.model)
+        return loaded if loaded is not None and loaded.candidate.load == candidate.load else None
+
+    def propose(self, wanted: InForce) -> None:
+        """Begin to bring up a plan beside the current one."""
+        self.pending = wanted
+        self.place(wanted)
+
+    def commit_if_ready(self) -> InForce | None:
+        """Swap to the pending plan once everything it keeps is loaded or refused; returns what was replaced."""
+        pending = self.pending
+        if pending is None:
+            return None
+        self.place(pending)
+        for model in pending.plan.models:
+            for candidate in self._kept(model, pending.policy):
+                loaded = self._loaded(candidate)
+                if loaded is not None and loaded.state == "loading":
+                    return None
+        previous, self.current, self.pending = self.current, pending, None
+        self._unload_rest()
+        return previous
+
+    def lost_models(self, wanted: InForce) -> list[str]:
+        """Models that are served now and would not be under the wanted plan."""
+        lost = []
+        for model in self.current.plan.models:
+            served = any(self._ready(c) for c in model.candidates)
+            new = wanted.plan.model(model.name)
+            if served and new is not None and all(self._refused(c) for c in new.candidates):
+                lost.append(model.name)
+        return lost
+
+    def abandon(self) -> None:
+        """Give the pending plan up and unload what only it wanted."""
+        self.pending = None
+        self._unload_rest()
+
+    def _unload_rest(self) -> None:
+        kept = {(c.accelerator, m.name) for m in self.current.plan.models for c in m.candidates}
+        for keeper in self._keepers.values():
+            for name in list(keeper.models):
+                if (keeper.name, name) not in kept:
+                    keeper.remove(name)
+
+    # ------------------------------------------------------------------ loads
+
+    def loaded(self, keeper: LaneKeeper, model: str, report: LoadReport) -> fallback.FallbackVerdict:
+        """Judge what the runtime reports against the policy; a refused one is unloaded again."""
+        entry = keeper.models[model]
+        policy = (self.pending or self.current).policy
+        assignment = fallback.Assignment(report.requested, report.actual, report.accelerated_fraction)
+        verdict = fallback.judge(assignment, policy.fallback)
+        if verdict.outcome == "refuse":
+            entry.state, entry.reason = "refused", verdict.sentence
+            if keeper.lane is not None:
+                keeper.lane.unload(model)
+        else:
+            entry.state, entry.report = "ready", report
+            entry.reason = verdict.sentence if verdict.outcome == "warn" else None
+        return verdict
+
+    def _ready(self, candidate: Candidate) -> bool:
+        loaded = self._loaded(candidate)
+        return loaded is not None and loaded.state == "ready"
+
+    def pending_models(self) -> int:
+        """Models of the current plan without a ready placement that still load somewhere."""
+        return sum(1 for m in self.current.plan.models if not self._served(m) and self._loading(m))
+
+    def unserved_models(self) -> int:
+        """Models of the current plan that nothing runs and nothing loads."""
+        return sum(1 for m in self.current.plan.models if not self._served(m) and not self._loading(m))
+
+    def _served(self, model: ModelPlan) -> bool:
+        return any(self._ready(c) for c in model.candidates)
+
+    def _loading(self, model: ModelPlan) -> bool:
+        states = [self._loaded(c) for c in model.candidates]
+        return any(s is not None and s.state == "loading" for s in states)
+
+    def longest_prediction_s(self, keeper: LaneKeeper) -> float | None:
+        """Longest predicted call of the models on a lane, for its hang deadline."""
+        known = [m.candidate.predicted_s for m in keeper.models.values() if m.candidate.predicted_s is not None]
+        return max(known) if known else None
+
+    # ------------------------------------------------------------------ views
+
+    def table(self, mode: Mode, now_s: float) -> RoutingTable:
+        """The routing table of this moment."""
+        policy = self.current.policy
+        best_share = max((k.verdict.capacity_share for k in self._keepers.values()), default=1.0) or 1.0
+        models = {m.name: self._routes(m, policy, best_share, now_s) for m in self.current.plan.models}
+        return RoutingTable(mode, policy, self.current.digest, models)
+
+    def _routes(self, model: ModelPlan, policy: Policy, best_share: float, now_s: float) -> ModelRoutes:
+        routes = []
+        hopeful = False
+        for candidate in model.candidates:
+            keeper = self._keepers[candidate.accelerator]
+            loaded = self._loaded(candidate)
+            expected = loaded is not None and loaded.state != "refused" and keeper.verdict.permit
+            hopeful = hopeful or (expected and keeper.health.phase not in {"open", "stopped"})
+            if loaded is None or loaded.report is None or keeper.lane is None:
+                continue
+            ramp = lane_health.capacity_share(keeper.health, policy.recovery, now_s)
+            usable = loaded.state == "ready" and ramp > 0 and keeper.verdict.permit
+            routes.append(
+                RouteEntry(
+                    candidate.accelerator, keeper.lane, loaded.report, usable,
+                    ramp * keeper.verdict.capacity_share / best_share, keeper.verdict.capacity_share,
+                    candidate.predicted_s, candidate.dynamic_j, candidate.static_w,
+                )
+            )  # fmt: skip
+        return ModelRoutes(self._metadata(model, any(r.usable for r in routes)), tuple(routes), hopeful)
+
+    def _metadata(self, model: ModelPlan, ready: bool) -> ModelMetadata:
+        reports = [s.report for s in map(self._loaded, model.candidates) if s is not None and s.report is not None]
+        platform = "onnxruntime_onnx" if any(c.load.format == "onnx" for c in model.candidates) else "litert_tflite"
+        inputs, outputs = (reports[0].inputs, reports[0].outputs) if reports else ((), ())
+        return ModelMetadata(model.name, (model.version,), platform, inputs, outputs, ready, self.reason(model))
+
+    def reason(self, model: ModelPlan) -> str | None:
+        """Why the model is not served, in one line; None while it is."""
+        if self._served(model):
+            return None
+        if model.reason is not None:
+            return model.reason
+        if self._loading(model):
+            return "still loading"
+        reasons = [f"{c.accelerator}: {s.reason}" for c in model.candidates if (s := self._loaded(c)) and s.reason]
+        return "; ".join(reasons) or "no placement is loaded"
+
+    def model_statuses(self, dispatcher: Dispatcher, table: RoutingTable) -> tuple[ModelStatus, ...]:
+        """What status shows of the models."""
+        return tuple(self._status(m, table.models[m.name], dispatcher) for m in self.current.plan.models)
+
+    def _status(self, model: ModelPlan, routes: ModelRoutes, dispatcher: Dispatcher) -> ModelStatus:
+        meter = dispatcher.meters.get(model.name)
+        reading = meter.read() if meter else MeterReading(0, 0, 0, None, None, None, "unknown", 0.0, {})
+        chosen = next((r for r in routes.routes if r.usable), None)
+        if chosen is not None:
+            state = "ready"
+        elif self._loading(model):
+            state = "loading"
+        else:
+            state = "recovering" if routes.hopeful else "unavailable"
+        return ModelStatus(
+            name=model.name, state=state, requested=chosen.report.requested if chosen else "",
+            actual=", ".join(chosen.report.actual) if chosen else "",
+            accelerated_fraction=chosen.report.accelerated_fraction if chosen else None,
+            placement=chosen.accelerator if chosen else None,
+            p50_ms=_ms(reading.p50_s), p99_ms=_ms(reading.p99_s), energy_j=reading.energy_j,
+            provenance=reading.provenance, requests=reading.requests, failed=reading.failed,
+            replayed=reading.replayed, candidates=self._placements(model, reading),
+            reason=self.reason(model) if chosen is None else None,
+        )  # fmt: skip
+
+    def _placements(self, model: ModelPlan, reading: MeterReading) -> tuple[PlacementStatus, ...]:
+        rows = []
+        for candidate in model.candidates:
+            loaded = self._loaded(candidate)
+            report = loaded.report if loaded else None
+            measured = reading.by_accelerator.get(candidate.accelerator)
+            rows.append(
+                PlacementStatus(
+                    accelerator=candidate.accelerator, state=loaded.state if loaded else "not loaded",
+                    requested=candidate.load.runtime.provider, actual=", ".join(report.actual) if report else "",
+                    accelerated_fraction=report.accelerated_fraction if report else None,
+                    predicted_ms=_ms(candidate.predicted_s), predicted_energy_j=candidate.predicted_energy_j,
+                    measured_p50_ms=_ms(measured[1]) if measured else None,
+                    reason=loaded.reason if loaded else None,
+                )
+            )  # fmt: skip
+        rows += [PlacementStatus(name, "rejected", "", "", None, None, None, None, why) for name, why in model.rejected]
+        return tuple(rows)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3

@@ -1,0 +1,122 @@
+"""Status view: what the supervisor's state means for the thermal governor, the conditions and the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.control import lane_health
+from agent.control.thermal_governor import Level, ZoneInput
+from agent.ports import Reading
+from agent.schema.device import DeviceProfile
+from agent.schema.policy import Policy
+from agent.schema.snapshot import AcceleratorStatus
+from agent.service.conditions import ConditionBook
+from agent.service.lane_keeper import LaneKeeper
+from agent.service.serving_state import ServingState
+
+_ACTING = {"passive", "hot", "critical"}
+
+
+def zone_inputs(
+    profile: DeviceProfile, keepers: Mapping[str, LaneKeeper], readings: tuple[Reading, ...], now_s: float
+) -> list[ZoneInput]:
+    """Declared zones with their last reading, plus the sensor that every simulated accelerator carries."""
+    by_name = {r.name: r for r in readings if r.kind == "temperature_c"}
+    zones = []
+    for zone in profile.zones:
+        reading = by_name.get(zone.name)
+        trips = [t.temperature_c.value for t in zone.trips if t.kind in _ACTING]
+        zones.append(
+            ZoneInput(
+                zone.name, reading.value if reading else None, reading.fault if reading else "absent",
+                now_s - reading.t_s if reading else float("inf"), zone.critical, (), min(trips, default=None),
+            )
+        )  # fmt: skip
+    for keeper in keepers.values():
+        vitals = keeper.vitals
+        if keeper.spec.simulated and vitals is not None and vitals.temperature_c is not None:
+            age_s = now_s - vitals.heartbeat_s
+            zones.append(ZoneInput(f"{keeper.name}-simulated", vitals.temperature_c, None, age_s, True, (keeper.name,)))
+    return zones
+
+
+def accelerator(
+    keeper: LaneKeeper, profile: DeviceProfile, readings: tuple[Reading, ...], policy: Policy, now_s: float
+) -> AcceleratorStatus:
+    """One row of status."""
+    lane, vitals = keeper.lane, keeper.vitals
+    temperature_c = vitals.temperature_c if vitals else None
+    power_w = vitals.power_w if vitals else None
+    if not keeper.spec.simulated:
+        temperature_c = _hottest(profile, readings)
+        power_w = _rail_power(keeper.name, profile, readings)
+    return AcceleratorStatus(
+        name=keeper.name, backend=keeper.backend, provider=keeper.provider, state=keeper.state(),
+        permit=keeper.verdict.permit and lane is not None and lane.alive() and keeper.health.phase != "open",
+        temperature_c=temperature_c, power_w=power_w, restarts=keeper.health.restarts,
+        last_fault=keeper.health.last_fault,
+        capacity_share=lane_health.capacity_share(keeper.health, policy.recovery, now_s) * keeper.verdict.capacity_share,
+        simulated=keeper.spec.simulated, queue=lane.queue_length() if lane is not None and lane.alive() else 0,
+    )  # fmt: skip
+
+
+def _hottest(profile: DeviceProfile, readings: tuple[Reading, ...]) -> float | None:
+    names = {zone.name for zone in profile.zones}
+    values = [r.value for r in readings if r.kind == "temperature_c" and r.name in names and r.value is not None]
+    return max(values, default=None)
+
+
+def _rail_power(name: str, profile: DeviceProfile, readings: tuple[Reading, ...]) -> float | None:
+    rails = {rail.name for rail in profile.rails if name in rail.covers}
+    values = [r.value for r in readings if r.kind == "power_w" and r.name in rails and r.value is not None]
+    return sum(values) if values else None
+
+
+def update_conditions(
+    book: ConditionBook, keepers: Mapping[str, LaneKeeper], state: ServingState, wall_s: float
+) -> None:
+    """State and clear the conditions that follow from lanes, heat and models."""
+    for keeper in keepers.values():
+        _lane_condition(book, keeper, wall_s)
+        _heat_condition(book, keeper, wall_s)
+    for model in state.current.plan.models:
+        kind = f"model_unavailable:{model.name}"
+        reason = state.reason(model)
+        if reason is None or reason == "still loading":
+            book.clear(kind)
+        else:
+            book.set(kind, reason, f"requests for {model.name} get 503", "see the reason; qeil doctor", wall_s)
+        for keeper in keepers.values():
+            _fallback_condition(book, keeper, model.name, wall_s)
+
+
+def _lane_condition(book: ConditionBook, keeper: LaneKeeper, wall_s: float) -> None:
+    kind = f"lane_down:{keeper.name}"
+    if keeper.health.phase in {"waiting", "open"} or keeper.state() == "restarting":
+        cause = keeper.health.last_fault or "not started yet"
+        mend = "restarts by itself" if keeper.health.phase != "open" else "probed again after breaker_open_s"
+        book.set(kind, cause, "its requests run on the next placement", mend, wall_s)
+    elif keeper.health.phase == "ready":
+        book.clear(kind)
+
+
+def _heat_condition(book: ConditionBook, keeper: LaneKeeper, wall_s: float) -> None:
+    kind = f"thermal:{keeper.name}"
+    verdict = keeper.verdict
+    if verdict.level is Level.NOMINAL:
+        book.clear(kind)
+        return
+    consequence = (
+        "its permit is withheld, nothing runs on it" if verdict.level is Level.HALT
+        else f"admission is reduced to {verdict.capacity_share:.0%}"
+    )  # fmt: skip
+    book.set(kind, verdict.cause, consequence, "released by itself below the limit; improve cooling", wall_s)
+
+
+def _fallback_condition(book: ConditionBook, keeper: LaneKeeper, model: str, wall_s: float) -> None:
+    kind = f"fallback:{model}:{keeper.name}"
+    entry = keeper.models.get(model)
+    if entry is not None and entry.state == "ready" and entry.reason:
+        book.set(kind, entry.reason, "it runs slower than planned", "policy fallback.on_fallback decides", wall_s)
+    else:
+        book.clear(kind)

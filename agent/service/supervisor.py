@@ -1,0 +1,365 @@
+"""Supervisor: sole owner of the agent's mutable state; a bounded mailbox and a 10 Hz tick.
+
+Every tick it reads the lanes' vital signs, judges heat and health, starts and kills lanes, renews or withholds
+their run permits, publishes a routing table and a snapshot. It decides through `agent.control` and overrules the
+planner always: a lane without a permit runs nothing, whatever the plan says.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from agent.control import lane_health, lifecycle, thermal_governor
+from agent.control.lane_health import Died, Ready, Tick
+from agent.ports import Clock, Reading
+from agent.schema.device import DeviceProfile
+from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode
+from agent.service import status_view
+from agent.service.conditions import ConditionBook, iso
+from agent.service.dispatcher import Dispatcher
+from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
+from agent.service.serving_state import InForce, ServingState
+
+TICK_S = 0.1
+MAILBOX = 4096
+
+_log = structlog.get_logger("supervisor")
+
+
+@dataclass(frozen=True)
+class SamplesEvent:
+    """All sensors as read at one moment."""
+
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True)
+class PlanEvent:
+    """A new policy, a new set of models, or both, planned and ready to be brought up."""
+
+    wanted: InForce
+    why: str
+
+
+@dataclass(frozen=True)
+class PolicyRejectedEvent:
+    """An edit that could not be used."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class ConditionEvent:
+    """Another part of the agent states or clears a lasting problem (cause None: cleared)."""
+
+    type: str
+    cause: str | None
+    consequence: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class SuspectEvent:
+    """The dispatcher saw an error that speaks against a lane."""
+
+    accelerator: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class DrainEvent:
+    """No new requests; finish what runs."""
+
+
+Event = (
+    LaneDiedEvent
+    | LoadDoneEvent
+    | SamplesEvent
+    | PlanEvent
+    | PolicyRejectedEvent
+    | ConditionEvent
+    | SuspectEvent
+    | DrainEvent
+)
+
+
+class TelemetrySink(Protocol):
+    """What the supervisor tells the outside; must not block."""
+
+    def tick(self, snapshot: AgentSnapshot, readings: tuple[Reading, ...], now_s: float) -> None:
+        """Called every tick."""
+        ...
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Something happened once."""
+        ...
+
+
+class Supervisor:
+    """See module. `post` may be called from any thread; everything else belongs to the supervisor's own."""
+
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        current: InForce,
+        keepers: Mapping[str, LaneKeeper],
+        dispatcher: Dispatcher,
+        telemetry: TelemetrySink,
+        clock: Clock,
+        info: AgentInfo,
+        on_policy: Callable[[InForce], None],
+    ) -> None:
+        self.profile = profile
+        self.keepers = keepers
+        self.dispatcher = dispatcher
+        self.conditions = ConditionBook()
+        self.mailbox_dropped = 0
+        self._telemetry = telemetry
+        self._clock = clock
+        self._info = info
+        self._on_policy = on_policy
+        self._mailbox: queue.Queue[Event] = queue.Queue(MAILBOX)
+        self._state = ServingState(current, keepers)
+        self._governor = thermal_governor.GovernorState()
+        self._readings: tuple[Reading, ...] = ()
+        self._draining = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._mode: Mode = "starting"
+        self.last_tick_s = clock.monotonic_s()
+        self.snapshot = AgentSnapshot(info)
+
+    # ------------------------------------------------------------------ from outside
+
+    def start(self) -> None:
+        """Start every lane, then tick."""
+        now_s = self._clock.monotonic_s()
+        for keeper in self.keepers.values():
+            keeper.health = replace(keeper.health, since_s=now_s)
+            keeper.start(self._state.current.policy.recovery, now_s)
+        self._thread.start()
+
+    def post(self, event: Event) -> None:
+        """Mail an event; a full mailbox drops it and counts that (the next tick sees the facts anyway)."""
+        try:
+            self._mailbox.put_nowait(event)
+        except queue.Full:
+            self.mailbox_dropped += 1
+
+    def alive(self) -> bool:
+        """Whether the tick makes progress."""
+        return self._thread.is_alive() and self._clock.monotonic_s() - self.last_tick_s < 2.0
+
+    def stop(self) -> None:
+        """End the thread; lanes are stopped by the caller afterwards."""
+        self._stop.set()
+        self._thread.join(5.0)
+
+    @property
+    def in_force(self) -> InForce:
+        """Policy and plan in force (immutable)."""
+        return self._state.current
+
+    # ------------------------------------------------------------------ thread
+
+    def _run(self) -> None:
+        next_tick_s = self._clock.monotonic_s()
+        try:
+            while not self._stop.is_set():
+                wait_s = next_tick_s - self._clock.monotonic_s()
+                urgent = self._drain_mailbox(max(0.0, wait_s))
+                now_s = self._clock.monotonic_s()
+                if now_s >= next_tick_s or urgent:
+                    self.tick(now_s)
+                    next_tick_s = max(next_tick_s + TICK_S, now_s) if now_s >= next_tick_s else next_tick_s
+        except Exception:  # noqa: BLE001  (thread root: a dead supervisor lets permits expire and the watchdog bite)
+            _log.exception("supervisor died")
+
+    def _drain_mailbox(self, wait_s: float) -> bool:
+        """Handle what is there, waiting for the first event; True if the tick should not wait."""
+        urgent = False
+        try:
+            event = self._mailbox.get(timeout=wait_s) if wait_s > 0 else self._mailbox.get_nowait()
+            for _ in range(MAILBOX):
+                urgent = self.handle(event, self._clock.monotonic_s()) or urgent
+                event = self._mailbox.get_nowait()
+        except queue.Empty:
+            pass
+        return urgent
+
+    def handle(self, event: Event, now_s: float) -> bool:
+        """React to one event; True if routing changed and must be published at once."""
+        wall_s = self._clock.wall_s()
+        if isinstance(event, SamplesEvent):
+            self._readings = event.readings
+            return False
+        if isinstance(event, LaneDiedEvent):
+            return self._lane_died(event, now_s)
+        if isinstance(event, LoadDoneEvent):
+            return self._load_done(event)
+        if isinstance(event, PlanEvent):
+            self._proposed(event)
+        elif isinstance(event, PolicyRejectedEvent):
+            self._rejected(event.cause)
+        elif isinstance(event, ConditionEvent) and event.cause is not None:
+            self.conditions.set(event.type, event.cause, event.consequence, event.mend, wall_s)
+        elif isinstance(event, ConditionEvent):
+            self.conditions.clear(event.type)
+        elif isinstance(event, SuspectEvent):
+            self._telemetry.event("inference_failed", {"accelerator": event.accelerator, "cause": event.cause})
+        else:
+            self._draining = True
+        return True
+
+    def _lane_died(self, event: LaneDiedEvent, now_s: float) -> bool:
+        keeper = self.keepers[event.accelerator]
+        if event.generation != keeper.generation:
+            return False
+        refused = keeper.blame_death(event.cause)
+        limits = self._state.current.policy.recovery
+        keeper.health, _ = lane_health.step(keeper.health, Died(event.cause), limits, now_s)
+        _log.warning("lane died", accelerator=event.accelerator, cause=event.cause, phase=keeper.health.phase)
+        self._telemetry.event("lane_died", {"accelerator": event.accelerator, "cause": event.cause})
+        if refused is not None:
+            self._telemetry.event("model_refused", {"model": refused.candidate.load.model, "cause": refused.reason})
+        return True
+
+    def _load_done(self, event: LoadDoneEvent) -> bool:
+        keeper = self.keepers[event.accelerator]
+        entry = keeper.models.get(event.model)
+        if event.generation != keeper.generation or entry is None:
+            return False
+        if event.report is None:
+            if keeper.lane is not None and keeper.lane.alive():
+                entry.state, entry.reason = "refused", event.error
+                _log.warning("model refused", model=event.model, accelerator=event.accelerator, cause=event.error)
+                fields = {"model": event.model, "accelerator": event.accelerator, "cause": event.error}
+                self._telemetry.event("model_refused", fields)
+                self._state.place(self._state.pending or self._state.current)
+            return True
+        verdict = self._state.loaded(keeper, event.model, event.report)
+        if verdict.outcome != "serve":
+            _log.warning("fallback", model=event.model, accelerator=event.accelerator, cause=verdict.sentence)
+        if verdict.outcome == "refuse":
+            self._state.place(self._state.pending or self._state.current)
+        return True
+
+    def _proposed(self, event: PlanEvent) -> None:
+        _log.info("plan proposed", why=event.why, policy=event.wanted.policy.name, digest=event.wanted.digest)
+        self._state.propose(event.wanted)
+
+    def _rejected(self, cause: str) -> None:
+        wall_s = self._clock.wall_s()
+        current = self._state.current.policy.name
+        consequence = f"the last good policy ({current}) stays in force"
+        self.conditions.set("policy_rejected", cause, consequence, "correct the file; qeil check FILE", wall_s)
+        self._telemetry.event("policy_rejected", {"cause": cause})
+        _log.warning("policy rejected", cause=cause)
+
+    # ------------------------------------------------------------------ tick
+
+    def tick(self, now_s: float) -> None:
+        """One round of judging, acting and publishing."""
+        policy = self._state.current.policy
+        for keeper in self.keepers.values():
+            self._check_lane(keeper, now_s)
+        self._judge_heat(now_s)
+        self._commit()
+        for keeper in self.keepers.values():
+            self._permit(keeper, now_s + policy.recovery.permit_s)
+        self._publish(now_s)
+        self.last_tick_s = now_s
+
+    def _check_lane(self, keeper: LaneKeeper, now_s: float) -> None:
+        limits = self._state.current.policy.recovery
+        if keeper.lane is not None and keeper.lane.alive():
+            keeper.vitals = keeper.lane.vitals()
+            cause = keeper.fault(limits, now_s, self._state.longest_prediction_s(keeper))
+            if cause is not None:
+                keeper.lane.kill(cause)
+                return
+            if keeper.settled():
+                keeper.health, _ = lane_health.step(keeper.health, Ready(), limits, now_s)
+        keeper.health, actions = lane_health.step(keeper.health, Tick(), limits, now_s)
+        if "start" in actions:
+            _log.info("lane restarts", accelerator=keeper.name, restarts=keeper.health.restarts)
+            keeper.start(limits, now_s)
+
+    def _judge_heat(self, now_s: float) -> None:
+        policy = self._state.current.policy
+        zones = status_view.zone_inputs(self.profile, self.keepers, self._readings, now_s)
+        before = {name: k.verdict for name, k in self.keepers.items()}
+        self._governor, verdicts = thermal_governor.step(
+            self._governor, zones, list(self.keepers), policy.thermal, policy.no_thermal_sensor, now_s
+        )
+        for name, verdict in verdicts.items():
+            self.keepers[name].verdict = verdict
+            if verdict.level != before[name].level:
+                _log.warning("thermal verdict", accelerator=name, level=verdict.level.name, cause=verdict.cause)
+                fields = {"accelerator": name, "level": verdict.level.name, "cause": verdict.cause}
+                self._telemetry.event("thermal", fields)
+
+    def _commit(self) -> None:
+        pending = self._state.pending
+        if pending is None:
+            return
+        lost = self._state.lost_models(pending)
+        if lost:
+            self._state.abandon()
+            self._rejected(f"policy {pending.policy.name}: no placement could be loaded for {', '.join(lost)}")
+            return
+        if self._state.commit_if_ready() is not None:
+            self.conditions.clear("policy_rejected")
+            self._on_policy(pending)
+            _log.info("policy in force", policy=pending.policy.name, digest=pending.digest)
+            self._telemetry.event("policy_accepted", {"policy": pending.policy.name, "digest": pending.digest})
+
+    def _permit(self, keeper: LaneKeeper, until_s: float) -> None:
+        if keeper.lane is not None and keeper.lane.alive():
+            running = keeper.health.phase in {"starting", "probing", "ready"}
+            keeper.lane.renew_permit(until_s if keeper.verdict.permit and running else 0.0)
+
+    def _publish(self, now_s: float) -> None:
+        hot = [k for k in self.keepers.values() if k.verdict.level and k.verdict.cause and self._has_zones(k)]
+        facts = lifecycle.Facts(
+            draining=self._draining,
+            thread_died=False,
+            models_total=len(self._state.current.plan.models),
+            models_pending=self._state.pending_models(),
+            models_unserved=self._state.unserved_models(),
+            lanes_down=sum(k.health.phase != "ready" for k in self.keepers.values()),
+            thermally_limited=len(hot),
+        )
+        mode = lifecycle.mode(facts)
+        if mode != self._mode:
+            _log.info("mode", old=self._mode, new=mode)
+            self._telemetry.event("mode", {"old": self._mode, "new": mode})
+            self._mode = mode
+        status_view.update_conditions(self.conditions, self.keepers, self._state, self._clock.wall_s())
+        table = self._state.table(mode, now_s)
+        self.dispatcher.replace(table)
+        current = self._state.current
+        self.snapshot = AgentSnapshot(
+            agent=replace(self._info, mode=mode, policy=current.policy.name, policy_digest=current.digest),
+            accelerators=tuple(
+                status_view.accelerator(k, self.profile, self._readings, current.policy, now_s)
+                for k in self.keepers.values()
+            ),
+            models=self._state.model_statuses(self.dispatcher, table),
+            conditions=self.conditions.all(),
+        )
+        self._telemetry.tick(self.snapshot, self._readings, now_s)
+
+    def _has_zones(self, keeper: LaneKeeper) -> bool:
+        return bool(self.profile.zones) or keeper.spec.simulated
+
+
+def initial_info(version: str, board: str, profile: str, boot: int, current: InForce, wall_s: float) -> AgentInfo:
+    """The agent's part of the first snapshot."""
+    return AgentInfo(version, "starting", iso(wall_s), current.policy.name, current.digest, boot, board, profile)
