@@ -57,6 +57,7 @@ class Runtime(FileModel):
     compute_efficiency: tuple[Efficiency, ...] = ()
     bandwidth_efficiency: Quantity | None = Field(default=None, description="share of the domain's bandwidth achieved")
     dispatch_overhead_s: Quantity | None = Field(default=None, description="launch cost per inference")
+    node_overhead_s: Quantity | None = Field(default=None, description="cost of each graph node on top of its work")
     unsupported_operators: tuple[str, ...] = ()
 
 

@@ -26,7 +26,7 @@ from agent.errors import (
     PermitExpired,
     QeilError,
 )
-from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
 from agent.service.meter import Meter
 from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
 
@@ -111,6 +111,10 @@ class Dispatcher:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
             raise NotFound(f"there is no model {model!r} ({hint})")
         return models[model]
+
+    def metadata(self) -> tuple[ModelMetadata, ...]:
+        """Every model of the table."""
+        return tuple(m.metadata for m in self._table.models.values())
 
     def _check_outputs(self, request: InferenceRequest, model: ModelRoutes) -> None:
         known = [spec.name for spec in model.metadata.outputs]

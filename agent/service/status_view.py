@@ -55,7 +55,8 @@ def accelerator(
         permit=keeper.verdict.permit and lane is not None and lane.alive() and keeper.health.phase != "open",
         temperature_c=temperature_c, power_w=power_w, restarts=keeper.health.restarts,
         last_fault=keeper.health.last_fault,
-        capacity_share=lane_health.capacity_share(keeper.health, policy.recovery, now_s) * keeper.verdict.capacity_share,
+        capacity_share=keeper.verdict.capacity_share
+        * lane_health.capacity_share(keeper.health, policy.recovery, now_s),
         simulated=keeper.spec.simulated, queue=lane.queue_length() if lane is not None and lane.alive() else 0,
     )  # fmt: skip
 

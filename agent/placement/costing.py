@@ -1,0 +1,229 @@
+"""Costing: what each stage of a workload takes on each accelerator; the one place that unpacks schema into physics.
+
+Every approximation it has to make (a coefficient that the profile does not have, a precision that the accelerator does
+not compute in) comes back as a note; what cannot be known at all comes back as None and is reported as unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.physics import energy as energy_model
+from agent.physics import leakage, pressure, roofline
+from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, OperatingPoint, Runtime
+from agent.schema.workload import Family, Precision, Stage, Work, Workload
+
+ASSUMED_SHARE = 0.3
+"""Share of a peak assumed for a family and runtime that nobody has measured; noted wherever it is used."""
+ASSUMED_BANDWIDTH_SHARE = 0.6
+REFERENCE_TEMPERATURE_C = 45.0
+"""Junction temperature used where the caller knows none."""
+
+_WIDER: dict[Precision, tuple[Precision, ...]] = {
+    "int4": ("int8", "fp16", "fp32"),
+    "int8": ("fp16", "fp32"),
+    "fp16": ("bf16", "fp32"),
+    "bf16": ("fp16", "fp32"),
+    "fp32": ("bf16", "fp16"),
+}
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage on one accelerator. Energies are None where the profile lacks a coefficient."""
+
+    time_s: float
+    switching_j: float | None
+    static_w: float | None
+    dasi: float
+    binding: str
+    stretched_s: float
+
+    @property
+    def energy_j(self) -> float | None:
+        """Switching energy plus static power over the time."""
+        if self.switching_j is None or self.static_w is None:
+            return None
+        return self.switching_j + self.static_w * self.time_s
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """A whole model on one accelerator: one dispatch, all stages in a row."""
+
+    accelerator: str
+    stages: tuple[StageCost, ...]
+    time_s: float
+    switching_j: float | None
+    static_w: float | None
+    underutilisation: float
+    held_bytes: float
+    notes: tuple[str, ...]
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of one inference."""
+        if self.switching_j is None or self.static_w is None:
+            return None
+        return self.switching_j + self.static_w * self.time_s
+
+
+def choose_runtime(accelerator: Accelerator, format_: str, operators: Sequence[str] = ()) -> Runtime | str:
+    """The first runtime that understands the model, or the reason why none does."""
+    backend = {"onnx": "onnx", "tflite": "litert"}.get(format_)
+    fitting = [r for r in accelerator.runtimes if backend is None or r.backend == backend]
+    if not fitting:
+        have = ", ".join(r.backend for r in accelerator.runtimes) or "none"
+        return f"no runtime for {format_} models (has {have})"
+    for runtime in fitting:
+        missing = sorted(set(operators) & set(runtime.unsupported_operators))
+        if not missing:
+            return runtime
+    return f"{fitting[0].provider} does not support {', '.join(missing)}"
+
+
+def model_cost(
+    workload: Workload,
+    profile: DeviceProfile,
+    accelerator: Accelerator,
+    runtime: Runtime,
+    temperature_c: float = REFERENCE_TEMPERATURE_C,
+    point: OperatingPoint | None = None,
+) -> ModelCost:
+    """Cost of the whole workload as one dispatch on one accelerator."""
+    domain = profile.memory_domain(accelerator.memory_domain)
+    notes: list[str] = []
+    held = sum(s.weight_bytes for s in workload.stages) + max(s.arena_bytes for s in workload.stages)
+    held += sum(s.kv_bytes for s in workload.stages)
+    penalty = _penalty(held, domain, accelerator)
+    in_cache = accelerator.cache_bytes is not None and held <= accelerator.cache_bytes.value
+    stages = tuple(
+        _stage_cost(stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes)
+        for stage in workload.stages
+    )
+    overhead = runtime.dispatch_overhead_s
+    time_s = sum(s.time_s for s in stages) + (overhead.value if overhead else 0.0)
+    if overhead is None:
+        notes.append(f"{accelerator.name}: dispatch overhead unknown, taken as 0")
+    known = [s.switching_j for s in stages if s.switching_j is not None]
+    busy_s = sum(s.time_s for s in stages)
+    used_s = sum(s.time_s * s.dasi for s in stages)
+    return ModelCost(
+        accelerator.name, stages, time_s, sum(known) if len(known) == len(stages) else None, stages[0].static_w,
+        1.0 - used_s / busy_s if busy_s > 0 else 0.0, held, tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def _stage_cost(
+    stage: Stage,
+    domain: MemoryDomain,
+    accelerator: Accelerator,
+    runtime: Runtime,
+    temperature_c: float,
+    point: OperatingPoint | None,
+    penalty: float,
+    in_cache: bool,
+    notes: list[str],
+) -> StageCost:
+    units, clock, memory_clock = _point(point)
+    peaks, j_per_flop = _coefficients(stage.work, accelerator, runtime, notes)
+    flops = np.array([w.flops for w in stage.work] or [0.0])
+    peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * units * clock
+    bandwidth = domain.bandwidth_bytes_per_s.value * memory_clock * _bandwidth_share(accelerator, runtime, notes)
+    moved = (stage.weight_bytes + stage.activation_bytes + stage.kv_bytes) * penalty
+    traffic = 0.0 if in_cache else moved
+    node_s = runtime.node_overhead_s.value * stage.nodes if runtime.node_overhead_s else 0.0
+    total = float(flops.sum())
+    if total + traffic + node_s == 0.0:
+        return StageCost(0.0, 0.0, _static_w(accelerator, temperature_c), 1.0, "compute", 0.0)
+    roof = roofline.attainable(total, traffic, peak, bandwidth, overhead_s=node_s)
+    time_s = float(roof.time_s)
+    static_w = _static_w(accelerator, temperature_c)
+    switching_j: float | None = None
+    stretched_s = 0.0
+    if all(c is not None for c in j_per_flop):
+        costs = np.array([c for c in j_per_flop if c is not None] or [0.0])
+        blended = float(energy_model.blended_j_per_flop(flops, costs))
+        switching_j = float(energy_model.switching_energy(total, traffic, blended, domain.energy_j_per_byte.value))
+        cap = point.power_cap_w if point is not None and point.power_cap_w is not None else accelerator.power_cap_w
+        if cap is not None and time_s > 0:
+            capped = energy_model.stage_energy(switching_j, time_s, static_w, cap.value)
+            if bool(capped.cap_can_be_met):
+                stretched_s = float(capped.stretch_s)
+                time_s = float(capped.time_s)
+    return StageCost(time_s, switching_j, static_w, float(roof.dasi), str(roof.binding), stretched_s)
+
+
+def _point(point: OperatingPoint | None) -> tuple[float, float, float]:
+    if point is None:
+        return 1.0, 1.0, 1.0
+    return point.active_units_share, point.clock_share, point.memory_clock_share
+
+
+def _coefficients(
+    work: Sequence[Work], accelerator: Accelerator, runtime: Runtime, notes: list[str]
+) -> tuple[list[float], list[float | None]]:
+    peaks, costs = [], []
+    for item in work:
+        precision = _computed_in(item.precision, accelerator, notes)
+        share = _share(item.family, precision, accelerator, runtime, notes)
+        peaks.append(accelerator.peak_flops_per_s[precision].value * share)
+        cost = accelerator.energy_j_per_flop.get(precision)
+        if cost is None:
+            notes.append(f"{accelerator.name}: energy per operation in {precision} unknown, so joules are unknown")
+        costs.append(cost.value if cost else None)
+    return peaks, costs
+
+
+def _computed_in(precision: Precision, accelerator: Accelerator, notes: list[str]) -> Precision:
+    if precision in accelerator.peak_flops_per_s:
+        return precision
+    for wider in _WIDER[precision]:
+        if wider in accelerator.peak_flops_per_s:
+            notes.append(f"{accelerator.name}: no {precision} peak in the profile, {wider} used")
+            return wider
+    known = next(iter(accelerator.peak_flops_per_s))
+    notes.append(f"{accelerator.name}: no {precision} peak in the profile, {known} used")
+    return known
+
+
+def _share(family: Family, precision: Precision, accelerator: Accelerator, runtime: Runtime, notes: list[str]) -> float:
+    table = {(e.family, e.precision): e.share.value for e in runtime.compute_efficiency}
+    if (family, precision) in table:
+        return table[family, precision]
+    relatives = [v for (f, _), v in table.items() if f == family] or [
+        v for (_, p), v in table.items() if p == precision
+    ]
+    share = relatives[0] if relatives else ASSUMED_SHARE
+    origin = "its nearest relative" if relatives else "an assumption"
+    notes.append(f"{accelerator.name}: efficiency of {family} in {precision} unknown, {share:.2f} from {origin}")
+    return share
+
+
+def _bandwidth_share(accelerator: Accelerator, runtime: Runtime, notes: list[str]) -> float:
+    if runtime.bandwidth_efficiency is not None:
+        return runtime.bandwidth_efficiency.value
+    notes.append(f"{accelerator.name}: achieved bandwidth unknown, {ASSUMED_BANDWIDTH_SHARE:.0%} of peak assumed")
+    return ASSUMED_BANDWIDTH_SHARE
+
+
+def _static_w(accelerator: Accelerator, temperature_c: float) -> float:
+    base_w = accelerator.base_power_w.value
+    leak = accelerator.leakage
+    if leak is None:
+        return base_w
+    leak_w = leakage.leakage_power(temperature_c, leak.power_w.value, leak.activation_energy_ev.value, leak.reference_c)
+    return base_w + float(leak_w)
+
+
+def _penalty(held_bytes: float, domain: MemoryDomain, accelerator: Accelerator) -> float:
+    ratio = occupancy(held_bytes, domain)
+    return float(pressure.penalty(min(ratio, 1.0), knee=accelerator.cpq_knee, slope=accelerator.cpq_kappa))
+
+
+def occupancy(held_bytes: float, domain: MemoryDomain) -> float:
+    """CPQ of holding so many bytes in a domain; above 1 it does not fit."""
+    return float(pressure.cpq(held_bytes, 0.0, 0.0, domain.capacity_bytes.value, domain.reserved_bytes.value))

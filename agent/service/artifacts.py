@@ -1,0 +1,59 @@
+"""Artifacts: model files as they lie on disk – format, digest, and the workload read from the graph (cached)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from agent.errors import ModelLoadFailed
+from agent.schema.workload import Workload
+from agent.storage import state_file
+from agent.workload.inspect import inspect_in_child
+
+INSPECT_TIMEOUT_S = 120.0
+_CACHE_VERSION = 1
+_FORMATS: dict[str, Literal["onnx", "tflite"]] = {".onnx": "onnx", ".tflite": "tflite"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file."""
+
+    path: Path
+    format: Literal["onnx", "tflite"]
+    digest: str
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Format by suffix, digest by content; ModelLoadFailed with the reason in one line."""
+    format_ = _FORMATS.get(path.suffix.lower())
+    if path.is_dir() or format_ is None:
+        raise ModelLoadFailed(f"{path}: expected a .onnx or .tflite file")
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelLoadFailed(f"{path}: {error.strerror or error}") from error
+    return Artifact(path, format_, digest.hexdigest())
+
+
+def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Workload:
+    """The forward workload of the graph at default sizes; read in a child process once per digest."""
+    cached = cache_dir / f"{artifact.digest[:32]}.v{_CACHE_VERSION}.json" if cache_dir else None
+    if cached is not None and cached.is_file():
+        try:
+            return Workload.model_validate(json.loads(cached.read_text())).model_copy(update={"model": name})
+        except (OSError, ValueError, ValidationError):
+            pass  # a damaged cache entry is rebuilt below
+    workload = inspect_in_child(artifact.path, artifact.format, {}, INSPECT_TIMEOUT_S)[0]
+    workload = workload.model_copy(update={"model": name, "digest": artifact.digest})
+    if cached is not None:
+        state_file.write_json(cached, workload.model_dump(mode="json"))
+    return workload

@@ -1,0 +1,67 @@
+"""Board: the device profile in use, with calibration applied and simulated accelerators added."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent.errors import ConfigError
+from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, Runtime
+from agent.schema.settings import SimulatedAccelerator
+
+HOST_RUNTIME = {
+    "onnx": Runtime(backend="onnx", provider="CPUExecutionProvider"),
+    "litert": Runtime(backend="litert", provider="XNNPACK"),
+}
+"""What computes the numbers of a simulated accelerator."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """See module."""
+
+    profile: DeviceProfile
+    simulated: frozenset[str]
+    cores: int
+
+    def threads(self, accelerator: Accelerator) -> int:
+        """Threads of an accelerator's lane."""
+        if accelerator.name in self.simulated or accelerator.kind != "cpu":
+            return 1
+        return accelerator.threads or max(1, self.cores)
+
+
+def make_board(
+    profile: DeviceProfile,
+    simulated: Sequence[SimulatedAccelerator],
+    find_profile: Callable[[str], DeviceProfile],
+    cores: int | None = None,
+) -> Board:
+    """Add the simulated accelerators to the profile under names of their own.
+
+    Each brings its board's memory domain along as `NAME-memory`, so that it neither fills nor slows this machine's.
+    Raises ConfigError for an unknown board or accelerator, or a name that is taken.
+    """
+    accelerators: list[Accelerator] = list(profile.accelerators)
+    domains: list[MemoryDomain] = list(profile.memory_domains)
+    for index, entry in enumerate(simulated):
+        key = f"simulated_accelerators.{index}"
+        board, _, unit = entry.like.partition("/")
+        source = find_profile(board)
+        names = [a.name for a in source.accelerators]
+        if unit not in names:
+            raise ConfigError(f"{key}.like: {board} has no accelerator {unit!r} (it has {', '.join(names)})")
+        if any(a.name == entry.name for a in accelerators):
+            raise ConfigError(f"{key}.name: {entry.name!r} is already an accelerator of {profile.name}")
+        like = source.accelerator(unit)
+        domain = source.memory_domain(like.memory_domain).model_copy(update={"name": f"{entry.name}-memory"})
+        domains.append(domain)
+        update = {
+            "name": entry.name, "memory_domain": domain.name, "thermal_node": None, "silicon": None,
+            "runtimes": like.runtimes or tuple(HOST_RUNTIME.values()),
+        }  # fmt: skip
+        accelerators.append(like.model_copy(update=update))
+    changed = profile.model_copy(update={"accelerators": tuple(accelerators), "memory_domains": tuple(domains)})
+    cores = cores or len(os.sched_getaffinity(0))
+    return Board(changed, frozenset(s.name for s in simulated), cores)

@@ -1,0 +1,100 @@
+"""Metrics: the snapshot and the dispatcher's counters as Prometheus families, SI units in the names."""
+
+from __future__ import annotations
+
+from agent.ports import Metric
+from agent.schema.snapshot import AgentSnapshot
+from agent.service.dispatcher import Dispatcher
+
+Samples = tuple[tuple[dict[str, str], float], ...]
+
+
+def collect(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
+    """Every family, in a fixed order. A value that nobody measured has no sample."""
+    return (*_agent(snapshot, dispatcher, mailbox_dropped), *_models(snapshot, dispatcher), *_accelerators(snapshot))
+
+
+def _agent(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
+    info = snapshot.agent
+    labels = {"version": info.version, "board": info.board, "policy": info.policy, "policy_digest": info.policy_digest}
+    counters = dispatcher.counters
+    return (
+        Metric("qeil_info", "gauge", "Constant 1; the labels say what runs", ((labels, 1.0),)),
+        Metric("qeil_mode", "gauge", "1 for the mode the agent is in", (({"mode": info.mode}, 1.0),)),
+        Metric("qeil_requests_in_flight", "gauge", "Requests accepted and not answered", _one(dispatcher.in_flight())),
+        Metric("qeil_requests_waiting", "gauge", "Requests without a usable placement", _one(dispatcher.waiting())),
+        Metric("qeil_requests_refused_total", "counter", "Requests refused by admission", _one(counters["refused"])),
+        Metric("qeil_requests_expired_total", "counter", "Requests whose deadline passed", _one(counters["expired"])),
+        Metric("qeil_inputs_rejected_total", "counter", "Inputs the guard refused", _one(counters["rejected_input"])),
+        Metric("qeil_replays_total", "counter", "Moves of a request to another lane", _one(counters["replayed"])),
+        Metric("qeil_mailbox_dropped_total", "counter", "Events dropped by the supervisor", _one(mailbox_dropped)),
+        Metric(
+            "qeil_conditions",
+            "gauge",
+            "Standing conditions",
+            tuple(({"type": c.type}, 1.0) for c in snapshot.conditions),
+        ),
+    )
+
+
+def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ...]:
+    rows = [({"model": m.name}, m) for m in snapshot.models]
+    energies: list[tuple[dict[str, str], float]] = []
+    for name, meter in dispatcher.meters.items():
+        reading = meter.read()
+        energies.append(({"model": name, "provenance": reading.provenance}, reading.total_energy_j))
+    quantiles = [
+        ({**labels, "quantile": q}, value / 1e3)
+        for labels, m in rows
+        for q, value in (("0.5", m.p50_ms), ("0.99", m.p99_ms))
+        if value is not None
+    ]
+    return (
+        Metric(
+            "qeil_model_ready",
+            "gauge",
+            "1 while the model can be served",
+            tuple((n, float(m.state == "ready")) for n, m in rows),
+        ),
+        Metric(
+            "qeil_model_requests_total", "counter", "Requests accepted", tuple((n, float(m.requests)) for n, m in rows)
+        ),
+        Metric(
+            "qeil_model_failures_total",
+            "counter",
+            "Requests without an answer",
+            tuple((n, float(m.failed)) for n, m in rows),
+        ),
+        Metric("qeil_model_latency_seconds", "gauge", "Recent request latency", tuple(quantiles)),
+        Metric("qeil_model_energy_joules_total", "counter", "Energy of all answers", tuple(energies)),
+    )
+
+
+def _accelerators(snapshot: AgentSnapshot) -> tuple[Metric, ...]:
+    rows = [({"accelerator": a.name}, a) for a in snapshot.accelerators]
+    temperatures = tuple((n, a.temperature_c) for n, a in rows if a.temperature_c is not None)
+    powers = tuple((n, a.power_w) for n, a in rows if a.power_w is not None)
+    return (
+        Metric(
+            "qeil_accelerator_ready",
+            "gauge",
+            "1 while the lane serves",
+            tuple((n, float(a.state == "ready")) for n, a in rows),
+        ),
+        Metric("qeil_accelerator_permit", "gauge", "1 while it may run", tuple((n, float(a.permit)) for n, a in rows)),
+        Metric(
+            "qeil_accelerator_restarts_total",
+            "counter",
+            "Restarts of the lane",
+            tuple((n, float(a.restarts)) for n, a in rows),
+        ),
+        Metric(
+            "qeil_accelerator_queue", "gauge", "Calls accepted by the lane", tuple((n, float(a.queue)) for n, a in rows)
+        ),
+        Metric("qeil_accelerator_temperature_celsius", "gauge", "Hottest zone that speaks for it", temperatures),
+        Metric("qeil_accelerator_power_watts", "gauge", "Power of its rails", powers),
+    )
+
+
+def _one(value: float) -> Samples:
+    return (({}, float(value)),)

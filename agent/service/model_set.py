@@ -1,0 +1,104 @@
+"""Model set and policy changes: plans on its own thread, then hands the plan to the supervisor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from agent.errors import QeilError
+from agent.schema.policy import Policy
+from agent.schema.settings import ModelEntry
+from agent.schema.snapshot import AgentSnapshot
+from agent.service.inference import unknown_model
+from agent.service.plan import Plan
+from agent.service.planner import Planner
+from agent.service.policy_watch import PolicyEdit
+from agent.service.serving_state import InForce
+from agent.service.supervisor import Event, PlanEvent, PolicyRejectedEvent
+from agent.storage import yaml_files
+
+MAX_PENDING_PLANS = 16
+
+
+class ModelSet:
+    """Which configured models are wanted, and every re-plan that follows from an edit or a load/unload call."""
+
+    def __init__(
+        self,
+        models: tuple[ModelEntry, ...],
+        planner: Planner,
+        in_force: Callable[[], InForce],
+        snapshot: Callable[[], AgentSnapshot],
+        post: Callable[[Event], None],
+    ) -> None:
+        self._configured = {m.name: m for m in models}
+        self._wanted = dict(self._configured)
+        self._planner = planner
+        self._in_force = in_force
+        self._snapshot = snapshot
+        self._post = post
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="planner")
+
+    def edited(self, edit: PolicyEdit) -> None:
+        """A policy file changed; plan under it or report why not."""
+        if edit.policy is None:
+            self._post(PolicyRejectedEvent(edit.error or "unreadable"))
+            return
+        self._submit(edit.policy, f"policy {edit.policy.name} edited", Future())
+
+    def change(self, name: str, load: bool) -> Future[None]:
+        """Serve a configured model or stop serving it; the future completes when the plan is handed over."""
+        if name not in self._configured:
+            raise unknown_model(name, list(self._configured))
+        with self._lock:
+            if load:
+                self._wanted[name] = self._configured[name]
+            else:
+                self._wanted.pop(name, None)
+        done: Future[None] = Future()
+        self._submit(self._in_force().policy, f"model {name} {'load' if load else 'unload'}", done)
+        return done
+
+    def _submit(self, policy: Policy, why: str, done: Future[None]) -> None:
+        with self._lock:
+            if self._pending >= MAX_PENDING_PLANS:
+                done.set_exception(QeilError("too many changes at once; try again"))
+                return
+            self._pending += 1
+        self._executor.submit(self._plan, policy, why, done)
+
+    def _plan(self, policy: Policy, why: str, done: Future[None]) -> None:
+        try:
+            digest = yaml_files.digest(policy)
+            with self._lock:
+                wanted = tuple(self._wanted.values())
+            snapshot = self._snapshot()
+            temperatures = {a.name: a.temperature_c for a in snapshot.accelerators if a.temperature_c is not None}
+            plan = self._planner.plan(policy, digest, wanted, temperatures)
+            unplaceable = self._lost(plan)
+            if unplaceable:
+                self._post(PolicyRejectedEvent(f"policy {policy.name}: {unplaceable}"))
+            else:
+                self._post(PlanEvent(InForce(policy, digest, plan), why))
+            done.set_result(None)
+        except Exception as error:  # noqa: BLE001  (thread root: the caller's future carries it)
+            done.set_exception(error)
+            self._post(PolicyRejectedEvent(f"planning failed: {error}"))
+        finally:
+            with self._lock:
+                self._pending -= 1
+
+    def _lost(self, plan: Plan) -> str | None:
+        """Models that can be placed now and could not under the new plan."""
+        for model in plan.models:
+            old = self._in_force().plan.model(model.name)
+            if not model.candidates and old is not None and old.candidates:
+                return f"model {model.name} cannot be placed ({model.reason})"
+        return None
+
+    def stop(self) -> None:
+        """No further plans."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
