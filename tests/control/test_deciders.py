@@ -1,0 +1,179 @@
+"""Fault detector, admission, input guard, routing, lifecycle and fallback."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.control import admission, fallback, fault_detector, input_guard, lifecycle, routing
+from agent.control.fault_detector import LaneSigns
+from agent.schema.policy import Admission, Fallback
+from agent.schema.workload import TensorSpec
+from tests.control.test_lane_health import LIMITS as RECOVERY
+
+ADMISSION = Admission(
+    max_concurrent_requests=10, max_queue_per_lane=8, default_deadline_s=5, max_deadline_s=60,
+    max_body_bytes=10_000, max_json_body_bytes=5_000, reject_non_finite=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("signs", "fault"),
+    [
+        (LaneSigns(0.1, None, None, False), None),
+        (LaneSigns(None, None, None, False), None),
+        (LaneSigns(0.1, 0.1, 0.01, False), None),
+        (LaneSigns(0.1, 0.11, 0.01, False), "hung"),
+        (LaneSigns(0.1, 0.29, 0.1, False), None),
+        (LaneSigns(0.1, 0.31, 0.1, False), "hung"),
+        (LaneSigns(0.1, 0.2, None, False), "hung"),
+        (LaneSigns(3.0, None, None, False), None),
+        (LaneSigns(3.1, None, None, False), "heartbeat"),
+        (LaneSigns(99.0, 99.0, 0.1, True), None),
+    ],
+)
+def test_a_hang_is_a_call_beyond_its_deadline_or_a_lost_heartbeat(signs, fault):
+    cause = fault_detector.judge(signs, RECOVERY)
+    assert (cause is None) if fault is None else (fault in cause)
+
+
+@pytest.mark.parametrize(
+    ("load", "admit", "reason"),
+    [
+        (admission.Load("ready", 9, 1.0, 0.1), True, ""),
+        (admission.Load("ready", 10, 1.0, 0.1), False, "busy"),
+        (admission.Load("throttled", 4, 0.5, 0.1), True, ""),
+        (admission.Load("throttled", 5, 0.5, 0.1), False, "busy"),
+        (admission.Load("ready", 0, 0.0, 0.1), False, "no_capacity"),
+        (admission.Load("draining", 0, 1.0, 0.1), False, "draining"),
+        (admission.Load("ready", 0, 0.01, 0.1), True, ""),
+    ],
+)
+def test_admission_follows_mode_capacity_and_the_derated_bound(load, admit, reason):
+    decision = admission.decide(load, ADMISSION)
+    assert (decision.admit, decision.reason) == (admit, reason)
+    assert decision.admit or (decision.sentence and decision.retry_after_s > 0)
+
+
+def test_retry_after_is_the_time_the_present_load_takes():
+    assert admission.decide(admission.Load("ready", 20, 1.0, 0.5), ADMISSION).retry_after_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("asked_s", "given_s"), [(None, 5), (1.0, 1.0), (61.0, 60)])
+def test_a_deadline_is_what_was_asked_for_within_the_bound_of_the_policy(asked_s, given_s):
+    assert admission.deadline_s(asked_s, ADMISSION) == given_s
+
+
+SPECS = (
+    TensorSpec(name="image", datatype="FP32", shape=(-1, 3)),
+    TensorSpec(name="scale", datatype="INT64", shape=(1,)),
+)
+GOOD = {"image": np.ones((2, 3), np.float32), "scale": np.ones(1, np.int64)}
+
+
+def test_tensors_as_declared_pass():
+    assert input_guard.check(GOOD, SPECS, True).allow
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"image": None}, "missing", "FP32 [-1, 3]"),
+        ({"imagee": np.ones(1)}, "unknown", "did you mean 'image'"),
+        ({"zzz": np.ones(1)}, "unknown", "it takes image, scale"),
+        ({"image": np.ones((2, 3))}, "datatype", "float64"),
+        ({"image": np.ones((2, 4), np.float32)}, "shape", "[2, 4], expected FP32 [-1, 3]"),
+        ({"image": np.ones((3,), np.float32)}, "shape", "[3]"),
+        ({"image": np.ones((0, 3), np.float32)}, "shape", "[0, 3]"),
+        ({"image": np.array([[1, 2, 3], [1, np.nan, 3]], np.float32)}, "non_finite", "nan at index [1, 1]"),
+        ({"image": np.full((1, 3), np.inf, np.float32)}, "non_finite", "inf"),
+    ],
+)
+def test_the_guard_names_what_is_wrong(change, code, words):
+    inputs = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
+    verdict = input_guard.check(inputs, SPECS, True)
+    assert (verdict.allow, verdict.code) == (False, code)
+    assert words in verdict.sentence
+
+
+def test_non_finite_values_pass_where_the_policy_allows_them():
+    assert input_guard.check({**GOOD, "image": np.full((1, 3), np.nan, np.float32)}, SPECS, False).allow
+
+
+def route(name, usable=True, share=1.0, queue=0):
+    return routing.Route(name, usable, share, queue)
+
+
+@pytest.mark.parametrize(
+    ("routes", "tried", "chosen"),
+    [
+        ([route("a"), route("b")], (), 0),
+        ([route("a", usable=False), route("b")], (), 1),
+        ([route("a", share=0.0), route("b")], (), 1),
+        ([route("a", queue=8), route("b")], (), 1),
+        ([route("a", queue=7), route("b")], (), 0),
+        ([route("a"), route("b")], ("a",), 1),
+        ([route("a")], ("a",), None),
+        ([], (), None),
+    ],
+)
+def test_the_first_route_that_may_run_and_has_room_wins(routes, tried, chosen):
+    assert routing.choose(routes, 0, 8, tried) == chosen
+
+
+def test_a_ramping_lane_gets_its_share_and_the_rest_goes_on():
+    taken = [routing.choose([route("a", share=0.25), route("b")], i, 8) for i in range(100)]
+    assert taken.count(0) == 25
+
+
+def test_reduced_capacity_everywhere_still_serves_every_request():
+    routes = [route("a", share=0.1), route("b", share=0.1)]
+    assert None not in [routing.choose(routes, i, 8) for i in range(50)]
+
+
+@given(st.integers(1, 500), st.floats(0.01, 1.0))
+def test_a_share_is_spread_evenly(count, share):
+    assert sum(routing.in_share(i, share) for i in range(count)) == pytest.approx(count * share, abs=1)
+
+
+FACTS = lifecycle.Facts(False, False, 2, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "mode"),
+    [
+        ({}, "ready"),
+        ({"lanes_down": 1}, "degraded"),
+        ({"models_unserved": 1}, "degraded"),
+        ({"thermally_limited": 1, "lanes_down": 1}, "throttled"),
+        ({"models_pending": 1, "thermally_limited": 1}, "starting"),
+        ({"draining": True, "models_pending": 1}, "draining"),
+        ({"thread_died": True, "draining": True}, "fault"),
+    ],
+)
+def test_the_strictest_fact_decides_the_mode(change, mode):
+    assert lifecycle.mode(lifecycle.Facts(**{**FACTS.__dict__, **change})) == mode
+
+
+@pytest.mark.parametrize(
+    ("actual", "fraction", "minimum", "rule", "outcome"),
+    [
+        (("CUDA",), 1.0, 0.9, "fail", "serve"),
+        (("CUDA", "CPU"), 0.9, 0.9, "fail", "serve"),
+        (("CUDA", "CPU"), 0.89, 0.9, "fail", "refuse"),
+        (("CUDA", "CPU"), 0.5, 0.9, "warn", "warn"),
+        (("CUDA", "CPU"), None, 0.9, "fail", "serve"),
+        (("CPU",), 0.0, 0.0, "fail", "refuse"),
+        (("CPU",), 0.0, 0.0, "warn", "warn"),
+        (("CPU",), 0.0, 0.0, "allow", "serve"),
+        ((), None, 0.0, "fail", "refuse"),
+    ],
+)
+def test_fallback_is_judged_by_provider_and_share(actual, fraction, minimum, rule, outcome):
+    verdict = fallback.judge(
+        fallback.Assignment("CUDA", actual, fraction), Fallback(on_fallback=rule, min_accelerated_fraction=minimum)
+    )
+    assert verdict.outcome == outcome
+    assert bool(verdict.sentence) == (outcome != "serve" or actual == ("CPU",))
