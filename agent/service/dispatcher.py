@@ -42,6 +42,7 @@ class _Job:
     deadline_s: float
     tried: set[str] = field(default_factory=set)
     replays: int = 0
+    last_error: QeilError | None = None
 
 
 class Dispatcher:
@@ -180,6 +181,7 @@ class Dispatcher:
             return
         with self._lock:
             job.replays += 1
+            job.last_error = error
             job.tried.add(route.accelerator)
             self.counters["replayed"] += 1
         self._attempt(job)
@@ -189,6 +191,9 @@ class Dispatcher:
         full = any(c.usable and c.capacity_share > 0 and c.accelerator not in job.tried for c in candidates)
         if full:
             self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
+            return
+        if job.last_error is not None and not isinstance(job.last_error, LaneDied):
+            self._fail(job, job.last_error)
             return
         if model.hopeful:
             with self._lock:

@@ -1,0 +1,162 @@
+"""Requests: guarded, admitted, run once, replayed when a lane is lost, never lost themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, NotFound, Overloaded
+from tests.service.world import POLICY, World
+
+
+def policy(**changes):
+    sections = {k: getattr(POLICY, k).model_copy(update=v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return POLICY.model_copy(update=sections)
+
+
+def test_an_answer_names_placement_provider_energy_and_policy():
+    answer = World().infer().result(0)
+    np.testing.assert_array_equal(answer.outputs["y"], np.full((1, 2), 2, np.float32))
+    assert (answer.placement, answer.provider, answer.accelerated_fraction) == ("gpu0", "CPUExecutionProvider", 1.0)
+    assert answer.energy_j == pytest.approx(0.05 + 2.0 * 0.01)
+    assert (answer.provenance, answer.policy_digest, answer.replays) == ("modelled", "d1", 0)
+
+
+def test_an_unknown_model_is_not_found_and_the_nearest_name_is_suggested():
+    world = World({"magika": ["cpu"]})
+    assert isinstance(world.infer("magica").exception(0), NotFound)
+    assert "did you mean 'magika'" in str(world.infer("magica").exception(0))
+    assert "known: magika" in str(world.infer("zzz").exception(0))
+
+
+def test_a_wrong_shape_is_refused_before_any_lane_sees_it():
+    world = World()
+    error = world.infer(x=np.ones((1, 3), np.float32)).exception(0)
+    assert isinstance(error, BadInput)
+    assert "expected FP32 [-1, 2]" in error.message
+    assert world.lane("gpu0").runs == 0
+
+
+def test_an_unknown_output_is_refused():
+    from agent.ports import InferenceRequest
+
+    world = World()
+    request = InferenceRequest("m", {"x": np.ones((1, 2), np.float32)}, ("z",), "r")
+    assert "no output 'z'; it gives y" in str(world.dispatcher.infer(request).exception(0))
+
+
+def test_requests_in_flight_on_a_lane_that_dies_are_answered_by_the_next():
+    world = World()
+    world.lane("gpu0").hold = True
+    futures = [world.infer() for _ in range(10)]
+    assert not any(f.done() for f in futures)
+
+    world.lane("gpu0").die("SIGKILL")
+
+    answers = [f.result(0) for f in futures]
+    assert {a.placement for a in answers} == {"cpu"}
+    assert {a.replays for a in answers} == {1}
+    assert world.dispatcher.in_flight() == 0
+
+
+def test_without_another_placement_requests_wait_for_the_lane_to_return():
+    world = World({"m": ["cpu"]}, accelerators=("cpu",))
+    world.lane("cpu").hold = True
+    futures = [world.infer() for _ in range(5)]
+
+    world.lane("cpu").die()
+    world.tick(0.3)
+    assert world.dispatcher.waiting() == 5
+
+    world.tick(1.0)
+    assert [f.result(0).replays for f in futures] == [1] * 5
+
+
+def test_a_waiting_request_ends_at_its_deadline():
+    world = World({"m": ["cpu"]}, accelerators=("cpu",), prepare=lambda lane, n: setattr(lane, "hold_loads", n > 0))
+    world.lane("cpu").hold = True
+    future = world.infer(deadline_s=2.0)
+    world.lane("cpu").die()
+    world.tick(1.8)
+    assert not future.done()
+    world.tick(0.4)
+    assert isinstance(future.exception(0), DeadlineExceeded)
+
+
+def test_replays_are_bounded_and_the_last_resort_is_a_503():
+    world = World({"m": ["a", "b", "c", "d"]}, accelerators=("a", "b", "c", "d"), policy=policy(standby="all"))
+    for name in "abcd":
+        world.lane(name).permit_until_s = 0.0
+    error = world.infer().exception(0)
+    assert isinstance(error, Overloaded)
+    assert [world.lane(n).runs for n in "abcd"] == [1, 1, 1, 0]
+
+
+def test_an_error_of_the_runtime_is_tried_elsewhere_and_told_to_the_supervisor():
+    world = World()
+    world.lane("gpu0").fail_with = InferenceFailed("bad kernel")
+    assert world.infer().result(0).placement == "cpu"
+    world.tick()
+    assert ("inference_failed", {"accelerator": "gpu0", "cause": "bad kernel"}) in world.telemetry.events
+
+
+def test_an_error_on_every_placement_reaches_the_client():
+    world = World()
+    for name in ("gpu0", "cpu"):
+        world.lane(name).fail_with = InferenceFailed("index out of range")
+    assert "index out of range" in str(world.infer().exception(0))
+
+
+def test_a_full_queue_spills_over_and_then_refuses():
+    world = World(policy=policy(admission={"max_queue_per_lane": 2}))
+    for name in ("gpu0", "cpu"):
+        world.lane(name).hold = True
+    futures = [world.infer() for _ in range(5)]
+    assert [len(world.lane(n).held) for n in ("gpu0", "cpu")] == [2, 2]
+    assert isinstance(futures[4].exception(0), Overloaded)
+
+
+def test_more_requests_than_the_policy_admits_are_refused_with_a_time_to_return():
+    world = World(policy=policy(admission={"max_concurrent_requests": 3}))
+    world.lane("gpu0").hold = True
+    futures = [world.infer() for _ in range(4)]
+    error = futures[3].exception(0)
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_s > 0
+    assert world.dispatcher.counters["refused"] == 1
+
+
+def test_a_request_may_ask_for_a_placement_and_gets_that_or_an_error():
+    world = World()
+    assert world.infer(placement="cpu").result(0).placement == "cpu"
+    assert "it is on gpu0, cpu" in str(world.infer(placement="npu").exception(0))
+
+
+def test_a_cancelled_request_frees_its_place_and_its_answer_is_dropped():
+    world = World()
+    world.lane("gpu0").hold = True
+    future = world.infer()
+    assert future.cancel()
+    assert world.dispatcher.in_flight() == 0
+    world.lane("gpu0").release()
+    assert future.cancelled()
+
+
+def test_fail_all_answers_what_is_left():
+    world = World()
+    world.lane("gpu0").hold = True
+    future = world.infer()
+    world.dispatcher.fail_all(Overloaded("stopping"))
+    assert isinstance(future.exception(0), Overloaded)
+
+
+def test_meters_count_answers_failures_and_replays():
+    world = World()
+    world.infer()
+    world.lane("gpu0").hold = True
+    world.infer()
+    world.lane("gpu0").die()
+    world.tick()
+    status = world.snapshot.models[0]
+    assert (status.requests, status.failed, status.replayed) == (2, 0, 1)
+    assert status.provenance == "modelled"
