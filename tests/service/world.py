@@ -13,7 +13,7 @@ from agent.service.lane_keeper import LaneKeeper
 from agent.service.plan import Candidate, ModelPlan, Plan
 from agent.service.routing_table import RoutingTable
 from agent.service.serving_state import InForce
-from agent.service.supervisor import SuspectEvent, Supervisor
+from agent.service.supervisor import Supervisor, SuspectEvent
 from tests.fakes import FakeClock, FakeLane, RecordingTelemetry, load_spec
 
 POLICY = Policy.model_validate(
