@@ -1,0 +1,200 @@
+"""Pareto dominance of minimised objective vectors: filter, bounded archive with a prefilter, exact hypervolume."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+_PIVOTS = 32
+_CELLS = 96
+
+
+def dominates(a: ArrayLike, b: ArrayLike) -> bool:
+    """Whether `a` is nowhere worse than `b` and somewhere better."""
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return bool((left <= right).all() and (left < right).any())
+
+
+def nondominated(points: Floats) -> Ints:
+    """Indices of the rows of [n, k] that no other row dominates, in lexicographic order of the rows.
+
+    Of equal rows the first one stays.
+    """
+    order: Ints = np.lexsort(points.T[::-1])
+    rows = points[order]
+    keep: list[Ints] = []
+    # In lexicographic order only earlier rows can dominate, so the leading block is settled by itself and then
+    # thins out all that follow it.
+    while len(order):
+        head = rows[:_PIVOTS]
+        beaten = _covered(head, head)
+        beaten &= ~np.eye(len(head), dtype=np.bool_)
+        # Among equal rows only the earlier one beats the later.
+        lost = np.triu(beaten, 1).any(axis=0)
+        head, survivors = head[~lost], order[:_PIVOTS][~lost]
+        keep.append(survivors)
+        rest = rows[_PIVOTS:]
+        alive = ~_covered(head, rest).any(axis=0) if len(rest) else np.zeros(0, dtype=np.bool_)
+        rows, order = rest[alive], order[_PIVOTS:][alive]
+    return np.concatenate(keep) if keep else order
+
+
+def _covered(by: Floats, points: Floats) -> Bools:
+    """[n, m]: whether row n of `by` is nowhere above row m of `points`."""
+    result: Bools = by[:, None, 0] <= points[None, :, 0]
+    for column in range(1, points.shape[1]):
+        result &= by[:, None, column] <= points[None, :, column]
+    return result
+
+
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
+    """Exact volume between the points [n, 3] and the reference point, both minimised.
+
+    Sweeps the third objective while keeping the staircase of the first two; O(n²) at worst, near n·log n in
+    practice. Points that do not lie strictly below the reference add nothing.
+    """
+    ref = np.asarray(reference, dtype=np.float64)
+    rows = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+    rows = rows[(rows < ref).all(axis=1)]
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 2]))]
+    xs: list[float] = []
+    ys: list[float] = []
+    area, volume, last = 0.0, 0.0, 0.0
+    for x, y, z in rows.tolist():
+        volume += area * (z - last)
+        last = z
+        area += _add_step(xs, ys, x, y, float(ref[0]), float(ref[1]))
+    return volume + area * (float(ref[2]) - last)
+
+
+def _add_step(xs: list[float], ys: list[float], x: float, y: float, x_ref: float, y_ref: float) -> float:
+    """Insert (x, y) into the staircase (x ascending, y descending); returns the area gained."""
+    at = bisect_right(xs, x)
+    if at and ys[at - 1] <= y:
+        return 0.0
+    start = bisect_left(xs, x)
+    ceiling = ys[start - 1] if start else y_ref
+    gained, left, end = 0.0, x, start
+    while end < len(xs) and ys[end] >= y:
+        gained += (xs[end] - left) * (ceiling - y)
+        left, ceiling = xs[end], ys[end]
+        end += 1
+    right = xs[end] if end < len(xs) else x_ref
+    gained += (right - left) * (ceiling - y)
+    xs[start:end] = [x]
+    ys[start:end] = [y]
+    return gained
+
+
+def normalised_hypervolume(points: ArrayLike, front: ArrayLike, margin: float = 1.1) -> float:
+    """Hypervolume after the ideal and nadir of `front` are mapped to 0 and 1, with the reference at `margin`.
+
+    An objective that is constant on the front is left out of the scaling (its span counts as 1).
+    """
+    base = np.asarray(front, dtype=np.float64).reshape(-1, 3)
+    low, high = base.min(axis=0), base.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return hypervolume((np.asarray(points, dtype=np.float64).reshape(-1, 3) - low) / span, np.full(3, margin))
+
+
+class Archive:
+    """Bounded set of mutually non-dominated objective vectors [3], each with its assignment.
+
+    Candidates pass a coarse table first: cell (i, j) holds the smallest third objective among members that are in
+    lower cells of the first two. It only ever rejects what a member dominates or equals. Members are kept in
+    lexicographic order, so equal contents are equal bytes. Over `limit`, members in crowded cells leave first.
+    """
+
+    def __init__(self, stages: int, limit: int) -> None:
+        self.limit = limit
+        self.points: Floats = np.zeros((0, 3))
+        self.assignments: NDArray[np.int8] = np.zeros((0, stages), dtype=np.int8)
+        self.serial: Ints = np.zeros(0, dtype=np.intp)
+        """Number of the addition that brought each member in; distinguishes old members from new ones."""
+        self.comparisons = 0
+        self.dropped = 0
+        self._added = 0
+        self._low: Floats = np.zeros(2)
+        self._cell: Floats = np.ones(2)
+        self._table: Floats = np.full(_CELLS * _CELLS, np.inf)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def may_enter(self, first: Floats, second: Floats, third: Floats) -> Bools:
+        """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape."""
+        row = np.clip((first - self._low[0]) * self._cell[0], 0.0, _CELLS - 1).astype(np.int32)
+        column = np.clip((second - self._low[1]) * self._cell[1], 0.0, _CELLS - 1).astype(np.int32)
+        row *= _CELLS
+        row += column
+        result: Bools = third < self._table[row]
+        return result
+
+    def new_among(self, points: Floats) -> Ints:
+        """Indices of the candidates [n, 3] that neither a member nor another candidate dominates or equals."""
+        chosen = nondominated(points)
+        self.comparisons += len(points) * (len(chosen) + len(self.points))
+        if not len(self.points) or not len(chosen):
+            return chosen
+        fresh: list[Ints] = []
+        for start in range(0, len(chosen), 64):
+            block = chosen[start : start + 64]
+            last = np.searchsorted(self.points[:, 0], points[block, 0].max(), side="right")
+            fresh.append(block[~_covered(self.points[:last], points[block]).any(axis=0)])
+        return np.concatenate(fresh)
+
+    def merge(self, points: Floats, assignments: NDArray[np.int8]) -> int:
+        """Add candidates and drop what they dominate; returns how many entered."""
+        entering = self.new_among(points)
+        if not len(entering):
+            return 0
+        rows = points[entering]
+        stays = np.ones(len(self.points), dtype=np.bool_)
+        for start in range(0, len(rows), 64):
+            block = rows[start : start + 64]
+            first = np.searchsorted(self.points[:, 0], block[:, 0].min(), side="left")
+            stays[first:] &= ~_covered(block, self.points[first:]).any(axis=0)
+        self.comparisons += len(rows) * len(stays)
+        self._added += 1
+        self._keep(
+            np.concatenate([self.points[stays], rows]),
+            np.concatenate([self.assignments[stays], assignments[entering]]),
+            np.concatenate([self.serial[stays], np.full(len(rows), self._added, dtype=np.intp)]),
+        )
+        return len(entering)
+
+    def _keep(self, points: Floats, assignments: NDArray[np.int8], serial: Ints) -> None:
+        order: Ints = np.lexsort(points.T[::-1])
+        if len(order) > self.limit:
+            self.dropped += len(order) - self.limit
+            order = order[_spread(points[order], self.limit)]
+        self.points, self.assignments, self.serial = points[order], assignments[order], serial[order]
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        low, high = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
+        self._low = low
+        # One cell is left above the worst member, for candidates beyond it.
+        self._cell = (_CELLS - 1) / np.where(high > low, high - low, 1.0)
+        # A member only speaks for cells that lie wholly above it, hence the rounding up.
+        cells = np.ceil((self.points[:, :2] - low) * self._cell).astype(np.intp)
+        table = np.full((_CELLS + 1, _CELLS + 1), np.inf)
+        np.minimum.at(table, (cells[:, 0], cells[:, 1]), self.points[:, 2])
+        table = np.minimum.accumulate(np.minimum.accumulate(table, axis=0), axis=1)
+        self._table = np.ascontiguousarray(table[:_CELLS, :_CELLS]).ravel()
+
+
+def _spread(points: Floats, count: int) -> Ints:
+    """Indices, ascending, of `count` rows: the extremes first, then those in the emptiest cells."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    cells = np.floor((points - low) / np.where(high > low, high - low, 1.0) * 63.999).astype(np.int64)
+    _, cell, crowd = np.unique(cells @ np.array([4096, 64, 1]), return_inverse=True, return_counts=True)
+    crowding = crowd[cell].astype(np.float64)
+    crowding[points.argmin(axis=0)] = 0.0
+    return np.sort(np.argsort(crowding, kind="stable")[:count])
