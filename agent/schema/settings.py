@@ -10,6 +10,10 @@ from pydantic import Field, model_validator
 from agent.schema.base import FileModel, Name
 
 
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
 class HttpSettings(FileModel):
     """The local API."""
 
@@ -106,7 +110,3 @@ class Settings(FileModel):
                 if names.count(name) > 1:
                     raise ValueError(f"{kind}: the name {name!r} is used twice")
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
