@@ -1,0 +1,97 @@
+"""Calibration run: starts each accelerator's lane in turn, times the micro models on it and fits the coefficients."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from agent.backends.lane import ProcessLane
+from agent.errors import QeilError
+from agent.ports import Clock, Lane, LaneSpec, LoadSpec
+from agent.schema.device import Runtime
+from agent.service.board import Board
+from agent.service.calibration import Calibration, Coefficient, Progress, Timing, fit
+from agent.workload.micro import MicroModel, write_in_child
+
+LOAD_TIMEOUT_S = 120.0
+CALL_TIMEOUT_S = 30.0
+QUICK_SECONDS_PER_MODEL = 0.25
+FULL_SECONDS_PER_MODEL = 1.5
+MIN_RUNS, MAX_RUNS = 8, 200
+
+_FORMATS = {"onnx": "onnx", "litert": "tflite"}
+
+
+def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Calibration:
+    """Measure every real accelerator of the board; a simulated one has nothing to measure."""
+    accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and a.runtimes]
+    formats = sorted({_FORMATS[r.backend] for a in accelerators for r in a.runtimes})
+    stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
+    source = f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC"
+    found: list[Coefficient] = []
+    refused: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="qeil-calibrate-") as folder:
+        micros, notes = write_in_child(Path(folder), tuple(formats))
+        refused += notes
+        jobs = [(a, r, m) for a in accelerators for r in a.runtimes for m in micros if m.format == _FORMATS[r.backend]]
+        done = 0
+        for accelerator in accelerators:
+            lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
+            lane.start(lambda cause: None)
+            try:
+                for runtime in accelerator.runtimes:
+                    mine = [m for a, r, m in jobs if a is accelerator and r is runtime]
+                    threads = runtime.threads or board.threads(accelerator)
+                    timings = []
+                    for micro in mine:
+                        progress(f"{accelerator.name} · {runtime.provider} · {micro.name}", done, len(jobs))
+                        done += 1
+                        timing = _time(lane, clock, runtime, threads, micro, Path(folder), quick, refused.append)
+                        timings += [timing] if timing else []
+                    new, noisy = fit(accelerator.name, runtime, timings, source)
+                    found += new
+                    refused += noisy
+            finally:
+                lane.stop(2.0)
+        progress("done", len(jobs), len(jobs))
+    return Calibration(
+        profile=board.profile.name, measured_at=f"{stamp:%Y-%m-%dT%H:%M:%SZ}", coefficients=tuple(found),
+        refused=tuple(refused),
+    )  # fmt: skip
+
+
+def _time(
+    lane: Lane,
+    clock: Clock,
+    runtime: Runtime,
+    threads: int,
+    micro: MicroModel,
+    folder: Path,
+    quick: bool,
+    refuse: Callable[[str], None],
+) -> Timing | None:
+    load = LoadSpec(micro.name, folder / micro.file, micro.format, runtime, threads)
+    tensor = np.full(micro.input_shape, 0.5, np.float32)
+    where = f"{lane.spec.accelerator} {runtime.provider}: {micro.name}"
+    try:
+        report = lane.load(load, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S + 5)
+        if runtime.provider not in report.actual:
+            refuse(f"{where} ran on {', '.join(report.actual)} instead, refused")
+            return None
+        lane.renew_permit(clock.monotonic_s() + 600.0)
+        name = report.inputs[0].name
+        budget_s = QUICK_SECONDS_PER_MODEL if quick else FULL_SECONDS_PER_MODEL
+        end_s = clock.monotonic_s() + budget_s
+        times: list[float] = []
+        while len(times) < MIN_RUNS or (clock.monotonic_s() < end_s and len(times) < MAX_RUNS):
+            deadline_s = clock.monotonic_s() + CALL_TIMEOUT_S
+            times.append(lane.submit(micro.name, {name: tensor}, None, deadline_s).result(CALL_TIMEOUT_S).execute_s)
+        lane.unload(micro.name).result(CALL_TIMEOUT_S)
+    except (QeilError, TimeoutError) as error:
+        refuse(f"{where}: {error}")
+        return None
+    return Timing(micro, tuple(times[2:]))
