@@ -37,6 +37,8 @@ class AcceleratorStatus:
     capacity_share: float = 1.0
     simulated: bool = False
     queue: int = 0
+    pid: int | None = None
+    """Process of the lane; None in thread isolation and while it is down."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def named_profile(name: str) -> DeviceProfile:
 
 
 def last_good_policy(path: Path, state_dir: Path) -> FoundPolicy:
-    """The policy file, or the last one that was in force here where the file cannot be used; ConfigError without both."""
+    """The policy file, or where that is unusable the last one in force here; ConfigError without both."""
     try:
         return FoundPolicy(yaml_files.load_policy(path))
     except ConfigError as error:

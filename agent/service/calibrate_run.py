@@ -41,7 +41,7 @@ def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Ca
         done = 0
         for accelerator in accelerators:
             lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
-            lane.start(lambda cause: None)
+            lane.start(lambda _cause: None)
             try:
                 for runtime in accelerator.runtimes:
                     mine = [m for a, r, m in jobs if a is accelerator and r is runtime]

@@ -58,6 +58,7 @@ def accelerator(
         capacity_share=keeper.verdict.capacity_share
         * lane_health.capacity_share(keeper.health, policy.recovery, now_s),
         simulated=keeper.spec.simulated, queue=lane.queue_length() if lane is not None and lane.alive() else 0,
+        pid=lane.pid() if lane is not None else None,
     )  # fmt: skip
 
 

@@ -1,0 +1,76 @@
+"""`qeil calibrate`: measure what this machine's accelerators achieve."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from agent.cli.run import DEFAULT_CONFIG
+
+
+@click.command("calibrate")
+@click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder and profile")
+@click.option("--profile", help="a profile's name or path instead of the settings' one")
+@click.option("--quick", is_flag=True, help="a quarter of a second per measurement instead of one and a half")
+@click.option("--json", "as_json", is_flag=True, help="the coefficients as JSON")
+def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:
+    """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance."""
+    from agent.cli.tables import print_table
+    from agent.service import app, assembly, calibration, calibrate_run
+    from agent.service.board import make_board
+    from agent.service.clock import SystemClock
+
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
+    overrides: dict[str, object] = {} if profile is None else {"profile": profile}
+    settings = app.load_settings(config, overrides, dict(os.environ))
+    board = make_board(assembly.base_profile(settings.profile), (), assembly.named_profile)
+    with _progress(as_json) as report:
+        result = calibrate_run.calibrate(board, SystemClock(), quick, report)
+    path = calibration.save(result, settings.state_dir)
+    if as_json:
+        click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+        return
+    rows = [
+        [
+            c.accelerator,
+            c.provider,
+            c.kind,
+            c.family or "–",
+            c.precision or "–",
+            f"{c.value:.4g}",
+            f"±{c.rel_uncertainty:.0%}",
+        ]
+        for c in result.coefficients
+    ]
+    print_table(
+        "Measured on this board", ["accelerator", "provider", "what", "family", "precision", "value", "spread"], rows
+    )
+    for line in result.refused:
+        click.echo(f"‼ {line}", err=True)
+    click.echo(f"written to {path}")
+
+
+class _progress:  # noqa: N801  (used as a context, reads as one)
+    """A progress bar on stderr that stays out of pipes."""
+
+    def __init__(self, silent: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=silent or not console.is_terminal)
+        self._task = self._bar.add_task("calibrating", total=None)
+
+    def __enter__(self) -> _progress:
+        self._bar.start()
+        return self
+
+    def __call__(self, what: str, step: int, steps: int) -> None:
+        self._bar.update(self._task, description=what, completed=step, total=steps)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

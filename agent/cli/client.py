@@ -1,0 +1,116 @@
+"""Client: talks to the running agent over its own HTTP API, with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.errors import QeilError
+
+DEFAULT_URL = "http://127.0.0.1:8484"
+_OIP = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
+    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
+_NUMPY = {oip: name for name, oip in _OIP.items()}
+
+
+class AgentUnreachable(QeilError):
+    """Nothing answers at the URL."""
+
+    code = "unreachable"
+
+
+class AgentError(QeilError):
+    """The agent answered with an error."""
+
+    code = "agent_error"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Output tensors and the agent's own account of what they cost."""
+
+    outputs: dict[str, npt.NDArray[Any]]
+    parameters: dict[str, Any]
+
+
+class AgentClient:
+    """One keep-alive connection; not for use by several threads at once."""
+
+    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0, api_key: str | None = None) -> None:
+        scheme, _, rest = url.partition("://")
+        if scheme != "http" or not rest:
+            raise QeilError(f"{url}: expected http://HOST:PORT")
+        host, _, port = rest.rstrip("/").partition(":")
+        self.url = url
+        self._connection = http.client.HTTPConnection(host, int(port or 80), timeout=timeout_s)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def get(self, path: str) -> Any:
+        """A JSON document."""
+        return json.loads(self._request("GET", path, b"", {})[1])
+
+    def infer(
+        self, model: str, inputs: dict[str, npt.NDArray[Any]], parameters: dict[str, Any] | None = None
+    ) -> Answer:
+        """One inference with binary tensors."""
+        raw = [np.ascontiguousarray(t) for t in inputs.values()]
+        entries = [
+            {"name": name, "shape": list(t.shape), "datatype": _OIP[t.dtype.name],
+             "parameters": {"binary_data_size": t.nbytes}}
+            for name, t in zip(inputs, raw, strict=True)
+        ]  # fmt: skip
+        header = json.dumps(
+            {"inputs": entries, "parameters": {"binary_data_output": True, **(parameters or {})}}
+        ).encode()
+        body = header + b"".join(t.tobytes() for t in raw)
+        path = f"/v2/models/{model}/infer"
+        headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
+        answer_headers, data = self._request("POST", path, body, headers)
+        return _decode(answer_headers, data)
+
+    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[dict[str, str], bytes]:
+        try:
+            self._connection.request(method, path, body, {**self._headers, **headers})
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException, socket.timeout) as error:
+            self._connection.close()
+            hint = "is the agent running? start it with: qeil run"
+            raise AgentUnreachable(f"no answer from {self.url} ({error or type(error).__name__}); {hint}") from error
+        if response.status >= 400:
+            raise AgentError(_error_text(data) or f"HTTP {response.status}", status=response.status)
+        return {k.lower(): v for k, v in response.getheaders()}, data
+
+
+def _error_text(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["error"])
+    except (ValueError, KeyError, TypeError):
+        return data[:200].decode(errors="replace")
+
+
+def _decode(headers: dict[str, str], data: bytes) -> Answer:
+    length = int(headers.get("inference-header-content-length", len(data)))
+    header = json.loads(data[:length])
+    offset, outputs = length, {}
+    for entry in header["outputs"]:
+        dtype = np.dtype(_NUMPY[entry["datatype"]])
+        size = entry.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            outputs[entry["name"]] = np.array(entry["data"], dtype).reshape(entry["shape"])
+            continue
+        outputs[entry["name"]] = np.frombuffer(data, dtype, size // dtype.itemsize, offset).reshape(entry["shape"])
+        offset += size
+    return Answer(outputs, header.get("parameters", {}))

@@ -1,0 +1,86 @@
+"""`qeil infer`: one request against the running agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from agent.cli.client import DEFAULT_URL, AgentClient
+from agent.errors import BadInput
+
+_DTYPE = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
+    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+}  # fmt: skip
+MAX_PRINTED = 16
+
+
+@click.command("infer")
+@click.argument("model")
+@click.option(
+    "--input",
+    "file",
+    type=click.Path(path_type=Path),
+    help=".npy, .npz (a name per input) or .json; omitted: random values of the right shape",
+)
+@click.option("--placement", help="run on this accelerator instead of the chosen one")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--json", "as_json", is_flag=True, help="outputs and costs as JSON")
+def infer_command(model: str, file: Path | None, placement: str | None, url: str, as_json: bool) -> None:
+    """Send one request to MODEL and print the outputs and what they cost."""
+    client = AgentClient(url)
+    metadata = client.get(f"/v2/models/{model}")
+    inputs = random_inputs(metadata) if file is None else read_inputs(file, metadata)
+    answer = client.infer(model, inputs, {"placement": placement} if placement else None)
+    if as_json:
+        outputs = {name: tensor.tolist() for name, tensor in answer.outputs.items()}
+        click.echo(json.dumps({"outputs": outputs, "parameters": answer.parameters}))
+        return
+    for name, tensor in answer.outputs.items():
+        head = np.array2string(tensor.ravel()[:MAX_PRINTED], precision=5, separator=", ")
+        click.echo(f"{name} {tensor.dtype} {list(tensor.shape)}: {head}{' …' if tensor.size > MAX_PRINTED else ''}")
+    cost = answer.parameters
+    click.echo(
+        f"on {cost.get('placement')} ({cost.get('provider')}), energy {cost.get('energy_j')} J {cost.get('provenance')}"
+    )
+
+
+def random_inputs(metadata: dict[str, Any], seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Tensors of the declared types and shapes, 1 where a size is free."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, npt.NDArray[Any]] = {}
+    for entry in metadata["inputs"]:
+        shape = [1 if size < 0 else size for size in entry["shape"]]
+        dtype = np.dtype(_DTYPE[entry["datatype"]])
+        values = rng.random(shape) if dtype.kind == "f" else rng.integers(0, 100, shape)
+        made[entry["name"]] = values.astype(dtype)
+    return made
+
+
+def read_inputs(file: Path, metadata: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Tensors from a file; a lone array takes the only input's name, and JSON numbers take the declared datatype."""
+    specs = {entry["name"]: entry for entry in metadata["inputs"]}
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        if file.suffix == ".npy":
+            return {_only(file, list(specs)): np.load(file, allow_pickle=False)}
+        data = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file}: {error}") from error
+    values = data if isinstance(data, dict) else {_only(file, list(specs)): data}
+    return {n: np.array(v, _DTYPE[specs[n]["datatype"]] if n in specs else None) for n, v in values.items()}
+
+
+def _only(file: Path, names: list[str]) -> str:
+    if len(names) != 1:
+        raise BadInput(
+            f"{file}: the model has the inputs {', '.join(names)}; give a .npz or .json with a name for each"
+        )
+    return names[0]

@@ -1,0 +1,56 @@
+"""`qeil status`: what the agent is doing now."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from agent.cli.client import DEFAULT_URL, AgentClient
+from agent.cli.tables import dash, print_table
+
+
+@click.command("status")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--json", "as_json", is_flag=True, help="the snapshot as JSON")
+def status_command(url: str, as_json: bool) -> None:
+    """Show mode, accelerators, models and standing conditions of the running agent."""
+    status = AgentClient(url, timeout_s=5.0).get("/status")
+    if as_json:
+        click.echo(json.dumps(status, indent=2))
+        return
+    info = status["agent"]
+    click.echo(
+        f"{info['board']}: {info['mode']} since {info['since']} · qeil {info['version']} · profile {info['profile']} · "
+        f"policy {info['policy']} ({info['policy_digest'][:12]}) · boot {info['boot']}"
+    )
+    print_table(
+        "Accelerators",
+        ["name", "runs", "state", "permit", "°C", "W", "restarts", "last fault"],
+        [_accelerator(a) for a in status["accelerators"]],
+    )
+    print_table(
+        "Models",
+        ["name", "state", "placement", "provider", "on it", "p50 ms", "p99 ms", "J each", "joules are"],
+        [_model(m) for m in status["models"]],
+    )
+    for condition in status["conditions"]:
+        click.echo(f"‼ {condition['type']} since {condition['since']}: {condition['cause']}")
+        click.echo(f"  means: {condition['consequence']} · mend: {condition['mend']}")
+
+
+def _accelerator(row: dict[str, Any]) -> list[str]:
+    runs = f"{row['provider']} (simulated)" if row["simulated"] else row["provider"]
+    return [
+        row["name"], runs, row["state"], "yes" if row["permit"] else "no", dash(row["temperature_c"], ".1f"),
+        dash(row["power_w"], ".2f"), str(row["restarts"]), row["last_fault"] or "–",
+    ]  # fmt: skip
+
+
+def _model(row: dict[str, Any]) -> list[str]:
+    return [
+        row["name"], row["state"] + (f": {row['reason']}" if row["reason"] else ""), row["placement"] or "–",
+        row["actual"] or "–", dash(row["accelerated_fraction"], ".0%"), dash(row["p50_ms"], ".2f"),
+        dash(row["p99_ms"], ".2f"), dash(row["energy_j"], ".4g"), row["provenance"],
+    ]  # fmt: skip
