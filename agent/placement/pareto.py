@@ -11,8 +11,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
-_PIVOTS = 32
+_PIVOTS = 48
 _CELLS = 96
+_STEPS = 256
+_EARLIER = np.triu(np.ones((_PIVOTS, _PIVOTS), dtype=np.bool_), 1)
 
 
 def dominates(a: ArrayLike, b: ArrayLike) -> bool:
@@ -33,11 +35,9 @@ def nondominated(points: Floats) -> Ints:
     # thins out all that follow it.
     while len(order):
         head = rows[:_PIVOTS]
-        beaten = _covered(head, head)
-        beaten &= ~np.eye(len(head), dtype=np.bool_)
-        # Among equal rows only the earlier one beats the later.
-        lost = np.triu(beaten, 1).any(axis=0)
-        head, survivors = head[~lost], order[:_PIVOTS][~lost]
+        # A row never counts against itself, and among equal rows only the earlier one beats the later.
+        won = ~(_covered(head, head) & _EARLIER[: len(head), : len(head)]).any(axis=0)
+        head, survivors = head[won], order[:_PIVOTS][won]
         keep.append(survivors)
         rest = rows[_PIVOTS:]
         alive = ~_covered(head, rest).any(axis=0) if len(rest) else np.zeros(0, dtype=np.bool_)
@@ -115,14 +115,15 @@ class Archive:
         self.limit = limit
         self.points: Floats = np.zeros((0, 3))
         self.assignments: NDArray[np.int8] = np.zeros((0, stages), dtype=np.int8)
-        self.serial: Ints = np.zeros(0, dtype=np.intp)
-        """Number of the addition that brought each member in; distinguishes old members from new ones."""
+        self.visits: Ints = np.zeros(0, dtype=np.intp)
+        """How often the search has explored around each member; it writes here, merging carries it along."""
         self.comparisons = 0
         self.dropped = 0
-        self._added = 0
         self._low: Floats = np.zeros(2)
         self._cell: Floats = np.ones(2)
         self._table: Floats = np.full(_CELLS * _CELLS, np.inf)
+        self._steps: tuple[Floats, Floats] = (np.zeros(0), np.zeros(0))
+        self._fine: Floats = np.full((1, 1), np.inf)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -138,8 +139,11 @@ class Archive:
 
     def new_among(self, points: Floats) -> Ints:
         """Indices of the candidates [n, 3] that neither a member nor another candidate dominates or equals."""
-        chosen = nondominated(points)
-        self.comparisons += len(points) * (len(chosen) + len(self.points))
+        row = np.searchsorted(self._steps[0], points[:, 0], side="right")
+        column = np.searchsorted(self._steps[1], points[:, 1], side="right")
+        open_to = np.flatnonzero(points[:, 2] < self._fine[row, column])
+        chosen: Ints = open_to[nondominated(points[open_to])]
+        self.comparisons += len(open_to) * len(chosen) + len(chosen) * len(self.points)
         if not len(self.points) or not len(chosen):
             return chosen
         fresh: list[Ints] = []
@@ -152,29 +156,31 @@ class Archive:
     def merge(self, points: Floats, assignments: NDArray[np.int8]) -> int:
         """Add candidates and drop what they dominate; returns how many entered."""
         entering = self.new_among(points)
-        if not len(entering):
-            return 0
-        rows = points[entering]
+        self.insert(points[entering], assignments[entering])
+        return len(entering)
+
+    def insert(self, rows: Floats, assignments: NDArray[np.int8]) -> None:
+        """Add what `new_among` let through, and drop the members that it dominates."""
+        if not len(rows):
+            return
         stays = np.ones(len(self.points), dtype=np.bool_)
         for start in range(0, len(rows), 64):
             block = rows[start : start + 64]
             first = np.searchsorted(self.points[:, 0], block[:, 0].min(), side="left")
             stays[first:] &= ~_covered(block, self.points[first:]).any(axis=0)
         self.comparisons += len(rows) * len(stays)
-        self._added += 1
         self._keep(
             np.concatenate([self.points[stays], rows]),
-            np.concatenate([self.assignments[stays], assignments[entering]]),
-            np.concatenate([self.serial[stays], np.full(len(rows), self._added, dtype=np.intp)]),
+            np.concatenate([self.assignments[stays], assignments]),
+            np.concatenate([self.visits[stays], np.zeros(len(rows), dtype=np.intp)]),
         )
-        return len(entering)
 
-    def _keep(self, points: Floats, assignments: NDArray[np.int8], serial: Ints) -> None:
+    def _keep(self, points: Floats, assignments: NDArray[np.int8], visits: Ints) -> None:
         order: Ints = np.lexsort(points.T[::-1])
         if len(order) > self.limit:
             self.dropped += len(order) - self.limit
             order = order[_spread(points[order], self.limit)]
-        self.points, self.assignments, self.serial = points[order], assignments[order], serial[order]
+        self.points, self.assignments, self.visits = points[order], assignments[order], visits[order]
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -188,6 +194,15 @@ class Archive:
         np.minimum.at(table, (cells[:, 0], cells[:, 1]), self.points[:, 2])
         table = np.minimum.accumulate(np.minimum.accumulate(table, axis=0), axis=1)
         self._table = np.ascontiguousarray(table[:_CELLS, :_CELLS]).ravel()
+        # The same with steps at the members' own values: exact while there are no more members than steps.
+        steps = [np.unique(self.points[:, axis]) for axis in (0, 1)]
+        first, second = (values[:: len(values) // _STEPS + 1] for values in steps)
+        # A member counts from the first step at or above it; above the last step it speaks for nobody here.
+        row, column = np.searchsorted(first, self.points[:, 0]), np.searchsorted(second, self.points[:, 1])
+        fine = np.full((len(first) + 2, len(second) + 2), np.inf)
+        np.minimum.at(fine, (row + 1, column + 1), self.points[:, 2])
+        fine = np.minimum.accumulate(np.minimum.accumulate(fine, axis=0), axis=1)
+        self._steps, self._fine = (first, second), fine[:-1, :-1]
 
 
 def _spread(points: Floats, count: int) -> Ints:

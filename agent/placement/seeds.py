@@ -1,0 +1,102 @@
+"""Starting points: shortest paths through the stages for random weights of the objectives.
+
+The utilisation ratio N/Q is linearised to N − λQ at the last solution's λ (Dinkelbach 1967, Management Science 13(7)),
+memory is priced by multipliers that are bisected for each domain until the path fits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agent.placement.moves import Costs, Rows
+from agent.placement.problem import Bools, Floats
+
+_RATIO_ROUNDS = 3
+_PRICE_ROUNDS = 9
+
+
+def weight_vectors(rng: np.random.Generator, count: int) -> Floats:
+    """`count` weight vectors [n, 3]: corners, edges and centre first, the rest random on the simplex."""
+    fixed = np.array(
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 4, 4], [4, 1, 4], [4, 4, 1]],
+        dtype=np.float64,
+    )
+    weights = np.concatenate([fixed, rng.gamma(0.7, size=(max(count - len(fixed), 0), 3)) + 1e-9])[:count]
+    # A whisper of the others breaks ties towards points that are not dominated.
+    weights = weights / weights.sum(axis=1, keepdims=True) + 1e-6
+    result: Floats = weights
+    return result
+
+
+def shortest_paths(stage: Floats, link: Floats) -> Rows:
+    """For each of W cost tables [W, L, D] with links [W, L-1, D, D] the cheapest assignment, [W, L]."""
+    width, stages, count = stage.shape
+    best = stage[:, 0].copy()
+    came = np.zeros((stages, width, count), dtype=np.int8)
+    for at in range(1, stages):
+        through = best[:, :, None] + link[:, at - 1]
+        came[at] = through.argmin(axis=1)
+        best = through.min(axis=1) + stage[:, at]
+    rows = np.zeros((width, stages), dtype=np.int8)
+    rows[:, -1] = best.argmin(axis=1)
+    each = np.arange(width)
+    for at in range(stages - 1, 0, -1):
+        rows[:, at - 1] = came[at, each, rows[:, at]]
+    return rows
+
+
+def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -> tuple[Rows, Rows]:
+    """Assignments [n, L] for `count` weight vectors: all that were met on the way, and the last of each vector.
+
+    Not all fit in memory; the last of each vector does unless its multipliers found no way.
+    """
+    weights = weight_vectors(rng, count)
+    forbidden = np.where(allowed, 0.0, np.inf)
+    scale = _scales(tables, allowed)
+    ratio = rng.uniform(scale[4], scale[5], len(weights))
+    met: list[Rows] = []
+    price = np.zeros((len(weights), len(tables.capacity)))
+    low, high = np.zeros_like(price), np.full_like(price, np.inf)
+    start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
+    occupied = np.where(tables.stage[4:] > 0.0, tables.stage[4:], np.nan)
+    unit = start / scale[0] / np.array([max(np.nanmedian(m), 1e-300) for m in occupied]) if len(occupied) else 1.0
+    fits = np.zeros(len(weights), dtype=np.bool_)
+    for turn in range(_RATIO_ROUNDS + (_PRICE_ROUNDS if len(tables.capacity) else 0)):
+        table, link = _scalarised(tables, weights / scale[:3], ratio, price)
+        rows = shortest_paths(table + forbidden, link)
+        met.append(rows)
+        totals = tables.stage[2:, np.arange(tables.stages), rows.astype(np.intp)].sum(axis=-1)
+        ratio = totals[0] / totals[1]
+        if turn < _RATIO_ROUNDS - 1 or not len(tables.capacity):
+            continue
+        over = totals[2:].T > tables.capacity
+        fits = ~over.any(axis=1)
+        low, high = np.where(over, price, low), np.where(over, high, price)
+        grown = np.maximum(4.0 * price, 0.02 * unit)
+        price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
+    everything = np.concatenate(met)
+    _, unique = np.unique(everything, axis=0, return_index=True)
+    del fits
+    return everything[np.sort(unique)], rows
+
+
+def _scales(tables: Costs, allowed: Bools) -> Floats:
+    """Typical energy, latency and busy time of a whole assignment, then 0, then the lowest and highest pair ratio."""
+    mean = np.where(allowed, tables.stage[:4], 0.0).sum(axis=2).sum(axis=1) / max(float(allowed.mean()), 1e-9)
+    mean = mean / allowed.shape[1]
+    used = allowed & (tables.stage[3] > 0.0)
+    ratios = tables.stage[2][used] / tables.stage[3][used]
+    # Utilisation is scaled like the others: by the spread that a whole assignment can have.
+    spread = max(float(ratios.max() - ratios.min()), 1e-9)
+    return np.array([max(mean[0], 1e-300), max(mean[1], 1e-300), spread * max(mean[3], 1e-300), 0.0,
+                     float(ratios.min()), float(ratios.max())])
+
+
+def _scalarised(tables: Costs, weights: Floats, ratio: Floats, price: Floats) -> tuple[Floats, Floats]:
+    energy, latency, num, den = tables.stage[:4]
+    column = weights[:, :, None, None]
+    stage = column[:, 0] * energy + column[:, 1] * latency - column[:, 2] * (num - ratio[:, None, None] * den)
+    for domain in range(price.shape[1]):
+        stage = stage + price[:, domain, None, None] * tables.stage[4 + domain]
+    link = weights[:, 0, None, None, None] * tables.link[0] + weights[:, 1, None, None, None] * tables.link[1]
+    return stage, link
