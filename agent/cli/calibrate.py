@@ -19,7 +19,7 @@ from agent.cli.run import DEFAULT_CONFIG
 def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:
     """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance."""
     from agent.cli.tables import print_table
-    from agent.service import app, assembly, calibration, calibrate_run
+    from agent.service import app, assembly, calibrate_run, calibration
     from agent.service.board import make_board
     from agent.service.clock import SystemClock
 

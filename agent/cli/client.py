@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +84,7 @@ class AgentClient:
             self._connection.request(method, path, body, {**self._headers, **headers})
             response = self._connection.getresponse()
             data = response.read()
-        except (OSError, http.client.HTTPException, socket.timeout) as error:
+        except (TimeoutError, OSError, http.client.HTTPException) as error:
             self._connection.close()
             hint = "is the agent running? start it with: qeil run"
             raise AgentUnreachable(f"no answer from {self.url} ({error or type(error).__name__}); {hint}") from error

@@ -34,7 +34,7 @@ from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
 from agent.service.serving_state import InForce
-from agent.service.supervisor import DrainEvent, SuspectEvent, Supervisor, initial_info
+from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
 
