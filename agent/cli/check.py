@@ -1,0 +1,74 @@
+"""`qeil check`: validates settings, policies and device profiles and says every problem with its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from agent.errors import ConfigError
+from agent.storage import yaml_files
+from agent.storage.problem import Problem, problems_of
+
+EXIT_CONFIG = 78
+
+
+def check(paths: Sequence[Path], as_json: bool) -> int:
+    """Check files and the *.yaml below folders; prints problems to stdout, returns 0 or 78."""
+    files, problems = _files(paths)
+    for file in files:
+        problems += check_file(file)
+    if as_json:
+        click.echo(json.dumps([problem.as_json() for problem in problems], ensure_ascii=False, indent=2))
+    else:
+        for problem in problems:
+            click.echo(problem.text())
+        if not problems:
+            click.echo(f"{len(files)} file{'' if len(files) == 1 else 's'} checked, no problems")
+    return EXIT_CONFIG if problems else 0
+
+
+def check_file(path: Path) -> list[Problem]:
+    """Every problem of one file, in file order; which kind of file it is follows from its keys."""
+    try:
+        document = yaml_files.read_document(path)
+        kind = yaml_files.detect_kind(document.data)
+        if kind is None:
+            kinds = ", ".join(yaml_files.SCHEMAS)
+            message = (
+                f"cannot tell from its keys what this file is ({kinds}); `qeil schema KIND` lists the keys of each"
+            )
+            return [Problem(str(path), document.line(()), "", message)]
+        yaml_files.validate(document, yaml_files.SCHEMAS[kind], str(path))
+    except ConfigError as error:
+        return list(problems_of(error))
+    return []
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(p for pattern in ("*.yaml", "*.yml") for p in path.rglob(pattern) if p.is_file())
+            files += below
+            if not below:
+                problems.append(Problem(str(path), 0, "", "there is no *.yaml file in this folder"))
+        elif path.exists():
+            files.append(path)
+        else:
+            problems.append(Problem(str(path), 0, "", "there is no such file or folder"))
+    return list(dict.fromkeys(files)), problems
+
+
+@click.command(name="check")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a list of {file, line, key, message, suggestion}.")
+def check_command(paths: tuple[Path, ...], as_json: bool) -> int:
+    """Check settings, policies and device profiles; folders are searched for *.yaml.
+
+    Prints `file:line: key: what is wrong (did you mean ...)` for every problem; exit code 78 if there is any.
+    """
+    return check(paths, as_json)

@@ -1,0 +1,80 @@
+"""The `qeil` command: names its subcommands without importing them, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from agent import __version__
+from agent.errors import ConfigError, QeilError
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h; systemd does not restart on it (RestartPreventExitStatus=78)."""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("agent.cli.check:check_command", "Check settings, policies and device profiles."),
+    "schema": ("agent.cli.schema:schema_command", "Print the JSON Schema of a file, for editors."),
+}
+"""Name → (module:attribute, one line for --help)."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, so that `--help` and completion stay fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The imported command; None for an unknown name, which click turns into a usage error."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The list in --help, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qeil")
+def cli() -> None:
+    """Places, runs, guards and measures AI models on the accelerators of an edge board."""
+
+
+def exit_code(error: QeilError) -> int:
+    """78 for a wrong file or setting, 1 for everything else that failed."""
+    return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code (0 ok, 1 failed, 2 usage, 78 configuration)."""
+    try:
+        result = cli.main(args=None if arguments is None else list(arguments), prog_name="qeil", standalone_mode=False)
+    except QeilError as error:
+        print(f"qeil: {error.message}", file=sys.stderr)
+        return exit_code(error)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        print("qeil: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())

@@ -1,0 +1,74 @@
+"""Environment: `QEIL_…` variables that override single keys of the settings. Pure: the variables are an argument."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.schema.settings import Settings
+from agent.storage import schema_shape
+from agent.storage.problem import Problem, config_error
+from agent.storage.schema_problems import closest
+from agent.storage.yaml_text import scalar
+
+PREFIX = "QEIL_"
+NOT_SETTINGS = frozenset({"QEIL_CONFIG"})
+"""Variables of ours that name no key: `QEIL_CONFIG` says where the settings are."""
+FILE = "environment"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One variable and the key that it sets."""
+
+    variable: str
+    path: tuple[str, ...]
+    value: Any
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """Every variable that is understood, with its key path: QEIL_HTTP_PORT → http.port. Lists have no variable."""
+    leaves = ((path, shape) for path, shape in schema_shape.paths(Settings) if _is_leaf(shape))
+    return {PREFIX + "_".join(path).upper(): path for path, _ in leaves if path != ("version",)}
+
+
+def _is_leaf(shape: schema_shape.Shape) -> bool:
+    return shape in {str, int, float, bool, Path} or schema_shape.origin_of(shape) is Literal
+
+
+def overrides(environ: Mapping[str, str]) -> tuple[Override, ...]:
+    """The overrides in `environ`, by variable. Raises ConfigError naming every unknown QEIL_ variable."""
+    known = variables()
+    wanted = sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        options = [*known, *NOT_SETTINGS]
+        raise config_error(
+            [Problem(FILE, 0, name, "no setting has this variable", closest(name, options)) for name in unknown]
+        )
+    return tuple(Override(name, known[name], _value(known[name], environ[name])) for name in wanted)
+
+
+def _value(path: tuple[str, ...], text: str) -> Any:
+    """Numbers and booleans as YAML would read them; what must be text stays text, so `QEIL_BOARD=007` is a name."""
+    is_number = schema_shape.at(Settings, path) in {int, float, bool}
+    return scalar(text) if is_number or text == "null" else text
+
+
+def apply_environment(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of the settings' plain data with the overrides in place; `data` stays as it is.
+
+    Raises ConfigError for unknown variables; values are checked with the rest of the settings.
+    """
+    merged: dict[str, Any] = copy.deepcopy(dict(data))
+    for override in overrides(environ):
+        target = merged
+        for part in override.path[:-1]:
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
+        target[override.path[-1]] = override.value
+    return merged

@@ -1,0 +1,129 @@
+"""YAML files: settings, policies and device profiles as checked schemas, with every problem named by file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from agent.schema.base import FileModel
+from agent.schema.device import DeviceProfile
+from agent.schema.policy import Policy
+from agent.schema.settings import Settings
+from agent.storage import environment, schema_problems, yaml_text
+from agent.storage.problem import Problem, config_error
+from agent.storage.yaml_text import Document, KeyPath
+
+Kind = Literal["settings", "policy", "board"]
+SCHEMAS: dict[Kind, type[FileModel]] = {"settings": Settings, "policy": Policy, "board": DeviceProfile}
+"""What a file can be."""
+
+Schema = TypeVar("Schema", bound=FileModel)
+
+
+def read_document(path: Path) -> Document:
+    """Plain data and lines of one file. Raises ConfigError where it cannot be read or is no YAML mapping."""
+    file = str(path)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(yaml_text.MAX_BYTES + 1)
+    except OSError as error:
+        raise config_error([Problem(file, 0, "", f"cannot be read: {error.strerror or error}")]) from error
+    try:
+        document = yaml_text.parse(raw, file)
+    except yaml_text.Unreadable as error:
+        raise config_error([error.problem]) from error
+    if not isinstance(document.data, dict):
+        found = schema_problems.show(document.data)
+        raise config_error([Problem(file, document.line(()), "", f"expected keys with values; found {found}")])
+    return document
+
+
+def detect_kind(data: Mapping[str, Any]) -> Kind | None:
+    """Which schema the top-level keys belong to; None where they fit none, or two equally well."""
+    scores = {kind: len(data.keys() & schema.model_fields.keys()) for kind, schema in SCHEMAS.items()}
+    best = max(scores.values())
+    fitting = [kind for kind, score in scores.items() if score == best]
+    if data.keys() == {"version"}:
+        return "settings"
+    return fitting[0] if best > 1 and len(fitting) == 1 else None
+
+
+def validate(document: Document, schema: type[Schema], file: str) -> Schema:
+    """The document as a schema. Raises ConfigError with every problem found.
+
+    Checked as strict JSON: a quoted "10" is no number and 1 is not true, while lists become tuples and text a path.
+    """
+    try:
+        return schema.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        raise config_error(schema_problems.explain(error, schema, document, file)) from error
+
+
+def load_policy(path: Path) -> Policy:
+    """A policy. Raises ConfigError with every problem found."""
+    return validate(read_document(path), Policy, str(path))
+
+
+def load_profile(path: Path) -> DeviceProfile:
+    """A device profile. Raises ConfigError with every problem found."""
+    return validate(read_document(path), DeviceProfile, str(path))
+
+
+def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings with the overrides in `environ` (none by default) and every path absolute.
+
+    Paths in the file are relative to its folder, paths in variables to the working folder. Raises ConfigError with
+    every problem found; what is wrong in a variable is reported as `environment: QEIL_…`.
+    """
+    variables = environ or {}
+    document = read_document(path)
+    overrides = environment.overrides(variables)
+    merged = Document(environment.apply_environment(document.data, variables), document.positions)
+    from_environment = {override.path: override.variable for override in overrides}
+    try:
+        settings = Settings.model_validate_json(json.dumps(merged.data), strict=True)
+    except ValidationError as error:
+        problems = schema_problems.explain(error, Settings, merged, str(path))
+        raise config_error([_by_variable(problem, from_environment) for problem in problems]) from error
+    return _absolute(settings, path.absolute().parent, frozenset(from_environment), ())
+
+
+def _by_variable(problem: Problem, variables: Mapping[tuple[str, ...], str]) -> Problem:
+    variable = variables.get(tuple(problem.key.split(".")))
+    return replace(problem, file=environment.FILE, line=0, key=variable) if variable else problem
+
+
+def _absolute(model: Schema, folder: Path, overridden: frozenset[KeyPath], prefix: KeyPath) -> Schema:
+    """The model with every path in it absolute."""
+    changes: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value, here = getattr(model, name), (*prefix, name)
+        base = Path.cwd() if here in overridden else folder
+        if isinstance(value, Path):
+            changes[name] = base / value.expanduser()
+        elif isinstance(value, FileModel):
+            changes[name] = _absolute(value, folder, overridden, here)
+        elif isinstance(value, tuple):
+            changes[name] = tuple(
+                _absolute(item, folder, overridden, here) if isinstance(item, FileModel) else item for item in value
+            )
+        elif here in {("profile",), ("policy",)} and names_a_file(value):
+            changes[name] = str(base / Path(value).expanduser())
+    return model.model_copy(update=changes)
+
+
+def names_a_file(text: str) -> bool:
+    """Whether a policy or profile is given as a path rather than by the name of a shipped one."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
+
+
+def digest(policy: Policy) -> str:
+    """sha256 of the policy's canonical JSON: the same for the same wishes, however they are laid out or commented."""
+    content = json.dumps(policy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
