@@ -30,8 +30,15 @@ _TWICE = re.compile(r"'([^']+)' is used twice")
 
 
 def explain(error: ValidationError, schema: type[BaseModel], document: Document, file: str) -> list[Problem]:
-    """One problem per pydantic error."""
-    return [_Explainer(schema, document, file).problem(details) for details in error.errors(include_url=False)]
+    """One problem per pydantic error; a missing key that a misspelt neighbour stands for is said once, as misspelt."""
+    explainer = _Explainer(schema, document, file)
+    found = [(details["type"], explainer.problem(details)) for details in error.errors(include_url=False)]
+    meant = {_sibling(p.key, p.suggestion) for kind, p in found if kind == "extra_forbidden" and p.suggestion}
+    return [problem for kind, problem in found if not (kind == "missing" and problem.key in meant)]
+
+
+def _sibling(key: str, name: str) -> str:
+    return ".".join([*key.split(".")[:-1], name])
 
 
 def closest(word: str, known: Sequence[str]) -> str | None:

@@ -186,7 +186,7 @@ class _Builder:
 
     def _scalar(self, event: Any, path: KeyPath) -> Any:
         if event.tag is None:
-            return scalar(event.value) if event.style is None else event.value
+            return event.value if event.style else scalar(event.value)
         if event.tag in {"!", f"{_TAGS}str"}:
             return event.value
         value = scalar(event.value)
