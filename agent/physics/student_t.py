@@ -36,16 +36,20 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
         d = 1.0 / ((1.0 + term * d) or tiny)
         c = (1.0 + term / c) or tiny
         value *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return value
+        if abs(c * d - 1.0) < 2e-15:
+            return value
+    raise ValueError(f"a and b are too large for the fraction to converge: {a:g} and {b:g}")
 
 
 def cdf(t: float, degrees_of_freedom: float) -> float:
     """Return P(T <= t) for `degrees_of_freedom` > 0."""
     if not degrees_of_freedom > 0:
         raise ValueError(f"degrees_of_freedom must be > 0; got {degrees_of_freedom:g}")
-    tail = 0.5 * incomplete_beta(0.5 * degrees_of_freedom, 0.5, degrees_of_freedom / (degrees_of_freedom + t * t))
+    total = degrees_of_freedom + t * t
+    if abs(t) < 1:
+        # Near the centre the complement of the tail would cancel.
+        return 0.5 + math.copysign(0.5 * incomplete_beta(0.5, 0.5 * degrees_of_freedom, t * t / total), t)
+    tail = 0.5 * incomplete_beta(0.5 * degrees_of_freedom, 0.5, degrees_of_freedom / total)
     return 1.0 - tail if t > 0 else tail
 
 

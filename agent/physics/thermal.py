@@ -177,8 +177,8 @@ def time_to_reach(
     above = start - ambient
     modal = (above * root) @ vectors
     held = ((finite("power_w", power_w) - slope * above) / root) @ vectors
-    # A mode slower than the horizon by nine orders is a straight line over it; the bound keeps held/rate finite.
-    slowest = 1e-9 / horizon
+    # A mode slower than the horizon by seven orders is a straight line over it; the bound keeps held/rate finite.
+    slowest = 1e-7 / horizon
     rates = np.where(np.abs(rates) < slowest, slowest, rates)
     reach = vectors[node] / root[node]
     weights = reach * (modal - held / rates)
