@@ -25,7 +25,7 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
 
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
-    overrides: dict[str, object] = {} if profile is None else {"profile": profile}
+    overrides = {} if profile is None else {"QEIL_PROFILE": profile}
     settings = app.load_settings(config, overrides, dict(os.environ))
     board = make_board(assembly.base_profile(settings.profile), (), assembly.named_profile)
     with _progress(as_json) as report:

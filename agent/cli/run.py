@@ -25,7 +25,7 @@ def run_command(config: Path | None, port: int | None) -> None:
 
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
-    overrides: dict[str, object] = {} if port is None else {"http.port": port}
+    overrides = {} if port is None else {"QEIL_HTTP_PORT": str(port)}
     settings = app.load_settings(config, overrides, dict(os.environ))
     logs.configure(settings.log_level)
 

@@ -36,7 +36,8 @@ from agent.service.sampler import Sampler
 from agent.service.serving_state import InForce
 from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
-from agent.storage import share, state_file, yaml_files
+from agent.storage import environment, share, state_file, yaml_files
+from agent.storage.yaml_text import Document
 
 _log = structlog.get_logger("app")
 
@@ -174,8 +175,10 @@ def _stop_lanes(lanes: Iterable[Lane | None]) -> None:
         thread.join(4.0)
 
 
-def load_settings(path: Path | None, overrides: dict[str, object], environ: dict[str, str]) -> Settings:
-    """Settings from the file (or none), the environment, then the command line. ConfigError lists every problem."""
-    if path is not None and not path.exists():
-        raise ConfigError(f"{path}: no such file")
-    return yaml_files.load_settings(path, environ=environ, overrides=overrides)
+def load_settings(path: Path | None, overrides: dict[str, str], environ: dict[str, str]) -> Settings:
+    """Settings from the file (or defaults), the environment, then `overrides` (QEIL_… too); ConfigError lists problems."""
+    variables = {**environ, **overrides}
+    if path is None:
+        data = environment.apply_environment({"version": 1}, variables)
+        return yaml_files.validate(Document(data, {}), Settings, environment.FILE)
+    return yaml_files.load_settings(path, variables)

@@ -9,9 +9,10 @@ from pathlib import Path
 from agent.errors import ModelLoadFailed
 from agent.placement import costing
 from agent.placement.ranking import Option, rank
+from agent.placement.tables import forbidden
 from agent.ports import LoadSpec, Simulation
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
-from agent.schema.policy import Policy, Rule
+from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.workload import Workload
 from agent.service.artifacts import open_artifact, workload_of
@@ -71,7 +72,7 @@ class Planner:
         rejected: list[tuple[str, str]] = []
         operators = sorted({op for stage in workload.stages for op in stage.operators})
         for accelerator in self._board.profile.accelerators:
-            why = _forbidden(policy, name, accelerator.name)
+            why = forbidden(policy, name, accelerator.name)
             runtime: Runtime | str = why or costing.choose_runtime(accelerator, workload.format, operators)
             if isinstance(runtime, str):
                 rejected.append((accelerator.name, runtime))
@@ -99,19 +100,6 @@ class Planner:
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
-
-
-def _forbidden(policy: Policy, model: str, accelerator: str) -> str | None:
-    if _matches(policy.forbidden, model, accelerator):
-        return "forbidden by the policy"
-    pins = [rule.accelerator for rule in policy.pinned if rule.model in ("*", model)]
-    if pins and accelerator not in pins:
-        return f"the policy pins the model to {', '.join(pins)}"
-    return None
-
-
-def _matches(rules: Sequence[Rule], model: str, accelerator: str) -> bool:
-    return any(rule.model in ("*", model) and rule.accelerator == accelerator for rule in rules)
 
 
 def _violates(policy: Policy, cost: costing.ModelCost, accelerator: Accelerator, profile: DeviceProfile) -> str | None:
