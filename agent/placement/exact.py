@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.placement.bounds import Bounds, bounds
 from agent.placement.pareto import Archive, nondominated
 from agent.placement.problem import Floats, Problem
-
-_RATIO_BITS = 12
-_RATIO_STEPS = 33
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,12 @@ class ExactFront:
 
 
 @dataclass(frozen=True, eq=False)
-class _Suffix:
-    """Bounds on what the stages after each (stage, accelerator) must still cost, memory left aside."""
+class _Room:
+    """Memory domains that can bind, and what later stages may still put into them, [domains, L]."""
 
-    energy: Floats
-    latency: Floats
-    ratios: Floats
-    surplus: Floats
-    """[R, L, D]: the largest Σ (n − r·q) of a completion, for each ratio r."""
-    memory_max: Floats
-    memory_min: Floats
+    domains: list[int]
+    most: Floats
+    least: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +65,7 @@ def exact_front(
         known: objectives [n, 3] of feasible assignments; the better they are, the fewer labels survive.
         known_assignments: their assignments [n, L].
     """
-    domains = _binding_domains(problem)
-    suffix = _suffix(problem, domains)
+    room, limits = _room(problem), bounds(problem)
     archive = Archive(problem.stage_count, limit=1 << 30)
     if known is not None and known_assignments is not None and len(known):
         archive.merge(known, known_assignments)
@@ -81,12 +74,12 @@ def exact_front(
     for stage in range(problem.stage_count):
         layer: list[_Labels] = []
         for accelerator in range(problem.accelerator_count):
-            group = _extend(problem, domains, layers[-1] if layers else None, stage, accelerator)
-            group = _within_bounds(problem, suffix, domains, archive, group, stage, accelerator)
+            group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
+            group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
             work += len(group.sums)
             if len(group.sums) > label_limit or work > evaluation_limit:
                 return _incomplete(problem, labels, work)
-            group, compared = _undominated(problem, suffix, domains, group, stage, accelerator)
+            group, compared = _undominated(problem, limits, room, group, stage)
             work += compared
             labels += len(group.sums)
             if labels > label_limit or work > evaluation_limit:
@@ -113,48 +106,21 @@ def _binding_domains(problem: Problem) -> list[int]:
     ]
 
 
-def _suffix(problem: Problem, domains: list[int]) -> _Suffix:
-    stages, count = problem.stage_count, problem.accelerator_count
-    forbidden = np.where(problem.allowed, 0.0, np.inf)
-    low, high = _ratio_range(problem)
-    step = 2.0**-_RATIO_BITS
-    ratios = np.unique(np.ceil(np.linspace(low, high, _RATIO_STEPS) / step) * step)
-    energy, latency = np.zeros((stages, count)), np.zeros((stages, count))
-    surplus = np.zeros((len(ratios), stages, count))
-    gain = problem.busy_util_num - ratios[:, None, None] * problem.busy_den
-    for stage in range(stages - 2, -1, -1):
-        after = stage + 1
-        ahead = energy[after] + problem.energy[after] + forbidden[after]
-        energy[stage] = (problem.transfer_energy[stage] + ahead).min(axis=1)
-        ahead = latency[after] + problem.latency[after] + forbidden[after]
-        latency[stage] = (problem.transfer_latency[stage] + ahead).min(axis=1)
-        # Utilisation does not see transfers, so the best completion is the same from every accelerator.
-        surplus[:, stage, :] = (surplus[:, after] + gain[:, after] - forbidden[after]).max(axis=1)[:, None]
+def _room(problem: Problem) -> _Room:
+    domains = _binding_domains(problem)
     most, least = [], []
     for domain in domains:
         mine = problem.domain == domain
-        occupied = np.where(problem.allowed & mine, problem.memory, 0.0).max(axis=1)
         only_here = ~(problem.allowed & ~mine).any(axis=1)
-        forced = np.where(only_here, np.where(problem.allowed, problem.memory, np.inf).min(axis=1), 0.0)
-        most.append(_after(occupied))
-        least.append(_after(forced))
-    empty = np.zeros((0, stages))
-    return _Suffix(
-        energy, latency, ratios, surplus, np.array(most) if most else empty, np.array(least) if least else empty
-    )
+        cheapest = np.where(problem.allowed, problem.memory, np.inf).min(axis=1)
+        most.append(_after(np.where(problem.allowed & mine, problem.memory, 0.0).max(axis=1)))
+        least.append(_after(np.where(only_here, cheapest, 0.0)))
+    return _Room(domains, np.array(most), np.array(least))
 
 
 def _after(values: Floats) -> Floats:
     """Sum over the later entries of each entry."""
     return np.concatenate([np.cumsum(values[:0:-1])[::-1], [0.0]])
-
-
-def _ratio_range(problem: Problem) -> tuple[float, float]:
-    """Smallest and largest Σ busy_util_num / Σ busy_den of any single pair, rounded outwards to the ratio grid."""
-    used = problem.allowed & (problem.busy_den > 0.0)
-    ratio = problem.busy_util_num[used] / problem.busy_den[used]
-    scale = 2.0**_RATIO_BITS
-    return float(np.floor(ratio.min() * scale) / scale), float(np.ceil(ratio.max() * scale) / scale)
 
 
 def _extend(
@@ -184,48 +150,29 @@ def _extend(
 
 
 def _within_bounds(
-    problem: Problem,
-    suffix: _Suffix,
-    domains: list[int],
-    archive: Archive,
-    group: _Labels,
-    stage: int,
-    accelerator: int,
+    problem: Problem, limits: Bounds, room: _Room, archive: Archive, group: _Labels, stage: int, accelerator: int
 ) -> _Labels:
     sums = group.sums
     alive = np.ones(len(sums), dtype=np.bool_)
-    for column, domain in enumerate(domains):
-        alive &= sums[:, 4 + column] + suffix.memory_min[column, stage] <= problem.capacity[domain]
-    if len(archive) and alive.any():
-        energy = sums[:, 0] + suffix.energy[stage, accelerator]
-        latency = sums[:, 1] + suffix.latency[stage, accelerator]
-        reach = _ratio_reach(suffix, sums, stage, accelerator)
-        # Rounding of the best ratio must not prune what is equal to a member, so members are asked a hair below.
-        alive &= archive.may_enter(energy, latency, (1.0 - reach) - 2.0**-50)
-    return _Labels(sums[alive], group.parent[alive])
-
-
-def _ratio_reach(suffix: _Suffix, sums: Floats, stage: int, accelerator: int) -> Floats:
-    """A ratio that no completion of each label exceeds."""
-    room = sums[:, 2, None] - suffix.ratios * sums[:, 3, None] + suffix.surplus[:, stage, accelerator]
-    # The surplus falls as r rises: the first r that cannot be reached bounds all completions.
-    blocked = room < 0.0
-    first = np.where(blocked.any(axis=1), blocked.argmax(axis=1), len(suffix.ratios) - 1)
-    bound: Floats = suffix.ratios[first]
-    return bound
+    for column, domain in enumerate(room.domains):
+        alive &= sums[:, 4 + column] + room.least[column, stage] <= problem.capacity[domain]
+    kept = np.flatnonzero(alive)
+    if len(archive):
+        kept = kept[limits.hopeful(sums[kept], stage, accelerator, archive)]
+    return _Labels(sums[kept], group.parent[kept])
 
 
 def _undominated(
-    problem: Problem, suffix: _Suffix, domains: list[int], group: _Labels, stage: int, accelerator: int
+    problem: Problem, limits: Bounds, room: _Room, group: _Labels, stage: int
 ) -> tuple[_Labels, int]:
     sums = group.sums
     if len(sums) < 2:
         return group, 0
-    high = float(_ratio_reach(suffix, sums, stage, accelerator).max())
-    low = float(suffix.ratios[0])
+    high = float(limits.best_ratio(sums, stage).max())
+    low = float(limits.ratios[0])
     lacks = [
-        np.maximum(0.0, sums[:, 4 + column] + suffix.memory_max[column, stage] - problem.capacity[domain])
-        for column, domain in enumerate(domains)
+        np.maximum(0.0, sums[:, 4 + column] + room.most[column, stage] - problem.capacity[domain])
+        for column, domain in enumerate(room.domains)
     ]
     keys = np.stack(
         [sums[:, 0], sums[:, 1], low * sums[:, 3] - sums[:, 2], high * sums[:, 3] - sums[:, 2], *lacks], axis=1

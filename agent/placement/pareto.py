@@ -7,13 +7,14 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agent.placement.cover import CoverIndex
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 _PIVOTS = 48
 _CELLS = 96
-_STEPS = 256
 _EARLIER = np.triu(np.ones((_PIVOTS, _PIVOTS), dtype=np.bool_), 1)
 
 
@@ -30,6 +31,10 @@ def nondominated(points: Floats) -> Ints:
     """
     order: Ints = np.lexsort(points.T[::-1])
     rows = points[order]
+    if points.shape[1] == 3 and len(points) > _PIVOTS:
+        first = np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
+        order, rows = order[first], rows[first]
+        return order[~CoverIndex(rows).covers_others()]
     keep: list[Ints] = []
     # In lexicographic order only earlier rows can dominate, so the leading block is settled by itself and then
     # thins out all that follow it.
@@ -122,8 +127,7 @@ class Archive:
         self._low: Floats = np.zeros(2)
         self._cell: Floats = np.ones(2)
         self._table: Floats = np.full(_CELLS * _CELLS, np.inf)
-        self._steps: tuple[Floats, Floats] = (np.zeros(0), np.zeros(0))
-        self._fine: Floats = np.full((1, 1), np.inf)
+        self._index = CoverIndex(self.points)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -137,21 +141,18 @@ class Archive:
         result: Bools = third < self._table[row]
         return result
 
+    def covers(self, points: Floats) -> Bools:
+        """Whether a member is nowhere above each of the points [n, 3]; exact."""
+        before = self._index.compared
+        result = self._index.covers(points)
+        self.comparisons += self._index.compared - before + len(points)
+        return result
+
     def new_among(self, points: Floats) -> Ints:
         """Indices of the candidates [n, 3] that neither a member nor another candidate dominates or equals."""
-        row = np.searchsorted(self._steps[0], points[:, 0], side="right")
-        column = np.searchsorted(self._steps[1], points[:, 1], side="right")
-        open_to = np.flatnonzero(points[:, 2] < self._fine[row, column])
+        open_to = np.flatnonzero(~self.covers(points))
         chosen: Ints = open_to[nondominated(points[open_to])]
-        self.comparisons += len(open_to) * len(chosen) + len(chosen) * len(self.points)
-        if not len(self.points) or not len(chosen):
-            return chosen
-        fresh: list[Ints] = []
-        for start in range(0, len(chosen), 64):
-            block = chosen[start : start + 64]
-            last = np.searchsorted(self.points[:, 0], points[block, 0].max(), side="right")
-            fresh.append(block[~_covered(self.points[:last], points[block]).any(axis=0)])
-        return np.concatenate(fresh)
+        return chosen
 
     def merge(self, points: Floats, assignments: NDArray[np.int8]) -> int:
         """Add candidates and drop what they dominate; returns how many entered."""
@@ -163,12 +164,9 @@ class Archive:
         """Add what `new_among` let through, and drop the members that it dominates."""
         if not len(rows):
             return
-        stays = np.ones(len(self.points), dtype=np.bool_)
-        for start in range(0, len(rows), 64):
-            block = rows[start : start + 64]
-            first = np.searchsorted(self.points[:, 0], block[:, 0].min(), side="left")
-            stays[first:] &= ~_covered(block, self.points[first:]).any(axis=0)
-        self.comparisons += len(rows) * len(stays)
+        beaten = CoverIndex(rows)
+        stays = ~beaten.covers(self.points)
+        self.comparisons += beaten.compared + len(self.points)
         self._keep(
             np.concatenate([self.points[stays], rows]),
             np.concatenate([self.assignments[stays], assignments]),
@@ -194,15 +192,7 @@ class Archive:
         np.minimum.at(table, (cells[:, 0], cells[:, 1]), self.points[:, 2])
         table = np.minimum.accumulate(np.minimum.accumulate(table, axis=0), axis=1)
         self._table = np.ascontiguousarray(table[:_CELLS, :_CELLS]).ravel()
-        # The same with steps at the members' own values: exact while there are no more members than steps.
-        steps = [np.unique(self.points[:, axis]) for axis in (0, 1)]
-        first, second = (values[:: len(values) // _STEPS + 1] for values in steps)
-        # A member counts from the first step at or above it; above the last step it speaks for nobody here.
-        row, column = np.searchsorted(first, self.points[:, 0]), np.searchsorted(second, self.points[:, 1])
-        fine = np.full((len(first) + 2, len(second) + 2), np.inf)
-        np.minimum.at(fine, (row + 1, column + 1), self.points[:, 2])
-        fine = np.minimum.accumulate(np.minimum.accumulate(fine, axis=0), axis=1)
-        self._steps, self._fine = (first, second), fine[:-1, :-1]
+        self._index = CoverIndex(self.points)
 
 
 def _spread(points: Floats, count: int) -> Ints:
