@@ -1,0 +1,115 @@
+"""The walls of the house, read from the source: who may import whom, what pure code must not touch, how big a room is."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "agent"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LEAVES = {"errors", "ports", "schema", "__init__"}
+PURE = {"physics", "placement", "sampling", "control"}
+ADAPTERS = {"workload", "sensors", "backends", "llm", "api", "mqtt", "storage"}
+
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "schema": {"errors"},
+    "ports": {"errors", "schema"},
+    "physics": {"errors"},
+    "placement": {"errors", "schema", "physics"},
+    "sampling": {"errors", "schema", "physics"},
+    "control": {"errors", "schema", "physics"},
+    **{name: LEAVES | PURE for name in ADAPTERS},
+    "service": LEAVES | PURE | ADAPTERS,
+    "fleet": LEAVES | PURE | ADAPTERS,
+    "evaluation": LEAVES | PURE | ADAPTERS,
+    "simulation": LEAVES | PURE | ADAPTERS,
+    "cli": LEAVES | PURE | ADAPTERS | {"service", "fleet", "evaluation", "simulation"},
+}
+
+IMPURE = {
+    "asyncio", "ctypes", "datetime", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "select",
+    "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "sys", "tempfile",
+    "threading", "time", "queue", "psutil", "yaml",
+}  # fmt: skip
+IMPURE_CALLS = {"open", "print", "input", "eval", "exec", "__import__"}
+MAX_LINES = 400
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything the file imports, late imports included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_upwards_only(path):
+    mine = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "agent" and len(parts) > 1 and parts[1] != mine:
+            assert parts[1] in ALLOWED[mine] | {"__version__"}, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in PURE], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_pure_code_touches_no_input_output_clock_or_thread(path):
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert not tops & IMPURE
+    calls = {
+        n.func.id
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
+    assert not calls & IMPURE_CALLS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_is_a_small_room(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_event_loops_live_in_the_http_edge_alone():
+    users = {room(p) for p in FILES if any(n.split(".")[0] == "asyncio" for n in imports(p))}
+    assert users <= {"api"}
+
+
+def test_paho_is_known_to_one_file():
+    users = {str(p.relative_to(PACKAGE)) for p in FILES if any(n.startswith("paho") for n in imports(p))}
+    assert users <= {"mqtt/link.py"}
+
+
+def test_native_runtimes_stay_out_of_the_agents_process():
+    """Only files that run in a lane's or an inspection's own process may import a runtime or protobuf."""
+    native = {"onnxruntime", "ai_edge_litert", "tflite_runtime", "onnx", "flatbuffers"}
+    users = {room(p) for p in FILES if any(n.split(".")[0] in native for n in imports(p))}
+    assert users <= {"backends", "workload"}
+
+
+def test_no_board_is_named_in_the_code():
+    names = {p.stem for p in (ROOT / "device_profiles").glob("*.yaml") if not p.stem.startswith("generic")}
+    demo = {"jetson-orin-nano-super"}  # the demo's simulated accelerator is data of the demo
+    for path in FILES:
+        text = path.read_text()
+        for name in names - (demo if room(path) == "cli" else set()):
+            assert f'"{name}"' not in text, f"{path.relative_to(ROOT)} names {name}"
+
+
+def test_the_version_stands_in_one_place():
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
