@@ -1,0 +1,90 @@
+"""Calls that a lane accepted and has not answered, in the order of their arrival."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from agent.backends.io import settle
+from agent.backends.segments import Lease
+from agent.errors import DeadlineExceeded, Overloaded, QeilError
+from agent.ports import LaneReply, Tensors
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of one model."""
+
+    number: int
+    model: str
+    inputs: Tensors
+    outputs: tuple[str, ...] | None
+    deadline_s: float
+    future: Future[LaneReply] = field(default_factory=Future)
+    lease: Lease | None = None
+    load: int = 0
+    """Number of the load that runs it, once sent."""
+
+
+class CallQueue:
+    """Waiting and sent calls together never exceed `limit`. Not thread-safe: the lane's lock guards it."""
+
+    def __init__(self, accelerator: str, limit: int) -> None:
+        self._accelerator = accelerator
+        self._limit = limit
+        self.waiting: deque[Call] = deque()
+        self.sent: dict[int, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.sent)
+
+    def add(self, call: Call) -> None:
+        """Accept a call at the end. Raises Overloaded at the bound."""
+        if len(self) >= self._limit:
+            raise Overloaded(f"{self._accelerator} has {len(self)} calls queued (limit {self._limit})")
+        self.waiting.append(call)
+
+    def drop(self, call: Call) -> None:
+        """The caller gave up: forget it, or mark it for the process that already has it."""
+        if call in self.waiting:
+            self.waiting.remove(call)
+        elif call.lease is not None and call.number in self.sent:
+            call.lease.cancel()
+
+    def overdue(self, now_s: float) -> tuple[list[Call], float]:
+        """Calls whose deadline passed and whose future is open, and the next deadline (infinity if none).
+
+        Waiting ones are forgotten; sent ones keep their place and slot until the process answers.
+        """
+        late: list[Call] = []
+        next_s = math.inf
+        for call in (*self.waiting, *self.sent.values()):
+            if call.future.done():
+                continue
+            if call.deadline_s <= now_s:
+                late.append(call)
+            else:
+                next_s = min(next_s, call.deadline_s)
+        for call in late:
+            self.drop(call)
+        return late, next_s
+
+    def take_all(self) -> list[Call]:
+        """Forget every call."""
+        calls = [*self.sent.values(), *self.waiting]
+        self.sent.clear()
+        self.waiting.clear()
+        return calls
+
+
+def fail(calls: list[Call], error: QeilError) -> None:
+    """Fail the futures of calls."""
+    for call in calls:
+        settle(call.future, error=error)
+
+
+def too_late(call: Call, accelerator: str) -> DeadlineExceeded:
+    """The error of an overdue call."""
+    return DeadlineExceeded(f"{call.model} on {accelerator} did not answer before the request's deadline")

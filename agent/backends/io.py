@@ -1,0 +1,178 @@
+"""The reader thread that all lanes share: sockets, stderr pipes, deadlines and the ends of processes.
+
+Futures of calls complete here and nowhere else, so a result, a deadline and a death never race each other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final, Protocol, TypeVar
+
+from agent.ports import Clock
+
+IDLE_TICK_S: Final = 0.5
+"""Longest sleep. Deadlines nearer than the planned wake-up interrupt it."""
+_RETRY_S: Final = 0.02
+"""Pause between looks at a process that was killed and is not gone yet."""
+
+T = TypeVar("T")
+
+
+class Member(Protocol):
+    """What the reader thread does for one lane besides its descriptors."""
+
+    def expire(self, now_s: float) -> float:
+        """Fail what is overdue; the next deadline, infinity if none."""
+        ...
+
+    def reader_failed(self, cause: str) -> None:
+        """The reader thread ends because of a programming error."""
+        ...
+
+
+class LaneIO:
+    """See module. Starts with its first user; `close` ends it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._woken)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._members: list[Member] = []
+        self._retries: list[Callable[[], bool]] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._rescan = False
+        self.next_wake_s = 0.0
+
+    # ------------------------------------------------------------------ any thread
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a short function on the reader thread; at once when called from it."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001  (the caller's future is the thread root here)
+                future.set_exception(error)
+
+        if threading.current_thread() is self._thread:
+            run()
+            return future
+        with self._lock:
+            if self._closing:
+                raise RuntimeError("the lanes' reader thread is closed")
+            self._calls.append(run)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lanes", daemon=True)
+                self._thread.start()
+        self.wake()
+        return future
+
+    def wake(self) -> None:
+        """Look at calls and deadlines now."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def remind(self, deadline_s: float) -> None:
+        """Make sure that the thread is awake at that time."""
+        if deadline_s < self.next_wake_s:
+            self.wake()
+
+    def close(self) -> None:
+        """End the thread. Lanes must have ended before."""
+        with self._lock:
+            already, self._closing = self._closing, True
+            thread = self._thread
+        if already:
+            return
+        if thread is not None:
+            self.wake()
+            if thread is not threading.current_thread():
+                thread.join()
+        self._selector.close()
+        os.close(self._wake_fd)
+
+    # ------------------------------------------------------------------ reader thread only
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready` whenever the descriptor can be read or ended."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor, before it is closed."""
+        self._selector.unregister(fd)
+
+    def forget_if_watched(self, fd: int) -> None:
+        """Stop watching a descriptor that may have reached its end before."""
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def join(self, member: Member) -> None:
+        """Watch a lane's deadlines."""
+        self._members.append(member)
+
+    def leave(self, member: Member) -> None:
+        """Stop watching them."""
+        if member in self._members:
+            self._members.remove(member)
+
+    def retry(self, done: Callable[[], bool]) -> None:
+        """Call again every few milliseconds until it returns True."""
+        if not done():
+            self._retries.append(done)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing or self._retries:
+                self._turn()
+        except Exception as error:
+            for member in list(self._members):
+                member.reader_failed(f"the lanes' reader thread failed: {type(error).__name__}: {error}")
+            raise
+
+    def _turn(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._rescan or now_s >= self.next_wake_s:
+            self._expire(now_s)
+        timeout_s = 0.0 if self._calls else max(0.0, self.next_wake_s - now_s)
+        if self._retries:
+            timeout_s = min(timeout_s, _RETRY_S)
+        events = self._selector.select(timeout_s)
+        for key, _ in events:
+            if key.fd in self._selector.get_map():
+                key.data()
+        while self._calls:
+            self._calls.popleft()()
+        self._retries = [done for done in self._retries if not done()]
+
+    def _expire(self, now_s: float) -> None:
+        self._rescan = False
+        # A deadline that arrives during the scan must wake us, whatever was planned before it.
+        self.next_wake_s = math.inf
+        next_s = min((member.expire(now_s) for member in list(self._members)), default=math.inf)
+        self.next_wake_s = min(next_s, now_s + IDLE_TICK_S)
+
+    def _woken(self) -> None:
+        os.eventfd_read(self._wake_fd)
+        self._rescan = True
+
+
+def settle(future: Future[Any], result: object = None, error: BaseException | None = None) -> bool:
+    """Complete a future unless its owner cancelled it or it is complete; whether it took the news."""
+    try:
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        return False
+    return True

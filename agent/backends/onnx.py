@@ -1,0 +1,177 @@
+"""ONNX Runtime: built-in and plugin execution providers, and where the graph's nodes really went.
+
+Works with onnxruntime ≥ 1.18; what an older version cannot tell is said in the notes of the load report.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from agent.backends.artifact import Assignment, LoadOrder
+from agent.backends.formats import Array, Signature
+from agent.errors import InferenceFailed, ModelLoadFailed
+
+CPU: Final = "CPUExecutionProvider"
+_RECORD_ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
+_SESSION_OPTION_PREFIX: Final = "session."
+_DATATYPES: Final[Mapping[str, str]] = {
+    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16", "tensor(string)": "BYTES",
+}  # fmt: skip
+
+
+class OnnxSession:
+    """`artifact.Session` over an onnxruntime session."""
+
+    def __init__(
+        self, order: LoadOrder, session: Any, assignment: Assignment, errors: tuple[type[Exception], ...]
+    ) -> None:
+        self._model = order.model
+        self._session = session
+        self._errors = errors
+        self.inputs = tuple(_signature(order.model, node) for node in session.get_inputs())
+        self.outputs = tuple(_signature(order.model, node) for node in session.get_outputs())
+        self.assignment = assignment
+
+    def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
+        """Run once. Raises InferenceFailed with the runtime's own reason."""
+        try:
+            arrays = self._session.run(list(outputs), feeds)
+        except self._errors as error:
+            raise InferenceFailed(f"{self._model}: {reason(error)}") from error
+        return [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
+
+
+def open_session(order: LoadOrder) -> OnnxSession:
+    """Load an .onnx file on the provider asked for. Raises ModelLoadFailed."""
+    ort = _runtime(order)
+    errors = runtime_errors(ort)
+    if not Path(order.path).is_file():
+        raise ModelLoadFailed(f"{order.model}: there is no model file {order.path}")
+    options = _session_options(ort, order)
+    notes: list[str] = []
+    try:
+        recorded = _record_assignment(options, notes)
+        with warnings.catch_warnings():
+            # An unavailable provider is only warned about; the report says it, and the policy decides.
+            warnings.simplefilter("ignore")
+            session = _make_session(ort, order, options, notes)
+        session.disable_fallback()
+        assignment = _assignment(session, order.provider, recorded, notes)
+    except errors as error:
+        raise ModelLoadFailed(f"{order.model}: {reason(error)}") from error
+    except MemoryError as error:
+        raise ModelLoadFailed(f"{order.model}: out of memory while loading") from error
+    return OnnxSession(order, session, assignment, errors)
+
+
+def _runtime(order: LoadOrder) -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        sentence = f"{order.model}: onnxruntime cannot be imported ({error}); install qeil-agent[onnx]"
+        raise ModelLoadFailed(sentence) from error
+
+
+def runtime_errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Everything that onnxruntime's calls raise; its own classes share no base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    own = [c for c in vars(state).values() if isinstance(c, type) and issubclass(c, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError, AttributeError)
+
+
+def reason(error: Exception) -> str:
+    """The runtime's message without its decoration."""
+    text = str(error)
+    if text.startswith("[ONNXRuntimeError] : "):
+        text = text.split(" : ", 3)[-1]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _session_options(ort: Any, order: LoadOrder) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = order.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for key, value in order.options.items():
+        if key.startswith(_SESSION_OPTION_PREFIX):
+            options.add_session_config_entry(key, value)
+    return options
+
+
+def _record_assignment(options: Any, notes: list[str]) -> bool:
+    try:
+        options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+    except RuntimeError as error:
+        notes.append(f"this onnxruntime does not record where nodes run ({reason(error)})")
+        return False
+    return True
+
+
+def _make_session(ort: Any, order: LoadOrder, options: Any, notes: list[str]) -> Any:
+    provider_options = {k: v for k, v in order.options.items() if not k.startswith(_SESSION_OPTION_PREFIX)}
+    if order.plugin is not None:
+        devices = _plugin_devices(ort, order)
+        options.add_provider_for_devices(devices[:1], provider_options)
+        return ort.InferenceSession(order.path, options)
+    if order.provider not in ort.get_available_providers():
+        notes.append(f"{order.provider} is not in this onnxruntime ({', '.join(ort.get_available_providers())})")
+        return ort.InferenceSession(order.path, options, providers=[CPU])
+    return ort.InferenceSession(order.path, options, providers=[(order.provider, provider_options)])
+
+
+def _plugin_devices(ort: Any, order: LoadOrder) -> list[Any]:
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise ModelLoadFailed(f"{order.model}: onnxruntime {ort.__version__} is too old for plugin providers (1.23)")
+    library = plugin_library(order)
+    known = [d for d in ort.get_ep_devices() if d.ep_name == order.provider]
+    if not known:
+        ort.register_execution_provider_library(order.provider, library)
+        known = [d for d in ort.get_ep_devices() if d.ep_name == order.provider]
+    if not known:
+        names = sorted({d.ep_name for d in ort.get_ep_devices()})
+        raise ModelLoadFailed(f"{order.model}: {library} offers no {order.provider} device here ({', '.join(names)})")
+    return known
+
+
+def plugin_library(order: LoadOrder) -> str:
+    """Path of a plugin provider's library, from a .so path or a package's `get_library_path()`."""
+    plugin = order.plugin or ""
+    if "/" in plugin or plugin.endswith(".so"):
+        if not Path(plugin).is_file():
+            raise ModelLoadFailed(f"{order.model}: there is no plugin library {plugin}")
+        return plugin
+    try:
+        package = importlib.import_module(plugin)
+        return str(package.get_library_path())
+    except (ImportError, AttributeError, OSError) as error:
+        raise ModelLoadFailed(f"{order.model}: the package {plugin!r} brings no provider library ({error})") from error
+
+
+def _assignment(session: Any, requested: str, recorded: bool, notes: list[str]) -> Assignment:
+    if not recorded or not hasattr(session, "get_provider_graph_assignment_info"):
+        notes.append("this onnxruntime does not tell which provider runs which node")
+        return Assignment(tuple(session.get_providers()), None, None, tuple(notes))
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    ranked = sorted(counts, key=lambda name: (name != requested, -counts[name], name))
+    actual = tuple(ranked) or tuple(session.get_providers())
+    return Assignment(actual, sum(counts.values()), counts.get(requested, 0), tuple(notes))
+
+
+def _signature(model: str, node: Any) -> Signature:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise ModelLoadFailed(f"{model}: {node.name!r} is a {node.type}, which the protocol cannot carry")
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return Signature(node.name, datatype, shape)

@@ -1,0 +1,131 @@
+"""One child process of a lane: started, watched through its stderr, ended, and described when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from agent.errors import LaneDied
+from agent.ports import LaneSpec
+
+STDERR_TAIL_BYTES: Final = 8192
+_THREAD_VARIABLES: Final = ("OMP_", "KMP_", "GOMP_", "ORT_", "OPENBLAS_", "MKL_", "TF_", "PYTHON", "LD_PRELOAD")
+"""Prefixes of variables that change a runtime's threads, logging or imports behind the profile's back."""
+
+
+def environment(inherited: dict[str, str], threads: int) -> dict[str, str]:
+    """The child's environment: everything a vendor's driver may need, nothing that overrides the profile."""
+    kept = {key: value for key, value in inherited.items() if not key.startswith(_THREAD_VARIABLES)}
+    kept["OMP_NUM_THREADS"] = str(threads)
+    kept["OPENBLAS_NUM_THREADS"] = "1"
+    kept["TF_CPP_MIN_LOG_LEVEL"] = "1"
+    kept["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    kept["PYTHONSAFEPATH"] = "1"
+    return kept
+
+
+def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int) -> list[str]:
+    """Command line of `agent.backends.worker`."""
+    command = [
+        sys.executable, "-m", "agent.backends.worker", "--channel", str(channel_fd), "--vitals", str(vitals_fd),
+        "--parent", str(os.getpid()), "--name", spec.accelerator,
+    ]  # fmt: skip
+    if spec.simulated:
+        command.append("--simulated")
+    if spec.cpu_affinity is not None:
+        command += ["--affinity", ",".join(str(core) for core in spec.cpu_affinity)]
+    if spec.memory_limit_bytes is not None:
+        command += ["--memory-limit", str(spec.memory_limit_bytes)]
+    return command
+
+
+class Child:
+    """See module."""
+
+    def __init__(self, spec: LaneSpec, channel_fd: int, vitals_fd: int) -> None:
+        """Start it. Raises LaneDied when the operating system refuses."""
+        try:
+            self._popen = subprocess.Popen(
+                arguments(spec, channel_fd, vitals_fd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, pass_fds=(channel_fd, vitals_fd), env=environment(dict(os.environ),
+                spec.threads), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise LaneDied(f"{spec.accelerator}: its process cannot be started: {error.strerror}") from error
+        assert self._popen.stdout is not None  # noqa: S101  (stdout=PIPE)
+        self._output = self._popen.stdout
+        os.set_blocking(self._output.fileno(), False)
+        self._tail = b""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._popen.pid
+
+    @property
+    def output_fd(self) -> int:
+        """What the process prints."""
+        return self._output.fileno()
+
+    def read_output(self) -> bool:
+        """Take what was printed, keeping the tail; False at the end."""
+        while True:
+            try:
+                data = os.read(self._output.fileno(), STDERR_TAIL_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._tail = (self._tail + data)[-STDERR_TAIL_BYTES:]
+
+    def last_line(self) -> str:
+        """The last line printed that is not merely informative, or nothing."""
+        lines = self._tail.decode(errors="replace").splitlines()
+        spoken = [line.strip() for line in lines if line.strip() and not line.startswith("INFO:")]
+        return spoken[-1] if spoken else ""
+
+    def kill(self) -> None:
+        """SIGKILL; nothing if it is gone."""
+        self._popen.kill()
+
+    def gone(self) -> bool:
+        """Whether it ended (and was reaped)."""
+        return self._popen.poll() is not None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end; False when it is still there."""
+        try:
+            self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self._output.close()
+
+    def epitaph(self) -> str:
+        """How it ended: signal or exit code, and its last word."""
+        return describe(self._popen.returncode, self.last_line())
+
+
+def describe(returncode: int | None, last_line: str) -> str:
+    """One sentence of a process's end."""
+    if returncode is None:
+        end = "its process does not end"
+    elif returncode < 0:
+        end = f"its process was ended by {_signal_name(-returncode)}"
+    else:
+        end = f"its process exited with code {returncode}"
+    return f"{end}; last words: {last_line}" if last_line else end
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

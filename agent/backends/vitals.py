@@ -1,0 +1,88 @@
+"""Vitals page: 4 KiB shared by a lane and its process. Each field is one aligned 8-byte word with one writer.
+
+The agent writes the permit, the process everything else, so neither needs a message or a lock to know the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from agent.backends.formats import Array
+
+PAGE_BYTES: Final = 4096
+_PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER = range(6)
+_NS_PER_S: Final = 1e9
+
+
+class Signs(NamedTuple):
+    """What the process last wrote; the fields of `ports.LaneVitals`."""
+
+    heartbeat_s: float
+    rss_bytes: int
+    busy_since_s: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class VitalsPage:
+    """The page as either side sees it. Times are CLOCK_MONOTONIC in ns, 0 where there is none yet."""
+
+    def __init__(self, memory: Array | None = None) -> None:
+        page = np.zeros(PAGE_BYTES, np.uint8) if memory is None else memory
+        self._words = page.data.cast("B").cast("q")
+        self._reals = page.data.cast("B").cast("d")
+        if memory is None:
+            self.clear()
+
+    def clear(self) -> None:
+        """No heat reading yet (by the creator, before the other side exists)."""
+        self._reals[_TEMPERATURE] = math.nan
+        self._reals[_POWER] = math.nan
+
+    # ------------------------------------------------------------------ the agent's side
+
+    def renew_permit(self, valid_until_s: float) -> None:
+        """Allow runs to begin until then; 0 withdraws."""
+        self._words[_PERMIT] = int(valid_until_s * _NS_PER_S)
+
+    def signs(self) -> Signs | None:
+        """The last sign of life, None before the first."""
+        heartbeat_ns = self._words[_HEARTBEAT]
+        if heartbeat_ns == 0:
+            return None
+        busy_ns = self._words[_BUSY]
+        return Signs(
+            heartbeat_ns / _NS_PER_S, self._words[_RSS], busy_ns / _NS_PER_S if busy_ns else None,
+            _reading(self._reals[_TEMPERATURE]), _reading(self._reals[_POWER]),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the process's side
+
+    def permitted(self, now_ns: int) -> bool:
+        """Whether a run may begin now."""
+        return now_ns < self._words[_PERMIT]
+
+    def begin(self, now_ns: int) -> None:
+        """A run begins."""
+        self._words[_BUSY] = now_ns
+
+    def end(self) -> None:
+        """The run ended."""
+        self._words[_BUSY] = 0
+
+    def beat(self, now_ns: int, rss_bytes: int) -> None:
+        """Sign of life."""
+        self._words[_RSS] = rss_bytes
+        self._words[_HEARTBEAT] = now_ns
+
+    def heat(self, temperature_c: float, power_w: float) -> None:
+        """Readings of the (simulated) accelerator."""
+        self._reals[_TEMPERATURE] = temperature_c
+        self._reals[_POWER] = power_w
+
+
+def _reading(value: float) -> float | None:
+    return None if math.isnan(value) else value
