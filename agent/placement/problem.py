@@ -234,8 +234,7 @@ def _snapped(tables: dict[str, Floats], capacity: Floats) -> dict[str, Floats]:
 
 
 def _bound(table: Floats) -> float:
-    flat = table.reshape(len(table), -1)
-    return float(flat.max(axis=1).sum()) if len(table) else 0.0
+    return float(table.reshape(len(table), -1).max(axis=1).sum()) if len(table) else 0.0
 
 
 def _unit(total: float, bits: int) -> float:
