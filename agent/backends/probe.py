@@ -1,0 +1,194 @@
+"""Which runtimes, execution providers, devices and delegates this machine has.
+
+`probe_runtimes` asks child processes, so the agent never imports a native runtime and a plugin that crashes is a note
+in the inventory. Run as `python -m agent.backends.probe [--plugin PACKAGE]` the module prints what it finds as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from agent.backends.onnx import reason, runtime_errors
+from agent.backends.process import describe, environment
+
+PLUGIN_PREFIX: Final = "onnxruntime_ep_"
+"""Plugin providers are packages of this name with `get_library_path()` and `get_ep_names()`."""
+LITERT_DISTRIBUTIONS: Final = ("ai-edge-litert", "tflite-runtime")
+
+
+@dataclass(frozen=True)
+class EpDevice:
+    """A device that an execution provider offers."""
+
+    provider: str
+    kind: str
+    """CPU, GPU or NPU."""
+    vendor: str
+    plugin: str | None
+    """Package that brings the provider, None for built-in ones."""
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RuntimeInventory:
+    """What can run models here. A version of None means that the runtime is not installed."""
+
+    onnxruntime: str | None = None
+    providers: tuple[str, ...] = ()
+    """Built-in execution providers, the runtime's own order."""
+    devices: tuple[EpDevice, ...] = ()
+    plugins: tuple[str, ...] = ()
+    """Installed plugin packages whose library registered."""
+    litert: str | None = None
+    litert_module: str | None = None
+    delegates: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is absent or failed, one sentence each."""
+
+
+def probe_runtimes(timeout_s: float) -> RuntimeInventory:
+    """Look at this machine's runtimes in child processes, all together within `timeout_s`. Never raises."""
+    until_s = time.monotonic() + timeout_s
+    found, note = _ask([], until_s)
+    if found is None:
+        return RuntimeInventory(notes=(f"the runtimes could not be looked at: {note}",))
+    devices, notes = list(found["devices"]), list(found["notes"])
+    plugins: list[str] = []
+    for package in found["plugins"]:
+        answer, note = _ask(["--plugin", package], until_s)
+        if answer is None:
+            notes.append(f"the plugin {package} is unusable: {note}")
+        else:
+            plugins.append(package)
+            devices += answer["devices"]
+            notes += answer["notes"]
+    return RuntimeInventory(
+        onnxruntime=found["onnxruntime"], providers=tuple(found["providers"]),
+        devices=tuple(EpDevice(**device) for device in devices), plugins=tuple(plugins), litert=found["litert"],
+        litert_module=found["litert_module"], delegates=tuple(found["delegates"]), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _ask(arguments: Sequence[str], until_s: float) -> tuple[dict[str, Any] | None, str]:
+    """(what a child found, or None and why)."""
+    command = [sys.executable, "-m", "agent.backends.probe", *arguments]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True, errors="replace",
+            env=environment(dict(os.environ), 1), timeout=max(0.0, until_s - time.monotonic()),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None, "it did not answer in time"
+    except OSError as error:
+        return None, str(error.strerror)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return None, describe(done.returncode, lines[-1] if lines else "")
+    try:
+        found = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        return None, "it printed something that is not an inventory"
+    return (found, "") if isinstance(found, dict) else (None, "it printed something that is not an inventory")
+
+
+# ---------------------------------------------------------------------------------------------- in the child
+
+
+def look() -> dict[str, Any]:
+    """Everything but the plugins' devices, whose libraries each get a process of their own."""
+    notes: list[str] = []
+    found: dict[str, Any] = {"notes": notes, "plugins": plugin_packages(), "devices": [], "providers": []}
+    found["onnxruntime"] = _look_at_onnxruntime(found, notes)
+    found["litert"], found["litert_module"] = _look_at_litert(notes)
+    found["delegates"] = ["XNNPACK"] if found["litert"] else []
+    return found
+
+
+def look_at_plugin(package: str) -> dict[str, Any]:
+    """Devices of one plugin provider. A library that is none ends the process with its reason."""
+    ort = importlib.import_module("onnxruntime")
+    if not hasattr(ort, "register_execution_provider_library"):
+        sys.exit(f"onnxruntime {ort.__version__} is too old for plugin providers (1.23)")
+    module = importlib.import_module(package)
+    names = list(module.get_ep_names()) if hasattr(module, "get_ep_names") else [package]
+    before = len(ort.get_ep_devices())
+    try:
+        ort.register_execution_provider_library(names[0], module.get_library_path())
+    except runtime_errors(ort) as error:
+        sys.exit(reason(error))
+    devices = [_device(device, package) for device in ort.get_ep_devices()[before:]]
+    notes = [] if devices else [f"the plugin {package} offers no device on this machine"]
+    return {"devices": devices, "notes": notes}
+
+
+def plugin_packages() -> list[str]:
+    """Import names of the installed plugin providers."""
+    names = {str(d.metadata["Name"]).replace("-", "_").lower() for d in importlib.metadata.distributions()}
+    return sorted(name for name in names if name.startswith(PLUGIN_PREFIX) and importlib.util.find_spec(name))
+
+
+def _look_at_onnxruntime(found: dict[str, Any], notes: list[str]) -> str | None:
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        notes.append(f"onnxruntime is not usable: {error}")
+        return None
+    found["providers"] = list(ort.get_available_providers())
+    if hasattr(ort, "get_ep_devices"):
+        found["devices"] = [_device(device, None) for device in ort.get_ep_devices()]
+    else:
+        notes.append(f"onnxruntime {ort.__version__} does not list devices (1.22 does)")
+    return str(ort.__version__)
+
+
+def _look_at_litert(notes: list[str]) -> tuple[str | None, str | None]:
+    problems: list[str] = []
+    for distribution in LITERT_DISTRIBUTIONS:
+        module = f"{distribution.replace('-', '_')}.interpreter"
+        problem = _import_problem(module)
+        if problem is None:
+            return importlib.metadata.version(distribution), module
+        problems.append(problem)
+    notes.append(f"LiteRT is not usable: {'; '.join(problems)}")
+    return None, None
+
+
+def _import_problem(module: str) -> str | None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _device(device: Any, plugin: str | None) -> dict[str, Any]:
+    kind = str(device.device.type).rpartition(".")[2]
+    metadata = {str(key): str(value) for key, value in dict(device.ep_metadata).items()}
+    return asdict(EpDevice(device.ep_name, kind, device.device.vendor or device.ep_vendor, plugin, metadata))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the inventory (or one plugin's part of it) as the last line of standard output."""
+    parser = argparse.ArgumentParser(prog="agent.backends.probe", description="Lists runtimes and devices as JSON.")
+    parser.add_argument("--plugin", help="only this plugin package's devices")
+    plugin = parser.parse_args(argv).plugin
+    found = look() if plugin is None else look_at_plugin(plugin)
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    sys.stdout.flush()
+    # A native library that crashes while it is unloaded must not spoil what was found.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
