@@ -15,18 +15,18 @@ from agent import __version__
 from agent.api.server import HttpServer
 from agent.backends.lane import ProcessLane
 from agent.backends.thread_lane import ThreadLane
-from agent.errors import ConfigError, Overloaded
+from agent.errors import Overloaded
 from agent.ports import Lane, LaneSpec, Sensor
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
-from agent.service import assembly
+from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
 from agent.service.dispatcher import Dispatcher
 from agent.service.inference import AgentInference
-from agent.service.lane_keeper import LaneKeeper
+from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.model_set import ModelSet
 from agent.service.planner import Planner
 from agent.service.policy_watch import PolicyWatch
@@ -61,7 +61,7 @@ class App:
         self.board: Board = assembly.board(settings)
         planner = Planner(self.board, state_dir / "workloads")
         digest = yaml_files.digest(policy.policy)
-        current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, settings.models))
+        current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, model_store.configured(settings)))
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, state_dir, self._clock)
@@ -78,7 +78,7 @@ class App:
         for event in policy.events:
             self.supervisor.post(event)
         self.models = ModelSet(
-            settings.models, planner, lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot,
+            lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot,
             self.supervisor.post,
         )  # fmt: skip
         self.sampler = Sampler(
@@ -96,10 +96,13 @@ class App:
         runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
         spec = LaneSpec(accelerator.name, self.board.threads(accelerator), max_queue=4096, simulated=simulated)
         return LaneKeeper(
-            spec, self._make_lane, lambda event: self.supervisor.post(event),
+            spec, self._make_lane, self._post,
             "simulated" if simulated else (runtime.backend if runtime else "none"),
             runtime.provider if runtime else "none",
         )  # fmt: skip
+
+    def _post(self, event: LaneDiedEvent | LoadDoneEvent) -> None:
+        self.supervisor.post(event)
 
     def _make_lane(self, spec: LaneSpec) -> Lane:
         if self.settings.isolation == "thread":
@@ -176,7 +179,7 @@ def _stop_lanes(lanes: Iterable[Lane | None]) -> None:
 
 
 def load_settings(path: Path | None, overrides: dict[str, str], environ: dict[str, str]) -> Settings:
-    """Settings from the file (or defaults), the environment, then `overrides` (QEIL_… too); ConfigError lists problems."""
+    """Settings from file or defaults, then environment, then `overrides` (QEIL_… too); ConfigError lists problems."""
     variables = {**environ, **overrides}
     if path is None:
         data = environment.apply_environment({"version": 1}, variables)

@@ -26,14 +26,14 @@ class ModelSet:
 
     def __init__(
         self,
-        models: tuple[ModelEntry, ...],
+        configured: Callable[[], tuple[ModelEntry, ...]],
         planner: Planner,
         in_force: Callable[[], InForce],
         snapshot: Callable[[], AgentSnapshot],
         post: Callable[[Event], None],
     ) -> None:
-        self._configured = {m.name: m for m in models}
-        self._wanted = dict(self._configured)
+        self._configured = configured
+        self._wanted = {m.name: m for m in configured()}
         self._planner = planner
         self._in_force = in_force
         self._snapshot = snapshot
@@ -51,11 +51,12 @@ class ModelSet:
 
     def change(self, name: str, load: bool) -> Future[None]:
         """Serve a configured model or stop serving it; the future completes when the plan is handed over."""
-        if name not in self._configured:
-            raise unknown_model(name, list(self._configured))
+        known = {m.name: m for m in self._configured()}
+        if name not in known:
+            raise unknown_model(name, list(known))
         with self._lock:
             if load:
-                self._wanted[name] = self._configured[name]
+                self._wanted[name] = known[name]
             else:
                 self._wanted.pop(name, None)
         done: Future[None] = Future()

@@ -75,9 +75,14 @@ def _rail_power(name: str, profile: DeviceProfile, readings: tuple[Reading, ...]
 
 
 def update_conditions(
-    book: ConditionBook, keepers: Mapping[str, LaneKeeper], state: ServingState, wall_s: float
+    book: ConditionBook,
+    profile: DeviceProfile,
+    keepers: Mapping[str, LaneKeeper],
+    state: ServingState,
+    wall_s: float,
 ) -> None:
     """State and clear the conditions that follow from lanes, heat and models."""
+    _sensor_condition(book, profile, state.current.policy, wall_s)
     for keeper in keepers.values():
         _lane_condition(book, keeper, wall_s)
         _heat_condition(book, keeper, wall_s)
@@ -90,6 +95,16 @@ def update_conditions(
             book.set(kind, reason, f"requests for {model.name} get 503", "see the reason; qeil doctor", wall_s)
         for keeper in keepers.values():
             _fallback_condition(book, keeper, model.name, wall_s)
+
+
+def _sensor_condition(book: ConditionBook, profile: DeviceProfile, policy: Policy, wall_s: float) -> None:
+    if profile.zones:
+        book.clear("no_thermal_sensor")
+        return
+    rule = {"run": "work runs unguarded by temperature", "derate": "work is derated", "refuse": "nothing runs"}
+    consequence = f"{rule[policy.no_thermal_sensor]} (policy no_thermal_sensor: {policy.no_thermal_sensor})"
+    mend = "name a zone in the device profile if the board has one; qeil detect lists them"
+    book.set("no_thermal_sensor", "no temperature sensor on this machine", consequence, mend, wall_s)
 
 
 def _lane_condition(book: ConditionBook, keeper: LaneKeeper, wall_s: float) -> None:

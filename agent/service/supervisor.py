@@ -341,7 +341,8 @@ class Supervisor:
             _log.info("mode", old=self._mode, new=mode)
             self._telemetry.event("mode", {"old": self._mode, "new": mode})
             self._mode = mode
-        status_view.update_conditions(self.conditions, self.keepers, self._state, self._clock.wall_s())
+        wall_s = self._clock.wall_s()
+        status_view.update_conditions(self.conditions, self.profile, self.keepers, self._state, wall_s)
         table = self._state.table(mode, now_s)
         self.dispatcher.replace(table)
         current = self._state.current

@@ -1,0 +1,55 @@
+"""Model store: the models kept in the state folder, beside those that the settings name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from agent.errors import BadInput, StorageError
+from agent.schema.settings import ModelEntry, Settings
+
+SUFFIXES = (".onnx", ".tflite")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def folder(state_dir: Path) -> Path:
+    """Where the store is."""
+    return state_dir / "models"
+
+
+def entries(state_dir: Path) -> tuple[ModelEntry, ...]:
+    """Every model in the store; a file whose name is no model name is left alone."""
+    store = folder(state_dir)
+    if not store.is_dir():
+        return ()
+    files = sorted(p for p in store.iterdir() if p.suffix in SUFFIXES and _NAME.fullmatch(p.stem))
+    return tuple(ModelEntry(name=p.stem, path=p) for p in files)
+
+
+def configured(settings: Settings) -> tuple[ModelEntry, ...]:
+    """The settings' models, then those of the store that they do not already name."""
+    named = {m.name for m in settings.models}
+    return (*settings.models, *(m for m in entries(settings.state_dir) if m.name not in named))
+
+
+def add(source: Path, name: str | None, state_dir: Path) -> ModelEntry:
+    """Copy a model file into the store, whole or not at all. BadInput for a bad name or type, StorageError else."""
+    name = name or source.stem.lower().replace(" ", "-")
+    if source.suffix not in SUFFIXES:
+        raise BadInput(f"{source}: expected a .onnx or .tflite file")
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} is no model name: use a–z, 0–9, dot, dash, underscore (--name)")
+    target = folder(state_dir) / f"{name}{source.suffix}"
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{error.filename or target}: {error.strerror}") from error
+    return ModelEntry(name=name, path=target)
