@@ -9,6 +9,8 @@ from agent.physics import contention
 
 demands = st.lists(st.floats(0.0, 1e11), min_size=1, max_size=6)
 bandwidth = st.floats(1e6, 2e11)
+seconds = st.just(0.0) | st.floats(1e-6, 10.0)
+moved_bytes = st.just(0.0) | st.floats(1.0, 1e10)
 
 
 @given(demands, bandwidth)
@@ -65,7 +67,7 @@ def test_an_accelerator_that_cannot_draw_all_bandwidth_is_slower_alone():
     assert contention.concurrent_times([0.0], [1e9], 2e9, own_share=0.25).tolist() == [2.0]
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1e10)), min_size=1, max_size=5), bandwidth)
+@given(st.lists(st.tuples(seconds, moved_bytes), min_size=1, max_size=5), bandwidth)
 def test_concurrent_demand_stays_within_the_bandwidth(stages, total):
     compute, moved = map(np.array, zip(*stages, strict=True))
     times = contention.concurrent_times(compute, moved, total)

@@ -72,6 +72,16 @@ def test_a_fan_that_never_changed_is_reported_as_undetermined(fan):
     assert found.capacity_j_per_k == pytest.approx(80.0, rel=0.05)
 
 
+def test_perfect_data_does_not_hide_that_the_fan_never_changed():
+    rng = np.random.default_rng(4)
+    state = identification.start(3)
+    for heat_j, area_ks in rng.uniform(50, 300, (40, 2)):
+        rise_c = (heat_j - 0.7 * area_ks) / 80.0
+        state = identification.update(state, [heat_j, -area_ks, -0.5 * area_ks], rise_c)
+
+    assert identification.estimate(state).undetermined == ("ambient", "fan")
+
+
 def test_too_little_data_supports_nothing():
     for count in (0, 2):
         found = identification.estimate(learn(drive([0.0, 1.0])[:count]) if count else identification.start(3))

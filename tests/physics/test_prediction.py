@@ -115,3 +115,19 @@ def test_race_to_idle_and_pace_have_an_interior_optimum():
     best = int(np.argmin(predicted(terms=physics.at_operating_point(compute_bound, points)).energy.energy_j))
 
     assert 0 < best < 59
+
+
+def test_an_operating_point_moves_each_term_by_its_own_knob():
+    point = physics.operating_point_scaling(
+        2, 0.5e9, 1e9,
+        reference_units=4, reference_clock_hz=1e9, reference_memory_clock_hz=4e9,
+        floor_clock_hz=0.25e9, voltage_exponent=0.5,
+    )  # fmt: skip
+    moved = physics.at_operating_point(replace(TERMS, issue_cycles_per_s=8e9), point)
+
+    assert float(moved.peak_flops_per_s) == pytest.approx(0.25e12)
+    assert float(moved.issue_cycles_per_s) == pytest.approx(2e9)
+    assert float(moved.bandwidth_bytes_per_s) == pytest.approx(1.25e9)
+    assert float(moved.j_per_flop) == pytest.approx(0.5e-12)
+    assert float(moved.leakage_w) == pytest.approx(0.5 * 0.5 * 0.5**0.5)
+    assert (moved.j_per_byte, moved.base_power_w, moved.overhead_s) == (4e-11, 1.0, 1e-4)

@@ -129,3 +129,12 @@ def test_impossible_data_is_named():
     law = scaling.fit_power_law({"samples": [1.0, 2.0, 3.0]}, [1.0, 2.0, 3.1]).law
     with pytest.raises(ValueError, match="lack samples"):
         scaling.evaluate_law(law, {})
+
+
+def test_intervals_follow_the_textbook_formula_of_a_straight_line():
+    x, y = np.log([1.0, 2.0, 4.0, 9.0, 20.0]), np.array([0.1, 0.5, 1.1, 1.4, 2.2])
+    law = scaling.fit_power_law({"samples": np.exp(x)}, np.exp(y)).law
+    standard_error = np.sqrt(law.residuals @ law.residuals / 3 / np.sum((x - x.mean()) ** 2))
+
+    half_width = (law.exponent_intervals[0, 1] - law.exponent_intervals[0, 0]) / 2
+    assert half_width == pytest.approx(3.18245 * standard_error, rel=1e-5)

@@ -204,3 +204,13 @@ def test_an_impossible_network_is_refused(arguments, name):
 def test_an_unknown_node_is_an_error():
     with pytest.raises(ValueError, match="node"):
         thermal.time_to_reach(one_node(), [25.0], [1.0], 50.0, node=1, ambient_c=25.0, horizon_s=1.0)
+
+
+def test_a_node_just_above_its_trip_has_none():
+    assert thermal.time_to_reach(one_node(), [71.0], [0.0], 70.0, node=0, ambient_c=25.0, horizon_s=1e5) == 0.0
+
+
+def test_a_node_just_below_its_trip_still_has_time():
+    reached = thermal.time_to_reach(one_node(), [69.0], [40.0], 70.0, node=0, ambient_c=25.0, horizon_s=1e5)
+
+    assert reached == pytest.approx(40.0 * math.log(36.0 / 35.0))

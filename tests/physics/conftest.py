@@ -1,0 +1,6 @@
+"""Hypothesis without a per-example deadline: a busy board is no reason for a property to fail."""
+
+from hypothesis import settings
+
+settings.register_profile("physics", deadline=None)
+settings.load_profile("physics")
