@@ -18,7 +18,7 @@ _BATCH = 2048
 
 
 def single(problem: Problem, accelerator: str) -> NDArray[np.int8]:
-    """Assignment [L] with every stage on one accelerator; stages forbidden there go to the fastest one that may run them.
+    """Assignment [L] with every stage on one accelerator; what is forbidden there goes to the fastest that may run it.
 
     Raises:
         PlacementError: the accelerator is unknown (with a suggestion), or the assignment does not fit in memory.

@@ -11,6 +11,7 @@ Labels are dropped, too, when a known feasible point is at least as good as the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class ExactFront:
     points: Floats
     assignments: NDArray[np.int8]
     labels: int
+    comparisons: int
     evaluations: int
 
 
@@ -51,49 +53,51 @@ class _Labels:
 
 def exact_front(
     problem: Problem,
-    label_limit: int = 200_000,
-    evaluation_limit: int = 2_000_000_000,
-    known: Floats | None = None,
-    known_assignments: NDArray[np.int8] | None = None,
+    label_limit: int = 400_000,
+    comparison_limit: int = 5_000_000_000,
+    evaluation_limit: int = 100_000_000,
+    known: tuple[Floats, NDArray[np.int8]] | None = None,
+    stop: Callable[[], bool] | None = None,
+    paced: bool = False,
 ) -> ExactFront:
-    """The exact front, or `complete=False` once more than `label_limit` labels survive or comparisons exceed the limit.
+    """The exact front, or `complete=False` once a limit is passed.
 
     Args:
         problem: the tables.
-        label_limit: surviving labels over all stages and accelerators; memory and time grow with them.
-        evaluation_limit: label extensions and pairwise comparisons.
-        known: objectives [n, 3] of feasible assignments; the better they are, the fewer labels survive.
-        known_assignments: their assignments [n, L].
+        label_limit: surviving labels over all stages and accelerators; memory grows with them.
+        comparison_limit: pairwise dominance tests; time grows with them, about 4 ns each.
+        evaluation_limit: partial assignments scored.
+        known: objectives [n, 3] and assignments [n, L] of feasible solutions; the better, the fewer labels survive.
+        stop: asked between groups of labels; true gives up.
+        paced: give up as soon as the comparisons run ahead of the stages done.
     """
     room, limits = _room(problem), bounds(problem)
     archive = Archive(problem.stage_count, limit=1 << 30)
-    if known is not None and known_assignments is not None and len(known):
-        archive.merge(known, known_assignments)
+    if known is not None:
+        archive.merge(*known)
     layers: list[list[_Labels]] = []
-    labels, work = 0, 0
+    labels, compared, scored = 0, 0, 0
     for stage in range(problem.stage_count):
         layer: list[_Labels] = []
+        # Labels grow faster than the stages: who is ahead of the pace now will not come in under the limit.
+        pace = max((stage + 1) / problem.stage_count, 0.1) if paced else 1.0
         for accelerator in range(problem.accelerator_count):
             group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
+            scored += len(group.sums)
             group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
-            work += len(group.sums)
-            if len(group.sums) > label_limit or work > evaluation_limit:
-                return _incomplete(problem, labels, work)
-            group, compared = _undominated(problem, limits, room, group, stage)
-            work += compared
+            if len(group.sums) <= label_limit:
+                group, tests = _undominated(problem, limits, room, group, stage)
+                compared += tests
             labels += len(group.sums)
-            if labels > label_limit or work > evaluation_limit:
-                return _incomplete(problem, labels, work)
+            over = labels > label_limit or compared > pace * comparison_limit or scored > evaluation_limit
+            if over or (stop is not None and stop()):
+                nothing = np.zeros((0, problem.stage_count), dtype=np.int8)
+                return ExactFront(False, np.zeros((0, 3)), nothing, labels, compared, scored)
             layer.append(group)
         layers.append(layer)
     assignments = _trace(layers)
-    if len(assignments):
-        archive.merge(problem.objectives(assignments), assignments)
-    return ExactFront(True, archive.points, archive.assignments, labels, work)
-
-
-def _incomplete(problem: Problem, labels: int, work: int) -> ExactFront:
-    return ExactFront(False, np.zeros((0, 3)), np.zeros((0, problem.stage_count), dtype=np.int8), labels, work)
+    archive.merge(problem.objectives(assignments), assignments)
+    return ExactFront(True, archive.points, archive.assignments, labels, compared, scored)
 
 
 def _binding_domains(problem: Problem) -> list[int]:
@@ -162,9 +166,7 @@ def _within_bounds(
     return _Labels(sums[kept], group.parent[kept])
 
 
-def _undominated(
-    problem: Problem, limits: Bounds, room: _Room, group: _Labels, stage: int
-) -> tuple[_Labels, int]:
+def _undominated(problem: Problem, limits: Bounds, room: _Room, group: _Labels, stage: int) -> tuple[_Labels, int]:
     sums = group.sums
     if len(sums) < 2:
         return group, 0

@@ -69,9 +69,7 @@ def prefix(tables: Costs, rows: Rows) -> Prefix:
     return Prefix(sums, into)
 
 
-def segment_sums(
-    tables: Costs, rows: Rows, donors: Rows, first: Index, last: Index
-) -> Floats:
+def segment_sums(tables: Costs, rows: Rows, donors: Rows, first: Index, last: Index) -> Floats:
     """Sums [K, B, N, T] after stages first[t]..last[t] of rows [B, L] are taken from donors [B, N, L]."""
     stages = tables.stages
     base, donor = prefix(tables, rows), prefix(tables, donors)

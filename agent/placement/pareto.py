@@ -123,6 +123,8 @@ class Archive:
         self.visits: Ints = np.zeros(0, dtype=np.intp)
         """How often the search has explored around each member; it writes here, merging carries it along."""
         self.comparisons = 0
+        self.rebuilt = 0
+        """Members handled by rebuilding the indices; with `comparisons`, what the archive's own work is made of."""
         self.dropped = 0
         self._low: Floats = np.zeros(2)
         self._cell: Floats = np.ones(2)
@@ -179,6 +181,7 @@ class Archive:
             self.dropped += len(order) - self.limit
             order = order[_spread(points[order], self.limit)]
         self.points, self.assignments, self.visits = points[order], assignments[order], visits[order]
+        self.rebuilt += len(order)
         self._rebuild()
 
     def _rebuild(self) -> None:

@@ -136,9 +136,10 @@ class Problem:
     def feasible(self, assignments: ArrayLike) -> Bools:
         """Whether each assignment uses allowed pairs only and fits every memory domain, [n]."""
         rows = np.atleast_2d(np.asarray(assignments)).astype(np.intp)
-        permitted: Bools = self.allowed[np.arange(self.stage_count), rows].all(axis=1)
-        fits: Bools = (self.memory_used(rows) <= self.capacity).all(axis=1)
-        return permitted & fits
+        permitted = np.asarray(self.allowed[np.arange(self.stage_count), rows].all(axis=1))
+        fits = np.asarray((self.memory_used(rows) <= self.capacity).all(axis=1))
+        result: Bools = permitted & fits
+        return result
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The tables by name, as `from_arrays` takes them."""

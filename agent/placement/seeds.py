@@ -60,7 +60,6 @@ def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -
     start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
     occupied = np.where(tables.stage[4:] > 0.0, tables.stage[4:], np.nan)
     unit = start / scale[0] / np.array([max(np.nanmedian(m), 1e-300) for m in occupied]) if len(occupied) else 1.0
-    fits = np.zeros(len(weights), dtype=np.bool_)
     for turn in range(_RATIO_ROUNDS + (_PRICE_ROUNDS if len(tables.capacity) else 0)):
         table, link = _scalarised(tables, weights / scale[:3], ratio, price)
         rows = shortest_paths(table + forbidden, link)
@@ -69,14 +68,12 @@ def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -
         ratio = totals[0] / totals[1]
         if turn < _RATIO_ROUNDS - 1 or not len(tables.capacity):
             continue
-        over = totals[2:].T > tables.capacity
-        fits = ~over.any(axis=1)
+        over = tables.capacity < totals[2:].T
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
     everything = np.concatenate(met)
     _, unique = np.unique(everything, axis=0, return_index=True)
-    del fits
     return everything[np.sort(unique)], rows
 
 
@@ -88,8 +85,16 @@ def _scales(tables: Costs, allowed: Bools) -> Floats:
     ratios = tables.stage[2][used] / tables.stage[3][used]
     # Utilisation is scaled like the others: by the spread that a whole assignment can have.
     spread = max(float(ratios.max() - ratios.min()), 1e-9)
-    return np.array([max(mean[0], 1e-300), max(mean[1], 1e-300), spread * max(mean[3], 1e-300), 0.0,
-                     float(ratios.min()), float(ratios.max())])
+    return np.array(
+        [
+            max(mean[0], 1e-300),
+            max(mean[1], 1e-300),
+            spread * max(mean[3], 1e-300),
+            0.0,
+            float(ratios.min()),
+            float(ratios.max()),
+        ]
+    )
 
 
 def _scalarised(tables: Costs, weights: Floats, ratio: Floats, price: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,229 @@
+"""The one entry point of the optimiser: tables, method and budget in, Pareto front out.
+
+Method `pgsam` searches, then tries to certify: the exact search, pruned by what was found, runs while it is cheap.
+When it finishes, its front is returned and `exact` is true; when it does not, the search takes the rest of the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import PlacementError
+from agent.placement.baselines import random_search, single
+from agent.placement.exact import ExactFront, exact_front
+from agent.placement.greedy import greedy
+from agent.placement.infeasible import diagnose, feasible_assignment
+from agent.placement.pgsam import Ablation, Search, Tuning
+from agent.placement.problem import Floats, Problem
+
+METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
+DEFAULT_EFFORT = 22_000_000
+"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; 0.5 to 0.8 s on two cores."""
+DEFAULT_RANDOM = 200_000
+EXACT_LABELS = 400_000
+EXACT_COMPARISONS = 5_000_000_000
+EXACT_EVALUATIONS = 100_000_000
+_FIRST_SHARE = 0.25
+_CERTIFICATE_SHARE = 0.6
+_CERTIFICATE_LABELS = 60_000
+_CERTIFICATE_COMPARISONS = 60_000_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """One placement: energy [J], latency [s], under-utilisation [0..1], and the accelerator of each stage."""
+
+    objectives: tuple[float, float, float]
+    assignment: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A front in lexicographic order of its objectives.
+
+    `exact`: every non-dominated objective vector is there, proven; otherwise these are the best known.
+    """
+
+    method: str
+    seed: int
+    evaluations: int
+    exact: bool
+    front: tuple[Point, ...]
+
+    def points(self) -> Floats:
+        """Objectives [n, 3]."""
+        return np.array([point.objectives for point in self.front]).reshape(-1, 3)
+
+    def assignments(self) -> NDArray[np.int8]:
+        """Assignments [n, L]."""
+        return np.array([point.assignment for point in self.front], dtype=np.int8)
+
+
+class _Budget:
+    """How much of the budget is used: of the time, of the evaluations, or, where neither is limited, of the effort."""
+
+    def __init__(self, evaluations: int | None, budget_s: float | None, clock: Callable[[], float] | None) -> None:
+        self._evaluations = evaluations
+        self._budget_s = budget_s
+        self._clock = clock
+        self._begun_s = clock() if clock is not None else 0.0
+
+    def used(self, evaluations: int, effort: int) -> float:
+        """Share used, 1 and above when nothing is left."""
+        shares = [self.time_used()]
+        if self._evaluations is not None:
+            shares.append(evaluations / self._evaluations)
+        elif self._budget_s is None:
+            shares.append(effort / DEFAULT_EFFORT)
+        return max(shares)
+
+    def time_used(self) -> float:
+        """Share of the time budget used; 0 without one."""
+        if self._clock is None or self._budget_s is None:
+            return 0.0
+        return (self._clock() - self._begun_s) / max(self._budget_s, 1e-9)
+
+    def left(self, evaluations: int, most: int) -> int:
+        """Evaluations left, at most `most`."""
+        return most if self._evaluations is None else min(max(self._evaluations - evaluations, 0), most)
+
+
+def solve(
+    problem: Problem,
+    method: str = "pgsam",
+    seed: int = 0,
+    evaluations: int | None = None,
+    budget_s: float | None = None,
+    clock: Callable[[], float] | None = None,
+    warm: Sequence[Sequence[int]] = (),
+    ablation: Ablation | None = None,
+    tuning: Tuning | None = None,
+    certify: bool = True,
+) -> Result:
+    """Pareto front of energy, latency and under-utilisation.
+
+    Args:
+        problem: the cost tables.
+        method: pgsam, exact, greedy, random, or single:NAME with the name (or index) of an accelerator.
+        seed: of the search; the same seed and count budget give the same bytes.
+        evaluations: assignments (or partial ones) to score, rounded up to a whole turn of the search; None takes a
+            default effort that is about 0.7 s on two cores.
+        budget_s: seconds by `clock` instead; then equal seeds need not give equal bytes.
+        clock: monotonic seconds, needed with `budget_s`.
+        warm: assignments to start from, for method pgsam.
+        ablation: ingredients of pgsam to switch off.
+        tuning: sizes of pgsam.
+        certify: whether pgsam may spend part of its budget on the certificate.
+
+    Raises:
+        PlacementError: nothing fits (the message names what binds and the smallest relaxation), or the exact search
+            hit its bound.
+        ValueError: unknown method, or a time budget without a clock.
+    """
+    if budget_s is not None and (clock is None or budget_s <= 0.0):
+        raise ValueError(f"budget_s is {budget_s:g}, expected seconds above 0 and a clock to measure them")
+    if evaluations is not None and evaluations < 1:
+        raise ValueError(f"evaluations is {evaluations}, expected at least 1")
+    budget = _Budget(evaluations, budget_s, clock)
+    if method == "pgsam":
+        rows = np.array(warm, dtype=np.int8).reshape(-1, problem.stage_count) if len(warm) else None
+        return _pgsam(problem, seed, budget, Search(problem, seed, ablation, tuning, rows), certify)
+    if method == "exact":
+        return _exact(problem, seed, budget)
+    if method == "random":
+        return _random(problem, seed, budget)
+    if method == "greedy":
+        row = greedy(problem)[None, :]
+        return _result(method, seed, 1, problem.objectives(row), row)
+    if method.startswith("single:"):
+        row = single(problem, method.removeprefix("single:"))[None, :]
+        return _result(method, seed, 1, problem.objectives(row), row)
+    raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+
+
+def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify: bool) -> Result:
+    archive = search.archive
+    if not len(archive):
+        search.offer(_some_feasible(problem)[None, :])
+    _advance(search, budget, _FIRST_SHARE if certify else 1.0, 0)
+    spent = 0
+    if certify and budget.used(search.evaluations, search.effort) < 1.0:
+        proof = _certificate(problem, search, budget)
+        spent = proof.evaluations
+        if proof.complete:
+            return _result("pgsam", seed, search.evaluations + spent, proof.points, proof.assignments, exact=True)
+    _advance(search, budget, 1.0, spent)
+    return _result("pgsam", seed, search.evaluations + spent, archive.points, archive.assignments)
+
+
+def _advance(search: Search, budget: _Budget, share: float, spent: int) -> None:
+    while (used := budget.used(search.evaluations + spent, search.effort)) < share:
+        search.step(min(used, 1.0))
+
+
+def _certificate(problem: Problem, search: Search, budget: _Budget) -> ExactFront:
+    return exact_front(
+        problem,
+        label_limit=_CERTIFICATE_LABELS,
+        comparison_limit=_CERTIFICATE_COMPARISONS,
+        evaluation_limit=budget.left(search.evaluations, EXACT_EVALUATIONS),
+        known=(search.archive.points, search.archive.assignments),
+        stop=lambda: budget.time_used() > _CERTIFICATE_SHARE,
+        paced=True,
+    )
+
+
+def _exact(problem: Problem, seed: int, budget: _Budget) -> Result:
+    """A short search first: what it finds prunes most labels."""
+    search = Search(problem, seed)
+    if not len(search.archive):
+        search.offer(_some_feasible(problem)[None, :])
+    while search.effort < DEFAULT_EFFORT * _FIRST_SHARE and budget.used(search.evaluations, 0) < _FIRST_SHARE:
+        search.step(search.effort / DEFAULT_EFFORT)
+    proof = exact_front(
+        problem,
+        label_limit=EXACT_LABELS,
+        comparison_limit=EXACT_COMPARISONS,
+        evaluation_limit=budget.left(search.evaluations, EXACT_EVALUATIONS),
+        known=(search.archive.points, search.archive.assignments),
+        stop=lambda: budget.time_used() >= 1.0,
+    )
+    if not proof.complete:
+        raise PlacementError(
+            f"the exact front takes more than its bound ({proof.labels} labels, {proof.comparisons} comparisons); "
+            "use method pgsam, which certifies its front where that is cheap",
+            labels=proof.labels,
+        )
+    total = search.evaluations + proof.evaluations
+    return _result("exact", seed, total, proof.points, proof.assignments, exact=True)
+
+
+def _random(problem: Problem, seed: int, budget: _Budget) -> Result:
+    rng = np.random.default_rng(seed)
+    archive, drawn = random_search(problem, rng, budget.left(0, DEFAULT_RANDOM), stop=lambda: budget.time_used() >= 1.0)
+    if not len(archive):
+        row = _some_feasible(problem)[None, :]
+        archive.merge(problem.objectives(row), row)
+    return _result("random", seed, drawn, archive.points, archive.assignments)
+
+
+def _some_feasible(problem: Problem) -> NDArray[np.int8]:
+    """An assignment that fits in memory; PlacementError with the diagnosis when there is none."""
+    row = feasible_assignment(problem)
+    if row is None:
+        raise diagnose(problem).error()
+    return row
+
+
+def _result(
+    method: str, seed: int, evaluations: int, points: Floats, assignments: NDArray[np.int8], exact: bool = False
+) -> Result:
+    front = tuple(
+        Point((point[0], point[1], point[2]), tuple(row))
+        for point, row in zip(points.tolist(), assignments.tolist(), strict=True)
+    )
+    return Result(method, seed, evaluations, exact, front)
