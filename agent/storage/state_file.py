@@ -1,0 +1,75 @@
+"""State files: small JSON documents that survive a power cut whole – the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from agent.errors import StorageError
+
+BOOT_FILE = "boot.json"
+MAX_BYTES = 16 * 1024 * 1024
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace the file atomically: temporary file, fsync, rename, fsync of the folder. StorageError says what to do."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as stream:
+            json.dump(document, stream, separators=(",", ":"))
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def read_json(path: Path) -> Any | None:
+    """The document, or None where there is no file. StorageError if it cannot be read or is no JSON."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; check the owner and mode of the state folder") from error
+    if len(data) > MAX_BYTES:
+        raise StorageError(f"{path}: larger than {MAX_BYTES} bytes; it is not one of ours, remove it")
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise StorageError(f"{path}: damaged ({error}); remove it, it is made again") from error
+
+
+def next_boot(state_dir: Path) -> int:
+    """Count this start of the agent and commit the number before anything else uses it."""
+    path = state_dir / BOOT_FILE
+    try:
+        previous = read_json(path)
+    except StorageError:
+        previous = None  # damaged: starting over from the time below keeps the number above every older one
+        number = int(path.stat().st_mtime)
+        write_json(path, {"version": 1, "boot": number})
+        return number
+    number = int(previous["boot"]) + 1 if isinstance(previous, dict) and isinstance(previous.get("boot"), int) else 1
+    write_json(path, {"version": 1, "boot": number})
+    return number
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    where = error.filename or str(path)
+    return StorageError(
+        f"{where}: {error.strerror}; state_dir must be writable: set it in the settings or QEIL_STATE_DIR"
+    )
