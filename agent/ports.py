@@ -43,6 +43,8 @@ class Reading:
     fault: Literal["absent", "read_failed", "implausible"] | None
     t_s: float
     source: str = ""
+    detail: str = ""
+    """Why there is no value and what mends it, or what a value leaves out."""
 
 
 class Sensor(Protocol):

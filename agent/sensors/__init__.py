@@ -1,1 +1,1 @@
-"""Reads temperatures, power and energy of the board; converts to SI units once, where the raw value is met."""
+"""Sensors: reads temperatures, power and energy of this board. Absence and failure are results, never exceptions."""
