@@ -136,8 +136,9 @@ class Archive:
 
     def may_enter(self, first: Floats, second: Floats, third: Floats) -> Bools:
         """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape."""
-        row = np.clip((first - self._low[0]) * self._cell[0], 0.0, _CELLS - 1).astype(np.int32)
-        column = np.clip((second - self._low[1]) * self._cell[1], 0.0, _CELLS - 1).astype(np.int32)
+        # Cell 0 is left for what lies below every member.
+        row = np.clip((first - self._low[0]) * self._cell[0] + 1.0, 0.0, _CELLS - 1).astype(np.int32)
+        column = np.clip((second - self._low[1]) * self._cell[1] + 1.0, 0.0, _CELLS - 1).astype(np.int32)
         row *= _CELLS
         row += column
         result: Bools = third < self._table[row]
@@ -187,14 +188,13 @@ class Archive:
     def _rebuild(self) -> None:
         low, high = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
         self._low = low
-        # One cell is left above the worst member, for candidates beyond it.
-        self._cell = (_CELLS - 1) / np.where(high > low, high - low, 1.0)
-        # A member only speaks for cells that lie wholly above it, hence the rounding up.
-        cells = np.ceil((self.points[:, :2] - low) * self._cell).astype(np.intp)
-        table = np.full((_CELLS + 1, _CELLS + 1), np.inf)
+        self._cell = (_CELLS - 3) / np.where(high > low, high - low, 1.0)
+        # A member speaks only for cells that lie wholly above it, never for its own.
+        cells = ((self.points[:, :2] - low) * self._cell + 1.0).astype(np.intp) + 1
+        table = np.full((_CELLS, _CELLS), np.inf)
         np.minimum.at(table, (cells[:, 0], cells[:, 1]), self.points[:, 2])
-        table = np.minimum.accumulate(np.minimum.accumulate(table, axis=0), axis=1)
-        self._table = np.ascontiguousarray(table[:_CELLS, :_CELLS]).ravel()
+        np.minimum.accumulate(table, axis=0, out=table)
+        self._table = np.minimum.accumulate(table, axis=1, out=table).ravel()
         self._index = CoverIndex(self.points)
 
 
