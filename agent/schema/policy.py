@@ -156,4 +156,9 @@ class Policy(FileModel):
         for pin in self.pinned:
             if pin in self.forbidden:
                 raise ValueError(f"model {pin.model!r} is both pinned to and forbidden on {pin.accelerator!r}")
+        if self.thermal.stale_after_s <= self.telemetry.sample_s:
+            raise ValueError(
+                f"thermal.stale_after_s: {self.thermal.stale_after_s:g} s must be above telemetry.sample_s "
+                f"({self.telemetry.sample_s:g} s), or every reading counts as stale"
+            )
         return self
