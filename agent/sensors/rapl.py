@@ -6,6 +6,7 @@ compute (CVE-2020-8694). Virtual machines may show a counter that never moves: i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -95,7 +96,7 @@ class RaplCounter:
         return self._total_uj * 1e-6
 
 
-class _RaplSensor:
+class _RaplSensor(ABC):
     """All domains whose name matches, as one: `package-*` covers every socket."""
 
     kind: readings.Kind
@@ -143,8 +144,9 @@ class _RaplSensor:
             return readings.failed(self.name, self.kind, now_s, self._source, detail)
         return readings.missing(self.name, self.kind, now_s, self._source, why)
 
+    @abstractmethod
     def _made(self, steps: list[_Step], now_s: float) -> Reading:
-        raise NotImplementedError
+        """The reading when every counter moved plausibly."""
 
 
 class RaplPower(_RaplSensor):
