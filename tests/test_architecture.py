@@ -1,4 +1,4 @@
-"""The walls of the house, read from the source: who may import whom, what pure code must not touch, how big a room is."""
+"""The walls of the house, read from the source: who imports whom, what pure code must not touch, room sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "placement": {"errors", "schema", "physics"},
     "sampling": {"errors", "schema", "physics"},
     "control": {"errors", "schema", "physics"},
-    **{name: LEAVES | PURE for name in ADAPTERS},
+    **dict.fromkeys(ADAPTERS, LEAVES | PURE),
     "service": LEAVES | PURE | ADAPTERS,
     "fleet": LEAVES | PURE | ADAPTERS,
     "evaluation": LEAVES | PURE | ADAPTERS,

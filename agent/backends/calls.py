@@ -46,11 +46,12 @@ class CallQueue:
             raise Overloaded(f"{self._accelerator} has {len(self)} calls queued (limit {self._limit})")
         self.waiting.append(call)
 
-    def drop(self, call: Call) -> None:
-        """The caller gave up: forget it, or mark it for the process that already has it."""
-        if call in self.waiting:
-            self.waiting.remove(call)
-        elif call.lease is not None and call.number in self.sent:
+    def drop(self, number: int) -> None:
+        """The caller gave up: forget the call, or mark it for the process that already has it."""
+        call = self.sent.get(number)
+        if call is None:
+            self.waiting = deque(waiting for waiting in self.waiting if waiting.number != number)
+        elif call.lease is not None:
             call.lease.cancel()
 
     def overdue(self, now_s: float) -> tuple[list[Call], float]:
@@ -68,7 +69,7 @@ class CallQueue:
             else:
                 next_s = min(next_s, call.deadline_s)
         for call in late:
-            self.drop(call)
+            self.drop(call.number)
         return late, next_s
 
     def take_all(self) -> list[Call]:

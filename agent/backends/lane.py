@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from agent.backends import calls, segments, transfer
@@ -105,9 +106,7 @@ class ProcessLane:
 
     def kill(self, cause: str) -> None:
         """End the process at once; pending futures fail with LaneDied(cause)."""
-        child = self._child
-        if child is not None and self._cause is None:
-            child.kill()
+        if self._child is not None and self._cause is None:
             self._io.call(lambda: self._die(cause)).result()
 
     def stop(self, timeout_s: float) -> None:
@@ -160,7 +159,7 @@ class ProcessLane:
                 return call.future
             self._queue.add(call)
             self._pump()
-        call.future.add_done_callback(lambda done: self._cancelled(call) if done.cancelled() else None)
+        call.future.add_done_callback(partial(self._cancelled, call.number))
         self._io.remind(deadline_s)
         return call.future
 
@@ -226,9 +225,11 @@ class ProcessLane:
             self._queue.sent[call.number] = call
         return sent
 
-    def _cancelled(self, call: Call) -> None:
-        with self._lock:
-            self._queue.drop(call)
+    def _cancelled(self, number: int, done: Future[LaneReply]) -> None:
+        # By number: a future that referred to its own call would keep the answer's slot until the next collection.
+        if done.cancelled():
+            with self._lock:
+                self._queue.drop(number)
 
     # ------------------------------------------------------------------ reader thread
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 from agent.backends import calls, execution
@@ -149,7 +150,7 @@ class ThreadLane:
                 return call.future
             self._queue.add(call)
             self._work.notify()
-        call.future.add_done_callback(lambda done: self._cancelled(call) if done.cancelled() else None)
+        call.future.add_done_callback(partial(self._cancelled, call.number))
         self._io.remind(deadline_s)
         return call.future
 
@@ -166,9 +167,11 @@ class ThreadLane:
         if self._cause is not None or self._stopping:
             raise LaneDied(f"{self.spec.accelerator}: {self._cause or 'it is stopping'}")
 
-    def _cancelled(self, call: Call) -> None:
-        with self._lock:
-            self._queue.drop(call)
+    def _cancelled(self, number: int, done: Future[LaneReply]) -> None:
+        # By number: a future that referred to its own call would keep the answer's slot until the next collection.
+        if done.cancelled():
+            with self._lock:
+                self._queue.drop(number)
 
     def _load(self, load: Load) -> None:
         report: LoadReport | None = None

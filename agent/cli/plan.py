@@ -171,7 +171,9 @@ def _runs(stages: list[dict[str, str]]) -> str:
 def _print_front(document: dict[str, Any], chosen: list[int] | None) -> None:
     front = document["front"]
     certificate = "exact" if document["exact"] else "best known, not certified"
-    title = f"Pareto front: {len(front)} placements, {certificate}, {document['method']}, {document['elapsed_ms']:.0f} ms"
+    title = (
+        f"Pareto front: {len(front)} placements, {certificate}, {document['method']}, {document['elapsed_ms']:.0f} ms"
+    )
     step = max(1, -(-len(front) // MAX_ROWS))
     shown = [p for i, p in enumerate(front) if i % step == 0 or p["assignment"] == chosen]
     rows = [

@@ -23,6 +23,15 @@ class HttpSettings(FileModel):
     api_key_file: Path | None = Field(default=None, description="required to bind anything but loopback")
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    max_connections: int = Field(default=256, ge=1, le=10_000, description="further clients get 503 and are closed")
+    max_buffered_bytes: int = Field(
+        default=268_435_456, ge=1_048_576, description="request bodies held at once by all connections; then 503"
+    )
+    max_event_streams: int = Field(default=8, ge=1, le=1000, description="subscribers of /events")
+    keep_alive_s: int = Field(default=75, ge=1, le=3600, description="an idle connection is closed after this")
+    receive_timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="time for a request's headers; bodies get a second more per 64 KiB"
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> HttpSettings:

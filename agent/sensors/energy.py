@@ -71,7 +71,7 @@ class EnergyMeter:
         self._covered_s += elapsed_s
 
     def close(self, now_s: float) -> EnergyWindow:
-        """The window up to the last reading; the next one begins there, so that no interval is lost or counted twice."""
+        """The window up to the last reading. The next begins there: no interval is lost or counted twice."""
         begin_s = now_s if self._begin_s is None else self._begin_s
         end_s = max(begin_s, self._seen_s) if self._begin_s is not None else now_s
         known = self._covered_s > 0

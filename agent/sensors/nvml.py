@@ -19,9 +19,15 @@ MEND = "install the NVIDIA driver, or restart the agent after it was updated"
 _NOT_SUPPORTED = 3
 _NO_PERMISSION = 4
 _REASONS = {
-    1: "not initialised", 2: "no such GPU", _NOT_SUPPORTED: "not supported by this GPU",
-    _NO_PERMISSION: "no permission", 6: "no such GPU", 9: "the driver is not loaded", 15: "the GPU fell off the bus", 999: "unknown error",
-}  # fmt: skip
+    1: "not initialised",
+    2: "no such GPU",
+    _NOT_SUPPORTED: "not supported by this GPU",
+    _NO_PERMISSION: "no permission",
+    6: "no such GPU",
+    9: "the driver is not loaded",
+    15: "the GPU fell off the bus",
+    999: "unknown error",
+}
 
 
 @dataclass(frozen=True)

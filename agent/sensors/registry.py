@@ -1,7 +1,7 @@
 """Registry: makes the sensors that a device profile declares, in a literal table from source to maker.
 
-Every declared zone and rail gets a sensor, found or not: one that is absent says so at every reading, so that a critical
-zone without a sensor counts as hot instead of being forgotten.
+Every declared zone and rail gets a sensor, found or not: one that is absent says so at every reading, so that a
+critical zone without a sensor counts as hot instead of being forgotten.
 """
 
 from __future__ import annotations

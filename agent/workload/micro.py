@@ -56,19 +56,24 @@ def main(arguments: list[str]) -> int:
     models: list[MicroModel] = []
     notes: list[str] = []
     for format_ in arguments[1:]:
-        try:
-            if format_ == "onnx":
-                from agent.workload import micro_onnx  # noqa: PLC0415  (optional runtime)
-
-                models += micro_onnx.write(folder)
-            else:
-                from agent.workload import micro_tflite  # noqa: PLC0415  (optional runtime)
-
-                models += micro_tflite.write(folder)
-        except ImportError as error:
-            notes.append(f"{format_}: {error.name} is not installed, its accelerators are not calibrated")
+        made, note = _write(folder, format_)
+        models += made
+        notes += [note] if note else []
     json.dump({"models": [asdict(m) for m in models], "notes": notes}, sys.stdout)
     return 0
+
+
+def _write(folder: Path, format_: str) -> tuple[list[MicroModel], str | None]:
+    try:
+        if format_ == "onnx":
+            from agent.workload import micro_onnx  # noqa: PLC0415  (optional runtime)
+
+            return micro_onnx.write(folder), None
+        from agent.workload import micro_tflite  # noqa: PLC0415  (optional runtime)
+
+        return micro_tflite.write(folder), None
+    except ImportError as error:
+        return [], f"{format_}: {error.name} is not installed, its accelerators are not calibrated"
 
 
 if __name__ == "__main__":

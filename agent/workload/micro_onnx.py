@@ -52,7 +52,8 @@ def _save(
 
 
 def _f32(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+    values: np.ndarray[Any, Any] = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+    return values
 
 
 def _repeat(count: int, op: str, weight: str, **attributes: Any) -> list[Any]:

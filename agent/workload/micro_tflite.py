@@ -11,7 +11,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from agent.workload.micro import MicroModel
+from agent.workload.micro import Kind, MicroModel
 
 _IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
@@ -95,7 +95,8 @@ def _tensor(name: str, shape: Sequence[int], buffer: int) -> Any:
 
 
 def _f32(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+    values: np.ndarray[Any, Any] = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+    return values
 
 
 def _conv(folder: Path, rng: np.random.Generator, channels: int, size: int, kernel: int) -> MicroModel:
@@ -140,17 +141,17 @@ def _dense(
     file = _save(folder, name, (rows, inner), made)
     flops = 2.0 * layers * rows * inner * columns
     moved = 4.0 * layers * (inner * columns + rows * (inner + columns))
-    kind = "bandwidth" if rows == 1 else "compute"
+    kind: Kind = "bandwidth" if rows == 1 else "compute"
     return MicroModel(name, file, "tflite", kind, "gemm", "fp32", flops, moved, layers, "x", (rows, inner), "FP32")
 
 
 def _unary(folder: Path, name: str, elements: int, layers: int) -> MicroModel:
-    made = []
-    for _ in range(layers):
-        made.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), (1, elements), inputs_twice=True))
+    options = [schema.AddOptionsT() for _ in range(layers)]
+    made = [_Layer("ADD", "AddOptions", option, (), (1, elements), inputs_twice=True) for option in options]
     file = _save(folder, name, (1, elements), made)
-    kind = {"tfl-dispatch": "dispatch", "tfl-chain": "node"}.get(name, "compute")
+    kinds: dict[str, Kind] = {"tfl-dispatch": "dispatch", "tfl-chain": "node"}
+    kind = kinds.get(name, "compute")
     flops, moved = float(layers * elements), 4.0 * 2 * layers * elements
     return MicroModel(
         name, file, "tflite", kind, "elementwise", "fp32", flops, moved, layers, "x", (1, elements), "FP32"
-    )  # type: ignore[arg-type]
+    )
