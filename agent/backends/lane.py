@@ -29,6 +29,8 @@ WINDOW: Final = 8
 """Calls the process holds at once: enough that it never waits for the agent, few enough that the socket never fills."""
 REAP_S: Final = 0.1
 
+Refusal = tuple[Call, QeilError]
+
 
 class ProcessLane:
     """`ports.Lane` in a child process. `io` is the reader thread shared by all lanes; without it, one of its own."""
@@ -113,9 +115,9 @@ class ProcessLane:
         """Answer what was accepted, then end; killed when that takes longer. Not from a future's callback."""
         with self._lock:
             running = self._cause is None
-            if running and not self._stopping:
-                self._stopping = True
-                self._pump()
+            self._stopping = True
+            refused = self._pump()
+        self._refuse(refused)
         if running and not self._ended.wait(timeout_s):
             self.kill(f"{self.spec.accelerator} did not stop within {timeout_s:g} s")
         if self._owns_io:
@@ -158,7 +160,8 @@ class ProcessLane:
                 settle(call.future, error=calls.too_late(call, self.spec.accelerator))
                 return call.future
             self._queue.add(call)
-            self._pump()
+            refused = self._pump()
+        self._refuse(refused)
         call.future.add_done_callback(partial(self._cancelled, call.number))
         self._io.remind(deadline_s)
         return call.future
@@ -189,41 +192,48 @@ class ProcessLane:
         except Closed as error:
             raise LaneDied(f"{self.spec.accelerator}: its process is gone") from error
 
-    def _pump(self) -> None:
-        """Send waiting calls while there is room, then the stop message if that is what is left to do."""
+    def _pump(self) -> list[Refusal]:
+        """Send waiting calls while there is room, then the stop message if that is what is left to do.
+
+        Returns the calls that cannot be sent, for `_refuse` outside the lock: futures run their owners' callbacks.
+        """
         queue, channel = self._queue, self._channel
+        refused: list[Refusal] = []
         if channel is None or self._cause is not None:
-            return
+            return []
         try:
-            while queue.waiting and len(queue.sent) < WINDOW and self._send_call(channel, queue.waiting[0]):
-                pass
+            while queue.waiting and len(queue.sent) < WINDOW:
+                call = queue.waiting[0]
+                try:
+                    if not self._send_call(channel, call):
+                        break
+                except Closed:
+                    raise
+                except QeilError as error:
+                    refused.append((call, error))
+                queue.waiting.popleft()
             if self._stopping and not queue.waiting:
                 channel.send({"k": "stop"})
         except (BlockingIOError, Closed):
-            return  # the next answer, or the end of the channel, comes here again
+            pass  # the next answer, or the end of the channel, comes here again
+        return refused
 
     def _send_call(self, channel: Channel, call: Call) -> bool:
-        """Hand over the first waiting call; False when no slot is free."""
-        loaded = self._models.get(call.model)
+        """Hand over a call unless its future is settled; False when no slot is free."""
         if call.future.done():
-            self._queue.waiting.popleft()
             return True
+        loaded = self._models.get(call.model)
         if loaded is None:
-            self._queue.waiting.popleft()
-            settle(call.future, error=Overloaded(f"{call.model} was unloaded from {self.spec.accelerator}"))
-            return True
-        try:
-            sent = loaded.send(channel, call)
-        except QeilError as error:
-            if isinstance(error, Closed):
-                raise
-            self._queue.waiting.popleft()
+            raise Overloaded(f"{call.model} was unloaded from {self.spec.accelerator}")
+        if not loaded.send(channel, call):
+            return False
+        self._queue.sent[call.number] = call
+        return True
+
+    @staticmethod
+    def _refuse(refused: list[Refusal]) -> None:
+        for call, error in refused:
             settle(call.future, error=error)
-            return True
-        if sent:
-            self._queue.waiting.popleft()
-            self._queue.sent[call.number] = call
-        return sent
 
     def _cancelled(self, number: int, done: Future[LaneReply]) -> None:
         # By number: a future that referred to its own call would keep the answer's slot until the next collection.
@@ -277,7 +287,8 @@ class ProcessLane:
         call.lease = None
         if self._queue.waiting or self._stopping:
             with self._lock:
-                self._pump()
+                refused = self._pump()
+            self._refuse(refused)
 
     def _load_answered(self, channel: Channel, header: Header) -> None:
         with self._lock:
