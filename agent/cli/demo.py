@@ -138,10 +138,9 @@ def _under_fire(url: str, model: str) -> None:
     pid = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)["pid"]
     click.echo(f"{REQUESTS_UNDER_FIRE} requests to {model} from {CLIENTS} clients; lane {chosen} is process {pid}")
     result = demo_load.under_fire(url, model, inputs, truth, pid, REQUESTS_UNDER_FIRE, CLIENTS)
-    click.echo(
-        f"answered {result.answered}, lost {result.lost}, wrong {result.wrong}; "
-        f"{result.moved} answered by another placement ({', '.join(sorted(result.placements))}), slowest {result.slowest_ms:.0f} ms"
-    )
+    click.echo(f"answered {result.answered}, lost {result.lost}, wrong {result.wrong}")
+    where = ", ".join(sorted(result.placements))
+    click.echo(f"{result.moved} moved to another lane; answered on {where}; slowest {result.slowest_ms:.0f} ms")
     back_s = demo_load.wait_until_back(client, chosen, timeout_s=15.0)
     lane = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)
     click.echo(

@@ -99,7 +99,7 @@ def solve(
     evaluations: int | None = None,
     budget_s: float | None = None,
     clock: Callable[[], float] | None = None,
-    warm: Sequence[Sequence[int]] = (),
+    warm: Sequence[Sequence[int]] | NDArray[np.int8] = (),
     ablation: Ablation | None = None,
     tuning: Tuning | None = None,
     certify: bool = True,
@@ -114,7 +114,7 @@ def solve(
             default effort that is about 0.7 s on two cores.
         budget_s: seconds by `clock` instead; then equal seeds need not give equal bytes.
         clock: monotonic seconds, needed with `budget_s`.
-        warm: assignments to start from, for method pgsam.
+        warm: assignments to start from, for method pgsam; those that use a forbidden pair are left out.
         ablation: ingredients of pgsam to switch off.
         tuning: sizes of pgsam.
         certify: whether pgsam may spend part of its budget on the certificate.
@@ -130,8 +130,8 @@ def solve(
         raise ValueError(f"evaluations is {evaluations}, expected at least 1")
     budget = _Budget(evaluations, budget_s, clock)
     if method == "pgsam":
-        rows = np.array(warm, dtype=np.int8).reshape(-1, problem.stage_count) if len(warm) else None
-        return _pgsam(problem, seed, budget, Search(problem, seed, ablation, tuning, rows), certify)
+        search = Search(problem, seed, ablation, tuning, _usable(problem, warm))
+        return _pgsam(problem, seed, budget, search, certify)
     if method == "exact":
         return _exact(problem, seed, budget)
     if method == "random":
@@ -143,6 +143,13 @@ def solve(
         row = single(problem, method.removeprefix("single:"))[None, :]
         return _result(method, seed, 1, problem.objectives(row), row)
     raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+
+
+def _usable(problem: Problem, warm: Sequence[Sequence[int]] | NDArray[np.int8]) -> NDArray[np.int8]:
+    rows = np.asarray(warm, dtype=np.int64).reshape(-1, problem.stage_count)
+    known = ((rows >= 0) & (rows < problem.accelerator_count)).all(axis=1)
+    rows = rows[known]
+    return rows[problem.allowed[np.arange(problem.stage_count), rows].all(axis=1)].astype(np.int8)
 
 
 def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify: bool) -> Result:

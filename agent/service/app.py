@@ -79,8 +79,8 @@ class App:
         for event in policy.events:
             self.supervisor.post(event)
         self.models = ModelSet(
-            lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot,
-            self.supervisor.post,
+            lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force,
+            lambda: self.supervisor.snapshot, self.supervisor.post,
         )  # fmt: skip
         self.sampler = Sampler(
             self._sensors(), PolicyWatch(policy_path), self._clock,

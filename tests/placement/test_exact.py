@@ -53,7 +53,8 @@ def test_no_label_that_leads_to_a_front_point_is_called_hopeless(problem: Proble
             link = np.arange(stage)
             sums = np.array(
                 [
-                    problem.energy[part, row[part]].sum() + problem.transfer_energy[link, row[link], row[link + 1]].sum(),
+                    problem.energy[part, row[part]].sum()
+                    + problem.transfer_energy[link, row[link], row[link + 1]].sum(),
                     problem.latency[part, row[part]].sum()
                     + problem.transfer_latency[link, row[link], row[link + 1]].sum(),
                     problem.busy_util_num[part, row[part]].sum(),
