@@ -16,8 +16,17 @@ EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h; systemd does not restart on it (RestartPreventExitStatus=78)."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("agent.cli.run:run_command", "Run the agent in the foreground."),
     "check": ("agent.cli.check:check_command", "Check settings, policies and device profiles."),
     "schema": ("agent.cli.schema:schema_command", "Print the JSON Schema of a file, for editors."),
+    "doctor": ("agent.cli.doctor:doctor_command", "Look for what is missing or wrong on this machine."),
+    "detect": ("agent.cli.detect:detect_command", "Show this machine as a device profile."),
+    "calibrate": ("agent.cli.calibrate:calibrate_command", "Measure what this machine's accelerators achieve."),
+    "models": ("agent.cli.models:models_command", "List, add and inspect models."),
+    "plan": ("agent.cli.plan:plan_command", "Search placements of a model, on any board."),
+    "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
+    "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
+    "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),
 }
 """Name → (module:attribute, one line for --help)."""
 
@@ -78,3 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Entry point of the console script."""
     sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

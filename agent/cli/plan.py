@@ -108,11 +108,13 @@ def _solve(tables: Tables, method: str, seed: int, budget_ms: float | None) -> R
 def _document(
     result: Result, elapsed_ms: float, tables: Tables, workload: Workload, board: DeviceProfile, policy: Policy
 ) -> dict[str, Any]:
-    from agent.placement.choice import choose
+    from agent.placement.selection import Constraints, select
 
     names = tables.problem.accelerators
     front = [{"objectives": list(p.objectives), "assignment": list(p.assignment)} for p in result.front]
-    index, why = choose(result.points(), policy)
+    limits = Constraints(deadline_s=policy.admission.default_deadline_s, power_cap_w=policy.power_cap_w)
+    choice = select(result.points(), policy.objective, limits)
+    index = choice.index or 0  # never None without an incumbent
     energy_j, latency_s, underutilisation = result.front[index].objectives
     stages = [
         {"stage": stage.name, "accelerator": names[a]}
@@ -124,7 +126,7 @@ def _document(
         "exact": result.exact, "accelerators": list(names), "front": front,
         "chosen": {
             "assignment": list(result.front[index].assignment), "stages": stages, "energy_j": energy_j,
-            "latency_s": latency_s, "underutilisation": underutilisation, "provenance": "modelled", "why": why,
+            "latency_s": latency_s, "underutilisation": underutilisation, "provenance": "modelled", "why": choice.why,
         },
         "baselines": _baselines(tables), "excluded": [{"accelerator": n, "why": w} for n, w in tables.excluded],
         "notes": [*workload.notes, *tables.notes],
