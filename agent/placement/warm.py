@@ -90,7 +90,8 @@ def replan(
     """Front of the changed problem by method pgsam, started from repaired old placements; arguments as for `solve`."""
     old = np.asarray(warm, dtype=np.int8).reshape(-1, problem.stage_count)
     start = repair(problem, old).assignments
-    return solve(problem, "pgsam", seed, evaluations, budget_s, clock, warm=start)
+    # Too little time for a certificate: it would take most of what the search needs.
+    return solve(problem, "pgsam", seed, evaluations, budget_s, clock, warm=start, certify=budget_s is None)
 
 
 def _preferences(problem: Problem) -> list[Floats]:

@@ -50,7 +50,8 @@ class Sampler:
         """End after the round in progress."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(2.0)
+        if self._thread.is_alive():
+            self._thread.join(2.0)
 
     def alive(self) -> bool:
         """Whether the thread runs."""

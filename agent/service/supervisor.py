@@ -159,7 +159,8 @@ class Supervisor:
     def stop(self) -> None:
         """End the thread; lanes are stopped by the caller afterwards."""
         self._stop.set()
-        self._thread.join(5.0)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
 
     @property
     def in_force(self) -> InForce:

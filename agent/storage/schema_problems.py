@@ -32,7 +32,8 @@ _TWICE = re.compile(r"'([^']+)' is used twice")
 def explain(error: ValidationError, schema: type[BaseModel], document: Document, file: str) -> list[Problem]:
     """One problem per pydantic error; a missing key that a misspelt neighbour stands for is said once, as misspelt."""
     explainer = _Explainer(schema, document, file)
-    found = [(details["type"], explainer.problem(details)) for details in error.errors(include_url=False)]
+    relevant = [details for details in error.errors(include_url=False) if not explainer.follows_from_others(details)]
+    found = [(details["type"], explainer.problem(details)) for details in relevant]
     meant = {_sibling(p.key, p.suggestion) for kind, p in found if kind == "extra_forbidden" and p.suggestion}
     return [problem for kind, problem in found if not (kind == "missing" and problem.key in meant)]
 
@@ -71,7 +72,13 @@ class _Explainer:
         self._document = document
         self._file = file
 
+    def follows_from_others(self, details: ErrorDetails) -> bool:
+        """Whether a list is only too short because pydantic does not count entries that are wrong themselves."""
+        node = self._node(details["loc"]) if details["type"] == "too_short" else None
+        return isinstance(node, list) and len(node) >= details.get("ctx", {}).get("min_length", 1)
+
     def problem(self, details: ErrorDetails) -> Problem:
+        """The error in the words its owner sees."""
         kind = details["type"]
         path: KeyPath = details["loc"]
         if path and path[-1] == "[key]":
