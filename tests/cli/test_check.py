@@ -1,0 +1,135 @@
+"""`qeil check` and `qeil schema` as a user meets them: output, JSON contract and exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.main import COMMANDS, cli, exit_code, run
+from agent.errors import ConfigError, QeilError
+from agent.storage import share
+
+BALANCED = share.find_policy("balanced")
+BROKEN = Path(__file__).parents[1] / "storage/broken"
+
+
+def test_a_valid_folder_says_how_much_was_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["check", str(BALANCED.parent)])
+
+    assert code == 0
+    assert capsys.readouterr().out == "5 files checked, no problems\n"
+
+
+def test_json_is_a_list_with_the_fields_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    path = BROKEN / "key-in-milliwatts.yaml"
+
+    code = run(["check", "--json", str(path)])
+
+    assert code == 78
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "file": str(path),
+            "line": 15,
+            "key": "power_cap_mw",
+            "message": "unknown key 'power_cap_mw'; power_cap_w is in watts",
+            "suggestion": "power_cap_w",
+        }
+    ]
+
+
+def test_json_of_a_valid_file_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(BALANCED), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_path_that_does_not_exist_is_a_problem(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = run(["check", str(tmp_path / "gone.yaml"), str(BALANCED)])
+
+    assert code == 78
+    assert capsys.readouterr().out == f"{tmp_path}/gone.yaml: there is no such file or folder\n"
+
+
+def test_a_folder_without_yaml_is_a_problem(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["check", str(tmp_path)]) == 78
+    assert "there is no *.yaml file in this folder" in capsys.readouterr().out
+
+
+def test_folders_are_searched_to_the_bottom_and_each_file_is_read_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    shutil.copy(BALANCED, deep / "one.yaml")
+    shutil.copy(BALANCED, tmp_path / "two.yml")
+
+    assert run(["check", str(tmp_path), str(deep / "one.yaml")]) == 0
+    assert capsys.readouterr().out == "2 files checked, no problems\n"
+
+
+def test_no_path_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check"]) == 2
+    assert "Missing argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["board", "policy", "settings"])
+def test_schema_prints_json_schema_that_refuses_unknown_keys(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema", kind]) == 0
+    schema = json.loads(capsys.readouterr().out)
+
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert schema["additionalProperties"] is False
+
+
+def test_an_unknown_kind_of_schema_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema", "colour"]) == 2
+    assert "'board'" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chekc"]) == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_every_command_of_the_table_exists() -> None:
+    context = cli.make_context("qeil", ["check"], resilient_parsing=True)
+
+    for name in COMMANDS:
+        assert cli.get_command(context, name) is not None
+
+
+def test_help_lists_the_commands_without_importing_them() -> None:
+    code = (
+        "import sys; from agent.cli.main import run; run(['--help']); "
+        "sys.exit(any(m in sys.modules for m in ('pydantic', 'yaml', 'numpy')))"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+    assert "check" in result.stdout
+
+
+def test_a_wrong_configuration_ends_with_78_and_any_other_failure_with_1() -> None:
+    assert exit_code(ConfigError("no such policy")) == 78
+    assert exit_code(QeilError("the disk is full")) == 1
+
+
+def test_settings_that_do_not_exist_stop_the_agent_with_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code = run(["run", "--config", str(tmp_path / "gone.yaml")])
+
+    assert code == 78
+    assert capsys.readouterr().err == f"qeil: {tmp_path}/gone.yaml: cannot be read: No such file or directory\n"
+
+
+def test_check_reads_the_same_through_the_runner() -> None:
+    result = CliRunner().invoke(cli, ["check", str(BROKEN / "empty.yaml")], standalone_mode=False)
+
+    assert "empty.yaml:2: the file is empty" in result.output
