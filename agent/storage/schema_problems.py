@@ -201,10 +201,6 @@ def _not_text(found: Any, _: Unit | None) -> tuple[str, str | None]:
     return f"expected text; found {show(found)}", f'"{show(found)}"' if is_scalar else None
 
 
-def _not_a_path(found: Any, _: Unit | None) -> tuple[str, str | None]:
-    return f"expected a path; found {show(found)}", None
-
-
 def _not_bool(found: Any, _: Unit | None) -> tuple[str, str | None]:
     meant = _WORDS_FOR_BOOL.get(found.lower()) if isinstance(found, str) else None
     return f"expected true or false; found {show(found)}", meant
@@ -220,7 +216,6 @@ _KINDS: dict[str, Callable[[Any, Unit | None], tuple[str, str | None]]] = {
     "int": _not_whole,
     "int_from_float": _not_whole,
     "string": _not_text,
-    "path": _not_a_path,
     "bool": _not_bool,
     "tuple": _not_a_list,
     "list": _not_a_list,
