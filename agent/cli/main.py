@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("agent.cli.calibrate:calibrate_command", "Measure what this machine's accelerators achieve."),
     "models": ("agent.cli.models:models_command", "List, add and inspect models."),
     "plan": ("agent.cli.plan:plan_command", "Search placements of a model, on any board."),
+    "explain": ("agent.cli.explain:explain_command", "Say why a model runs where it runs, down to the sources."),
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),

@@ -75,7 +75,7 @@ def plan_model(
     settings = app.load_settings(config, {}, dict(os.environ))
     board = calibration.apply_saved(assembly.base_profile(profile), settings.state_dir)
     wishes = yaml_files.load_policy(share.find_policy(policy))
-    workload = _workload(model, phase)
+    workload = read_workload(model, phase)
     tables = make_tables(workload, board, wishes)
     began_s = time.perf_counter()
     result = _solve(tables, method, seed, budget_ms)
@@ -83,7 +83,8 @@ def plan_model(
     return _document(result, elapsed_ms, tables, workload, board, wishes)
 
 
-def _workload(model: str, phase: str) -> Workload:
+def read_workload(model: str, phase: str) -> Workload:
+    """A model file's workload, or one of the catalogue by name."""
     from agent.service.artifacts import open_artifact, workload_of
 
     path = Path(model)
