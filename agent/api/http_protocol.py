@@ -1,0 +1,155 @@
+"""HTTP protocol: uvicorn's connection with the bounds that it lacks.
+
+Headers have a size, requests and answers must move at a minimum pace, connections have a number, and refusals are
+JSON like every other answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from agent.api.errors import body_of
+
+MAX_HEADER_BYTES: Final = 65_536
+MIN_BODY_BYTES_PER_S: Final = 65_536
+"""Pace below which an upload counts as an attack; a slow serial link still has eight times that."""
+
+CHECKS_PER_TIMEOUT: Final = 4
+
+
+@dataclass(frozen=True)
+class ConnectionBounds:
+    """What one client may cost."""
+
+    max_connections: int
+    receive_timeout_s: float
+
+
+class HeaderTooLarge(Exception):
+    """Raised into the parser to stop it."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        bounds: ConnectionBounds,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._bounds = bounds
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._receiving_since_s: float | None = None
+        self._blocked_since_s: float | None = None
+        self._check: asyncio.TimerHandle | None = None
+        self._refusal: tuple[int, str, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept the client, or tell it that there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.max_connections:
+            sentence = f"all {self._bounds.max_connections} connections are in use (http.max_connections)"
+            self._refuse(503, "overloaded", sentence, b"retry-after: 1\r\n")
+            return
+        self._receiving_since_s = self.loop.time()
+        self._schedule()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        if self._check is not None:
+            self._check.cancel()
+        super().connection_lost(exc)
+
+    # ------------------------------------------------------------------ pace
+
+    def _schedule(self) -> None:
+        self._check = self.loop.call_later(self._bounds.receive_timeout_s / CHECKS_PER_TIMEOUT, self._check_pace)
+
+    def _check_pace(self) -> None:
+        now_s = self.loop.time()
+        timeout_s = self._bounds.receive_timeout_s
+        if self._blocked_since_s is not None and now_s - self._blocked_since_s > timeout_s:
+            self.transport.abort()  # the client does not read its answer: closing in order would wait for it
+        elif self._receiving_since_s is not None and not self._waits_for_us():
+            allowed_s = timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
+            if now_s - self._receiving_since_s > allowed_s:
+                self._refuse(408, "too_slow", f"the request did not arrive within {allowed_s:.3g} s")
+        if not self.transport.is_closing():
+            self._schedule()
+
+    def _waits_for_us(self) -> bool:
+        """Whether it is the agent that does not read at the moment."""
+        return self.flow.read_paused
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._header_bytes = self._body_bytes = 0
+        if self._receiving_since_s is None:
+            self._receiving_since_s = self.loop.time()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        self._receiving_since_s = None
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we write."""
+        self._blocked_since_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        self._blocked_since_s = None
+        super().resume_writing()
+
+    # ------------------------------------------------------------------ refusals
+
+    def _count(self, size_bytes: int) -> None:
+        self._header_bytes += size_bytes
+        if self._header_bytes > MAX_HEADER_BYTES:
+            sentence = f"the request's headers exceed {MAX_HEADER_BYTES} bytes"
+            self._refusal = (431, "headers_too_large", sentence)
+            raise HeaderTooLarge(sentence)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the base class's sentence is vaguer
+        """Called by the base class when the parser stopped."""
+        status, code, sentence = self._refusal or (400, "bad_http", "this is not a valid HTTP/1.1 request")
+        self._refuse(status, code, sentence)
+
+    def _refuse(self, status: int, code: str, sentence: str, extra: bytes = b"") -> None:
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not answering:
+            body = body_of(sentence, code)
+            length = str(len(body)).encode()
+            head = b"content-type: application/json\r\ncontent-length: " + length + b"\r\nconnection: close\r\n"
+            self.transport.write(STATUS_LINE[status] + head + extra + b"\r\n" + body)
+        self.transport.close()

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from agent.api.server import HttpServer
+from agent.schema.settings import HttpSettings
+from tests.fakes_service import FakeService
+
+
+@pytest.fixture
+def service():
+    return FakeService()
+
+
+@pytest.fixture
+def serve(service):
+    """Start servers; all are stopped at the end."""
+    started: list[HttpServer] = []
+
+    def start(**settings):
+        server = HttpServer(service, HttpSettings(**{"port": 0, **settings}))
+        server.start()
+        started.append(server)
+        return server
+
+    yield start
+    service.release()
+    for server in started:
+        server.stop(2.0)
+
+
+@pytest.fixture
+def server(serve):
+    return serve()
+
+
+@pytest.fixture
+def http(server):
+    with httpx.Client(base_url=server.url, timeout=10.0) as client:
+        yield client
+
+
+@pytest.fixture
+def infer(http):
+    """Post a JSON infer request for model add1 with one row of x; keyword arguments change the input."""
+
+    def post(model="add1", parameters=None, headers=None, **changes):
+        entry = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+        document = {"inputs": [{k: v for k, v in entry.items() if v is not None}], "parameters": parameters or {}}
+        return http.post(f"/v2/models/{model}/infer", json=document, headers=headers)
+
+    return post
