@@ -37,7 +37,9 @@ def profile_yaml(profile: DeviceProfile, notes: Sequence[str]) -> str:
         *(("", "What detection noticed:") if notes else ()),
         *(f"- {' '.join(note.split())}" for note in notes),
     ]
-    data: dict[str, Any] = profile.model_dump(mode="json", exclude_none=True)
+    data: dict[str, Any] = profile.model_dump(mode="json", exclude_defaults=True)
+    for key in ("zones", "rails"):
+        data.setdefault(key, [])
     parts = ["\n".join(f"# {line}".rstrip() for line in header)]
     for key, value in data.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
