@@ -139,6 +139,8 @@ class Search:
         kind = self._choose_kind()
         bases, guided = self._bases()
         scored = self._score(kind, bases)
+        if not scored.under.size:
+            return
         self.evaluations += scored.sums[0].size
         entered = self._harvest(scored)
         self._credit[kind] = 0.8 * self._credit[kind] + 0.2 * entered / scored.sums[0].size
@@ -147,7 +149,12 @@ class Search:
 
     def _choose_kind(self) -> int:
         open_kinds = np.array(
-            [True, self.ablation.macro, self.ablation.macro and len(self.archive) > 1, self.ablation.exchange]
+            [
+                True,
+                self.ablation.macro,
+                self.ablation.macro and len(self.archive) > 1,
+                self.ablation.exchange and self.problem.stage_count > 2,
+            ]
         )
         share = np.where(open_kinds, 1.0, 0.0)
         if self.ablation.momentum:

@@ -117,12 +117,10 @@ def _relieved(problem: Problem, rows: NDArray[np.int8]) -> NDArray[np.int8]:
     rows = rows.copy()
     each, stage = np.arange(len(rows)), np.arange(problem.stage_count)
     cost = problem.energy * problem.latency
-    for _ in range(min(_MEMORY_MOVES, 2 * problem.stage_count)):
+    moves = 0
+    while moves < _MEMORY_MOVES and (over := (used := problem.memory_used(rows)) > problem.capacity).any():
+        moves += 1
         place = rows.astype(np.intp)
-        used = problem.memory_used(rows)
-        over = used > problem.capacity
-        if not over.any():
-            break
         leaving: Bools = over[each[:, None], problem.domain[place]]
         room = (problem.capacity - used)[:, problem.domain][:, None, :]
         fits = leaving[:, :, None] & problem.allowed & (problem.memory <= room)

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from agent.errors import PlacementError
+from agent.placement import pgsam
+from agent.placement import solve as solve_module
+from agent.placement.baselines import BRUTE_LIMIT, brute_force, random_rows, random_search, single
+from agent.placement.greedy import efficiency_factors, greedy
+from agent.placement.pareto import normalised_hypervolume
+from agent.placement.pgsam import Ablation, Search, Tuning
+from agent.placement.problem import Problem
+from agent.placement.solve import Result, solve
+from tests.placement.problems import problems, random_problem
+
+
+def fake_clock(step_s: float) -> Callable[[], float]:
+    """Seconds that pass by `step_s` at each look."""
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += step_s
+        return now_s
+
+    return clock
+
+
+def digest(result: Result) -> str:
+    return hashlib.sha256(result.points().tobytes() + result.assignments().tobytes()).hexdigest()
+
+
+@settings(deadline=None, max_examples=25)
+@given(problem=problems())
+def test_pgsam_is_feasible_consistent_and_never_better_than_the_exact_front(problem: Problem) -> None:
+    truth = brute_force(problem)
+    if not len(truth):
+        with pytest.raises(PlacementError, match="no placement fits"):
+            solve(problem, evaluations=20_000)
+        return
+
+    found = solve(problem, seed=3, evaluations=20_000, certify=False)
+
+    assert problem.feasible(found.assignments()).all()
+    assert problem.objectives(found.assignments()).tobytes() == found.points().tobytes()
+    covered = (truth.points[:, None, :] <= found.points()[None, :, :]).all(axis=2).any(axis=0)
+    assert covered.all()
+    assert not found.exact
+
+
+@settings(deadline=None, max_examples=15)
+@given(problem=problems())
+def test_method_exact_equals_brute_force(problem: Problem) -> None:
+    truth = brute_force(problem)
+    if len(truth):
+        found = solve(problem, "exact", evaluations=200_000)
+
+        assert found.exact
+        assert found.points().tobytes() == truth.points.tobytes()
+
+
+def test_pgsam_comes_close_to_the_exact_front_without_the_certificate() -> None:
+    problem = random_problem(11, 14, 3, room=0.9)
+    truth = solve(problem, "exact", evaluations=10**9).points()
+
+    found = solve(problem, seed=1, evaluations=1_500_000, certify=False).points()
+
+    assert normalised_hypervolume(found, truth) >= 0.995 * normalised_hypervolume(truth, truth)
+
+
+def test_a_cheap_certificate_makes_pgsam_exact() -> None:
+    problem = random_problem(11, 9, 3)
+
+    found = solve(problem, seed=1, evaluations=2_000_000)
+
+    assert found.exact
+    assert found.points().tobytes() == brute_force(problem).points.tobytes()
+
+
+def test_a_dear_certificate_is_given_up_and_the_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solve_module, "_CERTIFICATE_LABELS", 10)
+    problem = random_problem(11, 9, 3)
+
+    found = solve(problem, seed=1, evaluations=300_000)
+    tried = solve(problem, seed=1, evaluations=1)
+
+    assert not found.exact
+    assert not tried.exact
+    assert found.evaluations >= 300_000
+
+
+_SCRIPT = """
+import sys
+from tests.placement.problems import random_problem
+from tests.placement.test_solve import digest
+from agent.placement.solve import solve
+print(digest(solve(random_problem(5, 30, 4, room=0.8), seed=7, evaluations=150_000)))
+"""
+
+
+def test_equal_seeds_give_equal_bytes_in_other_processes_with_any_number_of_threads() -> None:
+    here = digest(solve(random_problem(5, 30, 4, room=0.8), seed=7, evaluations=150_000))
+    there = [
+        subprocess.run(
+            [sys.executable, "-c", _SCRIPT],
+            env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": "."},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for threads in ("1", "2")
+    ]
+
+    assert there == [here, here]
+    assert here != digest(solve(random_problem(5, 30, 4, room=0.8), seed=8, evaluations=150_000))
+
+
+def test_the_default_budget_is_a_count_and_repeats() -> None:
+    problem = random_problem(5, 10, 3, room=0.8)
+
+    assert digest(solve(problem, seed=2)) == digest(solve(problem, seed=2, clock=fake_clock(9.0)))
+
+
+def test_a_time_budget_stops_by_the_injected_clock() -> None:
+    problem = random_problem(5, 30, 4)
+
+    quick = solve(problem, budget_s=1.0, clock=fake_clock(0.2))
+    slow = solve(problem, budget_s=1.0, clock=fake_clock(0.02))
+
+    assert 0 < quick.evaluations < slow.evaluations
+    assert not quick.exact
+
+
+def test_a_spent_budget_still_gives_a_front() -> None:
+    problem = random_problem(5, 30, 4)
+
+    assert len(solve(problem, budget_s=0.1, clock=fake_clock(1.0)).front) > 0
+    assert len(solve(problem, evaluations=1).front) > 0
+
+
+def test_warm_placements_are_used_and_forbidden_ones_left_out() -> None:
+    problem = random_problem(5, 12, 3)
+    good = solve(problem, seed=1, evaluations=500_000).assignments()
+    alien = np.full((1, 12), 9)
+
+    found = solve(problem, seed=2, evaluations=1, warm=np.concatenate([good, alien]), certify=False)
+
+    assert normalised_hypervolume(found.points(), problem.objectives(good)) >= normalised_hypervolume(
+        problem.objectives(good), problem.objectives(good)
+    )
+    assert solve(problem, seed=2, evaluations=1, warm=alien, certify=False).points().tobytes() == (
+        solve(problem, seed=2, evaluations=1, certify=False).points().tobytes()
+    )
+
+
+@pytest.mark.parametrize("name", Ablation.__dataclass_fields__)
+@pytest.mark.parametrize("stages", [2, 12])
+def test_each_ingredient_can_be_left_out(name: str, stages: int) -> None:
+    problem = random_problem(8, stages, 3, room=0.9)
+
+    found = solve(problem, evaluations=4000 * stages, ablation=Ablation(**{name: False}), certify=False)
+
+    assert problem.feasible(found.assignments()).all()
+
+
+def test_bases_of_every_turn_come_from_the_archive_when_nothing_anneals_and_from_chains_without_guidance() -> None:
+    problem = random_problem(8, 12, 3)
+    guided = Search(problem, 1, Ablation(annealing=False))
+    blind = Search(problem, 1, Ablation(guidance=False))
+
+    for search in (guided, blind):
+        for turn in range(5):
+            search.step(turn / 5)
+
+    assert guided.archive.visits.sum() > 0
+    assert blind.archive.visits.sum() == 0
+
+
+def test_a_small_survivor_bound_still_fills_the_archive() -> None:
+    problem = random_problem(8, 20, 3)
+
+    assert len(Search(problem, 1, tuning=Tuning(survivors=5)).archive) > 0
+    assert len(solve(problem, evaluations=100_000, tuning=Tuning(survivors=5), certify=False).front) > 10
+
+
+def test_a_turn_without_any_move_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgsam, "_EXCHANGED", 1)
+    search = Search(random_problem(8, 12, 3, room=9.0), 1, Ablation(annealing=False, macro=False))
+
+    for _ in range(20):
+        search.step(0.5)
+
+    assert search.evaluations > 0
+
+
+def test_a_stranded_search_finds_its_first_feasible_assignment_by_exhaustive_fitting() -> None:
+    problem = random_problem(2, 10, 3, room=0.6)
+    tight = problem.memory_used(brute_force(problem).assignments).max(axis=0)
+    barely = Problem.from_arrays(problem.arrays() | {"capacity": tight})
+
+    assert barely.feasible(solve(barely, evaluations=2000, ablation=Ablation(seeds=False)).assignments()).all()
+    assert barely.feasible(solve(barely, "random", evaluations=1).assignments()).all()
+    assert barely.feasible(solve(barely, "exact", evaluations=10**7).assignments()).all()
+
+
+def test_baselines_give_one_feasible_point() -> None:
+    problem = random_problem(8, 10, 3, room=9.0)
+
+    for method in ("greedy", "single:0", "single:2"):
+        found = solve(problem, method)
+        assert len(found.front) == 1
+        assert found.evaluations == 1
+        assert problem.feasible(found.assignments()).all()
+    assert len(solve(problem, "random", seed=1, evaluations=500).front) > 1
+    assert solve(problem, "random", seed=1, budget_s=1.0, clock=fake_clock(0.4)).evaluations <= 4096
+
+
+def test_single_sends_forbidden_stages_to_the_fastest_other_accelerator() -> None:
+    problem = random_problem(8, 30, 3, room=9.0)
+    row = single(problem, "1")
+    stuck = np.flatnonzero(~problem.allowed[:, 1])
+
+    assert len(stuck) > 0
+    assert (np.delete(row, stuck) == 1).all()
+    fastest = np.where(problem.allowed, problem.latency, np.inf).argmin(axis=1)
+    assert (row[stuck] == fastest[stuck]).all()
+
+
+def test_single_explains_itself() -> None:
+    problem = random_problem(8, 10, 2, room=0.2)
+    named = Problem.from_arrays(problem.arrays(), accelerators=("cpu", "npu0"))
+
+    with pytest.raises(PlacementError, match=r"no accelerator 'npu' among cpu, npu0, did you mean 'npu0'\?"):
+        single(named, "npu")
+    with pytest.raises(PlacementError, match=r"no accelerator '#' among cpu, npu0$"):
+        single(named, "#")
+    with pytest.raises(PlacementError, match=r"on 'cpu' alone needs .* bytes in memory domain 0"):
+        single(named, "cpu")
+
+
+def test_greedy_weighs_the_product_of_energy_and_latency_and_fills_memory_in_order() -> None:
+    base = random_problem(8, 4, 2, room=9.0).arrays()
+    flat = {"energy": np.array([[1.0, 2.0]] * 4), "latency": np.array([[1.0, 1.0]] * 4)}
+    open_arrays = base | flat | {"allowed": np.ones((4, 2), dtype=bool), "memory": np.ones((4, 2))}
+    busy = {"busy_den": flat["latency"], "busy_util_num": 0.5 * flat["latency"]}
+    problem = Problem.from_arrays(open_arrays | busy | {"capacity": np.array([2.0, 9.0])})
+
+    assert efficiency_factors(problem).tolist() == [1.0, 2.0]
+    assert greedy(problem).tolist() == [0, 0, 1, 1]
+    with pytest.raises(PlacementError, match="greedy has no room left for stage '3'"):
+        greedy(Problem.from_arrays(problem.arrays() | {"capacity": np.array([2.0, 1.0])}))
+
+
+def test_an_exact_search_that_is_too_large_says_so() -> None:
+    with pytest.raises(PlacementError, match="use method pgsam"):
+        solve(random_problem(5, 20, 4, room=9.0), "exact", evaluations=50_000)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    problem = random_problem(5, 4, 2, room=9.0)
+    with pytest.raises(ValueError, match="unknown method 'best', expected one of pgsam"):
+        solve(problem, "best")
+    with pytest.raises(ValueError, match="budget_s is 1"):
+        solve(problem, budget_s=1.0)
+    with pytest.raises(ValueError, match="evaluations is 0"):
+        solve(problem, evaluations=0)
+
+
+def test_brute_force_refuses_large_problems() -> None:
+    with pytest.raises(ValueError, match=f"at most {BRUTE_LIMIT}"):
+        brute_force(random_problem(1, 30, 3))
+
+
+def test_random_search_stops_when_told() -> None:
+    archive, drawn = random_search(random_problem(1, 5, 2), np.random.default_rng(0), 10_000, stop=lambda: True)
+
+    assert drawn == len(archive) == 0
+
+
+def test_random_rows_use_every_allowed_pair_and_no_other() -> None:
+    problem = random_problem(1, 6, 3)
+    rows = random_rows(problem.allowed, np.random.default_rng(0), 500)
+
+    seen = np.zeros_like(problem.allowed)
+    for stage in range(6):
+        seen[stage, np.unique(rows[:, stage])] = True
+    assert (seen == problem.allowed).all()
