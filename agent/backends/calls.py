@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from agent.backends.io import settle
+from agent.backends.layouts import TensorArea
 from agent.backends.segments import Lease
 from agent.errors import DeadlineExceeded, Overloaded, QeilError
 from agent.ports import LaneReply, Tensors
@@ -24,8 +25,9 @@ class Call:
     deadline_s: float
     future: Future[LaneReply] = field(default_factory=Future)
     lease: Lease | None = None
-    load: int = 0
-    """Number of the load that runs it, once sent."""
+    """Its slot, once sent."""
+    area: TensorArea | None = None
+    """Where its outputs come back, once sent."""
 
 
 class CallQueue:

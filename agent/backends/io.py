@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import selectors
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from agent.ports import Clock
 
 IDLE_TICK_S: Final = 0.5
 """Longest sleep. Deadlines nearer than the planned wake-up interrupt it."""
+MAX_EVENTS: Final = 64
 _RETRY_S: Final = 0.02
 """Pause between looks at a process that was killed and is not gone yet."""
 
@@ -41,9 +42,10 @@ class LaneIO:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._woken)
+        self.watch(self._wake_fd, self._woken)
         self._calls: deque[Callable[[], None]] = deque()
         self._members: list[Member] = []
         self._retries: list[Callable[[], bool]] = []
@@ -98,23 +100,20 @@ class LaneIO:
             self.wake()
             if thread is not threading.current_thread():
                 thread.join()
-        self._selector.close()
+        self._epoll.close()
         os.close(self._wake_fd)
 
     # ------------------------------------------------------------------ reader thread only
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready` whenever the descriptor can be read or ended."""
-        self._selector.register(fd, selectors.EVENT_READ, ready)
+        self._epoll.register(fd, select.EPOLLIN)
+        self._watched[fd] = ready
 
     def forget(self, fd: int) -> None:
-        """Stop watching a descriptor, before it is closed."""
-        self._selector.unregister(fd)
-
-    def forget_if_watched(self, fd: int) -> None:
-        """Stop watching a descriptor that may have reached its end before."""
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        """Stop watching a descriptor (if it is), before it is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def join(self, member: Member) -> None:
         """Watch a lane's deadlines."""
@@ -146,13 +145,14 @@ class LaneIO:
         timeout_s = 0.0 if self._calls else max(0.0, self.next_wake_s - now_s)
         if self._retries:
             timeout_s = min(timeout_s, _RETRY_S)
-        events = self._selector.select(timeout_s)
-        for key, _ in events:
-            if key.fd in self._selector.get_map():
-                key.data()
+        for fd, _ in self._epoll.poll(timeout_s, MAX_EVENTS):
+            ready = self._watched.get(fd)
+            if ready is not None:
+                ready()
         while self._calls:
             self._calls.popleft()()
-        self._retries = [done for done in self._retries if not done()]
+        if self._retries:
+            self._retries = [done for done in self._retries if not done()]
 
     def _expire(self, now_s: float) -> None:
         self._rescan = False

@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from agent.backends import calls, segments, transfer
+from agent.backends import calls, segments
 from agent.backends.calls import Call, CallQueue
 from agent.backends.faults import Kind, injection
 from agent.backends.io import LaneIO, settle
-from agent.backends.messages import Channel, Closed, Header, pair
+from agent.backends.messages import Channel, Closed, Header, pair, parse
 from agent.backends.models import Load, ModelTable, error_of
+from agent.backends.packets import DONE, unpack_done
 from agent.backends.process import Child
+from agent.backends.transfer import read_reply
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.errors import BackendError, LaneDied, ModelLoadFailed, Overloaded, QeilError
 from agent.ports import Clock, LaneReply, LaneSpec, LaneVitals, LoadReport, LoadSpec, Tensors
@@ -245,23 +247,25 @@ class ProcessLane:
 
     def _readable(self) -> None:
         channel = self._channel
-        while channel is not None and self._cause is None:
-            try:
-                header, fd = channel.receive()
-            except BlockingIOError:
-                return
-            except Closed:
-                self._end_of_file()
-                return
-            except BackendError as error:
-                self._die(f"{self.spec.accelerator}: {error.message}")
-                return
-            self._handle(channel, header, fd)
+        if channel is None or self._cause is not None:
+            return
+        try:
+            packet, fd = channel.receive()
+            if packet[0] == DONE:
+                self._answered(packet, fd)
+            else:
+                self._told(channel, parse(packet))
+        except BlockingIOError:
+            return
+        except Closed:
+            self._end_of_file()
+        except BackendError as error:
+            self._die(f"{self.spec.accelerator}: {error.message}")
 
-    def _handle(self, channel: Channel, header: Header, fd: int | None) -> None:
+    def _told(self, channel: Channel, header: Header) -> None:
         kind = header.get("k")
-        if kind == "done":
-            self._answered(header, fd)
+        if kind == "failed":
+            self._failed(header)
         elif kind == "loaded":
             self._load_answered(channel, header)
         elif kind == "unloaded":
@@ -270,20 +274,26 @@ class ProcessLane:
             if unload is not None:
                 settle(unload)
 
-    def _answered(self, header: Header, fd: int | None) -> None:
+    def _answered(self, packet: bytes, fd: int | None) -> None:
+        done = unpack_done(packet)
+        with self._lock:
+            call = self._queue.sent.pop(done.number, None)
+        if call is None:
+            raise BackendError("its process answered a call that nobody made")
+        try:
+            settle(call.future, read_reply(call, done, fd))
+        finally:
+            self._go_on(call)
+
+    def _failed(self, header: Header) -> None:
         with self._lock:
             call = self._queue.sent.pop(header["id"], None)
-        if call is None:
-            return
-        if "error" in header:
+        if call is not None:
             settle(call.future, error=error_of(header))
-        else:
-            try:
-                reply = transfer.read_reply(call, header, fd)
-            except BackendError as error:
-                settle(call.future, error=error)
-            else:
-                settle(call.future, reply)
+            self._go_on(call)
+
+    def _go_on(self, call: Call) -> None:
+        """The call's slot may serve the next one."""
         call.lease = None
         if self._queue.waiting or self._stopping:
             with self._lock:
@@ -351,7 +361,7 @@ class ProcessLane:
     def _reaped(self, child: Child) -> bool:
         if not child.gone():
             return False
-        self._io.forget_if_watched(child.output_fd)
+        self._io.forget(child.output_fd)
         child.close()
         return True
 

@@ -1,21 +1,19 @@
-"""Messages between a lane and its process: one small JSON header per packet, with at most one file descriptor.
+"""The channel between a lane and its process: JSON messages and binary packets, each with at most one descriptor.
 
-Headers are JSON and never pickled objects: a compromised native runtime must not run code in the agent. Packets of a
-SOCK_SEQPACKET pair arrive whole or not at all, and the end of the pair tells of the other side's death at once.
+Never pickled objects: a compromised native runtime must not run code in the agent. Packets of a SOCK_SEQPACKET pair
+arrive whole or not at all, and the end of the pair tells of the other side's death at once.
 """
 
 from __future__ import annotations
 
 import array
 import json
-import os
 import socket
-from collections.abc import Sequence
 from typing import Any, Final
 
 from agent.errors import BackendError
 
-MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_PACKET_BYTES: Final = 64 * 1024
 MAX_TEXT_CHARS: Final = 2000
 """Longest error sentence that crosses; native runtimes sometimes print a whole graph."""
 
@@ -36,46 +34,39 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._buffer = bytearray(MAX_HEADER_BYTES)
-        self._view = memoryview(self._buffer)
+        buffer = bytearray(MAX_PACKET_BYTES)
+        self._buffers = [buffer]
+        self._view = memoryview(buffer)
 
     def send(self, header: Header, fd: int | None = None) -> None:
-        """Send one packet. Raises BlockingIOError (full), Closed, BackendError (too large)."""
-        data = _encode(header).encode()
-        if len(data) > MAX_HEADER_BYTES:
-            raise BackendError(f"a lane message of {len(data)} bytes exceeds {MAX_HEADER_BYTES} bytes")
+        """Send a JSON message. Raises BlockingIOError (full), Closed, BackendError (too large)."""
+        self.send_packet(_encode(header).encode(), fd)
+
+    def send_packet(self, packet: bytes, fd: int | None = None) -> None:
+        """Send a packet as it is. Raises BlockingIOError (full), Closed, BackendError (too large)."""
+        if len(packet) > MAX_PACKET_BYTES:
+            raise BackendError(f"a lane message of {len(packet)} bytes exceeds {MAX_PACKET_BYTES} bytes")
         try:
             if fd is None:
-                self.sock.send(data)
+                self.sock.send(packet)
             else:
-                socket.send_fds(self.sock, [data], [fd])
+                socket.send_fds(self.sock, [packet], [fd])
         except BlockingIOError:
             raise
         except OSError as error:
             raise Closed("the other side of the lane is gone") from error
 
-    def receive(self) -> tuple[Header, int | None]:
-        """The next packet and its descriptor. Raises BlockingIOError (none, non-blocking), Closed, BackendError."""
+    def receive(self) -> tuple[bytes, int | None]:
+        """The next packet and its descriptor. Raises BlockingIOError (none, non-blocking), Closed."""
         try:
-            size, ancillary, _, _ = self.sock.recvmsg_into([self._buffer], _FD_BYTES, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, _, _ = self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             raise
         except OSError as error:
             raise Closed("the other side of the lane is gone") from error
-        fds = array.array("i")
-        for _level, _kind, data in ancillary:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         if size == 0:
             raise Closed("the other side of the lane is gone")
-        try:
-            header = json.loads(bytes(self._view[:size]))
-        except ValueError as error:
-            _close(fds)
-            raise BackendError("the lane's process sent something that is not JSON") from error
-        if not isinstance(header, dict):
-            _close(fds)
-            raise BackendError("the lane's process sent something that is not a message")
-        return header, fds[0] if fds else None
+        return self._view[:size].tobytes(), _first_fd(ancillary) if ancillary else None
 
     def close(self) -> None:
         """Close this end."""
@@ -95,6 +86,19 @@ def shorten(text: str) -> str:
     return line if len(line) <= MAX_TEXT_CHARS else line[: MAX_TEXT_CHARS - 1] + "…"
 
 
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+def parse(packet: bytes) -> Header:
+    """The JSON message in a packet. Raises BackendError."""
+    try:
+        header = json.loads(packet)
+    except ValueError as error:
+        raise BackendError("the lane's process sent something that is not JSON") from error
+    if not isinstance(header, dict):
+        raise BackendError("the lane's process sent something that is not a message")
+    return header
+
+
+def _first_fd(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    fds = array.array("i")
+    for _level, _kind, data in ancillary:
+        fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds[0] if fds else None

@@ -138,12 +138,6 @@ def layout(sizes: Sequence[int]) -> tuple[list[int], int]:
     return offsets, at
 
 
-def place(area: Array, at: int, array: Array) -> None:
-    """Copy an array's elements, in C order, to byte `at` of an area."""
-    target = np.ndarray(array.shape, array.dtype, buffer=area.data, offset=at)
-    np.copyto(target, array)
-
-
 def tensor(area: Array, at: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """A view of a tensor inside an area. Raises BackendError when it would reach beyond."""
     try:

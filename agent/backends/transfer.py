@@ -7,13 +7,15 @@ its own that lives for one call.
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from agent.backends import segments
 from agent.backends.artifact import LoadOutcome
 from agent.backends.calls import Call
-from agent.backends.formats import STORAGE, Array, Signature, check_feeds, check_outputs, fits, pack_bytes, unpack_bytes
-from agent.backends.messages import Channel, Header
+from agent.backends.formats import Array, Signature, check_feeds, check_outputs
+from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
+from agent.backends.messages import Channel
+from agent.backends.packets import Done, Run, pack_run
 from agent.backends.segments import Lease, Ring
 from agent.errors import BackendError, InferenceFailed
 from agent.ports import LaneReply, Tensors
@@ -24,8 +26,16 @@ MIN_AREA_BYTES: Final = 16 * 1024
 MAX_RING_BYTES: Final = 256 * 1024 * 1024
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 """Most bytes of one call's inputs, or outputs, outside the ring."""
+MAX_OUTPUTS: Final = 255
 COPY_BELOW_BYTES: Final = 64 * 1024
 """Answers smaller than this are copied: cheaper than holding a slot for as long as a client looks at them."""
+
+
+class OutputChoice(NamedTuple):
+    """Some outputs of a model: their indices for the process, and where they come back."""
+
+    indices: bytes
+    area: TensorArea
 
 
 class LoadedModel:
@@ -34,13 +44,16 @@ class LoadedModel:
     def __init__(self, model: str, number: int, outcome: LoadOutcome, ring: Ring) -> None:
         self.model = model
         self.number = number
-        self.inputs = outcome.inputs
-        self.outputs = tuple(signature.name for signature in outcome.outputs)
         self.ring = ring
+        self._inputs = TensorArea(ring, outcome.inputs, output=False)
+        self._signatures = outcome.outputs
+        self._choices: dict[tuple[str, ...] | None, OutputChoice] = {}
 
     @staticmethod
     def create(model: str, number: int, outcome: LoadOutcome, channel: Channel) -> LoadedModel:
         """Make the ring and send it. Raises OSError, BackendError."""
+        if len(outcome.outputs) > MAX_OUTPUTS:
+            raise BackendError(f"{model} has {len(outcome.outputs)} outputs; a lane carries {MAX_OUTPUTS}")
         input_bytes, output_bytes, slots = ring_size(outcome.inputs, outcome.outputs, outcome.output_bytes)
         nbytes = slots * segments.slot_bytes(input_bytes, output_bytes)
         fd, memory = segments.create("tensors", nbytes)
@@ -53,67 +66,87 @@ class LoadedModel:
 
     def reserve(self, shapes: dict[str, tuple[int, ...]]) -> Tensors | None:
         """Input arrays inside a free slot, or None: no slot to spare, too large, strings, or a shape is not given."""
-        wanted = [(s, shapes.get(s.name, s.shape)) for s in self.inputs]
-        if any(s.datatype == "BYTES" or min(shape, default=0) < 0 or not fits(shape, s.shape) for s, shape in wanted):
+        inputs = self._inputs
+        layout = inputs.of_shapes(tuple([shapes.get(s.name, s.shape) for s in inputs.signatures]))
+        if layout is None or layout.total > inputs.room_bytes or not self.ring.spare():
             return None
-        sizes = [Signature(s.name, s.datatype, shape).nbytes() for s, shape in wanted]
-        offsets, total = segments.layout(sizes)
-        lease = self.ring.acquire() if self.ring.spare() and total <= self.ring.input_bytes else None
+        lease = self.ring.acquire()
         if lease is None:
             return None
-        area = lease.view()[segments.HEADER_BYTES :]
-        places = zip(wanted, offsets, strict=True)
-        return {s.name: segments.tensor(area, at, STORAGE[s.datatype], shape) for (s, shape), at in places}
+        arrays = inputs.views_of(lease.view(), segments.HEADER_BYTES, layout)
+        return dict(zip(inputs.names, arrays, strict=True))
 
     def send(self, channel: Channel, call: Call) -> bool:
-        """Copy the inputs (unless they are in a slot already) and send the run message; False without a free slot.
+        """Copy the inputs (unless they are in a slot already) and send the run packet; False without a free slot.
 
         Raises InferenceFailed for inputs the model does not take, Closed and BlockingIOError of the channel.
         """
-        check_feeds(call.model, call.inputs, self.inputs)
-        check_outputs(call.model, call.outputs or (), self.outputs)
-        arrays = [self._crossing(s, call.inputs[s.name]) for s in self.inputs]
-        lease = self._written_in_place(arrays)
-        in_place = lease is not None
-        lease = lease or self.ring.acquire()
-        if lease is None:
-            return False
-        offsets, total = segments.layout([array.nbytes for array in arrays])
-        header: Header = {
-            "k": "run", "id": call.number, "load": self.number, "slot": lease.index,
-            "deadline": int(call.deadline_s * 1e9), "out": call.outputs,
-        }  # fmt: skip
-        shapes = [call.inputs[s.name].shape for s in self.inputs]
-        fd: int | None = None
-        if in_place:
-            offsets = [int(array.ctypes.data) - self.ring.address for array in arrays]
-        elif total <= self.ring.input_bytes:
-            base = self.ring.offset(lease.index, output=False)
-            offsets = [base + at for at in offsets]
-            _place_all(self.ring.memory, offsets, arrays)
+        inputs = self._inputs
+        choice = self._choice(call.outputs)
+        recalled = inputs.recall(call.inputs)
+        if recalled is not None:
+            arrays, layout = recalled
+            crossing = arrays
         else:
-            header["seg"] = total
-            fd = _segment(call.model, arrays, offsets, total)
-        header["in"] = [[shape, at, a.nbytes] for shape, at, a in zip(shapes, offsets, arrays, strict=True)]
+            check_feeds(call.model, call.inputs, inputs.signatures)
+            arrays = [call.inputs[name] for name in inputs.names]
+            crossing = inputs.packed(arrays)
+            layout = inputs.describe(arrays, crossing)
+        lease = self._written_in_place(arrays, layout)
+        fd, segment_bytes = None, 0
+        if lease is None:
+            lease = self.ring.acquire()
+            if lease is None:
+                return False
+            if layout.total <= inputs.room_bytes:
+                copy_in(inputs.views(lease.index, layout), crossing)
+            else:
+                fd, segment_bytes = self._segment(crossing, layout), layout.total
+        deadline_ns = int(call.deadline_s * 1e9)
+        run = Run(call.number, self.number, lease.index, deadline_ns, segment_bytes, choice.indices, layout.encoded)
         try:
-            channel.send(header, fd)
+            channel.send_packet(pack_run(run), fd)
         finally:
             if fd is not None:
                 os.close(fd)
-        call.lease, call.load = lease, self.number
+        call.lease, call.area = lease, choice.area
         return True
 
-    @staticmethod
-    def _crossing(signature: Signature, array: Array) -> Array:
-        return pack_bytes(signature.name, array) if signature.datatype == "BYTES" else array
+    def _choice(self, names: tuple[str, ...] | None) -> OutputChoice:
+        known = self._choices.get(names)
+        if known is not None:
+            return known
+        all_names = [signature.name for signature in self._signatures]
+        check_outputs(self.model, names or (), all_names)
+        indices = [all_names.index(name) for name in (all_names if names is None else names)]
+        area = TensorArea(self.ring, [self._signatures[index] for index in indices], output=True)
+        if len(self._choices) >= REMEMBERED:
+            self._choices.clear()
+        self._choices[names] = OutputChoice(bytes(indices), area)
+        return self._choices[names]
 
-    def _written_in_place(self, arrays: list[Array]) -> Lease | None:
-        leases = {id(lease): lease for lease in map(segments.lease_of, arrays)}
-        if len(leases) != 1:
+    def _written_in_place(self, arrays: list[Array], layout: Layout) -> Lease | None:
+        """The lease that `reserve` gave these very arrays, or None."""
+        lease = segments.lease_of(arrays[0]) if arrays else None
+        if lease is None or lease.ring is not self.ring:
             return None
-        (lease,) = leases.values()
-        inside = lease is not None and lease.ring is self.ring and all(a.flags.c_contiguous for a in arrays)
-        return lease if inside else None
+        start = self.ring.address + self.ring.offset(lease.index, output=False)
+        there = all(
+            array.flags.c_contiguous and array.__array_interface__["data"][0] == start + at
+            for array, at in zip(arrays, layout.offsets, strict=True)
+        )
+        return lease if there else None
+
+    def _segment(self, crossing: list[Array], layout: Layout) -> int:
+        if layout.total > MAX_SEGMENT_BYTES:
+            limit = f"the {MAX_SEGMENT_BYTES} bytes that may cross"
+            raise InferenceFailed(f"{self.model}: {layout.total} bytes of inputs exceed {limit}")
+        try:
+            fd, memory = segments.create("oversize", layout.total)
+        except OSError as error:
+            raise BackendError(f"no shared memory for {layout.total} bytes: {error.strerror}") from error
+        copy_in(self._inputs.views_of(memory, 0, layout), crossing)
+        return fd
 
 
 def ring_size(inputs: tuple[Signature, ...], outputs: tuple[Signature, ...], output_bytes: int) -> tuple[int, int, int]:
@@ -127,45 +160,19 @@ def ring_size(inputs: tuple[Signature, ...], outputs: tuple[Signature, ...], out
     return areas[0], areas[1], max(2, slots)
 
 
-def read_reply(call: Call, header: Header, fd: int | None) -> LaneReply:
+def read_reply(call: Call, done: Done, fd: int | None) -> LaneReply:
     """The answer's arrays: copies of small ones, views of large ones. Raises BackendError."""
-    lease = call.lease
+    lease, area = call.lease, call.area
     assert lease is not None  # noqa: S101  (the call was sent)
-    keep = True
+    assert area is not None  # noqa: S101
+    layout = area.decode(done.tensors)
     if fd is not None:
-        area = segments.attach(fd, header["seg"])
+        arrays = area.views_of(segments.attach(fd, done.segment_bytes), 0, layout)
+    elif layout.total >= COPY_BELOW_BYTES and lease.ring.spare():
+        arrays = area.views_of(lease.view(), segments.HEADER_BYTES + lease.ring.input_bytes, layout)
     else:
-        listed = header["out"]
-        keep = sum(size for *_, size in listed) >= COPY_BELOW_BYTES and lease.ring.spare()
-        area = lease.view() if keep else lease.ring.memory
-    outputs: dict[str, Array] = {}
-    start = 0 if fd is not None or not keep else lease.start
-    for name, datatype, shape, at, size in header["out"]:
-        outputs[name] = _received(area, name, datatype, tuple(shape), (at - start, size), keep)
-    return LaneReply(outputs, header["t"], header.get("e"), header.get("p", "unknown"))
-
-
-def _received(
-    area: Array, name: str, datatype: str, shape: tuple[int, ...], extent: tuple[int, int], keep: bool
-) -> Array:
-    at, size = extent
-    if datatype == "BYTES":
-        return unpack_bytes(name, area[at : at + size], shape)
-    view = segments.tensor(area, at, STORAGE[datatype], shape)
-    return view if keep else view.copy()
-
-
-def _place_all(area: Array, offsets: list[int], arrays: list[Any]) -> None:
-    for at, array in zip(offsets, arrays, strict=True):
-        segments.place(area, at, array)
-
-
-def _segment(model: str, arrays: list[Array], offsets: list[int], total: int) -> int:
-    if total > MAX_SEGMENT_BYTES:
-        raise InferenceFailed(f"{model}: {total} bytes of inputs exceed the {MAX_SEGMENT_BYTES} bytes that may cross")
-    try:
-        fd, memory = segments.create("oversize", total)
-    except OSError as error:
-        raise BackendError(f"no shared memory for {total} bytes: {error.strerror}") from error
-    _place_all(memory, offsets, arrays)
-    return fd
+        arrays = [view.copy() for view in area.views(lease.index, layout)]
+    outputs = dict(zip(area.names, area.texts(arrays, layout), strict=True))
+    if done.energy_j is None:
+        return LaneReply(outputs, done.execute_s)
+    return LaneReply(outputs, done.execute_s, done.energy_j, "modelled")

@@ -19,14 +19,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from agent.backends import execution, segments
 from agent.backends.artifact import LoadOrder
 from agent.backends.execution import Executor, LoadedSession
-from agent.backends.formats import STORAGE, Array, datatype_of, pack_bytes, unpack_bytes
-from agent.backends.messages import Channel, Closed, Header, shorten
+from agent.backends.formats import Array
+from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
+from agent.backends.messages import Channel, Closed, Header, parse, shorten
+from agent.backends.packets import RUN, Done, Run, pack_done, unpack_run
 from agent.backends.segments import Ring
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.errors import BackendError, InferenceFailed, PermitExpired, QeilError
@@ -36,10 +38,28 @@ MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 
 
+class _Choice(NamedTuple):
+    names: tuple[str, ...]
+    area: TensorArea
+
+
 @dataclass
 class _Model:
     loaded: LoadedSession
-    ring: Ring | None = None
+    inputs: TensorArea | None = None
+    choices: dict[bytes, _Choice] = field(default_factory=dict)
+
+    def choice(self, indices: bytes) -> _Choice:
+        """The outputs wanted, by their indices."""
+        known = self.choices.get(indices)
+        if known is None:
+            assert self.inputs is not None  # noqa: S101  (the caller checked)
+            signatures = [self.loaded.session.outputs[index] for index in indices]
+            area = TensorArea(self.inputs.ring, signatures, output=True)
+            if len(self.choices) >= REMEMBERED:
+                self.choices.clear()
+            known = self.choices[indices] = _Choice(area.names, area)
+        return known
 
 
 class Worker:
@@ -55,7 +75,7 @@ class Worker:
         self._loads: queue.SimpleQueue[Header] = queue.SimpleQueue()
         self._over = threading.Event()
         self._handlers: dict[str, Callable[[Header, int | None], None]] = {
-            "run": self._run, "load": self._queue_load, "ring": self._ring, "unload": self._unload,
+            "load": self._queue_load, "ring": self._ring, "unload": self._unload,
             "fault": self._fault,
         }  # fmt: skip
 
@@ -65,7 +85,11 @@ class Worker:
         threading.Thread(target=self._load_models, name="loader", daemon=True).start()
         try:
             while True:
-                header, fd = self._channel.receive()
+                packet, fd = self._channel.receive()
+                if packet[0] == RUN:
+                    self._run(unpack_run(packet), fd)
+                    continue
+                header = parse(packet)
                 if header["k"] == "stop":
                     return
                 self._handlers[header["k"]](header, fd)
@@ -76,41 +100,38 @@ class Worker:
 
     # ------------------------------------------------------------------ main thread
 
-    def _run(self, header: Header, fd: int | None) -> None:
-        answer: Header = {"k": "done", "id": header["id"]}
-        segment: int | None = None
+    def _run(self, run: Run, fd: int | None) -> None:
         try:
-            segment = self._answer(header, fd, answer)
+            done, segment = self._answer(run, fd)
         except QeilError as error:
-            answer["error"], answer["text"] = error.code, shorten(error.message)
+            self._channel.send({"k": "failed", "id": run.number, "error": error.code, "text": shorten(error.message)})
+            return
         try:
-            self._channel.send(answer, segment)
+            self._channel.send_packet(pack_done(done), segment)
         finally:
             if segment is not None:
                 os.close(segment)
 
-    def _answer(self, header: Header, fd: int | None, answer: Header) -> int | None:
-        """Run unless it is pointless or forbidden by now; the descriptor of outputs that do not fit the slot."""
-        area = segments.attach(fd, header["seg"]) if fd is not None else None
-        model = self._models.get(header["load"])
-        if model is None or model.ring is None:
+    def _answer(self, run: Run, fd: int | None) -> tuple[Done, int | None]:
+        """Run unless it is pointless or forbidden by now; the descriptor is of outputs that do not fit the slot."""
+        segment = segments.attach(fd, run.segment_bytes) if fd is not None else None
+        model = self._models.get(run.load)
+        if model is None or model.inputs is None:
             raise BackendError(f"{self._name} does not hold that model any more")
         now_ns = time.monotonic_ns()
-        if model.ring.cancelled(header["slot"]) or now_ns > header["deadline"]:
+        if model.inputs.ring.cancelled(run.slot) or now_ns > run.deadline_ns:
             raise BackendError("given up before it began")
         if not self._page.permitted(now_ns):
             raise PermitExpired(f"{self._name} holds no valid run permit")
-        feeds = _feeds(model, header["in"], model.ring.memory if area is None else area)
-        wanted = tuple(header["out"]) if header["out"] is not None else model.loaded.output_names
+        feeds = _feeds(model.inputs, run, segment)
+        choice = model.choice(run.outputs)
         self._page.begin(now_ns)
         try:
-            result = self._executor.run(model.loaded, feeds, wanted)
+            result = self._executor.run(model.loaded, feeds, choice.names)
         finally:
             self._page.end()
-        answer["t"] = result.execute_s
-        if result.energy_j is not None:
-            answer["e"], answer["p"] = result.energy_j, "modelled"
-        return _place(model, header["slot"], wanted, result.arrays, answer)
+        layout, segment_bytes, answer_fd = _place(model, choice, run.slot, result.arrays)
+        return Done(run.number, result.execute_s, result.energy_j, segment_bytes, layout.encoded), answer_fd
 
     def _queue_load(self, header: Header, _: int | None) -> None:
         self._loads.put(header)
@@ -118,7 +139,8 @@ class Worker:
     def _ring(self, header: Header, fd: int | None) -> None:
         model = self._models.get(header["load"])
         if model is not None and fd is not None:
-            model.ring = Ring(segments.attach(fd, header["bytes"]), header["slots"], header["in"], header["out"])
+            ring = Ring(segments.attach(fd, header["bytes"]), header["slots"], header["in"], header["out"])
+            model.inputs = TensorArea(ring, model.loaded.session.inputs, output=False)
 
     def _unload(self, header: Header, _: int | None) -> None:
         self._models.pop(header["load"], None)
@@ -167,39 +189,29 @@ class Worker:
                 return
 
 
-def _feeds(model: _Model, listed: list[Any], area: Array) -> dict[str, Array]:
-    feeds: dict[str, Array] = {}
-    for signature, (shape, at, size) in zip(model.loaded.session.inputs, listed, strict=True):
-        if signature.datatype == "BYTES":
-            feeds[signature.name] = unpack_bytes(signature.name, area[at : at + size], tuple(shape))
-        else:
-            feeds[signature.name] = segments.tensor(area, at, STORAGE[signature.datatype], tuple(shape))
-    return feeds
+def _feeds(area: TensorArea, run: Run, segment: Array | None) -> dict[str, Array]:
+    layout = area.decode(run.tensors)
+    views = area.views(run.slot, layout) if segment is None else area.views_of(segment, 0, layout)
+    return dict(zip(area.names, area.texts(views, layout), strict=True))
 
 
-def _place(model: _Model, slot: int, names: tuple[str, ...], arrays: list[Array], answer: Header) -> int | None:
-    """Copy outputs into the slot; where they do not fit into a segment, whose descriptor is returned."""
-    ring = model.ring
-    assert ring is not None  # noqa: S101  (the caller checked)
-    datatypes = {s.name: s.datatype for s in model.loaded.session.outputs}
-    crossing = [pack_bytes(n, a) if a.dtype.kind == "O" else a for n, a in zip(names, arrays, strict=True)]
-    offsets, total = segments.layout([array.nbytes for array in crossing])
-    fd: int | None = None
-    if total <= ring.output_bytes:
-        base, area = ring.offset(slot, output=True), ring.memory
-        offsets = [base + at for at in offsets]
-    elif total > MAX_SEGMENT_BYTES:
-        raise InferenceFailed(f"{model.loaded.order.model}: {total} bytes of outputs exceed {MAX_SEGMENT_BYTES} bytes")
-    else:
-        fd, area = segments.create("oversize", total)
-        answer["seg"] = total
-    for at, array in zip(offsets, crossing, strict=True):
-        segments.place(area, at, array)
-    answer["out"] = [
-        [n, datatypes.get(n) or datatype_of(n, a), a.shape, at, c.nbytes]
-        for n, a, c, at in zip(names, arrays, crossing, offsets, strict=True)
-    ]
-    return fd
+def _place(model: _Model, choice: _Choice, slot: int, arrays: list[Array]) -> tuple[Layout, int, int | None]:
+    """Copy outputs into the slot, or where they do not fit into a segment: (layout, bytes and descriptor of that)."""
+    area = choice.area
+    crossing = area.packed(arrays)
+    layout = area.describe(arrays, crossing)
+    if layout.total <= area.room_bytes:
+        copy_in(area.views(slot, layout), crossing)
+        return layout, 0, None
+    if layout.total > MAX_SEGMENT_BYTES:
+        name = model.loaded.order.model
+        raise InferenceFailed(f"{name}: {layout.total} bytes of outputs exceed the {MAX_SEGMENT_BYTES} that may cross")
+    try:
+        fd, memory = segments.create("oversize", layout.total)
+    except OSError as error:
+        raise BackendError(f"no shared memory for {layout.total} bytes of outputs: {error.strerror}") from error
+    copy_in(area.views_of(memory, 0, layout), crossing)
+    return layout, layout.total, fd
 
 
 def prepare(parent: int, affinity: str | None, memory_limit_bytes: int | None) -> None:
