@@ -8,11 +8,10 @@ from pathlib import Path
 
 import click
 
+from agent.cli.main import EXIT_CONFIG
 from agent.errors import ConfigError
 from agent.storage import yaml_files
 from agent.storage.problem import Problem, problems_of
-
-EXIT_CONFIG = 78
 
 
 def check(paths: Sequence[Path], as_json: bool) -> int:
