@@ -334,7 +334,7 @@ class Supervisor:
             models_total=len(self._state.current.plan.models),
             models_pending=self._state.pending_models(),
             models_unserved=self._state.unserved_models(),
-            lanes_down=sum(k.health.phase != "ready" for k in self.keepers.values()),
+            lanes_down=sum(k.state() in {"restarting", "quarantined", "stopped"} for k in self.keepers.values()),
             thermally_limited=len(hot),
         )
         mode = lifecycle.mode(facts)
