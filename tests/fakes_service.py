@@ -32,7 +32,11 @@ SNAPSHOT = AgentSnapshot(
 class FakeService:
     """`hold` keeps requests waiting in `held`; `error` fails the next ones; `bug` raises in the caller's thread."""
 
-    def __init__(self, max_body_bytes: int = 4_000_000, max_json_body_bytes: int = 1_000_000) -> None:
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
         self.metadata = {
             m.name: m
             for m in (
@@ -44,7 +48,7 @@ class FakeService:
                 _model("text", "BYTES", -1),
             )
         }
-        self.bounds = RequestLimits(max_body_bytes, max_json_body_bytes)
+        self.bounds = RequestLimits(max_body_bytes=4_000_000, max_json_body_bytes=1_000_000)
         self.status = SNAPSHOT
         self.is_live = True
         self.hold = False

@@ -200,7 +200,7 @@ def _as_bytes(element: Any) -> bytes:
 
 def _short(value: Any) -> str:
     if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     if isinstance(value, str | int | float | bool) or value is None:
         return f"{value!r:.60}" if not isinstance(value, int) or abs(value) < 10**40 else "a huge number"
     return type(value).__name__

@@ -141,8 +141,7 @@ def layout(sizes: Sequence[int]) -> tuple[list[int], int]:
 def tensor(area: Array, at: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """A view of a tensor inside an area. Raises BackendError when it would reach beyond."""
     try:
-        view = area[at:].view() if at else area
-        count = int(np.prod(shape, dtype=np.int64))
-        return view[: count * dtype.itemsize].view(dtype).reshape(shape)
-    except ValueError as error:
+        view: Array = np.ndarray(shape, dtype, area, at)
+    except (TypeError, ValueError) as error:
         raise BackendError(f"a tensor of shape {shape} does not lie inside its shared memory") from error
+    return view

@@ -8,14 +8,32 @@ from agent.schema.settings import HttpSettings
 from tests.fakes_service import FakeService
 
 
+@pytest.fixture(scope="module")
+def shared():
+    """A service with a server; both are as new before every test, but the socket stays open: stopping takes time."""
+    service = FakeService()
+    server = HttpServer(service, HttpSettings(port=0))
+    server.start()
+    yield service, server
+    server.stop(2.0)
+
+
 @pytest.fixture
-def service():
-    return FakeService()
+def service(shared):
+    service, _ = shared
+    yield service
+    service.release()
+    service.reset()
+
+
+@pytest.fixture
+def server(shared):
+    return shared[1]
 
 
 @pytest.fixture
 def serve(service):
-    """Start servers; all are stopped at the end."""
+    """Start servers of one's own; all are stopped at the end."""
     started: list[HttpServer] = []
 
     def start(**settings):
@@ -31,22 +49,18 @@ def serve(service):
 
 
 @pytest.fixture
-def server(serve):
-    return serve()
-
-
-@pytest.fixture
-def http(server):
+def http(server, service):
     with httpx.Client(base_url=server.url, timeout=10.0) as client:
         yield client
 
 
 @pytest.fixture
 def infer(http):
-    """Post a JSON infer request for model add1 with one row of x; keyword arguments change the input."""
+    """Post a JSON infer request for model add1 with one row of x; keyword arguments or `entry` change the input."""
 
     def post(model="add1", parameters=None, headers=None, **changes):
-        entry = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+        entry = {**tensor, **changes.pop("entry", {}), **changes}
         document = {"inputs": [{k: v for k, v in entry.items() if v is not None}], "parameters": parameters or {}}
         return http.post(f"/v2/models/{model}/infer", json=document, headers=headers)
 

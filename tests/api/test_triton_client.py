@@ -14,7 +14,7 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture
-def client(server):
+def client(server, service):
     client = triton.InferenceServerClient(server.url.removeprefix("http://"))
     yield client
     client.close()
