@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 
-from agent.cli.run import DEFAULT_CONFIG
-
 
 @click.command("calibrate")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder and profile")
@@ -19,14 +17,12 @@ from agent.cli.run import DEFAULT_CONFIG
 def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:
     """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance."""
     from agent.cli.tables import print_table
-    from agent.service import app, assembly, calibrate_run, calibration
+    from agent.service import assembly, calibrate_run, calibration, configuration
     from agent.service.board import make_board
     from agent.service.clock import SystemClock
 
-    if config is None and DEFAULT_CONFIG.exists():
-        config = DEFAULT_CONFIG
     overrides = {} if profile is None else {"QEIL_PROFILE": profile}
-    settings = app.load_settings(config, overrides, dict(os.environ))
+    settings = configuration.load_settings(config, overrides, dict(os.environ))
     board = make_board(assembly.base_profile(settings.profile), (), assembly.named_profile)
     with _progress(as_json) as report:
         result = calibrate_run.calibrate(board, SystemClock(), quick, report)

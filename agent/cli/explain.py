@@ -43,10 +43,10 @@ def explain_model(model: str, profile: str, policy: str, config: Path | None) ->
     from agent.placement.explain import explain, flip
     from agent.placement.ranking import Option, rank
     from agent.placement.tables import forbidden
-    from agent.service import app, assembly, calibration
+    from agent.service import assembly, calibration, configuration
     from agent.storage import share, yaml_files
 
-    settings = app.load_settings(config, {}, dict(os.environ))
+    settings = configuration.load_settings(config, {}, dict(os.environ))
     board = calibration.apply_saved(assembly.base_profile(profile), settings.state_dir)
     wishes = yaml_files.load_policy(share.find_policy(policy))
     workload = read_workload(model, "forward")

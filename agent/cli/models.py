@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from agent.cli.run import DEFAULT_CONFIG
 from agent.cli.tables import print_table
 from agent.schema.settings import Settings
 
@@ -77,8 +76,6 @@ def inspect_command(file: Path, as_json: bool) -> None:
 
 
 def _settings(config: Path | None) -> Settings:
-    from agent.service import app
+    from agent.service import configuration
 
-    if config is None and DEFAULT_CONFIG.exists():
-        config = DEFAULT_CONFIG
-    return app.load_settings(config, {}, dict(os.environ))
+    return configuration.load_settings(config, {}, dict(os.environ))

@@ -69,10 +69,10 @@ def plan_model(
 ) -> dict[str, Any]:  # fmt: skip
     """The document of `qeil plan MODEL --json`."""
     from agent.placement.tables import make_tables
-    from agent.service import app, assembly, calibration
+    from agent.service import assembly, calibration, configuration
     from agent.storage import share, yaml_files
 
-    settings = app.load_settings(config, {}, dict(os.environ))
+    settings = configuration.load_settings(config, {}, dict(os.environ))
     board = calibration.apply_saved(assembly.base_profile(profile), settings.state_dir)
     wishes = yaml_files.load_policy(share.find_policy(policy))
     workload = read_workload(model, phase)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 
-DEFAULT_CONFIG = Path("/etc/qeil/agent.yaml")
-
 
 @click.command("run")
 @click.option(
@@ -21,12 +19,10 @@ def run_command(config: Path | None, port: int | None) -> None:
 
     SIGHUP reads the policy again. Settings come from the file, then QEIL_… in the environment, then the options.
     """
-    from agent.service import app, logs
+    from agent.service import app, configuration, logs
 
-    if config is None and DEFAULT_CONFIG.exists():
-        config = DEFAULT_CONFIG
     overrides = {} if port is None else {"QEIL_HTTP_PORT": str(port)}
-    settings = app.load_settings(config, overrides, dict(os.environ))
+    settings = configuration.load_settings(config, overrides, dict(os.environ))
     logs.configure(settings.log_level)
 
     def announce(url: str, problems: list[str]) -> None:

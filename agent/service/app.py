@@ -36,8 +36,7 @@ from agent.service.sampler import Sampler
 from agent.service.serving_state import InForce
 from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
-from agent.storage import environment, share, state_file, yaml_files
-from agent.storage.yaml_text import Document
+from agent.storage import share, state_file, yaml_files
 
 _log = structlog.get_logger("app")
 
@@ -177,12 +176,3 @@ def _stop_lanes(lanes: Iterable[Lane | None]) -> None:
         thread.start()
     for thread in threads:
         thread.join(4.0)
-
-
-def load_settings(path: Path | None, overrides: dict[str, str], environ: dict[str, str]) -> Settings:
-    """Settings from file or defaults, then environment, then `overrides` (QEIL_… too); ConfigError lists problems."""
-    variables = {**environ, **overrides}
-    if path is None:
-        data = environment.apply_environment({"version": 1}, variables)
-        return yaml_files.validate(Document(data, {}), Settings, environment.FILE)
-    return yaml_files.load_settings(path, variables)
