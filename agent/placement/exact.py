@@ -85,7 +85,7 @@ def exact_front(
             group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
             scored += len(group.sums)
             group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
-            if len(group.sums) <= label_limit:
+            if labels + len(group.sums) <= 2 * label_limit:
                 group, tests = _undominated(problem, limits, room, group, stage)
                 compared += tests
             labels += len(group.sums)

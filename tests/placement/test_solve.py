@@ -295,3 +295,22 @@ def test_random_rows_use_every_allowed_pair_and_no_other() -> None:
     for stage in range(6):
         seen[stage, np.unique(rows[:, stage])] = True
     assert (seen == problem.allowed).all()
+
+
+def test_survivors_beyond_the_bound_are_thinned_not_lost() -> None:
+    problem = random_problem(8, 40, 4, room=9.0)
+    search = Search(problem, 1, tuning=Tuning(survivors=5, seed_vectors=10))
+    before = len(search.archive)
+
+    for turn in range(10):
+        search.step(turn / 10)
+
+    assert before < len(search.archive) <= before + 50
+
+
+def test_the_exact_method_searches_first_as_far_as_its_budget_goes() -> None:
+    problem = random_problem(5, 6, 2, room=9.0)
+
+    assert solve(problem, "exact", evaluations=100_000).exact
+    with pytest.raises(PlacementError, match="use method pgsam"):
+        solve(problem, "exact", evaluations=1)
