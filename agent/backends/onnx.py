@@ -5,8 +5,9 @@ Works with onnxruntime ≥ 1.18; what an older version cannot tell is said in th
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import importlib.util
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from agent.backends.formats import Array, Signature
 from agent.errors import InferenceFailed, ModelLoadFailed
 
 CPU: Final = "CPUExecutionProvider"
+_ONNX_BFLOAT16: Final = 16
 _RECORD_ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
 _SESSION_OPTION_PREFIX: Final = "session."
 _DATATYPES: Final[Mapping[str, str]] = {
@@ -41,14 +43,43 @@ class OnnxSession:
         self.inputs = tuple(_signature(order.model, node) for node in session.get_inputs())
         self.outputs = tuple(_signature(order.model, node) for node in session.get_outputs())
         self.assignment = assignment
+        self._bits = any(signature.datatype == "BF16" for signature in (*self.inputs, *self.outputs))
 
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run once. Raises InferenceFailed with the runtime's own reason."""
         try:
-            arrays = self._session.run(list(outputs), feeds)
+            run = self._run_values if self._bits else self._run_arrays
+            arrays = run(feeds, list(outputs))
         except self._errors as error:
             raise InferenceFailed(f"{self._model}: {reason(error)}") from error
         return [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
+
+    def _run_arrays(self, feeds: Mapping[str, Array], outputs: list[str]) -> list[Array]:
+        arrays: list[Array] = self._session.run(outputs, feeds)
+        return arrays
+
+    def _run_values(self, feeds: Mapping[str, Array], outputs: list[str]) -> list[Array]:
+        """Run where numpy has no type for a tensor, which therefore crosses as its bits."""
+        make = importlib.import_module("onnxruntime").OrtValue
+        values = {}
+        for signature in self.inputs:
+            array = feeds[signature.name]
+            if signature.datatype == "BF16":
+                values[signature.name] = make.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
+            else:
+                values[signature.name] = make.ortvalue_from_numpy(array)
+        return [_bits(value) for value in self._session.run_with_ort_values(outputs, values)]
+
+
+def _bits(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    nbytes = 2 * math.prod(shape)
+    # The runtime's own conversion refuses this type; its memory is plain and lives until `value` goes.
+    data = ctypes.string_at(value.data_ptr(), nbytes) if nbytes else b""
+    return np.frombuffer(data, np.uint16).reshape(shape)
 
 
 def open_session(order: LoadOrder) -> OnnxSession:
