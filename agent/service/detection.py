@@ -5,6 +5,7 @@ Nothing is assumed present: an accelerator without a runtime on this machine is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -51,6 +52,7 @@ def detect(
     profiles: Mapping[str, DeviceProfile] | None = None,
     machine: str | None = None,
     make_nvml: Callable[[], Nvml | None] = open_nvml,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Detected:
     """Look at the machine below `root`.
 
@@ -60,12 +62,13 @@ def detect(
         profiles: what to match, by name; default: the owner's and the shipped ones, without those that are wrong.
         machine: `uname -m`; default: this machine's.
         make_nvml: opens the NVIDIA driver's library; asked only where the driver is loaded.
+        pause: waits between the two looks that an energy counter needs.
 
     Raises ConfigError where not even a generic profile fits.
     """
     notes: list[str] = []
     if profiles is None:
-        profiles = _load_profiles(notes)
+        profiles = load_profiles(notes)
     reader = SysfsReader(root)
     host = read_host(reader, machine)
     name = match(profiles, host)
@@ -77,7 +80,7 @@ def detect(
     profile = with_runtimes(profile, inventory, root, notes)
     profile = _with_sensors(profile, reader, notes, generic=generic)
     gpus = _loaded_nvml(reader, make_nvml)
-    findings = survey(profile, reader, lambda: gpus)
+    findings = survey(profile, reader, lambda: gpus, pause)
     profile, findings = _without_dead_rails(profile, findings, notes)
     notes += _strangers(profile, inventory, gpus)
     notes += _sensor_notes(profile, findings, reader)
@@ -99,9 +102,10 @@ def match(profiles: Mapping[str, DeviceProfile], host: HostFacts) -> str | None:
     return min(fitting)[2] if fitting else None
 
 
-def _load_profiles(notes: list[str]) -> dict[str, DeviceProfile]:
+def load_profiles(notes: list[str], places: Sequence[Path] | None = None) -> dict[str, DeviceProfile]:
+    """Every device profile by name; one with mistakes is left out with a note instead of ending detection."""
     profiles: dict[str, DeviceProfile] = {}
-    for name, path in share.list_profiles().items():
+    for name, path in share.list_profiles(places).items():
         profile = _load_or_note(name, path, notes)
         if profile is not None:
             profiles[name] = profile

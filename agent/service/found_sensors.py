@@ -155,7 +155,7 @@ def survey(
     profile: DeviceProfile,
     reader: SysfsReader,
     make_nvml: Callable[[], Nvml | None],
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], None],
 ) -> tuple[SensorFinding, ...]:
     """Read every zone and rail of the profile, counters twice with `SETTLE_S` between."""
     sensors = build_sensors(profile, reader, make_nvml)

@@ -1,0 +1,368 @@
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from agent.backends.probe import RuntimeInventory
+from agent.cli.doctor import doctor_command, show
+from agent.schema.settings import HttpSettings, ModelEntry, MqttSettings, MqttTls, OutboxSettings, Settings
+from agent.service import doctor_links, doctor_machine, doctor_settings
+from agent.service.certificates import expires_at_s
+from agent.service.check_result import fail, ok, warn
+from agent.service.doctor import Surroundings, current_surroundings, examine, installed_distributions
+from tests.fakes_sysfs import JETSON_ORIN_NANO, VIRTUAL_MACHINE, X86, build_sysfs
+from tests.service.test_detection import BOTH, JETSON, shipped  # noqa: F401  (fixture)
+
+NOW_S = 1_800_000_000.0
+
+
+def made_certificate(folder, days):
+    """A self-signed certificate and its key, and when it ends according to openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command")
+    certificate, key = folder / f"c{days}.pem", folder / f"k{days}.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+               "-keyout", key, "-out", certificate, "-days", str(days), "-subj", "/CN=broker.invalid"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    end = subprocess.run(
+        [openssl, "x509", "-noout", "-enddate", "-in", certificate], check=True, capture_output=True, text=True
+    )
+    return certificate, key, ssl.cert_time_to_seconds(end.stdout.strip().removeprefix("notAfter="))
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    return made_certificate(tmp_path_factory.mktemp("pem"), 365)
+
+
+def settings(tmp_path, **changes) -> Settings:
+    return Settings(version=1, state_dir=tmp_path / "state", http=HttpSettings(port=0)).model_copy(update=changes)
+
+
+def around(root, shipped_profiles, **changes) -> Surroundings:
+    values = {
+        "inventory": BOTH, "root": root, "machine": "x86_64", "profiles": shipped_profiles, "wall_s": NOW_S,
+        "python": (3, 11), "distributions": frozenset({"onnxruntime"}),
+    } | changes  # fmt: skip
+    return Surroundings(**values)
+
+
+def by_check(results):
+    return {result.check: result for result in results}
+
+
+def config(tmp_path, text):
+    file = tmp_path / "agent.yaml"
+    file.write_text(text)
+    return file
+
+
+# ---------------------------------------------------------------------------------------------- the whole
+
+
+def test_a_healthy_board_has_nothing_to_mend(tmp_path, shipped):  # noqa: F811
+    build_sysfs(tmp_path, JETSON_ORIN_NANO, {"run/systemd/timesync/synchronized": ""})
+    file = config(tmp_path, f"version: 1\nstate_dir: {tmp_path}/state\nhttp: {{port: 0}}\n")
+
+    results = examine(file, around(tmp_path, shipped, machine="aarch64", inventory=JETSON))
+
+    assert [r for r in results if r.result == "fail"] == []
+    assert all(r.mend for r in results if r.result != "ok")
+    checks = by_check(results)
+    assert "module 6.0 W" in checks["power"].message
+    assert "jetson-orin-nano-super (this board)" in checks["profile"].message
+    assert checks["clock"].result == "ok"
+
+
+def test_a_virtual_machine_is_told_what_missing_sensors_cost(tmp_path, shipped):  # noqa: F811
+    build_sysfs(tmp_path, VIRTUAL_MACHINE)
+    results = by_check(examine(None, around(tmp_path, shipped, environ={"QEIL_STATE_DIR": str(tmp_path)})))
+
+    assert (results["temperature"].result, results["power"].result) == ("warn", "warn")
+    assert "joules will be modelled" in results["power"].message
+
+
+def test_wrong_settings_end_the_settings_checks_with_the_line(tmp_path, shipped):  # noqa: F811
+    file = config(tmp_path, "version: 1\nport: 8\n")
+
+    results = by_check(examine(file, around(tmp_path, shipped)))
+
+    assert results["settings"].result == "fail"
+    assert "agent.yaml:2" in results["settings"].message
+    assert "policy" not in results
+
+
+def test_a_machine_without_profile_fails_but_the_other_checks_go_on(tmp_path, shipped):  # noqa: F811
+    file = config(tmp_path, f"version: 1\nstate_dir: {tmp_path}\n")
+
+    results = by_check(examine(file, around(tmp_path, shipped, machine="riscv64")))
+
+    assert results["board"].result == results["profile"].result == "fail"
+    assert results["policy"].result == "ok"
+
+
+def test_a_lost_critical_sensor_fails(tmp_path, shipped):  # noqa: F811
+    build_sysfs(tmp_path, JETSON_ORIN_NANO, {"sys/class/thermal/thermal_zone8/temp": "-256000"})
+
+    results = examine(None, around(tmp_path, shipped, machine="aarch64", inventory=JETSON))
+
+    lost = [r for r in results if r.check == "temperature" and r.result == "fail"]
+    assert len(lost) == 1
+    assert "tj" in lost[0].message
+
+
+def test_the_command_prints_the_contract_and_fails_with_exit_code_one(tmp_path):
+    file = config(tmp_path, "version: 1\npolicy: nosuch\n")
+
+    outcome = CliRunner().invoke(doctor_command, ["--json", "--config", str(file)], standalone_mode=False)
+
+    rows = json.loads(outcome.output)
+    assert outcome.return_value == 1
+    assert all(set(row) == {"check", "result", "message", "mend"} for row in rows)
+    assert next(r for r in rows if r["check"] == "policy")["result"] == "fail"
+
+
+def test_every_result_has_its_sign_and_mends_stand_below(capsys):
+    show([ok("a", "fine"), warn("b", "hm", "do this"), fail("c", "no", "do that")])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "√ a  fine", "‼ b  hm", "     → do this", "× c  no", "     → do that", "1 fine, 1 to know, 1 to mend"
+    ]  # fmt: skip
+
+
+def test_the_surroundings_are_this_process():
+    assert current_surroundings(BOTH).environ == dict(os.environ)
+    assert "pydantic" in installed_distributions()
+
+
+# ---------------------------------------------------------------------------------------------- machine
+
+
+def test_an_old_interpreter_and_an_unset_clock_fail(tmp_path):
+    assert doctor_machine.python_version((3, 9)).result == "fail"
+    assert doctor_machine.python_version((3, 10)).result == "ok"
+    assert doctor_machine.clock(1000.0, tmp_path).result == "fail"
+    assert doctor_machine.clock(NOW_S, tmp_path).result == "warn"
+
+
+@pytest.mark.parametrize(("kib", "result"), [(100_000, "fail"), (300_000, "warn"), (2_000_000, "ok")])
+def test_little_memory_is_told_before_it_runs_out(tmp_path, kib, result):
+    build_sysfs(tmp_path, {"proc/meminfo": f"MemAvailable: {kib} kB"})
+
+    assert doctor_machine.memory(tmp_path).result == result
+
+
+def test_unknown_memory_is_a_warning(tmp_path):
+    assert doctor_machine.memory(tmp_path).result == "warn"
+
+
+def test_runtimes_that_are_missing_say_which_models_cannot_run():
+    one = by_check(doctor_machine.runtimes(RuntimeInventory(litert="2", notes=("the plugin x is unusable: SIGSEGV",))))
+
+    assert ".onnx models cannot run" in one["onnxruntime"].message
+    assert one["litert"].result == "ok"
+    assert "SIGSEGV" in one["plugins"].message
+    assert doctor_machine.runtimes(RuntimeInventory())[0].result == "fail"
+
+
+def test_two_builds_in_one_import_folder_are_a_trap():
+    result = doctor_machine.runtime_conflict(frozenset({"onnxruntime", "onnxruntime-openvino", "numpy"}))
+
+    assert result.result == "fail"
+    assert "pip uninstall -y onnxruntime onnxruntime-openvino" in result.mend
+    assert doctor_machine.runtime_conflict(frozenset({"onnxruntime", "onnxruntime-ep-openvino"})).result == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_closed_device_node_names_the_group(tmp_path):
+    build_sysfs(tmp_path, {"dev/dri/renderD128": ""})
+    (tmp_path / "dev/dri/renderD128").chmod(0)
+
+    result = doctor_machine.device_nodes(tmp_path)
+
+    assert result.result == "warn"
+    assert "usermod -aG" in result.mend
+
+
+def test_open_device_nodes_and_none_at_all_are_fine(tmp_path):
+    assert "none" in doctor_machine.device_nodes(tmp_path).message
+    build_sysfs(tmp_path, {"dev/dri/renderD128": "", "dev/accel/accel0": "", "dev/null": ""})
+    result = doctor_machine.device_nodes(tmp_path)
+    assert (result.result, result.message) == ("ok", "renderD128, accel0 open to this user")
+
+
+def test_the_energy_counter_is_told(tmp_path):
+    assert "no RAPL" in doctor_machine.energy_counter(tmp_path).message
+    build_sysfs(tmp_path, X86)
+    assert doctor_machine.energy_counter(tmp_path).message == "package-0, core"
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def test_models_are_there_readable_and_have_a_runtime(tmp_path):
+    for name in ("a.onnx", "b.tflite"):
+        (tmp_path / name).write_bytes(b"x")
+    entries = tuple(
+        ModelEntry(name=name[0], path=tmp_path / name) for name in ("a.onnx", "b.tflite", "c.onnx")
+    )  # fmt: skip
+    served = settings(tmp_path, models=entries)
+
+    none = [r.result for r in doctor_settings.models(served, RuntimeInventory())]
+    both = [r.result for r in doctor_settings.models(served, BOTH)]
+
+    assert (none, both) == (["fail", "fail", "fail"], ["ok", "ok", "fail"])
+
+
+def test_the_state_folder_is_made_or_must_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    assert "will be made" in doctor_settings.state_folder(settings(tmp_path)).message
+    assert doctor_settings.state_folder(settings(tmp_path, state_dir=tmp_path)).message == str(tmp_path)
+    assert doctor_settings.state_folder(settings(tmp_path, state_dir=tmp_path / "file")).result == "fail"
+
+
+def test_a_folder_that_cannot_be_written_fails():
+    result = doctor_settings.state_folder(Settings(version=1, state_dir="/proc/nothing"))
+
+    assert result.result == "fail"
+    assert "QEIL_STATE_DIR" in result.mend
+
+
+def test_an_outbox_larger_than_the_disk_is_told(tmp_path):
+    assert doctor_settings.disk_space(settings(tmp_path)).result == "ok"
+    huge = settings(tmp_path, outbox=OutboxSettings(max_bytes=10**18))
+    assert doctor_settings.disk_space(huge).result == "warn"
+
+
+def test_a_profile_of_another_board_is_a_warning_and_a_wrong_one_a_failure(tmp_path, shipped):  # noqa: F811
+    build_sysfs(tmp_path, JETSON_ORIN_NANO)
+    file = config(tmp_path, f"version: 1\nstate_dir: {tmp_path}\nprofile: raspberry-pi-5\nhttp: {{port: 0}}\n")
+    results = by_check(examine(file, around(tmp_path, shipped, machine="aarch64", inventory=JETSON)))
+
+    assert results["profile"].result == "warn"
+    assert "looks like jetson-orin-nano-super" in results["profile"].message
+    assert doctor_settings.profile(settings(tmp_path, profile="raspberry-pi-5"), None).result == "ok"
+    assert doctor_settings.profile(settings(tmp_path, profile="raspbery"), None).result == "fail"
+
+
+# ---------------------------------------------------------------------------------------------- links
+
+
+def test_a_free_port_and_a_unix_socket_are_fine_and_a_foreign_address_is_not(tmp_path):
+    assert doctor_links.http_port(settings(tmp_path)).result == "ok"
+    assert doctor_links.http_port(settings(tmp_path, http=HttpSettings(unix_socket=tmp_path / "s"))).result == "ok"
+    foreign = HttpSettings(host="192.0.2.1", api_key_file=tmp_path / "k")
+    assert doctor_links.http_port(settings(tmp_path, http=foreign)).result == "fail"
+
+
+@pytest.mark.parametrize(("status", "result"), [(200, "ok"), (404, "fail")])
+def test_a_taken_port_is_fine_when_an_agent_answers_there(tmp_path, status, result):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        found = doctor_links.http_port(settings(tmp_path, http=HttpSettings(port=server.server_port)))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    assert found.result == result
+
+
+def test_the_broker_is_tried_and_its_absence_is_no_failure(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = MqttSettings(host="127.0.0.1", port=listener.getsockname()[1])
+        assert doctor_links.broker(settings(tmp_path, mqtt=there)).result == "ok"
+    result = doctor_links.broker(settings(tmp_path, mqtt=there))
+    assert result.result == "warn"
+    assert "not reachable" in result.message
+    assert doctor_links.broker(settings(tmp_path)).result == "ok"
+
+
+def serve_tls_once(listener, pem):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem[0], pem[1])
+    connection, _ = listener.accept()
+    try:
+        context.wrap_socket(connection, server_side=True).close()
+    except OSError:
+        connection.close()
+
+
+def test_a_broker_whose_certificate_is_not_trusted_fails_with_the_reason(tmp_path, pem):
+    other = tmp_path / "other.pem"
+    other.write_text(pem[0].read_text())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_tls_once, args=(listener, pem))
+        thread.start()
+        mqtt = MqttSettings(
+            host="127.0.0.1", port=listener.getsockname()[1],
+            tls=MqttTls(ca=other, certificate=pem[0], key=pem[1]),
+        )  # fmt: skip
+        result = doctor_links.broker(settings(tmp_path, mqtt=mqtt))
+        thread.join()
+
+    assert result.result == "fail"
+    assert "TLS is refused" in result.message
+    assert "127.0.0.1" in result.message
+
+
+@pytest.mark.parametrize("days", [365, 30_000])  # two-digit years until 2049, four-digit ones after
+def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path, days):
+    certificate, _, ends_s = made_certificate(tmp_path, days)
+
+    assert expires_at_s(certificate) == ends_s
+
+
+@pytest.mark.parametrize(("left_s", "result"), [(40 * 86_400, "ok"), (86_400, "warn"), (-1, "fail")])
+def test_a_certificate_that_ends_soon_is_a_warning_and_an_ended_one_a_failure(tmp_path, pem, left_s, result):
+    http = HttpSettings(tls_certificate=pem[0], tls_key=pem[1])
+
+    results = by_check(doctor_links.certificates(settings(tmp_path, http=http), pem[2] - left_s))
+
+    assert (results["http certificate"].result, results["http key"].result) == (result, "ok")
+
+
+def test_unreadable_damaged_and_foreign_certificates_fail(tmp_path, pem):
+    text, damaged, key = tmp_path / "t.pem", tmp_path / "d.pem", tmp_path / "wrong-key.pem"
+    text.write_text("hello")
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n")
+    key.write_text("no key")
+
+    def checked(certificate, key):
+        tls = MqttTls(ca=pem[0], certificate=certificate, key=key)
+        mqtt = MqttSettings(host="b", tls=tls, password_file=tmp_path / "none")
+        return by_check(doctor_links.certificates(settings(tmp_path, mqtt=mqtt), pem[2] - 1e7))
+
+    for certificate in (text, damaged, tmp_path / "absent.pem"):
+        assert checked(certificate, pem[1])["broker certificate"].result == "fail"
+    assert checked(pem[0], key)["broker key"].result == "fail"
+    assert checked(pem[0], tmp_path / "absent.pem")["broker key"].result == "fail"
+    assert checked(pem[0], pem[1])["broker password"].result == "fail"
+
+
+def test_a_secret_that_others_can_read_is_a_warning(tmp_path):
+    secret = tmp_path / "key"
+    secret.write_text("s")
+    for mode, result in ((0o644, "warn"), (0o600, "ok")):
+        secret.chmod(mode)
+        found = doctor_links.certificates(settings(tmp_path, http=HttpSettings(api_key_file=secret)), NOW_S)
+        assert [r.result for r in found] == [result]
