@@ -58,7 +58,7 @@ def run(problem: Problem, ablation: Ablation, seed: int, efforts: tuple[int, ...
 
 
 def gaps(spec: Spec, seeds: int) -> np.ndarray:
-    """1 − hypervolume ratio, [variant, seed, effort]."""
+    """1 − hypervolume ratio, [V, S, E]."""
     problem = generate(spec)
     numbers = range(1, seeds + 1)
     held = [[run(problem, ablation, seed, EFFORTS) for seed in numbers] for ablation in variants().values()]
@@ -98,8 +98,8 @@ def ablation_table(quick: bool = False) -> list[str]:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
     lines.append(
-        f"{len(problems)} problems × {seeds} seeds; geometric mean of (gap + {_FLOOR:g}) relative to all on; above 1 is "
-        "worse. Worst gap: over all problems and seeds."
+        f"{len(problems)} problems × {seeds} seeds; geometric mean of (gap + {_FLOOR:g}) relative to all on; above 1 "
+        "is worse. Worst gap: over all problems and seeds."
     )
     return lines
 

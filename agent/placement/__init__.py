@@ -1,1 +1,1 @@
-"""Pure placement optimiser: cost tables in, Pareto front and chosen point out. No I/O, clock, thread or global state."""
+"""Pure placement optimiser: cost tables in, Pareto front and choice out. No I/O, clock, thread or global state."""

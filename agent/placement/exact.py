@@ -85,7 +85,8 @@ def exact_front(
             group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
             scored += len(group.sums)
             group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
-            if labels + len(group.sums) <= 2 * label_limit:
+            # Too many to compare, and too many to keep unless most fall.
+            if len(group.sums) <= 4 * label_limit:
                 group, tests = _undominated(problem, limits, room, group, stage)
                 compared += tests
             labels += len(group.sums)

@@ -314,3 +314,19 @@ def test_the_exact_method_searches_first_as_far_as_its_budget_goes() -> None:
     assert solve(problem, "exact", evaluations=100_000).exact
     with pytest.raises(PlacementError, match="use method pgsam"):
         solve(problem, "exact", evaluations=1)
+
+
+def test_a_search_without_anything_feasible_keeps_walking_with_an_empty_archive() -> None:
+    search = Search(random_problem(8, 12, 3, room=0.01), 1)
+
+    for turn in range(10):
+        search.step(turn / 10)
+
+    assert len(search.archive) == 0
+    assert search.evaluations > 10_000
+
+
+@pytest.mark.parametrize("method", ["pgsam", "exact", "random"])
+def test_every_search_says_what_binds_when_nothing_fits(method: str) -> None:
+    with pytest.raises(PlacementError, match="no placement fits: memory"):
+        solve(random_problem(8, 6, 2, room=0.05), method, evaluations=1000)
