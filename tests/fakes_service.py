@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from difflib import get_close_matches
 
 import numpy as np
@@ -76,21 +77,22 @@ class FakeService:
         return future
 
     def _complete(self, request: InferenceRequest, future: Future[InferenceAnswer]) -> None:
-        try:
-            future.set_result(self._run(request))
-        except QeilError as error:
-            future.set_exception(error)
+        with contextlib.suppress(InvalidStateError):  # cancelled or expired meanwhile
+            try:
+                future.set_result(self._run(request))
+            except QeilError as error:
+                future.set_exception(error)
 
     @staticmethod
     def _expire(request: InferenceRequest, future: Future[InferenceAnswer]) -> None:
-        if not future.done():
+        with contextlib.suppress(InvalidStateError):
             future.set_exception(DeadlineExceeded(f"no answer within {request.deadline_s:g} s"))
 
     def release(self) -> None:
         """Answer what is held."""
         self.hold = False
         for request, future in self.held:
-            if not future.cancelled():
+            if not future.done():
                 self._complete(request, future)
         self.held.clear()
 
@@ -151,8 +153,9 @@ class FakeService:
         return self.is_live and all(m.ready for m in self.metadata.values())
 
     def metrics(self) -> tuple[Metric, ...]:
+        odd = {"model": 'a"b\\c\nd'}
         return (
-            Metric("qeil_requests_total", "counter", "Requests", (({"model": 'a"b\\c\nd'}, float(len(self.requests))),)),
+            Metric("qeil_requests_total", "counter", "Requests", ((odd, float(len(self.requests))),)),
             Metric("qeil_mode", "gauge", "Mode", (({"mode": "ready"}, 1.0),)),
             Metric("qeil_mode", "gauge", "Mode", (({"mode": "fault"}, 0.0),)),
         )

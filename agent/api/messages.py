@@ -15,6 +15,7 @@ from agent.errors import BadInput
 from agent.ports import InferenceAnswer, InferenceRequest, Tensor
 
 MAX_ID_CHARACTERS: Final = 256
+MAX_NAME_CHARACTERS: Final = 1024
 _SHARED_MEMORY: Final = "shared_memory_region"
 _STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
 
@@ -134,7 +135,7 @@ def _inputs(document: dict[str, Any], raw: memoryview, has_raw: bool) -> dict[st
 
 
 def _chunk(name: str, size: Any, raw: memoryview, offset: int, has_raw: bool) -> memoryview:
-    if type(size) is not int or size < 0:
+    if type(size) is not int or not 0 <= size < 2**63:
         raise BadInput(f"input {name!r}: binary_data_size must be a number of bytes ≥ 0")
     if not has_raw:
         raise BadInput(
@@ -176,8 +177,8 @@ def _entries(document: dict[str, Any], key: str, required: bool) -> list[dict[st
 
 def _name(entry: dict[str, Any], kind: str, seen: Mapping[str, Any]) -> str:
     name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        raise BadInput(f"an {kind} has no name")
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARACTERS:
+        raise BadInput(f"an {kind} has no name (a text of 1 to {MAX_NAME_CHARACTERS} characters)")
     if name in seen:
         raise BadInput(f"{kind} {name!r} is given twice")
     return name

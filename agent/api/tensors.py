@@ -43,7 +43,7 @@ def check_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
     """The shape as a tuple; BadInput unless the datatype is known and the shape a list of sizes."""
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise BadInput(f"input {name!r}: datatype {_short(datatype)} is not one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+    if not isinstance(shape, list) or any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
         raise BadInput(f"input {name!r}: shape must be a list of sizes ≥ 0, got {_short(shape)}")
     if len(shape) > MAX_RANK:
         raise BadInput(f"input {name!r}: shape has {len(shape)} dimensions, at most {MAX_RANK} are read")

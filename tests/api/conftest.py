@@ -5,6 +5,7 @@ import pytest
 
 from agent.api.server import HttpServer
 from agent.schema.settings import HttpSettings
+from tests.api.raw import RawClient
 from tests.fakes_service import FakeService
 
 
@@ -46,6 +47,20 @@ def serve(service):
     service.release()
     for server in started:
         server.stop(2.0)
+
+
+@pytest.fixture
+def connect():
+    """Raw connections to a port, closed at the end."""
+    clients: list[RawClient] = []
+
+    def start(port):
+        clients.append(RawClient(port))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
 
 
 @pytest.fixture
