@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from agent.backends.io import settle
 from agent.backends.layouts import TensorArea
 from agent.backends.segments import Lease
-from agent.errors import DeadlineExceeded, Overloaded, QeilError
+from agent.errors import DeadlineExceeded, Overloaded
 from agent.ports import LaneReply, Tensors
 
 
@@ -36,7 +35,7 @@ class CallQueue:
     def __init__(self, accelerator: str, limit: int) -> None:
         self._accelerator = accelerator
         self._limit = limit
-        self.waiting: deque[Call] = deque()
+        self.waiting: OrderedDict[int, Call] = OrderedDict()
         self.sent: dict[int, Call] = {}
 
     def __len__(self) -> int:
@@ -46,15 +45,19 @@ class CallQueue:
         """Accept a call at the end. Raises Overloaded at the bound."""
         if len(self) >= self._limit:
             raise Overloaded(f"{self._accelerator} has {len(self)} calls queued (limit {self._limit})")
-        self.waiting.append(call)
+        self.waiting[call.number] = call
 
     def drop(self, number: int) -> None:
         """The caller gave up: forget the call, or mark it for the process that already has it."""
         call = self.sent.get(number)
         if call is None:
-            self.waiting = deque(waiting for waiting in self.waiting if waiting.number != number)
+            self.waiting.pop(number, None)
         elif call.lease is not None:
             call.lease.cancel()
+
+    def first(self) -> Call | None:
+        """The call that waits longest."""
+        return next(iter(self.waiting.values()), None)
 
     def overdue(self, now_s: float) -> tuple[list[Call], float]:
         """Calls whose deadline passed and whose future is open, and the next deadline (infinity if none).
@@ -63,7 +66,7 @@ class CallQueue:
         """
         late: list[Call] = []
         next_s = math.inf
-        for call in (*self.waiting, *self.sent.values()):
+        for call in (*self.waiting.values(), *self.sent.values()):
             if call.future.done():
                 continue
             if call.deadline_s <= now_s:
@@ -76,16 +79,10 @@ class CallQueue:
 
     def take_all(self) -> list[Call]:
         """Forget every call."""
-        calls = [*self.sent.values(), *self.waiting]
+        calls = [*self.sent.values(), *self.waiting.values()]
         self.sent.clear()
         self.waiting.clear()
         return calls
-
-
-def fail(calls: list[Call], error: QeilError) -> None:
-    """Fail the futures of calls."""
-    for call in calls:
-        settle(call.future, error=error)
 
 
 def too_late(call: Call, accelerator: str) -> DeadlineExceeded:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Final, Protocol, TypeVar
 
+from agent.errors import LaneDied
 from agent.ports import Clock
 
 IDLE_TICK_S: Final = 0.5
@@ -72,7 +73,7 @@ class LaneIO:
             return future
         with self._lock:
             if self._closing:
-                raise RuntimeError("the lanes' reader thread is closed")
+                raise LaneDied("the lanes' reader thread has ended")
             self._calls.append(run)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lanes", daemon=True)
@@ -81,8 +82,10 @@ class LaneIO:
         return future
 
     def wake(self) -> None:
-        """Look at calls and deadlines now."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Look at calls and deadlines now; nothing once it is closed."""
+        with self._lock:
+            if not self._closing:
+                os.eventfd_write(self._wake_fd, 1)
 
     def remind(self, deadline_s: float) -> None:
         """Make sure that the thread is awake at that time."""
@@ -90,16 +93,18 @@ class LaneIO:
             self.wake()
 
     def close(self) -> None:
-        """End the thread. Lanes must have ended before."""
+        """End the thread, once what it waits for is gone. Its lanes must have ended before."""
         with self._lock:
-            already, self._closing = self._closing, True
+            if not self._closing:
+                os.eventfd_write(self._wake_fd, 1)
+                self._closing = True
+                if self._thread is None:
+                    self._release()
             thread = self._thread
-        if already:
-            return
-        if thread is not None:
-            self.wake()
-            if thread is not threading.current_thread():
-                thread.join()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _release(self) -> None:
         self._epoll.close()
         os.close(self._wake_fd)
 
@@ -137,6 +142,10 @@ class LaneIO:
             for member in list(self._members):
                 member.reader_failed(f"the lanes' reader thread failed: {type(error).__name__}: {error}")
             raise
+        finally:
+            with self._lock:
+                self._closing = True
+                self._release()
 
     def _turn(self) -> None:
         now_s = self._clock.monotonic_s()

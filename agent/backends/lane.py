@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -111,7 +111,8 @@ class ProcessLane:
     def kill(self, cause: str) -> None:
         """End the process at once; pending futures fail with LaneDied(cause)."""
         if self._child is not None and self._cause is None:
-            self._io.call(lambda: self._die(cause)).result()
+            with suppress(LaneDied):  # it may be dying at this moment
+                self._io.call(lambda: self._die(cause)).result()
 
     def stop(self, timeout_s: float) -> None:
         """Answer what was accepted, then end; killed when that takes longer. Not from a future's callback."""
@@ -204,8 +205,7 @@ class ProcessLane:
         if channel is None or self._cause is not None:
             return []
         try:
-            while queue.waiting and len(queue.sent) < WINDOW:
-                call = queue.waiting[0]
+            while len(queue.sent) < WINDOW and (call := queue.first()) is not None:
                 try:
                     if not self._send_call(channel, call):
                         break
@@ -213,7 +213,7 @@ class ProcessLane:
                     raise
                 except QeilError as error:
                     refused.append((call, error))
-                queue.waiting.popleft()
+                queue.waiting.pop(call.number, None)
             if self._stopping and not queue.waiting:
                 channel.send({"k": "stop"})
         except (BlockingIOError, Closed):
@@ -357,6 +357,8 @@ class ProcessLane:
         if not self._stopping or pending:
             self._on_death(cause)
         self._ended.set()
+        if self._owns_io:
+            self._io.close()
 
     def _reaped(self, child: Child) -> bool:
         if not child.gone():

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ class ThreadLane:
             self._work.notify_all()
         for future in futures:
             settle(future, error=LaneDied(cause))
-        self._io.call(lambda: self._io.leave(self)).result()
+        self._leave()
         self._on_death(cause)
 
     def stop(self, timeout_s: float) -> None:
@@ -110,7 +111,7 @@ class ThreadLane:
                 self.kill(f"{self.spec.accelerator} did not stop within {timeout_s:g} s")
             else:
                 self._cause = "it was stopped"
-                self._io.call(lambda: self._io.leave(self)).result()
+                self._leave()
         if self._owns_io:
             self._io.close()
 
@@ -163,6 +164,12 @@ class ThreadLane:
 
     # ------------------------------------------------------------------ inside
 
+    def _leave(self) -> None:
+        with suppress(LaneDied):  # the reader thread is closed already
+            self._io.call(lambda: self._io.leave(self)).result()
+        if self._owns_io:
+            self._io.close()
+
     def _require(self) -> None:
         if self._cause is not None or self._stopping:
             raise LaneDied(f"{self.spec.accelerator}: {self._cause or 'it is stopping'}")
@@ -195,11 +202,11 @@ class ThreadLane:
     def _run(self) -> None:
         while True:
             with self._work:
-                while not self._queue.waiting and self._cause is None and not self._stopping:
+                while (call := self._queue.first()) is None and self._cause is None and not self._stopping:
                     self._work.wait()
-                if self._cause is not None or not self._queue.waiting:
+                if self._cause is not None or call is None:
                     return
-                call = self._queue.waiting.popleft()
+                del self._queue.waiting[call.number]
                 loaded = self._models.get(call.model)
                 self._queue.sent[call.number] = call
             reply, error = self._attempt(call, loaded)

@@ -18,6 +18,7 @@ import pytest
 
 from agent.backends import segments, transfer
 from agent.backends.lane import WINDOW, ProcessLane
+from agent.backends.thread_lane import ThreadLane
 from agent.errors import DeadlineExceeded, LaneDied, ModelLoadFailed
 from agent.ports import LaneSpec, LoadSpec
 from agent.schema.device import Runtime
@@ -282,10 +283,25 @@ def test_a_process_that_cannot_be_started_says_why(monkeypatch: pytest.MonkeyPat
     lane.stop(0.1)
 
 
-def test_a_lane_of_its_own_ends_its_reader_thread(models: Models) -> None:
-    before = threading.active_count()
-    lane = ProcessLane(LaneSpec("npu", 1), SystemClock())
-    lane.start(print)
-    lane.stop(PATIENCE_S)
+@pytest.mark.parametrize("end", ["stop", "kill", "crash"])
+@pytest.mark.parametrize("kind", [ProcessLane, ThreadLane])
+def test_a_lane_of_its_own_ends_its_reader_thread(kind: type[ProcessLane | ThreadLane], end: str) -> None:
+    def used() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
-    assert threading.active_count() == before
+    def live_and_die() -> None:
+        lane = kind(LaneSpec("npu", 1), SystemClock())
+        lane.start(lambda cause: None)
+        pid = lane.pid()
+        if end == "crash" and pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        elif end == "stop":
+            lane.stop(PATIENCE_S)
+        else:
+            lane.kill("the end")
+        assert until(lambda: not lane.alive())
+
+    before = used()
+    live_and_die()
+
+    assert until(lambda: gc.collect() >= 0 and used() <= before)
