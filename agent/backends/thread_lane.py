@@ -226,9 +226,9 @@ class ThreadLane:
         """Run unless it is pointless or forbidden by now."""
         if loaded is None:
             raise Overloaded(f"{call.model} was unloaded from {self.spec.accelerator}")
-        if call.future.done():
-            raise BackendError("given up before it began")
         now_ns = time.monotonic_ns()
+        if call.future.done() or now_ns > call.deadline_s * 1e9:
+            raise calls.too_late(call, self.spec.accelerator)
         if not self._page.permitted(now_ns):
             raise PermitExpired(f"{self.spec.accelerator} holds no valid run permit")
         check_feeds(call.model, call.inputs, loaded.session.inputs)

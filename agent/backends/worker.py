@@ -31,7 +31,7 @@ from agent.backends.messages import Channel, Closed, Header, parse, shorten
 from agent.backends.packets import RUN, Done, Run, pack_done, unpack_run
 from agent.backends.segments import Ring
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
-from agent.errors import BackendError, InferenceFailed, PermitExpired, QeilError
+from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, PermitExpired, QeilError
 
 HEARTBEAT_S: Final = 0.1
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
@@ -120,7 +120,7 @@ class Worker:
             raise BackendError(f"{self._name} does not hold that model any more")
         now_ns = time.monotonic_ns()
         if model.inputs.ring.cancelled(run.slot) or now_ns > run.deadline_ns:
-            raise BackendError("given up before it began")
+            raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
         if not self._page.permitted(now_ns):
             raise PermitExpired(f"{self._name} holds no valid run permit")
         feeds = _feeds(model.inputs, run, segment)
