@@ -1,8 +1,8 @@
 """PGSAM: Pareto-guided simulated annealing with momentum, vectorised over chains.
 
 Each turn scores whole neighbourhoods of a batch of assignments at once. Guided bases are the archive's least explored
-members; annealed bases are chains that walk by heat bath on a random weighting of the objectives, with a soft penalty
-for memory. Whatever no archive member dominates enters the archive, whoever met it.
+members, those in sparse regions first; annealed bases are chains that walk by heat bath on a random weighting of the
+objectives, with a soft penalty for memory. Whatever no archive member dominates enters the archive, whoever met it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,25 @@ _PENALTY = 4.0
 _REFUSED = 1e9
 _RENEW_TURNS = 16
 _EXCHANGED = 60
+_GRID = 12
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Ingredients that can be switched off, to see what each is worth."""
+    """Ingredients that can be switched off, to see what each is worth.
+
+    seeds: shortest paths for random weights, instead of random assignments. macro: strided and crossover moves.
+    exchange: two stages change at once. annealing: chains that walk by heat bath. guidance: explore around the least
+    visited archive members. sparsity: among them, those in sparse regions first. momentum: kinds of move that lately
+    brought members are tried more often. soft_memory: chains may overfill memory at a price.
+    """
 
     seeds: bool = True
     macro: bool = True
     exchange: bool = True
     annealing: bool = True
     guidance: bool = True
+    sparsity: bool = True
     momentum: bool = True
     soft_memory: bool = True
 
@@ -53,11 +61,11 @@ class Ablation:
 class Tuning:
     """Sizes of the search."""
 
-    chains: int = 12
-    guided: int = 12
+    chains: int = 4
+    guided: int = 20
     cuts: int = 26
     candidates: int = 48
-    seed_vectors: int = 48
+    seed_vectors: int = 160
     archive_limit: int = 8000
     hottest: float = 0.3
     coldest: float = 0.003
@@ -107,7 +115,9 @@ class Search:
         parts: list[Rows] = [] if warm is None else [warm]
         parts.append(uniform_donors(allowed, random_rows(allowed, rng, 1))[0])
         if self.ablation.seeds:
-            met, last = seeds(self.tables, allowed, rng, self.tuning.seed_vectors)
+            # Warm placements do most of what seeds are for, and a re-plan has no time for both.
+            count = self.tuning.seed_vectors if warm is None or not len(warm) else self.tuning.seed_vectors // 4
+            met, last = seeds(self.tables, allowed, rng, count)
             parts = [last, met, *parts]
         else:
             parts.append(random_rows(allowed, rng, self.tuning.chains))
@@ -168,6 +178,8 @@ class Search:
         if self.ablation.guidance and len(self.archive):
             wanted = self.tuning.guided if self.ablation.annealing else self.tuning.guided + self.tuning.chains
             keys = self.archive.visits + self._rng.random(len(self.archive))
+            if self.ablation.sparsity:
+                keys = keys * self._crowding()
             count = min(wanted, len(keys))
             chosen = np.argpartition(keys, count - 1)[:count]
             chosen.sort()
@@ -176,6 +188,18 @@ class Search:
             if not self.ablation.annealing:
                 return guided, len(guided)
         return np.concatenate([guided, self._chains]), len(guided)
+
+    def _crowding(self) -> Floats:
+        """Members in the cell of each member, on a coarse grid over the objectives."""
+        points, side = self.archive.points, _GRID
+        if len(points) < 2:
+            return np.ones(len(points))
+        low, span = self._frame()
+        cells = ((points - low) * ((side - 1e-6) / span)).astype(np.intp)
+        cell = (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
+        counts = np.bincount(cell, minlength=side**3)
+        crowd: Floats = counts[cell].astype(np.float64)
+        return crowd
 
     def _score(self, kind: int, bases: Rows) -> _Scored:
         if KINDS[kind] == "exchange":
