@@ -64,7 +64,7 @@ class App:
         current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
-        self.reporting = Reporting(settings, name, boot, state_dir, self._clock)
+        self.reporting = Reporting(settings, name, boot, self._clock)
         self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock,
             lambda accelerator, cause: self.supervisor.post(SuspectEvent(accelerator, cause)),
@@ -74,7 +74,10 @@ class App:
             self.board.profile, current, keepers, self.dispatcher, self.reporting, self._clock, info,
             lambda wanted: assembly.remember_policy(state_dir, wanted.policy),
         )  # fmt: skip
-        self.reporting.attach(self.supervisor.post, lambda: self.supervisor.snapshot)
+        self.reporting.attach(
+            self.supervisor.post, lambda: self.supervisor.snapshot, self.dispatcher.energies_j,
+            lambda: self.supervisor.in_force.policy.telemetry.window_s,
+        )  # fmt: skip
         for event in policy.events:
             self.supervisor.post(event)
         self.models = ModelSet(

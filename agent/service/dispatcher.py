@@ -266,6 +266,10 @@ class Dispatcher:
         """Requests accepted and not answered."""
         return len(self._in_flight)
 
+    def energies_j(self) -> dict[str, float]:
+        """Energy of all answers so far, per model; unknown energies count as nothing and are labelled so elsewhere."""
+        return {name: meter.read().total_energy_j for name, meter in list(self.meters.items())}
+
     def waiting(self) -> int:
         """Requests without a usable placement."""
         return len(self._waiting)
