@@ -43,12 +43,12 @@ class OnnxSession:
         self.inputs = tuple(_signature(order.model, node) for node in session.get_inputs())
         self.outputs = tuple(_signature(order.model, node) for node in session.get_outputs())
         self.assignment = assignment
-        self._bits = any(signature.datatype == "BF16" for signature in (*self.inputs, *self.outputs))
+        self.bits = any(signature.datatype == "BF16" for signature in (*self.inputs, *self.outputs))
 
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run once. Raises InferenceFailed with the runtime's own reason."""
         try:
-            run = self._run_values if self._bits else self._run_arrays
+            run = self._run_values if self.bits else self._run_arrays
             arrays = run(feeds, list(outputs))
         except self._errors as error:
             raise InferenceFailed(f"{self._model}: {reason(error)}") from error
@@ -102,7 +102,10 @@ def open_session(order: LoadOrder) -> OnnxSession:
         raise ModelLoadFailed(f"{order.model}: {reason(error)}") from error
     except MemoryError as error:
         raise ModelLoadFailed(f"{order.model}: out of memory while loading") from error
-    return OnnxSession(order, session, assignment, errors)
+    opened = OnnxSession(order, session, assignment, errors)
+    if opened.bits and not hasattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
+        raise ModelLoadFailed(f"{order.model}: onnxruntime {ort.__version__} cannot pass BF16 tensors from Python")
+    return opened
 
 
 def _runtime(order: LoadOrder) -> Any:
