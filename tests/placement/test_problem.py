@@ -88,11 +88,13 @@ def test_a_tiny_busy_time_does_not_vanish() -> None:
 
 
 def test_memory_that_fits_on_the_grid_fits_in_truth() -> None:
-    arrays = tables(1, 1) | {"memory": np.array([[0.1]]), "capacity": np.array([np.inf])}
+    arrays = tables(2, 1) | {"memory": np.array([[0.1], [1e6]]), "capacity": np.array([np.inf])}
     problem = Problem.from_arrays(arrays)
+    tight = Problem.from_arrays(arrays | {"capacity": np.array([1e6 + 0.1 - 1e-9])})
 
-    assert problem.memory[0, 0] >= 0.1
-    assert problem.feasible([0])[0]
+    assert problem.memory[0, 0] > 0.1
+    assert problem.feasible([0, 0])[0]
+    assert not tight.feasible([0, 0])[0]
 
 
 def test_zero_cost_tables_are_accepted() -> None:

@@ -330,3 +330,13 @@ def test_a_search_without_anything_feasible_keeps_walking_with_an_empty_archive(
 def test_every_search_says_what_binds_when_nothing_fits(method: str) -> None:
     with pytest.raises(PlacementError, match="no placement fits: memory"):
         solve(random_problem(8, 6, 2, room=0.05), method, evaluations=1000)
+
+
+def test_hot_chains_walk_elsewhere_than_cold_ones() -> None:
+    problem = random_problem(8, 20, 3, room=9.0)
+    hot, cold = (Search(problem, 1, tuning=Tuning(hottest=heat, coldest=heat)) for heat in (1e6, 1e-9))
+
+    for search in (hot, cold):
+        search.step(0.0)
+
+    assert not np.array_equal(hot._chains, cold._chains)
