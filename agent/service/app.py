@@ -140,6 +140,7 @@ class App:
             self.start()
             problems = self.wait_ready(ready_timeout_s)
             if not self._stop.is_set():
+                assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
                 on_ready(self.http.url, problems)
             while not self._stop.wait(0.5):

@@ -13,6 +13,12 @@ BOOT_FILE = "boot.json"
 MAX_BYTES = 16 * 1024 * 1024
 
 
+class StorageDamaged(StorageError):
+    """The file is there and readable, but what is in it is not a document."""
+
+    code = "storage_damaged"
+
+
 def write_json(path: Path, document: Any) -> None:
     """Replace the file atomically: temporary file, fsync, rename, fsync of the folder. StorageError says what to do."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -36,13 +42,13 @@ def read_json(path: Path) -> Any | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; check the owner and mode of the state folder") from error
+        raise StorageError(f"{path}: {error.strerror}; check the owner and mode of state_dir") from error
     if len(data) > MAX_BYTES:
         raise StorageError(f"{path}: larger than {MAX_BYTES} bytes; it is not one of ours, remove it")
     try:
         return json.loads(data)
     except ValueError as error:
-        raise StorageError(f"{path}: damaged ({error}); remove it, it is made again") from error
+        raise StorageDamaged(f"{path}: damaged ({error}); remove it, it is made again") from error
 
 
 def next_boot(state_dir: Path) -> int:
@@ -50,11 +56,8 @@ def next_boot(state_dir: Path) -> int:
     path = state_dir / BOOT_FILE
     try:
         previous = read_json(path)
-    except StorageError:
-        previous = None  # damaged: starting over from the time below keeps the number above every older one
-        number = int(path.stat().st_mtime)
-        write_json(path, {"version": 1, "boot": number})
-        return number
+    except StorageDamaged:
+        previous = {"boot": int(path.stat().st_mtime)}  # above every number that was ever counted one by one
     number = int(previous["boot"]) + 1 if isinstance(previous, dict) and isinstance(previous.get("boot"), int) else 1
     write_json(path, {"version": 1, "boot": number})
     return number

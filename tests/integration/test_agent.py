@@ -142,8 +142,9 @@ def test_a_policy_edit_takes_over_and_a_broken_one_is_refused_with_its_line(agen
     assert agent.status()["agent"]["policy_digest"] == digest
 
     path.write_text(text.replace("pinned: []", "pinned: [{model: magika, accelerator: cpu-eco}]"))
-    agent.wait_until(lambda: agent.model("magika")["placement"] == "cpu-eco")
-    assert agent.status()["agent"]["policy_digest"] != digest
+    agent.wait_until(lambda: agent.status()["agent"]["policy_digest"] != digest)
+    assert agent.model("magika")["placement"] == "cpu-eco"
+    assert [c["reason"] for c in agent.model("magika")["candidates"] if c["state"] == "rejected"]
     assert not any(c["type"] == "policy_rejected" for c in agent.status()["conditions"])
 
     path.write_text(text)
@@ -159,8 +160,10 @@ def test_hopeless_models_are_named_and_the_others_are_served(tmp_path):
         assert states["magika"]["state"] == "ready"
         assert states["corrupt"]["state"] == states["gone"]["state"] == "unavailable"
         assert "No such file" in states["gone"]["reason"]
+        client = process.client()
         with pytest.raises(QeilError, match="gone"):
-            process.client().infer("gone", {"x": np.zeros(1, np.float32)})
+            client.infer("gone", {"x": np.zeros(1, np.float32)})
+        client.close()
         assert process.stop() == 0
 
 

@@ -195,7 +195,7 @@ def test_a_damaged_document_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"x\.json: damaged"):
         state_file.read_json(tmp_path / "x.json")
     (tmp_path / "d").mkdir()
-    with pytest.raises(StorageError, match="owner and mode"):
+    with pytest.raises(StorageError, match="owner and mode of state_dir"):
         state_file.read_json(tmp_path / "d")
 
 
