@@ -30,7 +30,8 @@ EXACT_EVALUATIONS = 100_000_000
 _FIRST_SHARE = 0.25
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
-_CERTIFICATE_COMPARISONS = 60_000_000
+_CERTIFICATES = ((0.03, 1_000_000), (0.25, 60_000_000))
+"""Attempts: after which share of the budget, and how many comparisons each may take."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,13 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
     archive = search.archive
     if not len(archive):
         search.offer(_some_feasible(problem)[None, :])
-    _advance(search, budget, _FIRST_SHARE if certify else 1.0, 0)
     spent = 0
-    if certify and budget.used(search.evaluations, search.effort) < 1.0:
-        proof = _certificate(problem, search, budget)
-        spent = proof.evaluations
+    for share, comparisons in _CERTIFICATES if certify else ():
+        _advance(search, budget, share, spent)
+        if budget.used(search.evaluations + spent, search.effort) >= 1.0:
+            break
+        proof = _certificate(problem, search, budget, spent, comparisons)
+        spent += proof.evaluations
         if proof.complete:
             return _result("pgsam", seed, search.evaluations + spent, proof.points, proof.assignments, exact=True)
     _advance(search, budget, 1.0, spent)
@@ -172,12 +175,12 @@ def _advance(search: Search, budget: _Budget, share: float, spent: int) -> None:
         search.step(min(used, 1.0))
 
 
-def _certificate(problem: Problem, search: Search, budget: _Budget) -> ExactFront:
+def _certificate(problem: Problem, search: Search, budget: _Budget, spent: int, comparisons: int) -> ExactFront:
     return exact_front(
         problem,
         label_limit=_CERTIFICATE_LABELS,
-        comparison_limit=_CERTIFICATE_COMPARISONS,
-        evaluation_limit=budget.left(search.evaluations, EXACT_EVALUATIONS),
+        comparison_limit=comparisons,
+        evaluation_limit=budget.left(search.evaluations + spent, EXACT_EVALUATIONS),
         known=(search.archive.points, search.archive.assignments),
         stop=lambda: budget.time_used() > _CERTIFICATE_SHARE,
         paced=True,
