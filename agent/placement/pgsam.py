@@ -27,7 +27,7 @@ from agent.placement.moves import (
 )
 from agent.placement.pareto import Archive
 from agent.placement.problem import Floats, Problem
-from agent.placement.seeds import seeds, weight_vectors
+from agent.placement.seeds import rounds, seeds, weight_vectors
 
 KINDS = ("block", "strided", "crossover", "exchange")
 _PENALTY = 4.0
@@ -65,7 +65,7 @@ class Tuning:
     guided: int = 20
     cuts: int = 26
     candidates: int = 48
-    seed_vectors: int = 160
+    seed_passes: int = 720
     archive_limit: int = 8000
     hottest: float = 0.3
     coldest: float = 0.003
@@ -103,6 +103,7 @@ class Search:
         self.evaluations = 0
         self._rng = np.random.default_rng(seed)
         self._turn = 0
+        self._seed_effort = 0
         self._credit = np.ones(len(KINDS))
         start = self._start(warm)
         self.evaluations += len(start)
@@ -115,8 +116,11 @@ class Search:
         parts: list[Rows] = [] if warm is None else [warm]
         parts.append(uniform_donors(allowed, random_rows(allowed, rng, 1))[0])
         if self.ablation.seeds:
+            turns = rounds(self.tables)
             # Warm placements do most of what seeds are for, and a re-plan has no time for both.
-            count = self.tuning.seed_vectors if warm is None or not len(warm) else self.tuning.seed_vectors // 4
+            passes = self.tuning.seed_passes if warm is None or not len(warm) else self.tuning.seed_passes // 3
+            count = passes // turns
+            self._seed_effort = 3 * count * turns * self.problem.latency.size * self.problem.accelerator_count
             met, last = seeds(self.tables, allowed, rng, count)
             parts = [last, met, *parts]
         else:
@@ -137,7 +141,8 @@ class Search:
         """
         archive = self.archive
         return (
-            self.evaluations * len(self.tables.stage)
+            self._seed_effort
+            + self.evaluations * len(self.tables.stage)
             + 18_000 * self._turn
             + 2 * archive.comparisons
             + 77 * archive.rebuilt

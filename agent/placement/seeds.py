@@ -15,6 +15,11 @@ _RATIO_ROUNDS = 3
 _PRICE_ROUNDS = 9
 
 
+def rounds(tables: Costs) -> int:
+    """How many shortest-path rounds `seeds` runs: more where memory can bind."""
+    return _RATIO_ROUNDS + (_PRICE_ROUNDS if len(tables.capacity) else 0)
+
+
 def weight_vectors(rng: np.random.Generator, count: int) -> Floats:
     """`count` weight vectors [n, 3]: corners, edges and centre first, the rest random on the simplex."""
     fixed = np.array(
@@ -60,7 +65,7 @@ def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -
     start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
     occupied = np.where(tables.stage[4:] > 0.0, tables.stage[4:], np.nan)
     unit = start / scale[0] / np.array([max(np.nanmedian(m), 1e-300) for m in occupied]) if len(occupied) else 1.0
-    for turn in range(_RATIO_ROUNDS + (_PRICE_ROUNDS if len(tables.capacity) else 0)):
+    for turn in range(rounds(tables)):
         table, link = _scalarised(tables, weights / scale[:3], ratio, price)
         rows = shortest_paths(table + forbidden, link)
         met.append(rows)

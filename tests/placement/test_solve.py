@@ -299,7 +299,7 @@ def test_random_rows_use_every_allowed_pair_and_no_other() -> None:
 
 def test_survivors_beyond_the_bound_are_thinned_not_lost() -> None:
     problem = random_problem(8, 40, 4, room=9.0)
-    search = Search(problem, 1, tuning=Tuning(survivors=5, seed_vectors=10))
+    search = Search(problem, 1, tuning=Tuning(survivors=5, seed_passes=30))
     before = len(search.archive)
 
     for turn in range(10):
