@@ -22,7 +22,7 @@ from agent.placement.problem import Floats, Problem
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
 DEFAULT_EFFORT = 32_000_000
-"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; at most about 0.7 s of one x86 core."""
+"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.7 s of one core."""
 DEFAULT_RANDOM = 200_000
 EXACT_LABELS = 400_000
 EXACT_COMPARISONS = 5_000_000_000
