@@ -154,9 +154,7 @@ def estimate(state: RlsState, max_rel_uncertainty: float = 0.25) -> NodeEstimate
     spread = np.sqrt(np.maximum(variance, 0.0)) / inverse_capacity
     rel[1:] = np.where(known, spread / np.where(known, values, 1.0), np.inf)
     undetermined = tuple(name for name, share_ in zip(_names(theta.size), rel, strict=True) if share_ > limit)
-    return NodeEstimate(
-        1.0 / inverse_capacity, values[:-2], float(values[-2]), float(values[-1]), rel, undetermined
-    )
+    return NodeEstimate(1.0 / inverse_capacity, values[:-2], float(values[-2]), float(values[-1]), rel, undetermined)
 
 
 def _names(parameters: int) -> tuple[str, ...]:

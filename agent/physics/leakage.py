@@ -115,8 +115,8 @@ def fixed_point(
     climbing = np.ones(shape, dtype=np.bool_)
     settled = np.zeros(shape, dtype=np.bool_)
     for _ in range(80):
-        residual = temperature - cold - resistance * leakage_power(
-            temperature, reference_power_w, activation_ev, reference_c
+        residual = (
+            temperature - cold - resistance * leakage_power(temperature, reference_power_w, activation_ev, reference_c)
         )
         gain = resistance * leakage_slope(temperature, reference_power_w, activation_ev, reference_c)
         climbing = climbing & (gain < 1.0) & ~settled

@@ -19,9 +19,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: ArrayLike) -> Array:
     does not overflow (Chen et al. 2021, arXiv:2107.03374, eq. 1). Average over tasks for a benchmark's pass@k.
     Raises ValueError naming the argument out of range.
     """
-    n, c, chosen = np.broadcast_arrays(
-        positive("samples", samples), nonnegative("correct", correct), positive("k", k)
-    )
+    n, c, chosen = np.broadcast_arrays(positive("samples", samples), nonnegative("correct", correct), positive("k", k))
     for name, value in (("samples", n), ("correct", c), ("k", chosen)):
         if np.any(value != np.floor(value)):
             raise ValueError(f"{name} must be whole numbers")

@@ -22,6 +22,9 @@ ASSUMED_BANDWIDTH_SHARE = 0.6
 REFERENCE_TEMPERATURE_C = 45.0
 """Junction temperature used where the caller knows none."""
 
+_PRODUCTS = ("conv", "gemm", "attention")
+"""Families that are relatives of each other: all are products of matrices in the end."""
+
 _WIDER: dict[Precision, tuple[Precision, ...]] = {
     "int4": ("int8", "fp16", "fp32"),
     "int8": ("fp16", "fp32"),
@@ -134,12 +137,13 @@ def _stage_cost(
     peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * units * clock
     bandwidth = domain.bandwidth_bytes_per_s.value * memory_clock * _bandwidth_share(accelerator, runtime, notes)
     moved = (stage.weight_bytes + stage.activation_bytes + stage.kv_bytes) * penalty
-    traffic = 0.0 if in_cache else moved
+    traffic, cached = _split_traffic(stage, moved, penalty, in_cache, accelerator)
     node_s = runtime.node_overhead_s.value * stage.nodes if runtime.node_overhead_s else 0.0
     total = float(flops.sum())
-    if total + traffic + node_s == 0.0:
+    cache_s = cached / runtime.cache_bytes_per_s.value if runtime.cache_bytes_per_s else 0.0
+    if total + traffic + cache_s + node_s == 0.0:
         return StageCost(0.0, 0.0, _static_w(accelerator, temperature_c), 1.0, "compute", 0.0)
-    roof = roofline.attainable(total, traffic, peak, bandwidth, overhead_s=node_s)
+    roof = roofline.attainable(total, traffic, peak, bandwidth, cache_s=cache_s, overhead_s=node_s)
     time_s = float(roof.time_s)
     static_w = _static_w(accelerator, temperature_c)
     switching_j: float | None = None
@@ -155,6 +159,22 @@ def _stage_cost(
                 stretched_s = float(capped.stretch_s)
                 time_s = float(capped.time_s)
     return StageCost(time_s, switching_j, static_w, float(roof.dasi), str(roof.binding), stretched_s)
+
+
+def _split_traffic(
+    stage: Stage, moved: float, penalty: float, in_cache: bool, accelerator: Accelerator
+) -> tuple[float, float]:
+    """Bytes through memory and bytes through the cache.
+
+    Everything stays in the cache where the whole model fits; otherwise the activations do where the largest set of
+    them alive at one time fits. Weights are then read once per inference from memory.
+    """
+    if in_cache:
+        return 0.0, moved
+    cache = accelerator.cache_bytes
+    if cache is not None and stage.arena_bytes <= cache.value:
+        return moved - stage.activation_bytes * penalty, stage.activation_bytes * penalty
+    return moved, 0.0
 
 
 def _point(point: OperatingPoint | None) -> tuple[float, float, float]:
@@ -194,9 +214,9 @@ def _share(family: Family, precision: Precision, accelerator: Accelerator, runti
     table = {(e.family, e.precision): e.share.value for e in runtime.compute_efficiency}
     if (family, precision) in table:
         return table[family, precision]
-    relatives = [v for (f, _), v in table.items() if f == family] or [
-        v for (_, p), v in table.items() if p == precision
-    ]
+    relatives = [v for (f, _), v in table.items() if f == family]
+    if not relatives and family in _PRODUCTS:
+        relatives = [v for (f, p), v in table.items() if f in _PRODUCTS and p == precision]
     share = relatives[0] if relatives else ASSUMED_SHARE
     origin = "its nearest relative" if relatives else "an assumption"
     notes.append(f"{accelerator.name}: efficiency of {family} in {precision} unknown, {share:.2f} from {origin}")

@@ -56,6 +56,7 @@ class Runtime(FileModel):
     threads: int | None = Field(default=None, ge=1, description="None: the accelerator's threads")
     compute_efficiency: tuple[Efficiency, ...] = ()
     bandwidth_efficiency: Quantity | None = Field(default=None, description="share of the domain's bandwidth achieved")
+    cache_bytes_per_s: Quantity | None = Field(default=None, description="bandwidth while the working set is in cache")
     dispatch_overhead_s: Quantity | None = Field(default=None, description="launch cost per inference")
     node_overhead_s: Quantity | None = Field(default=None, description="cost of each graph node on top of its work")
     unsupported_operators: tuple[str, ...] = ()

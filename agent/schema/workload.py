@@ -43,7 +43,10 @@ class Stage(FileModel):
 
     name: str
     work: tuple[Work, ...]
-    weight_bytes: float = Field(ge=0)
+    weight_bytes: float = Field(ge=0, description="bytes of the weights that one pass reads, as stored")
+    idle_weight_bytes: float = Field(
+        default=0.0, ge=0, description="bytes of weights held but not read in a pass (embedding rows, experts)"
+    )
     activation_bytes: float = Field(ge=0, description="bytes read plus written by the stage's nodes, weights excluded")
     input_bytes: float = Field(ge=0, description="bytes of the tensor that enters the stage")
     output_bytes: float = Field(ge=0, description="bytes of the tensor that leaves the stage")

@@ -40,6 +40,8 @@ class HostFacts:
     memory_bytes: int | None
     """What this process may use: the machine's memory, or less where a control group limits it."""
     swap_bytes: int | None
+    cache_bytes: int | None
+    """Caches that one core can fill: its own, and its part of the shared last level."""
 
 
 def read_host(reader: SysfsReader, machine: str | None = None) -> HostFacts:
@@ -65,6 +67,7 @@ def read_host(reader: SysfsReader, machine: str | None = None) -> HostFacts:
         clusters=_clusters(reader, cpus),
         memory_bytes=min((n for n in (total, limit) if n is not None), default=None),
         swap_bytes=memory.get("SwapTotal"),
+        cache_bytes=_cache(reader, cpus),
     )
 
 
@@ -108,6 +111,24 @@ def _clusters(reader: SysfsReader, cpus: tuple[int, ...]) -> tuple[Cluster, ...]
         khz = reader.read_int(f"{CPU_FOLDER}/cpu{n}/cpufreq/cpuinfo_max_freq")
         kinds.setdefault(None if isinstance(khz, Missing) else khz * 1000.0, []).append(n)
     return tuple(Cluster(tuple(cores), hz) for hz, cores in kinds.items())
+
+
+MAX_SHARED_CACHE_BYTES_PER_CPU = 8 * 1024**2
+"""A virtual machine sees the whole last-level cache of a server; what it may keep there is about its cores' part."""
+
+
+def _cache(reader: SysfsReader, cpus: tuple[int, ...]) -> int | None:
+    """Largest cache of the first CPU, shared ones counted up to a part per CPU; None where sysfs does not tell."""
+    if not cpus:
+        return None
+    sizes = []
+    for index in range(8):
+        text = _text(reader, f"{CPU_FOLDER}/cpu{cpus[0]}/cache/index{index}/size")
+        match = re.fullmatch(r"(\d+)([KM])", text or "")
+        if match:
+            size = int(match.group(1)) * (1024 if match.group(2) == "K" else 1024**2)
+            sizes.append(min(size, MAX_SHARED_CACHE_BYTES_PER_CPU * len(cpus)))
+    return max(sizes, default=None)
 
 
 def _meminfo(reader: SysfsReader) -> dict[str, int]:

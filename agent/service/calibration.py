@@ -31,7 +31,9 @@ class Coefficient(FileModel):
     accelerator: str
     backend: str
     provider: str
-    kind: Literal["compute_flops_per_s", "bandwidth_bytes_per_s", "dispatch_overhead_s", "node_overhead_s"]
+    kind: Literal[
+        "compute_flops_per_s", "bandwidth_bytes_per_s", "cache_bytes_per_s", "dispatch_overhead_s", "node_overhead_s"
+    ]
     family: Family | None = None
     precision: Precision | None = None
     value: float = Field(gt=0)
@@ -103,6 +105,8 @@ def fit(
         work_s = max(0.2 * timing.median_s, timing.median_s - dispatch_s - node_s * micro.nodes)
         if micro.kind == "bandwidth":
             found.append(made("bandwidth_bytes_per_s", micro.bytes_moved / work_s, timing))
+        elif micro.kind == "cache":
+            found.append(made("cache_bytes_per_s", micro.bytes_moved / work_s, timing))
         elif micro.kind == "compute":
             new = made("compute_flops_per_s", micro.flops / work_s, timing, micro.family, micro.precision)
             key = (micro.family, micro.precision)

@@ -172,7 +172,16 @@ def _with_cores(profile: DeviceProfile, host: HostFacts) -> DeviceProfile:
         # Hyper-threads share their core's multipliers: one thread per core.
         threads = cores if cores < host.logical_cpus else None
         accelerators.append(accelerator.model_copy(update={"peak_flops_per_s": peaks, "threads": threads}))
-    return profile.model_copy(update={"accelerators": tuple(accelerators)})
+    return profile.model_copy(update={"accelerators": tuple(_with_cache(a, host) for a in accelerators)})
+
+
+def _with_cache(accelerator: Accelerator, host: HostFacts) -> Accelerator:
+    """The cache that the kernel reports, where the profile knows none."""
+    if accelerator.kind != "cpu" or accelerator.cache_bytes is not None or host.cache_bytes is None:
+        return accelerator
+    source = "/sys/devices/system/cpu/cpu0/cache, shared levels counted up to 8 MiB per CPU"
+    cache = Quantity(value=float(host.cache_bytes), provenance="measured", source=source)
+    return accelerator.model_copy(update={"cache_bytes": cache})
 
 
 def _scaled(precision: Precision, peak: Quantity, single: Accelerator, cores: int) -> Quantity:

@@ -16,7 +16,7 @@ from typing import Literal
 from agent.errors import ModelLoadFailed
 from agent.schema.workload import Family, Precision
 
-Kind = Literal["compute", "bandwidth", "dispatch", "node"]
+Kind = Literal["compute", "bandwidth", "cache", "dispatch", "node"]
 TIMEOUT_S = 120.0
 
 

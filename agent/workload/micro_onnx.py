@@ -29,6 +29,7 @@ def write(folder: Path) -> list[MicroModel]:
         _attention(folder, heads=12, sequence=128, width=64),
         _elementwise(folder, elements=1 << 18),
         _weights_only(folder, rng, inner=4096, columns=4096),
+        _in_cache(folder, rng, elements=1 << 17),
         _dispatch(folder),
         _chain(folder, nodes=200),
     ]
@@ -167,6 +168,18 @@ def _weights_only(folder: Path, rng: np.random.Generator, inner: int, columns: i
     return MicroModel(
         "stream-fp32", file, "onnx", "bandwidth", "gemm", "fp32", moved / 2, moved, count, "x", (1, inner), "FP32"
     )
+
+
+def _in_cache(folder: Path, rng: np.random.Generator, elements: int) -> MicroModel:
+    """Additions on half a megabyte: bound by the cache, as the activations of most models are."""
+    count = 16
+    nodes = _repeat(count, "Add", "w")
+    file = _save(folder, "cache-fp32", nodes, (elements,), "y", {"w": _f32(rng, elements)})
+    moved = 4.0 * 2 * count * elements
+    return MicroModel(
+        "cache-fp32", file, "onnx", "cache", "elementwise", "fp32", float(count * elements), moved, count, "x",
+        (elements,), "FP32",
+    )  # fmt: skip
 
 
 def _dispatch(folder: Path) -> MicroModel:

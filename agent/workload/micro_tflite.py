@@ -39,6 +39,7 @@ def write(folder: Path) -> list[MicroModel]:
         _dense(folder, rng, "tfl-gemm-fp32", rows=64, inner=768, columns=768, layers=4),
         _dense(folder, rng, "tfl-stream-fp32", rows=1, inner=4096, columns=4096, layers=2),
         _unary(folder, "tfl-elementwise-fp32", elements=1 << 18, layers=8),
+        _unary(folder, "tfl-cache-fp32", elements=1 << 17, layers=16),
         _unary(folder, "tfl-dispatch", elements=16, layers=1),
         _unary(folder, "tfl-chain", elements=64, layers=200),
     ]
@@ -149,7 +150,7 @@ def _unary(folder: Path, name: str, elements: int, layers: int) -> MicroModel:
     options = [schema.AddOptionsT() for _ in range(layers)]
     made = [_Layer("ADD", "AddOptions", option, (), (1, elements), inputs_twice=True) for option in options]
     file = _save(folder, name, (1, elements), made)
-    kinds: dict[str, Kind] = {"tfl-dispatch": "dispatch", "tfl-chain": "node"}
+    kinds: dict[str, Kind] = {"tfl-dispatch": "dispatch", "tfl-chain": "node", "tfl-cache-fp32": "cache"}
     kind = kinds.get(name, "compute")
     flops, moved = float(layers * elements), 4.0 * 2 * layers * elements
     return MicroModel(
