@@ -156,7 +156,7 @@ def _config(app: EdgeApp, settings: HttpSettings) -> uvicorn.Config:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed: half the overhead per request. asyncio's own otherwise."""
+    """uvloop's where it is installed, asyncio's own otherwise; the answers are the same."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

@@ -13,8 +13,7 @@ import structlog
 
 from agent import __version__
 from agent.api.server import HttpServer
-from agent.backends.lane import ProcessLane
-from agent.backends.thread_lane import ThreadLane
+from agent.backends.factory import LaneFactory
 from agent.errors import Overloaded
 from agent.ports import Lane, LaneSpec, Sensor
 from agent.schema.device import Accelerator
@@ -50,6 +49,7 @@ class App:
     def __init__(self, settings: Settings, environ: dict[str, str]) -> None:
         self.settings = settings
         self._clock = SystemClock()
+        self._lanes = LaneFactory(settings.isolation, self._clock)
         self._manager = ServiceManager(environ)
         self._stop = threading.Event()
         self._reload = threading.Event()
@@ -99,18 +99,13 @@ class App:
         runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
         spec = LaneSpec(accelerator.name, self.board.threads(accelerator), max_queue=4096, simulated=simulated)
         return LaneKeeper(
-            spec, self._make_lane, self._post,
+            spec, self._lanes, self._post,
             "simulated" if simulated else (runtime.backend if runtime else "none"),
             runtime.provider if runtime else "none",
         )  # fmt: skip
 
     def _post(self, event: LaneDiedEvent | LoadDoneEvent) -> None:
         self.supervisor.post(event)
-
-    def _make_lane(self, spec: LaneSpec) -> Lane:
-        if self.settings.isolation == "thread":
-            return ThreadLane(spec, self._clock)
-        return ProcessLane(spec, self._clock)
 
     # ------------------------------------------------------------------ life
 
@@ -171,6 +166,7 @@ class App:
         self.sampler.stop()
         self.supervisor.stop()
         _stop_lanes(k.lane for k in self.supervisor.keepers.values())
+        self._lanes.close()
         self.reporting.stop()
 
 
