@@ -21,6 +21,9 @@ from agent.placement.bounds import Bounds, bounds
 from agent.placement.pareto import Archive, nondominated
 from agent.placement.problem import Floats, Problem
 
+_BOUND_COMPARISONS = 100
+"""What bounding one label costs, in comparisons."""
+
 
 @dataclass(frozen=True)
 class ExactFront:
@@ -84,6 +87,7 @@ def exact_front(
         for accelerator in range(problem.accelerator_count):
             group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
             scored += len(group.sums)
+            compared += _BOUND_COMPARISONS * len(group.sums) if len(archive) else 0
             group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
             # Too many to compare, and too many to keep unless most fall.
             if len(group.sums) <= 4 * label_limit:

@@ -30,7 +30,7 @@ EXACT_EVALUATIONS = 100_000_000
 _FIRST_SHARE = 0.25
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
-_CERTIFICATES = ((0.03, 1_000_000), (0.25, 60_000_000))
+_CERTIFICATES = ((0.03, 2_000_000), (0.25, 80_000_000))
 """Attempts: after which share of the budget, and how many comparisons each may take."""
 
 
