@@ -19,6 +19,7 @@ from agent.schema.settings import MqttSettings
 
 WINDOW_ROWS = 256
 BATCH_ROWS = 32
+MAX_RESEND_S = 3600.0
 _REFUSED = 0x80
 _NO_SUBSCRIBER = 0x10
 
@@ -89,7 +90,11 @@ class Publisher:
         self._acks: list[bytes] = []
         self._done: list[Publication] = []
         self._paused_until_s = 0.0
+        self._resend_s = settings.resend_s
+        self._last_resend_s = clock.monotonic_s()
         self.refused: str | None = None
+        self.unacknowledged = False
+        """No acknowledgement for longer than the resend time."""
         self.counters = {"batches": 0, "refused": 0, "acks": 0, "bad_acks": 0, "no_subscriber": 0}
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.last_round_s = clock.monotonic_s()
@@ -145,6 +150,7 @@ class Publisher:
             done, self._done = self._done, []
             reconnected, self._reconnected = self._reconnected, False
         if reconnected:
+            self._resend_s = self._settings.resend_s
             self._in_flight.clear()
             self._spool.forget_sent()
         for payload in acks:
@@ -159,8 +165,9 @@ class Publisher:
         waiting = sum(len(b.rows) for b in self._in_flight.values())
         if waiting >= WINDOW_ROWS or len(self._in_flight) >= self._settings.max_inflight:
             return
-        jitter_s = self._settings.resend_s * random.uniform(1.0, 1.3)  # noqa: S311  (jitter, not a secret)
+        jitter_s = self._resend_s * random.uniform(1.0, 1.3)  # noqa: S311  (jitter, not a secret)
         rows = self._spool.pending(WINDOW_ROWS - waiting, now_s - jitter_s)
+        self._slow_down(now_s)
         for batch, payload in self._fitting(batches(rows), self._carrier.max_payload_bytes):
             if len(self._in_flight) >= self._settings.max_inflight:
                 return
@@ -171,6 +178,13 @@ class Publisher:
                 return
             self._spool.mark_sent(batch, now_s)
             self.counters["batches"] += 1
+
+    def _slow_down(self, now_s: float) -> None:
+        """Where nobody acknowledges, sending the whole spool again and again helps nobody: wait twice as long."""
+        if self._settings.delete_on == "backend_ack" and now_s - self._last_resend_s >= self._resend_s:
+            self._last_resend_s = now_s
+            self._resend_s = min(MAX_RESEND_S, 2 * self._resend_s)
+            self.unacknowledged = True
 
     def _fitting(
         self, wanted: Iterable[Sequence[OutboxRow]], max_bytes: int
@@ -210,6 +224,9 @@ class Publisher:
             cumulative = document.get("cum")
             self._spool.acknowledge(int(document["boot"]), str(document["cls"]), cumulative, ranges)
             self.counters["acks"] += 1
+            self._resend_s = self._settings.resend_s
+            self._last_resend_s = self._clock.monotonic_s()
+            self.unacknowledged = False
         except (ValueError, KeyError, TypeError, AttributeError):
             self.counters["bad_acks"] += 1
 

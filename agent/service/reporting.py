@@ -165,6 +165,10 @@ class Reporting:
                 self._condition("broker_unreachable", status.last_error, "telemetry waits in the outbox", mend)
             mend = "check the broker's access list for this board"
             self._condition("telemetry_refused", self._publisher.refused, "telemetry waits in the outbox", mend)
+            silent = self._publisher.unacknowledged and status.connected and self.outbox.counters["committed"] > 0
+            cause = "no backend acknowledges our telemetry" if silent else None
+            mend = "run a backend, or set mqtt.delete_on: puback if there is none"
+            self._condition("telemetry_unacknowledged", cause, "it stays in the outbox until that is full", mend)
         counters = self.outbox.counters
         cause = f"{counters['write_errors']} commits failed" if counters["write_errors"] else None
         self._condition("outbox_write_errors", cause, "telemetry may be lost", "free space in state_dir")

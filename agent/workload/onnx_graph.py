@@ -1,133 +1,252 @@
-"""ONNX graph: reads a model file into a `Graph` – what runs at inference time, with work and bytes per node."""
+"""ONNX files as operator graphs. Weights kept beside the file (external data) are sized from metadata, never read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from agent.errors import ModelLoadFailed
-from agent.schema.workload import TensorSpec, Workload
-from agent.workload.graph import Graph, Node, Tensor
-from agent.workload.onnx_ops import FREE, FUSABLE, work_of
-from agent.workload.onnx_shapes import Shapes
-from agent.workload.stages import make_stages
+from agent.schema.workload import TensorSpec
+from agent.workload import onnx_ops, onnx_ops_contrib
+from agent.workload.graph import Cost, Graph, Node, Tensor, datatype_of, merge_work
+from agent.workload.kernels import group
+from agent.workload.onnx_ops import Call, light
+from agent.workload.onnx_shapes import Propagation, dtype_name
+from agent.workload.sizes import Sizes
 
-_OIP = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "bfloat16": "BF16",
-}  # fmt: skip
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+_BODIES = ("If", "Loop", "Scan")
+_THROUGH = 10
+"""Steps over which a product of activations looks for its softmax."""
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """The model without its external data. ModelLoadFailed for what is not one."""
+def load(path: Path) -> Any:
+    """The parsed file without external data. Raises ModelLoadFailed with one clear line."""
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf raises its own types, and they differ between versions
-        raise ModelLoadFailed(f"not a readable ONNX file ({type(error).__name__})") from error
-    if not model.graph.node or not model.opset_import:
-        raise ModelLoadFailed("not an ONNX model: it has no nodes or no opset")
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise ModelLoadFailed("not an ONNX model, or damaged: its protobuf cannot be parsed") from error
+    except OSError as error:
+        raise ModelLoadFailed(f"cannot be read: {error.strerror or error}") from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelLoadFailed("not an ONNX model, or damaged: it has no operators")
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
     return model
 
 
-def read(path: Path, dims: Mapping[str, int]) -> Workload:
-    """The forward workload at the given sizes of free dimensions (1 for the first one and 128 otherwise, noted)."""
-    model = load(path)
-    shapes = Shapes(model, dims)
-    graph = to_graph(model, shapes)
-    constants = {t.name for t in model.graph.initializer}
-    return Workload(
-        model=path.stem, format="onnx", stages=make_stages(graph),
-        inputs=tuple(_spec(v) for v in model.graph.input if v.name not in constants),
-        outputs=tuple(_spec(v) for v in model.graph.output), notes=tuple(dict.fromkeys(graph.notes))[:20],
+def read(model: Any, dims: Mapping[str, int]) -> Graph:
+    """The main graph at those sizes. `dims`: sizes of free dimensions by name or kind (batch, sequence, past …)."""
+    sizes = Sizes(dims)
+    known = Propagation({o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import})
+    initialised = {t.name for t in model.graph.initializer}
+    free = [v for v in model.graph.input if v.name not in initialised]
+    inputs = []
+    for value in free:
+        tensor = _declared(value, sizes)
+        known.tensors[tensor.name] = tensor
+        inputs.append(tensor)
+    reader = _Reader(known, {t.name for t in inputs})
+    nodes = reader.run(model.graph)
+    outputs = [known.known(v.name, "the output") for v in model.graph.output]
+    made = [t for t in outputs if not t.constant]
+    return Graph(
+        name=model.graph.name, nodes=tuple(nodes), tensors=reader.storage, inputs=tuple(t.name for t in inputs),
+        outputs=tuple(t.name for t in made), input_specs=tuple(_spec(v) for v in free),
+        output_specs=tuple(_spec(v) for v in model.graph.output),
+        notes=(*sizes.notes(), *known.notes, *dict.fromkeys(reader.notes)),
     )  # fmt: skip
 
 
-def to_graph(model: onnx.ModelProto, shapes: Shapes) -> Graph:
-    """Nodes that run, without what every runtime folds at load time."""
-    inputs = {v.name for v in model.graph.input} - shapes.constants
-    uses: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
-    aliases: dict[str, str] = {}
-    nodes: list[Node] = []
-    producers: dict[str, Node] = {}
-    quantised = _quantised(model, shapes)
-    for proto in model.graph.node:
-        if not _runs(proto, shapes):
-            continue
-        activations = tuple(aliases.get(n, n) for n in proto.input if n and _is_activation(n, shapes))
-        if proto.op_type in FREE and activations:
-            aliases[proto.output[0]] = activations[0]
-            continue
-        node = _node(proto, shapes, activations, quantised, producers, uses)
-        nodes.append(node)
-        producers.update(dict.fromkeys(node.outputs, node))
-    tensors = {
-        name: Tensor(name, shapes.size_bytes(name), name in inputs)
-        for node in nodes
-        for name in (*node.inputs, *node.outputs)
-    }
-    outputs = tuple(aliases.get(v.name, v.name) for v in model.graph.output)
-    notes = list(shapes.notes)
-    if any(a.type == a.GRAPH for n in model.graph.node for a in n.attribute):
-        notes.append("bodies of If, Loop and Scan are not counted")
-    return Graph(tuple(nodes), tensors, outputs, tuple(notes))
-
-
-def _runs(proto: onnx.NodeProto, shapes: Shapes) -> bool:
-    """Whether something is left to do at inference time: not constant, and not known from the shapes alone."""
-    outputs = [name for name in proto.output if name]
-    return not all(name in shapes.constants or name in shapes.values for name in outputs)
-
-
-def _is_activation(name: str, shapes: Shapes) -> bool:
-    return name not in shapes.constants and name not in shapes.values
-
-
-def _quantised(model: onnx.ModelProto, shapes: Shapes) -> dict[str, float]:
-    """Weights that are stored in 8 bits and dequantised in the graph → bytes as stored."""
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in shapes.constants:
-            found[node.output[0]] = shapes.size_bytes(node.input[0])
-    return found
-
-
-def _node(
-    proto: onnx.NodeProto,
-    shapes: Shapes,
-    activations: tuple[str, ...],
-    quantised: Mapping[str, float],
-    producers: Mapping[str, Node],
-    uses: Mapping[str, int],
-) -> Node:
-    weights = tuple(
-        (n, quantised.get(n, shapes.size_bytes(n))) for n in proto.input if n in shapes.constants and shapes.count(n)
-    )
-    fused = (
-        proto.op_type in FUSABLE and bool(activations) and activations[0] in producers
-        and uses.get(activations[0], 0) == 1
-    )  # fmt: skip
-    outputs = tuple(n for n in proto.output if n)
-    kv_bytes = 0.0
-    if proto.op_type in {"GroupQueryAttention", "MultiHeadAttention"}:
-        kv_bytes = sum(shapes.size_bytes(n) for n in proto.input[3:5] if n)
-    return Node(
-        name=proto.name or outputs[0], operator=proto.op_type, inputs=activations, outputs=outputs,
-        work=work_of(proto, shapes, any(n in quantised for n in proto.input)), weights=weights, kv_bytes=kv_bytes,
-        fused=fused,
-    )  # fmt: skip
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _declared(value: Any, sizes: Sizes) -> Tensor:
     kind = value.type.tensor_type
-    try:
-        name = _OIP.get(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, "BYTES")
-    except KeyError:
-        name = "BYTES"
+    dims = list(kind.shape.dim)
+    shape = tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else sizes.resolve(d.dim_param, i, len(dims))
+        for i, d in enumerate(dims)
+    )
+    return Tensor(value.name, shape, dtype_name(kind.elem_type))
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = value.type.tensor_type
     shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else -1 for d in kind.shape.dim)
-    return TensorSpec(name=value.name, datatype=name, shape=shape)
+    return TensorSpec(name=value.name, datatype=datatype_of(dtype_name(kind.elem_type)), shape=shape)
+
+
+class _Reader:
+    """Walks a graph (or a body inside it) and turns protobuf nodes into costed nodes."""
+
+    def __init__(self, known: Propagation, given: set[str]) -> None:
+        self.known = known
+        self.given = given
+        self.storage: dict[str, Tensor] = {}
+        self.notes: list[str] = []
+
+    def run(self, graph: Any) -> list[Node]:
+        """Costed nodes of everything that is not folded away when the model is loaded."""
+        for initializer in graph.initializer:
+            self.known.add_initializer(initializer)
+        for sparse in graph.sparse_initializer:
+            self.known.add_initializer(sparse.values)
+        for value in graph.value_info:
+            dims = value.type.tensor_type.shape.dim
+            self.known.hints[value.name] = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+        protos = []
+        bodies: dict[int, Cost] = {}
+        for proto in graph.node:
+            if proto.op_type in _BODIES and proto.domain in _STANDARD:
+                bodies[id(proto)] = self._body(proto)
+            else:
+                self.known.step(proto)
+            if any(not self.known.tensors[o].constant for o in proto.output if o in self.known.tensors):
+                protos.append(proto)
+        attending = _attending(protos, self.known)
+        self._store(protos, {o.name for o in graph.output})
+        return [self._node(p, bodies.get(id(p)), i in attending) for i, p in enumerate(protos)]
+
+    def _node(self, proto: Any, body: Cost | None, attends: bool) -> Node:
+        call = self.known.call(proto)
+        call = Call(
+            call.operator, call.inputs, call.outputs, call.attributes, call.sources, call.stored, attends=attends
+        )
+        constants = [t.name for t in call.inputs if t is not None and t.constant]
+        weights: dict[str, float] = {}
+        for name in constants:
+            weights.update(self.known.stored[name])
+        moving = tuple(t.name for t in call.inputs if t is not None and not t.constant)
+        cost = body or self._cost(proto, call)
+        outputs = tuple(o for o in proto.output if o in self.storage)
+        return Node(proto.name or proto.op_type, proto.op_type, moving, outputs, cost, weights)
+
+    def _cost(self, proto: Any, call: Call) -> Cost:
+        if proto.output and self.aliases.get(proto.output[0]):
+            return Cost("alias")
+        rules = onnx_ops.RULES if proto.domain in _STANDARD else onnx_ops_contrib.RULES
+        rule = rules.get(proto.op_type) or onnx_ops.RULES.get(proto.op_type)
+        if rule is None:
+            self.notes.append(f"{proto.op_type} is not in the table, counted as elementwise")
+            return light(call, 1.0, "other")
+        try:
+            return rule(call)
+        except (IndexError, ValueError, ZeroDivisionError) as error:
+            raise ModelLoadFailed(f"node {proto.name or proto.op_type!r} has inputs of the wrong shape") from error
+
+    def _store(self, protos: list[Any], outputs: set[str]) -> None:
+        """Storage of activations: between quantised operators they lie in memory as integers."""
+        readers: dict[str, list[Any]] = {}
+        for proto in protos:
+            for name in set(proto.input):
+                readers.setdefault(name, []).append(proto)
+        self.storage = {n: t for n, t in self.known.tensors.items() if not t.constant}
+        self.aliases: dict[str, bool] = {}
+        for proto in protos:
+            if proto.op_type == "QuantizeLinear":
+                name, made = proto.input[0], proto.output[0]
+                if name not in self.given and name not in outputs and len(readers[name]) == 1:
+                    self._retype(name, self.known.tensors[made].dtype)
+                    self.aliases[made] = True
+            elif proto.op_type == "DequantizeLinear" and proto.output[0] not in outputs:
+                self._retype(proto.output[0], self.known.tensors[proto.input[0]].dtype)
+                self.aliases[proto.output[0]] = True
+
+    def _retype(self, name: str, dtype: str) -> None:
+        self.storage[name] = Tensor(name, self.storage[name].shape, dtype)
+
+    def _body(self, proto: Any) -> Cost:
+        """Work of the bodies: the most expensive branch of If; Loop and Scan times their count where it is known."""
+        best: tuple[float, Cost, Propagation, Any] | None = None
+        for attribute in proto.attribute:
+            if attribute.type != onnx.AttributeProto.GRAPH:
+                continue
+            inner = Propagation(self.known.opsets, self.known)
+            given = self._arguments(proto, attribute.g, inner)
+            reader = _Reader(inner, given)
+            nodes = reader.run(attribute.g)
+            self.notes += [*reader.notes, *inner.notes]
+            cost = _inside(nodes, reader.storage, attribute.g)
+            flops = sum(w.flops for w in cost.work)
+            if best is None or flops > best[0]:
+                best = (flops, cost, inner, attribute.g)
+        if best is None:
+            raise ModelLoadFailed(f"node {proto.name or proto.op_type!r} has no body: the file is damaged")
+        _, cost, inner, body = best
+        times = self._repeats(proto)
+        shift = {"If": 0, "Loop": 1, "Scan": 0}[proto.op_type]
+        for name, value in zip(proto.output, body.output[shift:], strict=False):
+            found = inner.known(value.name, "a body")
+            self.known.tensors[name] = Tensor(name, found.shape, found.dtype)
+        for tensor in (t for t in inner.stored if t not in self.known.stored):
+            self.known.stored.setdefault(f"{proto.name}/{tensor}", inner.stored[tensor])
+        return Cost(
+            "other", tuple(w.model_copy(update={"flops": w.flops * times}) for w in cost.work),
+            inner_bytes=cost.inner_bytes * times,
+        )  # fmt: skip
+
+    def _arguments(self, proto: Any, body: Any, inner: Propagation) -> set[str]:
+        names = list(proto.input)
+        if proto.op_type == "Loop":
+            names = ["", "", *names[2:]]
+        for index, value in enumerate(body.input):
+            outside = self.known.tensors.get(names[index]) if index < len(names) else None
+            found = outside or _declared(value, Sizes({}))
+            inner.tensors[value.name] = Tensor(value.name, found.shape, found.dtype)
+        return {v.name for v in body.input}
+
+    def _repeats(self, proto: Any) -> int:
+        if proto.op_type == "If":
+            self.notes.append("If: the more expensive branch is counted")
+            return 1
+        count = self.known.values.get(proto.input[0]) if proto.op_type == "Loop" and proto.input else None
+        if count is not None and count.size == 1 and 0 < int(count.reshape(-1)[0]) <= 10_000:
+            return int(count.reshape(-1)[0])
+        self.notes.append(f"{proto.op_type}: how often its body runs is known only at run time, counted once")
+        return 1
+
+
+def _inside(nodes: list[Node], storage: Mapping[str, Tensor], body: Any) -> Cost:
+    names = tuple(v.name for v in body.output if v.name in storage)
+    kernels = group(Graph("body", tuple(nodes), storage, (), names))
+    weights = sum({n: b for k in kernels for n, b in k.weights.items()}.values())
+    moved = sum(k.moved_bytes for k in kernels) + weights
+    return Cost("other", merge_work([w for k in kernels for w in k.work]), inner_bytes=moved)
+
+
+def _attending(protos: list[Any], known: Propagation) -> set[int]:
+    """Positions of products of activations and softmaxes that belong to attention."""
+    made = {o: i for i, p in enumerate(protos) for o in p.output if o}
+    products = {
+        i for i, p in enumerate(protos)
+        if p.op_type in ("MatMul", "Einsum", "FusedMatMul") and len(p.input) > 1
+        and not any(known.tensors[n].constant for n in p.input[:2])
+    }  # fmt: skip
+    found: set[int] = set()
+    for index, proto in enumerate(protos):
+        if proto.op_type != "Softmax":
+            continue
+        before = _upstream(protos, made, index, products)
+        if before:
+            found.update((index, *before))
+    after = {i for i in products - found if _upstream(protos, made, i, found & _softmaxes(protos))}
+    return found | after
+
+
+def _softmaxes(protos: list[Any]) -> set[int]:
+    return {i for i, p in enumerate(protos) if p.op_type == "Softmax"}
+
+
+def _upstream(protos: list[Any], made: Mapping[str, int], start: int, wanted: set[int]) -> set[int]:
+    """Wanted nodes reached from a node's inputs through at most _THROUGH steps of cheap nodes."""
+    frontier, hits, seen = {start}, set(), {start}
+    for _ in range(_THROUGH):
+        frontier = {made[n] for i in frontier for n in protos[i].input if n in made} - seen
+        seen |= frontier
+        hits |= frontier & wanted
+        frontier = {i for i in frontier - wanted if protos[i].op_type not in ("MatMul", "Gemm", "Conv", "Einsum")}
+        if hits or not frontier:
+            break
+    return hits

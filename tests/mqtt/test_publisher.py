@@ -98,6 +98,19 @@ def test_an_unacknowledged_row_is_sent_again_after_the_resend_time(world):
     assert len(world.carrier.sent) == 2
 
 
+def test_where_nobody_acknowledges_resending_slows_down_until_somebody_does(world):
+    world.add(1)
+    for _ in range(600):
+        world.publisher.round()
+        for _, _, token in world.carrier.sent:
+            world.publisher.on_published(Publication(token, 0))
+        world.clock.advance(1)
+    assert 3 <= len(world.carrier.sent) <= 6
+    assert world.publisher.unacknowledged
+    world.ack(cum=0)
+    assert not world.publisher.unacknowledged
+
+
 def test_a_reconnect_sends_everything_again(world):
     world.add(2)
     world.publisher.round()

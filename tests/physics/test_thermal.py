@@ -89,9 +89,7 @@ def test_an_array_of_durations_gives_what_its_elements_give(network, start_c, po
 @given(networks(), temperatures, powers, st.integers(0, 2), st.floats(30.0, 120.0))
 def test_stepping_for_the_time_to_reach_arrives_at_the_trip_and_not_before(network, start_c, power_w, node, trip_c):
     horizon = 2000.0
-    reached = thermal.time_to_reach(
-        network, start_c, power_w, trip_c, node=node, ambient_c=20.0, horizon_s=horizon
-    )
+    reached = thermal.time_to_reach(network, start_c, power_w, trip_c, node=node, ambient_c=20.0, horizon_s=horizon)
     path = thermal.step(network, start_c, power_w, np.linspace(0.0, min(reached, horizon), 400), ambient_c=20.0)
 
     if math.isfinite(reached) and reached > 0:
@@ -115,9 +113,7 @@ def test_a_spike_that_rises_and_falls_again_is_caught_on_its_way_up():
 
 
 def test_time_to_reach_of_one_node_is_the_logarithm():
-    reached = thermal.time_to_reach(
-        one_node(20.0, 0.5), [25.0], [40.0], 95.0, node=0, ambient_c=25.0, horizon_s=1e5
-    )
+    reached = thermal.time_to_reach(one_node(20.0, 0.5), [25.0], [40.0], 95.0, node=0, ambient_c=25.0, horizon_s=1e5)
 
     assert reached == pytest.approx(40.0 * math.log(80.0 / (80.0 - 70.0)), rel=1e-12)
 
