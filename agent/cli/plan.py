@@ -46,6 +46,10 @@ def plan_command(
         from agent.cli.plan_problem import plan_problem
 
         document = plan_problem(problem, seed, method, budget_ms)
+        if plot is not None:
+            from agent.cli.plan_plot import draw
+
+            draw(document, plot)
         if as_json:
             click.echo(json.dumps(document))
         else:
