@@ -52,6 +52,12 @@ class AgentClient:
         self._connection = http.client.HTTPConnection(host, int(port or 80), timeout=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
+    def __enter__(self) -> AgentClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -90,7 +90,16 @@ def _qeil(*arguments: str) -> None:
 
 def _compare(url: str, models: list[str]) -> None:
     """Measure every loaded placement of every model one request at a time."""
-    client = AgentClient(url)
+    with AgentClient(url) as client:
+        rows = _measure_all(client, models)
+    print_table(
+        "Whole model, one request at a time (median)",
+        ["model", "placement", "on it", "predicted ms", "measured ms", "error", "energy", ""],
+        rows,
+    )
+
+
+def _measure_all(client: AgentClient, models: list[str]) -> list[list[str]]:
     rows = []
     simulated = {a["name"] for a in client.get("/status")["accelerators"] if a["simulated"]}
     for model in models:
@@ -98,18 +107,8 @@ def _compare(url: str, models: list[str]) -> None:
         status = next(m for m in client.get("/status")["models"] if m["name"] == model)
         for candidate in status["candidates"]:
             if candidate["state"] != "ready":
-                rows.append(
-                    [
-                        model,
-                        candidate["accelerator"],
-                        "–",
-                        "–",
-                        "–",
-                        "–",
-                        "–",
-                        candidate["reason"] or candidate["state"],
-                    ]
-                )
+                why = candidate["reason"] or candidate["state"]
+                rows.append([model, candidate["accelerator"], *["–"] * 5, why])
                 continue
             placement = candidate["accelerator"]
             measured = demo_load.median_execute_ms(client, model, inputs, placement, REQUESTS_PER_PLACEMENT)
@@ -123,29 +122,32 @@ def _compare(url: str, models: list[str]) -> None:
                 dash(predicted, ".2f"), f"{measured.execute_ms:.2f}", error,
                 f"{dash(measured.energy_j, '.4g')} J {measured.provenance}", note,
             ])  # fmt: skip
-    print_table(
-        "Whole model, one request at a time (median)",
-        ["model", "placement", "on it", "predicted ms", "measured ms", "error", "energy", ""],
-        rows,
-    )
+    return rows
 
 
 def _under_fire(url: str, model: str) -> None:
-    client = AgentClient(url)
+    with AgentClient(url) as client:
+        _kill_and_count(client, url, model)
+
+
+def _kill_and_count(client: AgentClient, url: str, model: str) -> None:
     inputs = random_inputs(client.get(f"/v2/models/{model}"))
     truth = client.infer(model, inputs).outputs
     chosen = next(m for m in client.get("/status")["models"] if m["name"] == model)["placement"]
-    pid = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)["pid"]
+    lane = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)
+    pid = lane["pid"]
     click.echo(f"{REQUESTS_UNDER_FIRE} requests to {model} from {CLIENTS} clients; lane {chosen} is process {pid}")
+    restarts = lane["restarts"]
+    watch = demo_load.ReturnWatch(url, chosen, restarts, timeout_s=20.0)
     result = demo_load.under_fire(url, model, inputs, truth, pid, REQUESTS_UNDER_FIRE, CLIENTS)
     click.echo(f"answered {result.answered}, lost {result.lost}, wrong {result.wrong}")
     where = ", ".join(sorted(result.placements))
     click.echo(f"{result.moved} moved to another lane; answered on {where}; slowest {result.slowest_ms:.0f} ms")
-    back_s = demo_load.wait_until_back(client, chosen, timeout_s=15.0)
+    back_s = watch.wait()
+    if back_s is None or result.killed_s is None:
+        raise QeilError(f"lane {chosen} did not come back within 20 s")
     lane = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)
-    click.echo(
-        f"lane {chosen}: back after {back_s:.1f} s, restarts {lane['restarts']}, last fault: {lane['last_fault']}"
-    )
+    click.echo(f"lane {chosen} served again {back_s - result.killed_s:.1f} s after the kill; {lane['last_fault']}")
     for error in result.errors[:3]:
         click.echo(f"‼ {error}")
     if result.lost or result.wrong:

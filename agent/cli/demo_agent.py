@@ -21,6 +21,7 @@ from agent.errors import QeilError
 from agent.storage import share
 
 READY_TIMEOUT_S = 120.0
+SIMULATED = "npu0"
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 
@@ -76,12 +77,13 @@ def write_settings(folder: Path, models: dict[str, Path], broker: Broker | None)
     """agent.yaml and a policy: `balanced`, but every placement kept loaded so that all can be measured."""
     policy = yaml.safe_load(share.find_policy("balanced").read_text())
     policy.update(name="demo", description="balanced, with every placement loaded", standby="all")
+    policy["forbidden"] = [{"model": "magika", "accelerator": SIMULATED}]  # its lane is killed; let it be a real one
     policy["telemetry"] = {"sample_s": 0.5, "window_s": 2.0}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy, sort_keys=False))
     settings: dict[str, object] = {
         "version": 1, "state_dir": "state", "board": "demo", "policy": "policy.yaml", "http": {"port": 0},
         "models": [{"name": name, "path": str(path)} for name, path in models.items()],
-        "simulated_accelerators": [{"name": "npu0", "like": "jetson-orin-nano-super/gpu"}],
+        "simulated_accelerators": [{"name": SIMULATED, "like": "jetson-orin-nano-super/gpu"}],
     }  # fmt: skip
     if broker is not None:
         settings["mqtt"] = {"host": "127.0.0.1", "port": broker.port, "tenant": "demo", "delete_on": "puback"}
@@ -107,6 +109,8 @@ class Agent:
         line = _read_line(self._process.stdout, READY_TIMEOUT_S)
         if not line.startswith("ready "):
             self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
             raise QeilError(f"the agent did not get ready ({line.strip() or 'no line'}); last of its log:\n{tail}")
         self.url = line.split()[1]
@@ -120,6 +124,8 @@ class Agent:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait(5)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         click.echo(f"agent stopped with exit code {code}")
 
 

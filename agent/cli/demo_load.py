@@ -37,6 +37,7 @@ class Fire:
     wrong: int = 0
     moved: int = 0
     slowest_ms: float = 0.0
+    killed_s: float | None = None
     placements: set[str] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
 
@@ -66,6 +67,7 @@ def under_fire(url: str, model: str, inputs: Inputs, truth: Inputs, pid: int, co
                 return
             if number == count // 4:
                 os.kill(pid, signal.SIGKILL)
+                fire.killed_s = time.monotonic()
             _one(client, model, inputs, truth, fire, lock)
 
     threads = [threading.Thread(target=work, name=f"client-{i}") for i in range(clients)]
@@ -94,12 +96,28 @@ def _one(client: AgentClient, model: str, inputs: Inputs, truth: Inputs, fire: F
         fire.slowest_ms = max(fire.slowest_ms, (time.monotonic() - started_s) * 1e3)
 
 
-def wait_until_back(client: AgentClient, accelerator: str, timeout_s: float) -> float:
-    """Seconds until the lane serves again."""
-    started_s = time.monotonic()
-    while time.monotonic() - started_s < timeout_s:
-        row = next(a for a in client.get("/status")["accelerators"] if a["name"] == accelerator)
-        if row["state"] == "ready" and row["restarts"]:
-            return time.monotonic() - started_s
-        time.sleep(0.05)
-    raise QeilError(f"lane {accelerator} did not come back within {timeout_s:g} s")
+class ReturnWatch:
+    """Watches a lane from before its death until it serves again."""
+
+    def __init__(self, url: str, accelerator: str, restarts: int, timeout_s: float) -> None:
+        self.back_s: float | None = None
+        """Monotonic time at which it served again; None: not within the timeout."""
+        self._url, self._accelerator, self._restarts, self._timeout_s = url, accelerator, restarts, timeout_s
+        self._thread = threading.Thread(target=self._watch, name="return-watch")
+        self._thread.start()
+
+    def _watch(self) -> None:
+        end_s = time.monotonic() + self._timeout_s
+        with AgentClient(self._url) as client:
+            while time.monotonic() < end_s:
+                rows = client.get("/status")["accelerators"]
+                row = next(a for a in rows if a["name"] == self._accelerator)
+                if row["state"] == "ready" and row["restarts"] > self._restarts:
+                    self.back_s = time.monotonic()
+                    return
+                time.sleep(0.03)
+
+    def wait(self) -> float | None:
+        """Wait for the end of the watch."""
+        self._thread.join()
+        return self.back_s

@@ -33,10 +33,10 @@ MAX_PRINTED = 16
 @click.option("--json", "as_json", is_flag=True, help="outputs and costs as JSON")
 def infer_command(model: str, file: Path | None, placement: str | None, url: str, as_json: bool) -> None:
     """Send one request to MODEL and print the outputs and what they cost."""
-    client = AgentClient(url)
-    metadata = client.get(f"/v2/models/{model}")
-    inputs = random_inputs(metadata) if file is None else read_inputs(file, metadata)
-    answer = client.infer(model, inputs, {"placement": placement} if placement else None)
+    with AgentClient(url) as client:
+        metadata = client.get(f"/v2/models/{model}")
+        inputs = random_inputs(metadata) if file is None else read_inputs(file, metadata)
+        answer = client.infer(model, inputs, {"placement": placement} if placement else None)
     if as_json:
         outputs = {name: tensor.tolist() for name, tensor in answer.outputs.items()}
         click.echo(json.dumps({"outputs": outputs, "parameters": answer.parameters}))

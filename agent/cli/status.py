@@ -16,7 +16,8 @@ from agent.cli.tables import dash, print_table
 @click.option("--json", "as_json", is_flag=True, help="the snapshot as JSON")
 def status_command(url: str, as_json: bool) -> None:
     """Show mode, accelerators, models and standing conditions of the running agent."""
-    status = AgentClient(url, timeout_s=5.0).get("/status")
+    with AgentClient(url, timeout_s=5.0) as client:
+        status = client.get("/status")
     if as_json:
         click.echo(json.dumps(status, indent=2))
         return
