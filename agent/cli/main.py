@@ -10,6 +10,7 @@ import click
 
 from agent import __version__
 from agent.errors import ConfigError, QeilError
+from agent.service import logs
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
@@ -68,6 +69,7 @@ def exit_code(error: QeilError) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (0 ok, 1 failed, 2 usage, 78 configuration)."""
+    logs.configure("warning")  # stdout belongs to the command's own output
     try:
         result = cli.main(args=None if arguments is None else list(arguments), prog_name="qeil", standalone_mode=False)
     except QeilError as error:

@@ -27,7 +27,7 @@ def write(folder: Path) -> list[MicroModel]:
         _conv(folder, rng, channels=256, size=28, kernel=1),
         _depthwise(folder, rng, channels=128, size=56),
         _attention(folder, heads=12, sequence=128, width=64),
-        _elementwise(folder, elements=1 << 18),
+        _elementwise(folder, rng, elements=1 << 18),
         _weights_only(folder, rng, inner=4096, columns=4096),
         _in_cache(folder, rng, elements=1 << 17),
         _dispatch(folder),
@@ -137,12 +137,17 @@ def _attention(folder: Path, heads: int, sequence: int, width: int) -> MicroMode
     )
 
 
-def _elementwise(folder: Path, elements: int) -> MicroModel:
-    count = 8
-    names = ["x", *[f"h{i}" for i in range(count - 1)], "y"]
-    nodes = [helper.make_node(("Sigmoid", "Sqrt")[i % 2], [names[i]], [names[i + 1]]) for i in range(count)]
-    file = _save(folder, "elementwise-fp32", nodes, (elements,), "y", {})
-    moved = 4.0 * 2 * count * elements
+def _elementwise(folder: Path, rng: np.random.Generator, elements: int) -> MicroModel:
+    """The mixture that models have: mostly additions, products and activations by comparison, one function in eight."""
+    ops = ("Mul", "Add", "Relu", "Sub", "Tanh", "Mul", "Add", "Relu")
+    names = ["x", *[f"h{i}" for i in range(len(ops) - 1)], "y"]
+    nodes = [
+        helper.make_node(op, [names[i]] if op in {"Relu", "Tanh"} else [names[i], "w"], [names[i + 1]])
+        for i, op in enumerate(ops)
+    ]
+    file = _save(folder, "elementwise-fp32", nodes, (elements,), "y", {"w": _f32(rng, elements)})
+    count, moved = len(ops), 4.0 * 2 * len(ops) * elements
+    flops = float(count * elements)
     return MicroModel(
         "elementwise-fp32",
         file,
@@ -150,7 +155,7 @@ def _elementwise(folder: Path, elements: int) -> MicroModel:
         "compute",
         "elementwise",
         "fp32",
-        float(count * elements),
+        flops,
         moved,
         count,
         "x",
