@@ -1,61 +1,138 @@
-"""Inspection in a process of its own: the agent never loads protobuf, and a hostile file ends only its reader."""
+"""Inspection in a process of its own: the agent never loads protobuf, and a hostile file ends only its reader.
+
+`python -m agent.workload.inspect PATH [--format onnx|tflite] [--dims batch=1,sequence=128]` prints JSON.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from agent.errors import ModelLoadFailed, QeilError
-from agent.schema.workload import Workload
+from agent.errors import ModelLoadFailed
+from agent.schema.workload import Phase, Workload
+from agent.workload.graph import Graph
+from agent.workload.sizes import DEFAULTS
+from agent.workload.stages import MAX_STAGES, split
 
 MEMORY_LIMIT_BYTES = 8 * 1024**3
+"""Address space of the child: a protobuf file of 2 GB is parsed in about twice its size."""
+DECODE_CONTEXT = 1024
+"""Tokens in the cache of a decoder's decode workload where nobody says."""
+MAX_NOTES = 20
+MAX_MESSAGE = 300
 Format = Literal["onnx", "tflite"]
+_PAST = ("past_key", "past.", "past_", "cache")
 
 
-def inspect_in_child(path: Path, format_: Format, dims: Mapping[str, int], timeout_s: float) -> tuple[Workload, ...]:
-    """Read the graph in a child; ModelLoadFailed with the path and one line for whatever goes wrong there."""
-    command = [sys.executable, "-m", "agent.workload.inspect", str(path), format_, json.dumps(dict(dims))]
+def inspect_in_child(
+    path: Path,
+    format_: Format,
+    dims: Mapping[str, int],
+    timeout_s: float,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+) -> tuple[Workload, ...]:
+    """Read the graph in a child process: one workload, or prefill and decode of a decoder with a cache.
+
+    dims: sizes of free dimensions by name or kind (batch, sequence, past, height, width). Whatever goes wrong there
+    is a ModelLoadFailed with the path and one line.
+    """
+    command = [
+        sys.executable, "-m", "agent.workload.inspect", str(path), "--format", format_,
+        "--dims", ",".join(f"{k}={v}" for k, v in dims.items()), "--memory-limit-bytes", str(memory_limit_bytes),
+    ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise ModelLoadFailed(f"{path}: reading the graph took longer than {timeout_s:g} s") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
-        raise ModelLoadFailed(f"{path}: {lines[-1]}")
+        raise ModelLoadFailed(f"{path}: {lines[-1][:MAX_MESSAGE]}")
     return tuple(Workload.model_validate(document) for document in json.loads(done.stdout))
 
 
-def read(path: Path, format_: Format, dims: Mapping[str, int]) -> Workload:
-    """Read the graph in this process (which then holds protobuf or flatbuffers)."""
+def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int = MAX_STAGES) -> tuple[Workload, ...]:
+    """Read the graph in this process (which then holds protobuf for ONNX)."""
+    if format_ == "tflite":
+        from agent.workload import tflite_graph  # noqa: PLC0415  (only the format that is asked for)
+
+        batch = dims.get("batch", DEFAULTS["batch"])
+        return (_workload(path, "tflite", tflite_graph.read(tflite_graph.load(path), batch), "forward", batch, 1),)
     try:
-        if format_ == "onnx":
-            from agent.workload import onnx_graph  # noqa: PLC0415  (optional runtime)
-
-            return onnx_graph.read(path, dims)
-        from agent.workload import tflite_graph  # noqa: PLC0415  (optional runtime)
-
-        return tflite_graph.read(path)
+        from agent.workload import onnx_graph  # noqa: PLC0415  (optional package)
     except ImportError as error:
-        extra = "onnx" if format_ == "onnx" else "litert"
-        raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[{extra}]'") from error
+        raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
+
+    model = onnx_graph.load(path)
+    batch = dims.get("batch", DEFAULTS["batch"])
+    graph = onnx_graph.read(model, dims)
+    if not _has_cache(graph):
+        return (_workload(path, "onnx", graph, "forward", batch, max_stages),)
+    prefill = _workload(path, "onnx", graph, "prefill", batch, max_stages)
+    step = onnx_graph.read(model, {"past": DECODE_CONTEXT, **dims, "sequence": 1, "sequence_length": 1})
+    return prefill, _workload(path, "onnx", step, "decode", batch, max_stages)
+
+
+def _has_cache(graph: Graph) -> bool:
+    """Whether the graph takes a key–value cache of free length, as exported decoders do."""
+    return any(spec.name.lower().startswith(_PAST) and -1 in spec.shape[1:] for spec in graph.input_specs)
+
+
+def _workload(path: Path, format_: Format, graph: Graph, phase: Phase, batch: int, max_stages: int) -> Workload:
+    return Workload(
+        model=path.stem, phase=phase, format=format_, batch=max(1, batch), stages=split(graph, max_stages),
+        inputs=graph.input_specs, outputs=graph.output_specs, notes=graph.notes[:MAX_NOTES],
+    )  # fmt: skip
+
+
+def parse_dims(text: str) -> dict[str, int]:
+    """`batch=1,sequence=64` as a mapping. Raises ModelLoadFailed for anything else."""
+    found = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, value = part.rpartition("=")
+        if not name or not value.isdecimal():
+            raise ModelLoadFailed(f"--dims {part!r}: write NAME=SIZE, for example batch=1,sequence=64")
+        found[name] = int(value)
+    return found
+
+
+def _arguments(arguments: list[str]) -> Any:
+    parser = argparse.ArgumentParser(prog="python -m agent.workload.inspect", description=__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--format", choices=("onnx", "tflite"))
+    parser.add_argument("--dims", default="")
+    parser.add_argument("--max-stages", type=int, default=MAX_STAGES)
+    parser.add_argument("--memory-limit-bytes", type=int, default=MEMORY_LIMIT_BYTES)
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    """Entry of the child process."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    path, format_, dims = Path(arguments[0]), arguments[1], json.loads(arguments[2])
+    """Entry of the child process: JSON on success, else one line on standard error and code 1."""
+    given = _arguments(arguments)
+    format_: Format = given.format or ("tflite" if given.path.suffix.lower() == ".tflite" else "onnx")
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = given.memory_limit_bytes if most == resource.RLIM_INFINITY else min(given.memory_limit_bytes, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
     try:
-        workload = read(path, "onnx" if format_ == "onnx" else "tflite", dims)
-    except (QeilError, MemoryError, OSError) as error:
-        print(getattr(error, "message", None) or f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    json.dump([workload.model_dump(mode="json")], sys.stdout)
+        workloads = read(given.path, format_, parse_dims(given.dims), max(1, given.max_stages))
+    except ModelLoadFailed as error:
+        return _fail(error.message)
+    except MemoryError:
+        return _fail(f"reading the graph needs more than {limit >> 20} MiB")
+    except RecursionError:
+        return _fail("its subgraphs are nested too deeply")
+    json.dump([w.model_dump(mode="json") for w in workloads], sys.stdout)
     return 0
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from agent.errors import ModelLoadFailed
 from agent.schema.workload import TensorSpec
 from agent.workload import onnx_ops, onnx_ops_contrib
 from agent.workload.graph import Cost, Graph, Node, Tensor, datatype_of, merge_work
 from agent.workload.kernels import group
+from agent.workload.onnx_layout import cancelled
 from agent.workload.onnx_ops import Call, light
 from agent.workload.onnx_shapes import Propagation, dtype_name
 from agent.workload.sizes import Sizes
 
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+_STANDARD = ("", "ai.onnx.ml")
 _BODIES = ("If", "Loop", "Scan")
 _THROUGH = 10
 """Steps over which a product of activations looks for its softmax."""
@@ -36,7 +37,18 @@ def load(path: Path) -> Any:
         raise ModelLoadFailed("not an ONNX model, or damaged: it has no operators")
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    _shorten_domains(model.graph)
     return model
+
+
+def _shorten_domains(graph: Any) -> None:
+    """The standard domain has two spellings; only the empty one is used from here on."""
+    for node in graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _shorten_domains(attribute.g)
 
 
 def read(model: Any, dims: Mapping[str, int]) -> Graph:
@@ -85,6 +97,7 @@ class _Reader:
         self.known = known
         self.given = given
         self.storage: dict[str, Tensor] = {}
+        self.aliases: set[str] = set()
         self.notes: list[str] = []
 
     def run(self, graph: Any) -> list[Node]:
@@ -124,8 +137,8 @@ class _Reader:
         return Node(proto.name or proto.op_type, proto.op_type, moving, outputs, cost, weights)
 
     def _cost(self, proto: Any, call: Call) -> Cost:
-        if proto.output and self.aliases.get(proto.output[0]):
-            return Cost("alias")
+        if proto.output and proto.output[0] in self.aliases:
+            return Cost("removed")
         rules = onnx_ops.RULES if proto.domain in _STANDARD else onnx_ops_contrib.RULES
         rule = rules.get(proto.op_type) or onnx_ops.RULES.get(proto.op_type)
         if rule is None:
@@ -137,22 +150,24 @@ class _Reader:
             raise ModelLoadFailed(f"node {proto.name or proto.op_type!r} has inputs of the wrong shape") from error
 
     def _store(self, protos: list[Any], outputs: set[str]) -> None:
-        """Storage of activations: between quantised operators they lie in memory as integers."""
+        """Storage of activations: between quantised operators they lie in memory as integers; what moves nothing."""
         readers: dict[str, list[Any]] = {}
         for proto in protos:
             for name in set(proto.input):
                 readers.setdefault(name, []).append(proto)
         self.storage = {n: t for n, t in self.known.tensors.items() if not t.constant}
-        self.aliases: dict[str, bool] = {}
+        self.aliases = set(cancelled(protos, {n: len(t.shape) for n, t in self.storage.items()}))
         for proto in protos:
-            if proto.op_type == "QuantizeLinear":
+            if proto.op_type == "Cast" and self.storage[proto.input[0]].dtype == self.storage[proto.output[0]].dtype:
+                self.aliases.add(proto.output[0])
+            elif proto.op_type == "QuantizeLinear":
                 name, made = proto.input[0], proto.output[0]
                 if name not in self.given and name not in outputs and len(readers[name]) == 1:
                     self._retype(name, self.known.tensors[made].dtype)
-                    self.aliases[made] = True
+                    self.aliases.add(made)
             elif proto.op_type == "DequantizeLinear" and proto.output[0] not in outputs:
                 self._retype(proto.output[0], self.known.tensors[proto.input[0]].dtype)
-                self.aliases[proto.output[0]] = True
+                self.aliases.add(proto.output[0])
 
     def _retype(self, name: str, dtype: str) -> None:
         self.storage[name] = Tensor(name, self.storage[name].shape, dtype)

@@ -179,12 +179,12 @@ def variadic(call: Call) -> Cost:
     return light(call, float(max(1, len(call.inputs) - 1)), "elementwise")
 
 
-def movement(call: Call) -> Cost:
+def movement(_: Call) -> Cost:
     """Bytes only."""
     return Cost("other")
 
 
-def view(call: Call) -> Cost:
+def view(_: Call) -> Cost:
     """Nothing moves."""
     return Cost("alias")
 
@@ -250,7 +250,7 @@ _MOVES = (
     "NonZero Compress Unique RandomNormal RandomNormalLike RandomUniform RandomUniformLike TensorScatter Trilu OneHot "
     "ScatterElements ScatterND Scatter SequenceConstruct SequenceAt SplitToSequence ConcatFromSequence Col2Im"
 ).split()
-_VIEWS = "Reshape Squeeze Unsqueeze Flatten Identity Dropout".split()
+_VIEWS = "Reshape Squeeze Unsqueeze Flatten".split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, per_output(1.0, "elementwise")),
@@ -258,6 +258,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCE, over_inputs(1.0)),
     **dict.fromkeys(_MOVES, movement),
     **dict.fromkeys(_VIEWS, view),
+    **dict.fromkeys(("Identity", "Dropout"), lambda _: Cost("removed")),
     "ReduceMean": over_inputs(1.0, "reduce"),
     "ReduceMax": over_inputs(1.0, "reduce"),
     "ReduceSumSquare": over_inputs(2.0),

@@ -25,6 +25,7 @@ GENERATORS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike",
 _EVALUATION_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError)
 _FLOAT8 = {n for n in dir(TensorProto) if n.startswith("FLOAT8")}
 _SPELLING = {"float": "float32", "double": "float64"}
+_SAME_STORAGE = frozenset({"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze"})
 _TYPE_FROM = {"MatMulIntegerToFloat": 2, "DequantizeLinear": 1, "GatherBlockQuantized": 2, "QuantizeLinear": 2}
 """Vendor operators whose output type is that of another input than the first."""
 
@@ -113,9 +114,8 @@ class Propagation:
         if node.op_type == "DequantizeLinear" and node.output[0]:
             first = node.input[0]
             self.sources[node.output[0]] = self.sources.get(first, self.tensors[first].dtype)
-        elif node.op_type in ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze"):
-            if node.input[0] in self.sources:
-                self.sources[node.output[0]] = self.sources[node.input[0]]
+        elif node.op_type in _SAME_STORAGE and node.input[0] in self.sources:
+            self.sources[node.output[0]] = self.sources[node.input[0]]
 
     def _origin(self, node: Any, tensor: Tensor) -> dict[str, float]:
         """Bytes behind a folded constant: those of the folded result, but a dequantised weight stays packed."""
@@ -137,7 +137,7 @@ class Propagation:
             value = np.array(part if node.op_type == "Shape" else call.tensor(0).elements, np.int64)
             self._remember(node.output[0], value)
             return True
-        if node.domain not in ("", "ai.onnx") or not all(not n or n in self.values for n in node.input):
+        if node.domain or not all(not n or n in self.values for n in node.input):
             return False
         if not node.input or not constant or self._too_big(node):
             return False
@@ -187,7 +187,7 @@ class Propagation:
         self.values[name] = array
 
     def _infer(self, node: Any, call: Call) -> list[tuple[str, tuple[int, ...], str]]:
-        if node.domain in ("", "ai.onnx", "ai.onnx.ml") and onnx.defs.has(node.op_type, node.domain.replace("ai.onnx", "") if node.domain == "ai.onnx" else node.domain):
+        if node.domain in ("", "ai.onnx.ml") and onnx.defs.has(node.op_type, node.domain):
             return self._infer_standard(node, call)
         rule = onnx_ops_contrib.SHAPES.get(node.op_type)
         if rule is None:
@@ -234,6 +234,8 @@ class Propagation:
 
     def _guess(self, name: str, call: Call) -> tuple[tuple[int, ...], str]:
         """Shape of an output nobody can derive: what the file says, else the first input's."""
+        if call.operator == "Dropout":
+            return call.tensor(0).shape, call.tensor(0).dtype
         if name in self.hints:
             return tuple(max(1, d) for d in self.hints[name]), call.tensor(0).dtype
         self._note(f"the output of {call.operator} has an unknown shape, taken as its input's")
@@ -245,4 +247,4 @@ class Propagation:
 
 
 def _is_random(node: Any) -> bool:
-    return node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+    return str(node.op_type).startswith(("Random", "Bernoulli", "Multinomial"))

@@ -1,110 +1,168 @@
-"""Stages: cuts a graph wherever a single activation crosses, and merges the pieces to a manageable chain. Pure."""
+"""Stages: where a graph can be cut so that one tensor crosses, and which cuts to keep. Pure.
+
+A boundary lies between two kernels where exactly one activation is alive: produced before, read after. Graph inputs
+that are read again later do not count (they are at hand everywhere), nor do side tensors: values worth less than a
+thousandth of the graph's work and weights (masks, positions), which each stage computes again for itself.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
-from agent.schema.workload import Family, Precision, Stage, Work
-from agent.workload.graph import Graph, Node
+from agent.schema.workload import Stage
+from agent.workload.graph import Graph, merge_work
+from agent.workload.kernels import Kernel, group, live_bytes_peak
 
 MAX_STAGES = 24
-FLOPS_PER_BYTE = 8.0
-"""Weight of a byte against an operation when pieces are merged to even sizes: about the ridge of a CPU."""
+SIDE_SHARE = 1e-3
+"""Share of the graph's operations and of its weights below which a value is computed again rather than passed on."""
 
 
-def make_stages(graph: Graph, max_stages: int = MAX_STAGES) -> tuple[Stage, ...]:
-    """Stages of the graph in order; one tensor crosses each boundary and every node is in exactly one stage."""
-    if not graph.nodes:
-        return (Stage(name="empty", work=(), weight_bytes=0, activation_bytes=0, input_bytes=0, output_bytes=0),)
-    ends = _merge(graph, cuts(graph), max_stages)
-    stages, begin = [], 0
-    for number, end in enumerate(ends):
-        stages.append(_stage(graph, begin, end, f"s{number:02d}"))
-        begin = end
-    return tuple(stages)
+@dataclass(frozen=True)
+class Cut:
+    """A boundary before kernel `position`, crossed by `tensor`."""
+
+    position: int
+    tensor: str
 
 
-def cuts(graph: Graph) -> list[int]:
-    """Positions after which exactly one activation is alive, the end of the graph included.
+def find_cuts(kernels: Sequence[Kernel], side: frozenset[str] = frozenset()) -> tuple[Cut, ...]:
+    """Every boundary where exactly one tensor outside `side` is alive, in order."""
+    last: dict[str, int] = {}
+    for index, kernel in enumerate(kernels):
+        last.update(dict.fromkeys(kernel.reads, index))
+    cuts = []
+    alive: set[str] = set()
+    for index, kernel in enumerate(kernels[:-1]):
+        alive.update(n for n in kernel.writes if n not in side)
+        alive = {n for n in alive if last.get(n, -1) > index}
+        if len(alive) == 1:
+            cuts.append(Cut(index + 1, next(iter(alive))))
+    return tuple(cuts)
 
-    Graph inputs that a later node still reads count as alive, so that a stage never needs two tensors.
+
+def side_tensors(kernels: Sequence[Kernel]) -> frozenset[str]:
+    """Values whose whole history costs less than SIDE_SHARE of the graph's operations and of its weights."""
+    flops = sum(k.flops for k in kernels)
+    weights = _unique_bytes(kernels)
+    made_by = {name: index for index, kernel in enumerate(kernels) for name in kernel.writes}
+    history: list[int | None] = []
+    found: set[str] = set()
+    for index, kernel in enumerate(kernels):
+        before = [history[made_by[name]] for name in kernel.reads if name in made_by]
+        history.append(None)
+        if None in before or kernel.kv_bytes > 0:
+            continue
+        past = reduce(or_, (b for b in before if b is not None), 1 << index)
+        parts = [kernels[i] for i in _bits(past)]
+        if sum(k.flops for k in parts) <= SIDE_SHARE * flops and _unique_bytes(parts) <= SIDE_SHARE * weights:
+            history[index] = past
+            found.update(kernel.writes)
+    return frozenset(found)
+
+
+def split(graph: Graph, max_stages: int = MAX_STAGES) -> tuple[Stage, ...]:
+    """The graph as a chain of at most `max_stages` stages, balanced by operations and bytes.
+
+    max_stages: >= 1, else ValueError. A graph without nodes gives one empty stage.
     """
-    last_use: dict[str, int] = {}
-    for position, node in enumerate(graph.nodes):
-        for name in node.inputs:
-            last_use[name] = position
-    for name in graph.outputs:
-        last_use[name] = len(graph.nodes)
-    alive = {t.name for t in graph.tensors.values() if t.graph_input and t.name in last_use}
-    found = []
-    for position, node in enumerate(graph.nodes):
-        alive |= {name for name in node.outputs if last_use.get(name, -1) > position}
-        alive -= {name for name in alive if last_use[name] <= position}
-        if len(alive) == 1 and position + 1 < len(graph.nodes):
-            found.append(position + 1)
-    return [*found, len(graph.nodes)]
+    if max_stages < 1:
+        raise ValueError(f"max_stages is {max_stages}, must be at least 1")
+    kernels = group(graph)
+    if not kernels:
+        return (Stage(name="empty", work=(), weight_bytes=0, activation_bytes=0, input_bytes=0, output_bytes=0),)
+    chosen = choose(find_cuts(kernels, side_tensors(kernels)), _loads(kernels), max_stages)
+    bounds = [0, *(c.position for c in chosen), len(kernels)]
+    sizes = [_sum_bytes(graph, graph.inputs), *(graph.tensors[c.tensor].bytes for c in chosen)]
+    sizes.append(_sum_bytes(graph, graph.outputs))
+    seen: set[str] = set()
+    return tuple(
+        _stage(graph, index, kernels[bounds[index] : bounds[index + 1]], sizes[index], sizes[index + 1], seen)
+        for index in range(len(bounds) - 1)
+    )
 
 
-def _merge(graph: Graph, ends: Sequence[int], max_stages: int) -> list[int]:
-    """At most `max_stages` pieces of about even weight, cut at the given positions only."""
-    weights = [_weight(node) for node in graph.nodes]
-    if len(ends) <= max_stages:
-        return list(ends)
-    share = sum(weights) / max_stages
-    kept, filled = [], 0.0
-    begin = 0
-    for end in ends[:-1]:
-        filled += sum(weights[begin:end])
-        begin = end
-        if filled >= share and len(kept) < max_stages - 1:
-            kept.append(end)
-            filled = 0.0
-    return [*kept, ends[-1]]
+def choose(cuts: Sequence[Cut], loads: Sequence[float], max_stages: int) -> tuple[Cut, ...]:
+    """The cuts to keep: at most `max_stages` stages with the smallest possible heaviest stage.
+
+    loads: cost of each kernel in one unit, >= 0. Where all cuts fit, all are kept.
+    """
+    if len(cuts) < max_stages:
+        return tuple(cuts)
+    total = [0.0]
+    for load in loads:
+        total.append(total[-1] + load)
+    low, high = 0.0, total[-1]
+    best: tuple[Cut, ...] = ()
+    for _ in range(40):
+        middle = (low + high) / 2
+        packed = _pack(cuts, total, middle, max_stages)
+        if packed is None:
+            low = middle
+        else:
+            high, best = middle, packed
+    return best
 
 
-def _weight(node: Node) -> float:
-    return sum(w.flops for w in node.work) + FLOPS_PER_BYTE * sum(size for _, size in node.weights)
+def _pack(cuts: Sequence[Cut], total: Sequence[float], limit: float, max_stages: int) -> tuple[Cut, ...] | None:
+    """Fill stages from the left up to `limit`; None where that needs more than max_stages."""
+    if total[cuts[0].position] > limit:
+        return None
+    kept: list[Cut] = []
+    start = 0.0
+    ends = [*(c.position for c in cuts[1:]), len(total) - 1]
+    for cut, end in zip(cuts, ends, strict=True):
+        if total[end] - start > limit:
+            kept.append(cut)
+            start = total[cut.position]
+            if len(kept) >= max_stages or total[end] - start > limit:
+                return None
+    return tuple(kept)
 
 
-def _stage(graph: Graph, begin: int, end: int, name: str) -> Stage:
-    nodes = graph.nodes[begin:end]
-    flops: dict[tuple[Family, Precision], float] = defaultdict(float)
-    weights: dict[str, float] = {}
-    moved = 0.0
-    for node in nodes:
-        for work in node.work:
-            flops[work.family, work.precision] += work.flops
-        weights.update(node.weights)
-        if not node.fused:
-            moved += sum(_size(graph, t) for t in (*node.inputs, *node.outputs))
-    produced = {t for node in nodes for t in node.outputs}
-    used_later = {t for node in graph.nodes[end:] for t in node.inputs} | set(graph.outputs)
-    entering = {t for node in nodes for t in node.inputs} - produced
+def _loads(kernels: Sequence[Kernel]) -> list[float]:
+    """Cost of each kernel: its share of all operations plus its share of all bytes."""
+    flops = [k.flops for k in kernels]
+    moved = [k.moved_bytes + k.kv_bytes + sum(k.weights.values()) - k.idle_weight_bytes for k in kernels]
+    all_flops, all_bytes = sum(flops) or 1.0, sum(moved) or 1.0
+    return [f / all_flops + max(0.0, b) / all_bytes for f, b in zip(flops, moved, strict=True)]
+
+
+def _stage(
+    graph: Graph, index: int, kernels: Sequence[Kernel], input_bytes: float, output_bytes: float, seen: set[str]
+) -> Stage:
+    idle = sum(k.idle_weight_bytes for k in kernels)
+    operators = sorted({op for k in kernels for op in k.operators})
+    name = kernels[0].name or operators[0]
+    if name in seen:
+        name = f"{name}.{index}"
+    seen.add(name)
     return Stage(
-        name=name,
-        work=tuple(Work(family=f, precision=p, flops=n) for (f, p), n in sorted(flops.items())),
-        weight_bytes=sum(weights.values()), activation_bytes=moved,
-        input_bytes=sum(_size(graph, t) for t in entering),
-        output_bytes=sum(_size(graph, t) for t in produced & used_later),
-        kv_bytes=sum(node.kv_bytes for node in nodes), arena_bytes=_arena(graph, begin, end),
-        operators=tuple(sorted({node.operator for node in nodes})), nodes=len(nodes),
+        name=name, work=merge_work([w for k in kernels for w in k.work]),
+        weight_bytes=max(0.0, _unique_bytes(kernels) - idle), idle_weight_bytes=idle,
+        activation_bytes=sum(k.moved_bytes for k in kernels), input_bytes=input_bytes, output_bytes=output_bytes,
+        kv_bytes=sum(k.kv_bytes for k in kernels), arena_bytes=live_bytes_peak(kernels, graph),
+        operators=tuple(operators), nodes=sum(k.nodes for k in kernels),
     )  # fmt: skip
 
 
-def _size(graph: Graph, name: str) -> float:
-    return graph.tensors[name].size_bytes if name in graph.tensors else 0.0
+def _bits(mask: int) -> list[int]:
+    """Positions of the bits set."""
+    found = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found
 
 
-def _arena(graph: Graph, begin: int, end: int) -> float:
-    """Peak bytes of activations alive at the same time while the stage runs."""
-    nodes = graph.nodes[begin:end]
-    used_later = {t for node in graph.nodes[end:] for t in node.inputs} | set(graph.outputs)
-    last_use = {t: i for i, node in enumerate(nodes) for t in node.inputs}
-    alive: set[str] = set()
-    peak = 0.0
-    for position, node in enumerate(nodes):
-        alive |= {*node.inputs, *node.outputs}
-        peak = max(peak, sum(_size(graph, t) for t in alive))
-        alive = {t for t in alive if last_use.get(t, -1) > position or t in used_later}
-    return peak
+def _unique_bytes(kernels: Sequence[Kernel]) -> float:
+    """Weights, those shared by several kernels once."""
+    return sum({name: size for k in kernels for name, size in k.weights.items()}.values())
+
+
+def _sum_bytes(graph: Graph, names: Sequence[str]) -> float:
+    return sum(graph.tensors[n].bytes for n in names)

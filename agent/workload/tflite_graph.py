@@ -1,147 +1,196 @@
-"""TFLite graph: reads a .tflite file into a workload of one stage, with the schema that ships with LiteRT."""
+"""TFLite files as operator graphs, read without a runtime. LiteRT runs a model whole, so it becomes one stage."""
 
 from __future__ import annotations
 
+import mmap
+from math import prod
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from agent.errors import ModelLoadFailed
-from agent.schema.workload import Family, Precision, TensorSpec, Work, Workload
-from agent.workload.graph import Graph, Node, Tensor
-from agent.workload.stages import make_stages
+from agent.schema.workload import TensorSpec
+from agent.workload import tflite_ops
+from agent.workload.flatbuffer import Table, root
+from agent.workload.graph import Cost, Graph, Node, Tensor, datatype_of
+from agent.workload.tflite_names import OPERATORS, TYPES
+from agent.workload.tflite_ops import TfliteCall
 
-_IDENTIFIER = b"TFL3"
-_TYPES: dict[str, tuple[str, int]] = {
-    "FLOAT32": ("FP32", 4), "FLOAT16": ("FP16", 2), "INT8": ("INT8", 1), "UINT8": ("UINT8", 1), "INT16": ("INT16", 2),
-    "INT32": ("INT32", 4), "INT64": ("INT64", 8), "BOOL": ("BOOL", 1), "FLOAT64": ("FP64", 8), "UINT32": ("UINT32", 4),
-}  # fmt: skip
-_FREE = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"}
-_MOVEMENT = {
-    "CONCATENATION", "PAD", "PADV2", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "GATHER", "SPLIT", "PACK", "UNPACK", "TILE",
-    "CAST", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "MIRROR_PAD", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE",
-}  # fmt: skip
-_FUSABLE = {"ADD", "MUL", "SUB", "RELU", "RELU6", "PRELU", "LOGISTIC", "HARD_SWISH", "TANH", "QUANTIZE", "DEQUANTIZE"}
+IDENTIFIER = b"TFL3"
+MAX_NODES = 200_000
+_THROUGH = 8
+"""Steps over which a product of activations looks for its softmax."""
+_UNPACKING = ("DEQUANTIZE", "DENSIFY")
+"""Operators on constants that run once when the model is loaded."""
 
 
-def read(path: Path) -> Workload:
-    """The forward workload. LiteRT runs a model whole, so it is one stage."""
-    data = path.read_bytes()
-    if data[4:8] != _IDENTIFIER:
-        raise ModelLoadFailed("not a TFLite file: its identifier is missing")
+def load(path: Path) -> Table:
+    """The model's root table over the mapped file: weights are never read. ModelLoadFailed with one line."""
     try:
-        model = schema.Model.GetRootAs(data, 0)
-        reader = _Reader(model)
-        stages = make_stages(reader.graph(), 1)
-        inputs, outputs = reader.specs()
-    except (IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ModelLoadFailed(f"damaged TFLite file ({type(error).__name__})") from error
-    return Workload(
-        model=path.stem, format="tflite", stages=stages, inputs=inputs, outputs=outputs,
+        with path.open("rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ModelLoadFailed(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelLoadFailed("the file is empty") from error
+    return root(memoryview(data), IDENTIFIER)
+
+
+def read(model: Table, batch: int = 1) -> Graph:
+    """The first subgraph as a graph; free first dimensions are taken as `batch`."""
+    subgraphs = model.tables(2)
+    if not subgraphs or not subgraphs[0].tables(3):
+        raise ModelLoadFailed("not a TFLite model, or damaged: it has no operators")
+    reader = _Reader(model, subgraphs[0], batch)
+    try:
+        nodes = reader.nodes()
+    except (IndexError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ModelLoadFailed("damaged: an operator has tensors of the wrong number or shape") from error
+    inputs, outputs = subgraphs[0].integers(1), subgraphs[0].integers(2)
+    if len(subgraphs) > 1:
+        reader.notes.append(f"{len(subgraphs) - 1} further subgraphs (signatures or bodies of IF, WHILE) not counted")
+    return Graph(
+        name=subgraphs[0].text(4), nodes=tuple(nodes), tensors=reader.storage(),
+        inputs=tuple(reader.tensor(i).name for i in inputs),
+        outputs=tuple(t.name for t in map(reader.tensor, outputs) if not t.constant),
+        input_specs=tuple(map(reader.spec, inputs)), output_specs=tuple(map(reader.spec, outputs)),
         notes=tuple(dict.fromkeys(reader.notes)),
     )  # fmt: skip
 
 
 class _Reader:
-    """Walks the first subgraph."""
+    """Walks one subgraph."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._graph = model.Subgraphs(0)
+    def __init__(self, model: Table, graph: Table, batch: int) -> None:
         self.notes: list[str] = []
-        self._names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-        self._kinds = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+        self._batch = batch
+        self._codes = [_operator_name(c) for c in model.tables(1)]
+        self._buffers = model.tables(4)
+        self._tables = graph.tables(0)
+        self._operators = graph.tables(3)
+        if len(self._operators) > MAX_NODES:
+            raise ModelLoadFailed(f"it has {len(self._operators)} operators, at most {MAX_NODES} are read")
+        self._stored: dict[str, float] = {}
+        self._tensors = [self._read(i, t) for i, t in enumerate(self._tables)]
 
-    def _shape(self, index: int) -> tuple[int, ...]:
-        tensor = self._graph.Tensors(index)
-        return tuple(max(1, int(tensor.Shape(i))) for i in range(tensor.ShapeLength()))
+    def tensor(self, index: int) -> Tensor:
+        """Tensor by number."""
+        if not 0 <= index < len(self._tensors):
+            raise ModelLoadFailed(f"damaged: tensor {index} does not exist")
+        return self._tensors[index]
 
-    def _kind(self, index: int) -> str:
-        return self._kinds.get(self._graph.Tensors(index).Type(), "FLOAT32")
+    def storage(self) -> dict[str, Tensor]:
+        """Activations by name."""
+        return {t.name: t for t in self._tensors if not t.constant}
 
-    def _bytes(self, index: int) -> float:
-        return float(np.prod(self._shape(index), dtype=np.float64)) * _TYPES.get(self._kind(index), ("", 4))[1]
+    def spec(self, index: int) -> TensorSpec:
+        """Name, type and shape as the file declares them."""
+        tensor, table = self.tensor(index), self._tables[index]
+        shape = table.integers(7) or table.integers(0)
+        free = tuple(d if d > 0 else -1 for d in shape)
+        return TensorSpec(name=table.text(3), datatype=datatype_of(tensor.dtype), shape=free)
 
-    def _is_constant(self, index: int) -> bool:
-        buffer = self._model.Buffers(self._graph.Tensors(index).Buffer())
-        return buffer is not None and buffer.DataLength() > 0
+    def nodes(self) -> list[Node]:
+        """Costed operators without those that run once when the model is loaded."""
+        kept = []
+        for operator in self._operators:
+            name = self._name(operator)
+            inputs = [i for i in operator.integers(1) if i >= 0]
+            if name in _UNPACKING and inputs and self.tensor(inputs[0]).constant:
+                self._unpack(inputs[0], operator.integers(2)[0])
+            else:
+                kept.append((name, operator))
+        attending = self._attending(kept)
+        return [self._node(i, name, operator, i in attending) for i, (name, operator) in enumerate(kept)]
 
-    def _operator(self, operator: Any) -> str:
-        code = self._model.OperatorCodes(operator.OpcodeIndex())
-        return self._names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM")
+    def _read(self, index: int, table: Table) -> Tensor:
+        kind = table.number(1, 1)
+        dtype = TYPES[kind] if 0 <= kind < len(TYPES) else "float32"
+        declared, signature = table.integers(0), table.integers(7)
+        shape = tuple(
+            self._batch if axis == 0 and axis < len(signature) and signature[axis] == -1 else max(0, size)
+            for axis, size in enumerate(declared)
+        )
+        if any(s == -1 for s in signature[1:]):
+            self.notes.append("free dimensions other than the first are taken as the file declares them")
+        buffer = table.number(2, 4, unsigned=True)
+        size = self._size_of(buffer)
+        tensor = Tensor(f"{index}", shape, dtype, constant=size > 0)
+        if size > 0:
+            self._stored[tensor.name] = float(size)
+        return tensor
 
-    def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs of the model."""
-        inputs = [self._graph.Inputs(i) for i in range(self._graph.InputsLength())]
-        outputs = [self._graph.Outputs(i) for i in range(self._graph.OutputsLength())]
-        return tuple(map(self._spec, inputs)), tuple(map(self._spec, outputs))
+    def _size_of(self, buffer: int) -> int:
+        if not 0 < buffer < len(self._buffers):
+            return 0
+        table = self._buffers[buffer]
+        return table.byte_length(0) or table.number(2, 8)
 
-    def _spec(self, index: int) -> TensorSpec:
-        name = (self._graph.Tensors(index).Name() or b"").decode(errors="replace")
-        return TensorSpec(name=name, datatype=_TYPES.get(self._kind(index), ("BYTES", 1))[0], shape=self._shape(index))
+    def _name(self, operator: Table) -> str:
+        code = operator.number(0, 4, unsigned=True)
+        if code >= len(self._codes):
+            raise ModelLoadFailed(f"damaged: operator code {code} does not exist")
+        return self._codes[code]
 
-    def graph(self) -> Graph:
-        """Nodes with work and bytes; dequantisation of constant weights happens at load time."""
-        dequantised: dict[int, int] = {}
-        nodes: list[Node] = []
-        uses: dict[int, int] = {}
-        operators = [self._graph.Operators(i) for i in range(self._graph.OperatorsLength())]
-        for operator in operators:
-            for i in range(operator.InputsLength()):
-                uses[operator.Inputs(i)] = uses.get(operator.Inputs(i), 0) + 1
-        produced: set[str] = set()
-        for number, operator in enumerate(operators):
-            name = self._operator(operator)
-            inputs = [operator.Inputs(i) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
-            outputs = [operator.Outputs(i) for i in range(operator.OutputsLength())]
-            if name == "DEQUANTIZE" and self._is_constant(inputs[0]):
-                dequantised[outputs[0]] = inputs[0]
-                continue
-            constants = [i for i in inputs if self._is_constant(i) or i in dequantised]
-            activations = [str(i) for i in inputs if i not in constants]
-            fused = name in _FREE or (
-                name in _FUSABLE and bool(activations) and activations[0] in produced and uses[int(activations[0])] == 1
-            )
-            nodes.append(
-                Node(
-                    f"{name}.{number}", name, tuple(activations), tuple(map(str, outputs)),
-                    self._work(name, inputs, outputs),
-                    tuple((str(i), self._bytes(i)) for i in constants), fused=fused,
-                )
-            )  # fmt: skip
-            produced |= set(map(str, outputs))
-        tensors = {
-            name: Tensor(name, self._bytes(int(name)), name not in produced)
-            for node in nodes for name in (*node.inputs, *node.outputs)
-        }  # fmt: skip
-        outputs_ = tuple(str(self._graph.Outputs(i)) for i in range(self._graph.OutputsLength()))
-        return Graph(tuple(nodes), tensors, outputs_)
+    def _unpack(self, source: int, target: int) -> None:
+        """A weight stored compressed: constant, and as large as it is stored."""
+        made = self.tensor(target)
+        self._tensors[target] = Tensor(made.name, made.shape, made.dtype, constant=True)
+        self._stored[made.name] = self._stored[self.tensor(source).name]
 
-    def _work(self, name: str, inputs: list[int], outputs: list[int]) -> tuple[Work, ...]:
-        if name in _MOVEMENT or name in _FREE or not outputs:
-            return ()
-        size = float(np.prod(self._shape(outputs[0]), dtype=np.float64))
-        family: Family = "elementwise"
-        flops = size
-        if name == "CONV_2D":
-            family, flops = "conv", 2.0 * size * float(np.prod(self._shape(inputs[1])[1:]))
-        elif name == "DEPTHWISE_CONV_2D":
-            family, flops = "depthwise", 2.0 * size * float(np.prod(self._shape(inputs[1])[1:3]))
-        elif name == "TRANSPOSE_CONV":
-            kernel = self._shape(inputs[1])
-            family, flops = "conv", 2.0 * float(np.prod(self._shape(inputs[2]))) * float(np.prod(kernel[:3]))
-        elif name == "FULLY_CONNECTED":
-            family, flops = "gemm", 2.0 * size * self._shape(inputs[1])[-1]
-        elif name == "BATCH_MATMUL":
-            family, flops = "attention", 2.0 * size * self._shape(inputs[0])[-1]
-        elif name in {"MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "SOFTMAX"}:
-            flops = float(np.prod(self._shape(inputs[0]), dtype=np.float64))
-        elif name == "CUSTOM":
-            self.notes.append("custom operators are counted as one operation per output")
-        return (Work(family=family, precision=self._precision(outputs[0]), flops=flops),)
+    def _node(self, number: int, name: str, operator: Table, attends: bool) -> Node:
+        numbers = operator.integers(1)
+        inputs = tuple(self.tensor(i) if i >= 0 else None for i in numbers)
+        outputs = tuple(self.tensor(i) for i in operator.integers(2))
+        weights = {t.name: self._stored[t.name] for t in inputs if t is not None and t.constant}
+        moving = tuple(t.name for t in inputs if t is not None and not t.constant)
+        cost = self._cost(name, inputs, outputs, operator, attends)
+        return Node(f"{name}.{number}", name, moving, tuple(t.name for t in outputs), cost, weights)
 
-    def _precision(self, output: int) -> Precision:
-        kinds: dict[str, Precision] = {"INT8": "int8", "UINT8": "int8", "INT16": "int8", "FLOAT16": "fp16"}
-        return kinds.get(self._kind(output), "fp32")
+    def _cost(
+        self, name: str, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...], operator: Table, attends: bool
+    ) -> Cost:
+        rule = tflite_ops.RULES.get(name)
+        if not outputs:
+            return Cost("other")
+        call = TfliteCall(name, inputs, outputs, operator.table(4), self._stored, attends)
+        if rule is None:
+            self.notes.append(f"{name} is not in the table, counted as elementwise")
+            return tflite_ops.unknown(call)
+        return rule(call)
+
+    def _attending(self, kept: list[tuple[str, Table]]) -> set[int]:
+        """Positions of batched products of activations, and of the softmaxes between them."""
+        made = {o: i for i, (_, operator) in enumerate(kept) for o in operator.integers(2)}
+        products = {i for i, (name, _) in enumerate(kept) if name == "BATCH_MATMUL"}
+        softmaxes = {i for i, (name, _) in enumerate(kept) if name == "SOFTMAX"}
+        found: set[int] = set()
+        for softmax in softmaxes:
+            before = self._upstream(kept, made, softmax, products)
+            found |= before | ({softmax} if before else set())
+        between = found & softmaxes
+        return found | {p for p in products - found if self._upstream(kept, made, p, between)}
+
+    def _upstream(
+        self, kept: list[tuple[str, Table]], made: dict[int, int], start: int, wanted: set[int]
+    ) -> set[int]:
+        frontier, hits, seen = {start}, set[int](), {start}
+        for _ in range(_THROUGH):
+            frontier = {made[n] for i in frontier for n in kept[i][1].integers(1) if n in made} - seen
+            seen |= frontier
+            hits |= frontier & wanted
+            if hits or not frontier:
+                break
+        return hits
+
+
+def _operator_name(code: Table) -> str:
+    """Old files number up to 127 in an 8-bit field, newer ones in a 32-bit field."""
+    number = max(code.number(0, 1), code.number(3, 4))
+    name = OPERATORS[number] if 0 <= number < len(OPERATORS) else f"BUILTIN_{number}"
+    return code.text(1) if name == "CUSTOM" else name
+
+
+def weight_count(model: Table) -> float:
+    """Elements of all constant tensors of the first subgraph, for reports."""
+    return float(
+        sum(prod(t.integers(0)) for t in model.tables(2)[0].tables(0) if t.number(2, 4, unsigned=True) > 0)
+    )
