@@ -169,9 +169,7 @@ class _Reader:
         between = found & softmaxes
         return found | {p for p in products - found if self._upstream(kept, made, p, between)}
 
-    def _upstream(
-        self, kept: list[tuple[str, Table]], made: dict[int, int], start: int, wanted: set[int]
-    ) -> set[int]:
+    def _upstream(self, kept: list[tuple[str, Table]], made: dict[int, int], start: int, wanted: set[int]) -> set[int]:
         frontier, hits, seen = {start}, set[int](), {start}
         for _ in range(_THROUGH):
             frontier = {made[n] for i in frontier for n in kept[i][1].integers(1) if n in made} - seen
@@ -191,6 +189,4 @@ def _operator_name(code: Table) -> str:
 
 def weight_count(model: Table) -> float:
     """Elements of all constant tensors of the first subgraph, for reports."""
-    return float(
-        sum(prod(t.integers(0)) for t in model.tables(2)[0].tables(0) if t.number(2, 4, unsigned=True) > 0)
-    )
+    return float(sum(prod(t.integers(0)) for t in model.tables(2)[0].tables(0) if t.number(2, 4, unsigned=True) > 0))
