@@ -130,7 +130,7 @@ class Link:
 
     def start(self) -> None:
         """Connect in the background and keep trying."""
-        properties = Properties(PacketTypes.CONNECT)
+        properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._settings.session_expiry_s
         self._set_will()
         self._client.connect_async(
@@ -141,7 +141,7 @@ class Link:
 
     def _set_will(self) -> None:
         """The will of the coming connection carries the number that its birth will carry."""
-        properties = Properties(PacketTypes.WILLMESSAGE)
+        properties = _properties(PacketTypes.WILLMESSAGE)
         properties.WillDelayInterval = self._settings.will_delay_s
         self._client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
 
@@ -265,3 +265,7 @@ class Link:
 
     def _message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         self._on_message(message.topic, bytes(message.payload))
+
+
+def _properties(packet_type: int) -> Properties:
+    return Properties(packet_type)  # type: ignore[no-untyped-call]  # paho has no annotations here

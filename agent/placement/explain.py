@@ -54,7 +54,7 @@ def explain(
 ) -> Explanation:
     """Take the cost of a whole model on one accelerator apart."""
     cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c)
-    bound = {name: sum(s.time_s for s in cost.stages if s.binding == name) for name in ("compute", "memory", "cache")}
+    bound_s = {name: sum(s.time_s for s in cost.stages if s.binding == name) for name in ("compute", "memory", "cache")}
     stages_s = sum(s.time_s for s in cost.stages)
     static_j = None if cost.static_w is None else cost.static_w * cost.time_s
     thermal_yield = None
@@ -62,7 +62,8 @@ def explain(
         thermal_yield = cost.switching_j / cost.energy_j
     return Explanation(
         accelerator=accelerator.name, provider=runtime.provider, time_s=cost.time_s, energy_j=cost.energy_j,
-        compute_bound_s=bound["compute"], memory_bound_s=bound["memory"] + bound["cache"], overhead_s=cost.time_s - stages_s,
+        compute_bound_s=bound_s["compute"], memory_bound_s=bound_s["memory"] + bound_s["cache"],
+        overhead_s=cost.time_s - stages_s,
         switching_j=cost.switching_j, static_j=static_j, thermal_yield=thermal_yield,
         dasi=1.0 - cost.underutilisation, coefficients=_coefficients(workload, profile, accelerator, runtime),
         notes=cost.notes,
