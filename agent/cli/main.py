@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("agent.cli.models:models_command", "List, add and inspect models."),
     "plan": ("agent.cli.plan:plan_command", "Search placements of a model, on any board."),
     "explain": ("agent.cli.explain:explain_command", "Say why a model runs where it runs, down to the sources."),
+    "validate": ("agent.cli.validate:validate_command", "Compare predictions with a table of measurements."),
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),

@@ -1,0 +1,87 @@
+"""`qeil validate`: how far predictions are from a table of measurements, row by row and summed up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from agent.evaluation.validation import Validation
+
+SHOWN_REASONS = 12
+"""Reasons for unmapped rows on the screen; --json has every row."""
+
+
+@click.command("validate")
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON, one entry per row and quantity")
+@click.option("--plot", type=click.Path(path_type=Path), help="write a parity plot (.png, .svg or .pdf)")
+@click.option("--tier", help="only rows of these tiers, separated by commas, e.g. A,A-,B")
+@click.option("--rows", "every_row", is_flag=True, help="print every row, not only the summaries")
+def validate_command(table: Path, as_json: bool, plot: Path | None, tier: str | None, every_row: bool) -> None:
+    """Predict every row of the measurements in TABLE and print the errors."""
+    from agent.evaluation import parity
+    from agent.evaluation.catalogue import find, load_catalogue
+    from agent.evaluation.fit import load_coefficients
+    from agent.evaluation.table import read_table
+    from agent.evaluation.validation import validate
+
+    tiers = frozenset(name.strip() for name in tier.split(",")) if tier else None
+    rows = read_table(table)
+    result = validate(rows, load_catalogue(), load_coefficients(find("efficiencies.json")), tiers)
+    if plot is not None:
+        parity.plot(result.comparisons, {name: case.row.tier for name, case in result.cases.items()}, plot)
+    if as_json:
+        click.echo(json.dumps(result.document(), indent=2))
+        return
+    _print(result, every_row)
+
+
+def _print(result: Validation, every_row: bool) -> None:
+    document = result.document()
+    if every_row:
+        _print_rows(document["rows_detail"])
+    for title, key in (("board", "by_board"), ("task", "by_task"), ("tier", "by_tier")):
+        _print_scores(f"By {title}", title, document[key])
+    _print_scores("All", "", {"all rows": document["summary"]})
+    reasons: dict[str, list[str]] = {}
+    for item in document["unmapped"]:
+        reasons.setdefault(item["why"], []).append(item["row_id"])
+    click.echo(f"{document['mapped']} of {document['rows']} rows mapped; errors are modelled against measured")
+    for why, ids in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:SHOWN_REASONS]:
+        click.echo(f"  not mapped, {len(ids)} rows ({', '.join(ids[:4])}{' …' if len(ids) > 4 else ''}): {why}")
+    if len(reasons) > SHOWN_REASONS:
+        click.echo(f"  and {len(reasons) - SHOWN_REASONS} more reasons; --json lists every row")
+
+
+def _print_scores(title: str, first: str, groups: dict[str, Any]) -> None:
+    quantities = ("latency", "throughput", "power", "energy")
+    lines = [[name, *(_cell(scores[quantity]) for quantity in quantities)] for name, scores in groups.items()]
+    print_table(title, [first, *(f"{quantity} (median, p90, n)" for quantity in quantities)], lines)
+
+
+def _print_rows(details: list[dict[str, Any]]) -> None:
+    lines = [
+        [
+            item["row_id"],
+            item["board"],
+            item["model"],
+            item["quantity"],
+            f"{item['measured']:.4g}",
+            f"{item['predicted']:.4g} ± {100 * item['rel_uncertainty']:.0f} %",
+            f"{100 * item['ape']:.1f} %",
+        ]
+        for item in details
+    ]
+    print_table("By row", ["row", "board", "model", "quantity", "measured", "modelled", "error"], lines)
+
+
+def _cell(score: dict[str, Any]) -> str:
+    if not score["n"]:
+        return "–"
+    return f"{100 * score['median_ape']:.1f} %, {100 * score['p90_ape']:.0f} %, {score['n']}"

@@ -1,0 +1,152 @@
+"""Hardware of a measurement: peaks, units and clocks of the accelerator its row names, at the row's operating point."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ConfigError
+from agent.evaluation.table import Measurement
+from agent.storage import yaml_files
+
+_CLOCK = {
+    "gpu": r"GPU (\d+(?:\.\d+)?)",
+    "dla": r"DLA (\d+(?:\.\d+)?)",
+    "cpu": r"CPU (?:(?:\d+)x)?(\d{3,4}(?:\.\d+)?)",
+    "memory": r"EMC (\d{3,4})",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """Peaks at full clocks [flops/s, bytes/s]; `sram_bytes` and `link_bytes_per_s` where weights cross a link."""
+
+    kind: str
+    silicon: str
+    kin: str
+    peak_flops_per_s: dict[str, float]
+    bandwidth_bytes_per_s: float
+    units: float
+    clock_hz: float
+    memory_hz: float
+    power_w: float
+    floor_hz: float
+    sram_bytes: float | None = None
+    link_bytes_per_s: float | None = None
+
+    def peak(self, precision: str) -> float:
+        """Peak of `precision`, or of the widest narrower one the data names."""
+        for name in (precision, "fp16", "int8", "fp32"):
+            if name in self.peak_flops_per_s:
+                return self.peak_flops_per_s[name]
+        raise ConfigError(f"hardware: accelerator {self.kind} of {self.silicon} has no peak")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a row ran: accelerator, its operating point, and what the board draws idle."""
+
+    board: str
+    scale: str
+    accelerator: Accelerator
+    units: float
+    clock_hz: float
+    memory_hz: float
+    idle_w: float
+    host_clock_share: float
+    dla: Accelerator | None = None
+    dla_clock_hz: float = 0.0
+
+
+class Hardware:
+    """The table of boards; lookups never fail silently: they return a `Site` or the sentence that says why not."""
+
+    def __init__(self, document: dict[str, Any], name: str = "hardware") -> None:
+        self._boards = document["boards"]
+        self._name = name
+
+    @cached_property
+    def known(self) -> tuple[str, ...]:
+        """Names of the boards, for messages."""
+        return tuple(board["name"] for board in self._boards)
+
+    def site(self, row: Measurement) -> Site | str:
+        """Accelerator and operating point of a row, or why there is none."""
+        board = self._board(row.board)
+        if board is None:
+            return f"board {row.board!r} is not known (known: {', '.join(self.known)})"
+        kind, _, extra = row.device.partition("+")
+        entry = board["accelerators"].get(kind)
+        if entry is None:
+            have = ", ".join(sorted(board["accelerators"]))
+            return f"device {row.device!r} of {board['name']} has no published peaks (known: {have})"
+        mode = self._mode(board, row)
+        accelerator = _accelerator(kind, board, entry)
+        dla_entry = board["accelerators"].get("dla") if extra == "dla" else None
+        dla = _accelerator("dla", board, dla_entry) if dla_entry else None
+        own = mode.get(kind, {})
+        memory_mhz = _clock("memory", row) or mode.get("memory_mhz") or accelerator.memory_hz / 1e6
+        clock = _clock(kind, row) or own.get("clock_mhz") or accelerator.clock_hz / 1e6
+        host = board["accelerators"].get("cpu")
+        host_mhz = _clock("cpu", row) or mode.get("cpu", {}).get("clock_mhz")
+        return Site(
+            board=board["name"],
+            scale=board["scale"],
+            accelerator=accelerator,
+            units=float(own.get("units", accelerator.units)),
+            clock_hz=1e6 * float(clock),
+            memory_hz=1e6 * float(memory_mhz),
+            idle_w=float(row.idle_power_w or mode.get("idle_w") or board["idle_w"]),
+            host_clock_share=float(host_mhz) / host["clock_mhz"] if host and host_mhz else 1.0,
+            dla=dla,
+            dla_clock_hz=1e6 * float(_clock("dla", row) or mode.get("dla", {}).get("clock_mhz") or 0.0)
+            or (dla.clock_hz if dla else 0.0),
+        )
+
+    def _board(self, text: str) -> dict[str, Any] | None:
+        for board in self._boards:
+            if any(re.search(pattern, text, re.IGNORECASE) for pattern in board["match"]):
+                return dict(board)
+        return None
+
+    def _mode(self, board: dict[str, Any], row: Measurement) -> dict[str, Any]:
+        for mode in board.get("modes", ()):
+            texts = (row.source,) if "source" in mode else (row.power_mode, row.board)
+            pattern = mode.get("source") or mode["match"]
+            if any(re.search(pattern, text, re.IGNORECASE) for text in texts if text):
+                return dict(mode)
+        return {}
+
+
+def _accelerator(kind: str, board: dict[str, Any], entry: dict[str, Any]) -> Accelerator:
+    clock_hz = 1e6 * entry["clock_mhz"]
+    return Accelerator(
+        kind=kind,
+        silicon=entry.get("silicon", board["silicon"]),
+        kin=entry.get("kin", board["kin"]),
+        peak_flops_per_s={p: float(entry[p]) for p in ("fp32", "fp16", "int8") if p in entry},
+        bandwidth_bytes_per_s=float(entry.get("bandwidth", 1e9)),
+        units=float(entry["units"]),
+        clock_hz=clock_hz,
+        memory_hz=1e6 * entry.get("memory_mhz", 1000),
+        power_w=float(entry["power_w"]),
+        floor_hz=1e6 * entry.get("floor_mhz", 0.6 * entry["clock_mhz"]),
+        sram_bytes=float(entry["sram"]) if "sram" in entry else None,
+        link_bytes_per_s=float(entry["link"]) if "link" in entry else None,
+    )
+
+
+def _clock(what: str, row: Measurement) -> float | None:
+    found = re.search(_CLOCK[what], row.clocks) if what in _CLOCK else None
+    return float(found.group(1)) if found else None
+
+
+def load_hardware(path: Path) -> Hardware:
+    """The table of boards from its YAML file. Raises ConfigError."""
+    document = yaml_files.read_document(path).data
+    if not isinstance(document, dict) or "boards" not in document:
+        raise ConfigError(f"{path}: is not a table of hardware")
+    return Hardware(document, str(path))

@@ -1,0 +1,46 @@
+"""Parity plot: predicted over measured, one panel per quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.errors import ConfigError
+from agent.evaluation.targets import QUANTITIES, Comparison
+
+_UNITS = {"latency": "ms", "throughput": "1/s", "power": "W", "energy": "J"}
+
+
+def plot(comparisons: Sequence[Comparison], tiers: Mapping[str, str], path: Path) -> None:
+    """Write the figure; the file's ending picks the format (png, svg, pdf).
+
+    tiers: row_id → tier, for the colours. Raises ConfigError if matplotlib is missing or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - optional extra
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib: pip install 'qeil-agent[plots]'") from error
+    figure = Figure(figsize=(11, 10), layout="constrained")
+    panels = figure.subplots(2, 2)
+    names = sorted(set(tiers.values()))
+    for panel, quantity in zip(panels.flat, QUANTITIES, strict=True):
+        items = [c for c in comparisons if c.quantity == quantity]
+        for name in names:
+            mine = [c for c in items if tiers[c.row_id] == name]
+            if mine:
+                label = f"tier {name}" if name else "no tier"
+                panel.plot([c.measured for c in mine], [c.predicted for c in mine], ".", alpha=0.6, label=label)
+        if items:
+            low, high = min(c.measured for c in items), max(c.measured for c in items)
+            for factor, style in ((1.0, "-"), (0.8, ":"), (1.25, ":")):
+                panel.plot([low, high], [factor * low, factor * high], style, color="0.4", linewidth=1)
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.legend()
+        panel.set_title(f"{quantity} (n = {len(items)})")
+        panel.set_xlabel(f"measured [{_UNITS[quantity]}]")
+        panel.set_ylabel(f"modelled [{_UNITS[quantity]}]")
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: the plot cannot be written: {error}") from error

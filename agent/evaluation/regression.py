@@ -1,0 +1,220 @@
+"""Regression: log-coefficients with shrinkage towards relatives, for sums and maxima of positive terms.
+
+An observation is y = s · Σ_parts w·[max(Σ compute terms, other ceilings) + Σ added terms], each term a known constant
+times exp(Σ of its coefficients). A coefficient belongs to a level (all rows, a silicon family, a software path on it …)
+and is pulled towards 0 – that is towards what its relatives say – by a normal prior of that level's spread. Solved by
+Gauss–Newton on log y with Huber weights; a partially pooled hierarchical model (Gelman & Hill 2007,
+ch. 12; Huber 1964, doi:10.1214/aoms/1177703732).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Role = Literal["compute", "ceiling", "added"]
+
+HUBER = 1.5
+"""Residuals beyond this many scales count linearly, not squared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """constant · exp(Σ coefficients); `compute` terms add up to one ceiling, `added` ones come on top."""
+
+    role: Role
+    constant: float
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One measured positive number and the parts whose weighted sum explains it."""
+
+    value: float
+    parts: tuple[tuple[float, tuple[Term, ...]], ...]
+    keys: tuple[str, ...] = ()
+    """Coefficients that multiply the whole: a statistic, an installation."""
+    weight: float = 1.0
+    group: str = ""
+    """Row of the table it comes from: several observations of one row count once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Coefficients by key with posterior standard deviations and the observations behind each."""
+
+    values: dict[str, float]
+    deviations: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    scale: float = 0.1
+    """Robust spread of the log residuals."""
+
+
+def level(key: str) -> str:
+    """The level of a key is what stands before its first colon."""
+    return key.partition(":")[0]
+
+
+def evaluate(observation: Observation, values: Mapping[str, float]) -> float:
+    """Modelled value; keys without a coefficient count as 0, that is as their relatives."""
+    total = 0.0
+    for times, terms in observation.parts:
+        compute = ceiling = added = 0.0
+        for term in terms:
+            amount = term.constant * float(np.exp(sum(values.get(key, 0.0) for key in term.keys)))
+            if term.role == "compute":
+                compute += amount
+            elif term.role == "ceiling":
+                ceiling = max(ceiling, amount)
+            else:
+                added += amount
+        total += times * (max(compute, ceiling) + added)
+    return total * float(np.exp(sum(values.get(key, 0.0) for key in observation.keys)))
+
+
+class _Problem:
+    """Flat arrays of everything that does not change from one step to the next."""
+
+    def __init__(self, observations: Sequence[Observation], keys: Sequence[str]) -> None:
+        index = {key: i for i, key in enumerate(keys)}
+        self.size = len(keys)
+        rows, owners, logs, times, roles, cells = [], [], [], [], [], []
+        part = term = 0
+        for row, observation in enumerate(observations):
+            for repeat, terms in observation.parts:
+                rows.append(row)
+                times.append(repeat)
+                for item in terms:
+                    if item.constant <= 0:
+                        continue
+                    owners.append(part)
+                    logs.append(np.log(item.constant))
+                    roles.append(("compute", "ceiling", "added").index(item.role))
+                    cells += [(term, index[key]) for key in item.keys]
+                    term += 1
+                part += 1
+        self.part_row, self.part_times = np.array(rows), np.array(times)
+        self.term_part, self.term_log, self.term_role = np.array(owners), np.array(logs), np.array(roles)
+        self.starts = np.searchsorted(self.part_row[self.term_part], np.arange(len(observations)))
+        self.design = np.zeros((term, self.size))
+        for t, k in cells:
+            self.design[t, k] += 1.0
+        self.scale_design = np.zeros((len(observations), self.size))
+        for row, observation in enumerate(observations):
+            for key in observation.keys:
+                self.scale_design[row, index[key]] += 1.0
+        self.log_values = np.log([o.value for o in observations])
+        self.weights = np.array([o.weight for o in observations])
+
+    def predict(self, theta: Array) -> tuple[Array, Array]:
+        """Log prediction and its Jacobian."""
+        parts = len(self.part_row)
+        amounts = np.exp(self.term_log + self.design @ theta)
+        compute = np.bincount(self.term_part, amounts * (self.term_role == 0), parts)
+        top = np.zeros(parts)
+        ceilings = self.term_role == 1
+        np.maximum.at(top, self.term_part[ceilings], amounts[ceilings])
+        bound = compute >= top
+        active = np.where(
+            self.term_role == 0,
+            bound[self.term_part],
+            (self.term_role == 2) | (~bound[self.term_part] & (amounts >= top[self.term_part])),
+        )
+        used = amounts * active * self.part_times[self.term_part]
+        row_of_term = self.part_row[self.term_part]
+        totals = np.bincount(row_of_term, used, len(self.log_values))
+        shares = used / totals[row_of_term]
+        jacobian = self.scale_design.copy()
+        jacobian += np.add.reduceat(shares[:, None] * self.design, self.starts, axis=0)
+        return np.log(totals) + self.scale_design @ theta, jacobian
+
+
+def solve(
+    observations: Sequence[Observation],
+    spreads: Mapping[str, float],
+    *,
+    scale: float = 0.08,
+    steps: int = 25,
+    minimum_rows: Mapping[str, int] | None = None,
+) -> Solution:
+    """Fit the coefficients of every key that appears.
+
+    spreads: prior standard deviation of each level (log units); a level that is not listed is left out.
+    scale: smallest residual spread, so that a perfect fit does not overrule the priors.
+    minimum_rows: observations that a key of a level needs before it gets a coefficient of its own.
+    """
+    counts = _rows_behind(observations)
+    needed = minimum_rows or {}
+    keys = sorted(k for k, n in counts.items() if level(k) in spreads and n >= needed.get(level(k), 1))
+    kept = set(keys)
+    problem = _Problem([_without(o, kept) for o in observations], keys)
+    precision = np.array([spreads[level(key)] ** -2 for key in keys])
+    theta, covariance, spread = _gauss_newton(problem, precision, scale, steps)
+    deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return Solution(
+        dict(zip(keys, theta.tolist(), strict=True)),
+        dict(zip(keys, deviations.tolist(), strict=True)),
+        {key: counts[key] for key in keys},
+        spread,
+    )
+
+
+def _rows_behind(observations: Sequence[Observation]) -> dict[str, int]:
+    groups: dict[str, set[str]] = {}
+    for number, observation in enumerate(observations):
+        names = set(observation.keys) | {k for _, terms in observation.parts for t in terms for k in t.keys}
+        for key in names:
+            groups.setdefault(key, set()).add(observation.group or str(number))
+    return {key: len(rows) for key, rows in groups.items()}
+
+
+def _gauss_newton(problem: _Problem, precision: Array, floor: float, steps: int) -> tuple[Array, Array, float]:
+    theta = np.zeros(problem.size)
+    spread = 0.5
+    damping = 1.0
+    predicted, jacobian = problem.predict(theta)
+    best = np.inf
+    normal = np.diag(precision)
+    for _ in range(steps):
+        residual = problem.log_values - predicted
+        spread = max(floor, 1.4826 * float(np.median(np.abs(residual))))
+        weights = problem.weights * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-12)) / spread**2
+        normal = (jacobian * weights[:, None]).T @ jacobian + np.diag(precision)
+        gradient = jacobian.T @ (weights * residual) - precision * theta
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)) * 0.05, gradient)
+        step = np.clip(step, -1.0, 1.0)
+        for _try in range(6):
+            trial, trial_jacobian = problem.predict(theta + step)
+            error = _objective(problem, problem.log_values - trial, theta + step, precision, spread)
+            best = _objective(problem, residual, theta, precision, spread)
+            if error <= best + 1e-9:
+                break
+            step = 0.5 * step
+        theta, predicted, jacobian = theta + step, trial, trial_jacobian
+        damping *= 0.7
+        if float(np.max(np.abs(step), initial=0.0)) < 1e-4:
+            break
+    covariance: Array = np.linalg.inv(normal).astype(np.float64)
+    return theta, covariance, spread
+
+
+def _objective(problem: _Problem, residual: Array, theta: Array, precision: Array, spread: float) -> float:
+    size = np.abs(residual) / spread
+    loss = np.where(size <= HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER))
+    return float(np.sum(problem.weights * loss) + 0.5 * np.sum(precision * theta**2))
+
+
+def _without(observation: Observation, kept: set[str]) -> Observation:
+    parts = tuple(
+        (times, tuple(Term(t.role, t.constant, tuple(k for k in t.keys if k in kept)) for t in terms))
+        for times, terms in observation.parts
+    )
+    return Observation(
+        observation.value, parts, tuple(k for k in observation.keys if k in kept), observation.weight, observation.group
+    )

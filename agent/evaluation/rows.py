@@ -1,0 +1,231 @@
+"""From a row of a table to what the model predicts: loads of each phase, and the quantities that can be compared."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.evaluation.architectures import Architectures, Language, Vision
+from agent.evaluation.hardware import Hardware, Site
+from agent.evaluation.precision import Format, storage_format
+from agent.evaluation.software import relatives, software_path
+from agent.evaluation.table import Measurement
+
+DEFAULT_CONTEXT = 256.0
+"""Tokens in the cache while decoding, where a row does not say."""
+
+DEFAULT_PROMPT = 512.0
+SUMMARY = (800.0, 70.0)
+"""Mean prompt and answer of the news summarisation that MLPerf runs without stating lengths [tokens]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One phase, `times` over: what one pass asks of the accelerator."""
+
+    phase: str
+    times: float
+    flops: float
+    depthwise_flops: float
+    bytes_moved: float
+    cycles: float
+    """Weights handled per pass and sample: unit-cycles up to a fitted factor; 0 where issue does not bind."""
+    kernels: float
+    weight_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row that can be predicted."""
+
+    row: Measurement
+    site: Site
+    path: str
+    format: Format
+    task: str
+    model: str
+    mode: str
+    """single, multi (8 samples per query), offline (large batches), batch."""
+    samples: float
+    loads: tuple[Load, ...]
+    """Together one query: a sample, eight of them, a prompt, a token, or a batch."""
+    unit: float
+    """Units of throughput (samples or tokens) in one query."""
+    statistic: str
+    scope: str
+
+    @property
+    def fam(self) -> str:
+        """Family of software paths."""
+        return relatives(self.path)
+
+
+def excluded(row: Measurement) -> str | None:
+    """Why a row must not be used for validation, or None."""
+    if row.tier == "D":
+        return "tier D: a claim, kept out of validation"
+    if "INFERRED" in row.notes:
+        return "the notes say INFERRED: not a measurement"
+    if "identical to singlestream" in row.notes.lower():
+        return "the notes say identical to SingleStream: a copy of another row"
+    return None
+
+
+def case_of(row: Measurement, hardware: Hardware, architectures: Architectures) -> Case | str:
+    """The row as a case, or one sentence why it cannot be predicted."""
+    why = excluded(row)
+    if why:
+        return why
+    architecture = architectures.find(row.model)
+    if architecture is None:
+        return f"model {row.model!r} is not in the catalogue of architectures"
+    if not any(
+        (
+            row.latency_ms,
+            row.mean_latency_ms,
+            row.tokens_per_s,
+            row.throughput_ips,
+            row.power_w,
+            row.energy_j,
+            row.derived_power_w,
+            row.derived_energy_j,
+        )
+    ):
+        return "no latency, throughput, power or energy to compare"
+    site = hardware.site(row)
+    if isinstance(site, str):
+        return site
+    if "vlm" in row.task:
+        return "a vision-language pipeline: the length of its answers is not stated, so its work is unknown"
+    if "spec" in row.precision.lower() and "decod" in row.precision.lower():
+        return "speculative decoding: the share of accepted tokens is not stated"
+    path = software_path(row)
+    stored = storage_format(row, path, language=isinstance(architecture, Language))
+    if isinstance(architecture, Vision):
+        return _vision_case(row, site, path, stored, architecture)
+    return _language_case(row, site, path, stored, architecture)
+
+
+def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: Vision) -> Case:
+    offline = bool(row.throughput_ips) and not row.latency_ms and path not in ("rknn", "hailo", "jetson-archive")
+    multi = "8-sample" in row.latency_stat
+    batch = row.batch or 1.0
+    mode = "offline" if offline else "multi" if multi else "batch" if batch > 1 else "single"
+    samples = 32.0 if offline else 8.0 if multi else batch
+    if path in ("ort-ref", "ort-cpp", "tensorflow") and offline:
+        samples = 1.0
+    macs = arch.conv_macs + arch.gemm_macs + arch.attention_macs
+    weights = arch.params * stored.weight_bytes
+    load = Load(
+        phase="forward",
+        times=arch.passes,
+        flops=2.0 * macs * samples / arch.passes,
+        depthwise_flops=2.0 * arch.depthwise_macs * samples / arch.passes,
+        bytes_moved=weights + 2.0 * arch.activations * stored.activation_bytes * samples / arch.passes,
+        cycles=0.0,
+        kernels=arch.kernels / arch.passes,
+        weight_bytes=weights,
+    )
+    stat = _statistic(row)
+    return Case(row, site, path, stored, arch.task, arch.name, mode, samples, (load,), samples, stat, _scope(row))
+
+
+def _language_case(row: Measurement, site: Site, path: str, stored: Format, arch: Language) -> Case | str:
+    task = row.task.lower()
+    batch = row.batch or 1.0
+    prompt, generated = row.prompt_tokens, row.gen_tokens
+    if "batch" in row.notes.lower() and "not recorded" in row.notes.lower():
+        return "the batch size is not recorded"
+    if task.startswith("decode"):
+        context = (prompt or DEFAULT_CONTEXT) + (generated or 0.0) / 2.0
+        loads: tuple[Load, ...] = (_decode(arch, stored, batch, context, 1.0),)
+        unit, mode = batch, "single" if batch == 1 else "batch"
+    elif task.startswith("prefill"):
+        tokens = prompt or _bucket(row)
+        loads = (_prefill(arch, stored, batch, tokens),)
+        unit, mode = tokens * batch, "single"
+    else:
+        if "summar" in task:
+            prompt, generated = SUMMARY if prompt is None else (prompt, generated or SUMMARY[1])
+            batch = 4.0 if "beam" in task or "gpt" in row.model.lower() else 1.0
+        prompt, generated = prompt or 128.0, generated or 128.0
+        loads = (
+            _prefill(arch, stored, 1.0 if "summar" in task else batch, prompt),
+            _decode(arch, stored, batch, prompt + generated / 2.0, generated),
+        )
+        unit = generated * (1.0 if "summar" in task else batch)
+        mode = "single" if batch == 1 else "batch"
+        if "summar" in task and not row.latency_ms:
+            loads = tuple(_scaled(load, 16.0) for load in loads)
+            unit *= 16.0
+            mode = "offline"
+    label = "decode" if task.startswith("decode") else "prefill" if task.startswith("prefill") else "generate"
+    return Case(row, site, path, stored, label, arch.name, mode, batch, loads, unit, _statistic(row), _scope(row))
+
+
+def _decode(arch: Language, stored: Format, batch: float, context: float, times: float) -> Load:
+    read = min(arch.params, arch.active_params * (1 + 0.6 * (batch - 1)))
+    weights = read * stored.weight_bytes
+    if stored.file_bytes:
+        weights = stored.file_bytes * read / arch.params
+    kv = batch * context * arch.attention_layers * arch.kv_elements * 2.0
+    flops = batch * (2.0 * arch.active_params + 4.0 * context * arch.hidden * arch.attention_layers)
+    return Load("decode", times, flops, 0.0, weights + kv, read, arch.layers, weights)
+
+
+def _prefill(arch: Language, stored: Format, batch: float, tokens: float) -> Load:
+    weights = arch.params * stored.weight_bytes
+    if stored.file_bytes:
+        weights = stored.file_bytes
+    attention = 2.0 * tokens * tokens * arch.hidden * arch.attention_layers
+    flops = batch * (2.0 * tokens * arch.active_body_params + attention)
+    stream = 2.0 * batch * tokens * arch.layers * arch.hidden * 8.0
+    return Load("prefill", 1.0, flops, 0.0, weights + stream, 0.0, arch.layers, weights)
+
+
+def _scaled(load: Load, batch: float) -> Load:
+    return Load(
+        load.phase,
+        load.times,
+        load.flops * batch,
+        0.0,
+        load.bytes_moved + (batch - 1) * (load.bytes_moved - load.weight_bytes),
+        load.cycles,
+        load.kernels,
+        load.weight_bytes,
+    )
+
+
+def _bucket(row: Measurement) -> float:
+    """Prompt length of vendor rows that give a range of times to first token over fixed buckets of 128 tokens."""
+    found = re.search(r"range ([\d.]+)-([\d.]+) ms; max = full (\d+)-token", row.notes)
+    if not found:
+        return DEFAULT_PROMPT
+    low, high, full = (float(x) for x in found.groups())
+    return full if high < 1.01 * low else 128.0
+
+
+def _statistic(row: Measurement) -> str:
+    text = row.latency_stat.lower()
+    for name in ("p99", "p90", "p50"):
+        if name in text:
+            return name
+    if "hw latency" in text:
+        return "hw"
+    return "pipeline" if "pipeline" in row.task.lower() else "mean"
+
+
+def _scope(row: Measurement) -> str:
+    text = row.power_scope.lower()
+    if not text and (row.power_w or row.energy_j or row.derived_power_w):
+        return "rail" if "VDD" in row.energy_unit else "wall"
+    for name, pattern in (
+        ("rail", r"vdd_cpu_gpu_cv|rail"),
+        ("peak-wall", r"wall, peak"),
+        ("component", r"component|nvml"),
+        ("module", r"module|vdd_in"),
+        ("wall", r"wall"),
+    ):
+        if re.search(pattern, text):
+            return name
+    return "unknown" if text else ""

@@ -1,0 +1,128 @@
+"""Table of measurements: reads the CSV, cell by cell, and says file, line and column of whatever is wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from agent.errors import ConfigError
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""A table of a million rows is smaller; a larger file is not one."""
+
+REQUIRED = ("row_id", "board", "device", "model", "task")
+"""Columns without which no row means anything; every other column may be missing and counts as empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One published or own measurement, as it stands in its row; None for an empty cell."""
+
+    row_id: str
+    board: str
+    device: str
+    model: str
+    task: str
+    tier: str = ""
+    power_mode: str = ""
+    precision: str = ""
+    latency_stat: str = ""
+    power_scope: str = ""
+    energy_unit: str = ""
+    clocks: str = ""
+    source: str = ""
+    notes: str = ""
+    batch: float | None = None
+    prompt_tokens: float | None = None
+    gen_tokens: float | None = None
+    latency_ms: float | None = None
+    mean_latency_ms: float | None = None
+    tokens_per_s: float | None = None
+    throughput_ips: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    derived_power_w: float | None = None
+    derived_energy_j: float | None = None
+    idle_power_w: float | None = None
+
+
+NUMBERS = tuple(f.name for f in fields(Measurement) if f.name != "row_id" and f.default is None)
+TEXTS = tuple(f.name for f in fields(Measurement) if f.name not in NUMBERS)
+
+
+def read_table(path: Path) -> list[Measurement]:
+    """Rows of a CSV file with a header; columns in any order, unknown ones ignored.
+
+    Numbers are finite and above 0 (token counts may be 0). Raises ConfigError with `file:line: column: what`.
+    """
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8-sig") if size <= MAX_FILE_BYTES else ""
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
+    if size > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"{path}: {size / 1e6:.0f} MB is too large for a table (at most {MAX_FILE_BYTES / 1e6:.0f} MB)"
+        )
+    return parse_table(text, str(path))
+
+
+def parse_table(text: str, name: str) -> list[Measurement]:
+    """`read_table` of text that is already in memory; `name` stands in the messages."""
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_header(header, name)
+        rows = [
+            _row(header, cells, f"{name}:{reader.line_num}") for cells in reader if any(cell.strip() for cell in cells)
+        ]
+    except csv.Error as error:
+        raise ConfigError(f"{name}:{reader.line_num}: not valid CSV: {error}") from error
+    if not rows:
+        raise ConfigError(f"{name}:1: the table has no rows below its header")
+    _check_unique(rows, name)
+    return rows
+
+
+def _check_header(header: list[str], name: str) -> None:
+    if not header:
+        raise ConfigError(f"{name}:1: the file is empty; the first line must name the columns")
+    for column in REQUIRED:
+        if column not in header:
+            raise ConfigError(f"{name}:1: {column}: this column is missing (needed: {', '.join(REQUIRED)})")
+    for column in header:
+        if column and header.count(column) > 1:
+            raise ConfigError(f"{name}:1: {column}: this column appears twice")
+
+
+def _row(header: list[str], cells: list[str], where: str) -> Measurement:
+    if len(cells) != len(header):
+        raise ConfigError(f"{where}: {len(cells)} cells, but the header names {len(header)} columns (a stray comma?)")
+    raw = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    texts = {column: raw[column] for column in TEXTS if column in raw}
+    if not texts["row_id"]:
+        raise ConfigError(f"{where}: row_id: is empty")
+    numbers = {column: _number(raw[column], f"{where}: {column}", column) for column in NUMBERS if raw.get(column)}
+    return Measurement(**texts, **numbers)  # type: ignore[arg-type] # names come from the dataclass itself
+
+
+def _number(cell: str, where: str, column: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise ConfigError(f"{where}: {cell[:40]!r} is not a number (leave the cell empty where unknown)") from None
+    if not math.isfinite(value) or value < 0 or (value == 0 and not column.endswith("_tokens")):
+        raise ConfigError(f"{where}: {cell[:40]} is out of range; it must be finite and above 0")
+    return value
+
+
+def _check_unique(rows: list[Measurement], name: str) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.row_id in seen:
+            raise ConfigError(f"{name}: row_id: {row.row_id} appears twice")
+        seen.add(row.row_id)

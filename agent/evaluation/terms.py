@@ -1,0 +1,185 @@
+"""Terms of a case: which constants and which families of coefficients make up its time and its power.
+
+time  = Σ phases [ max(F/(η_c·P̂) + F_dw/(η_dw·P̂), B/(η_m·β̂), cycles/(units·f), spill/link) + kernels·τ + τ_query ]
+power = idle + switched on (units·f·V²) + busy arithmetic + memory traffic, each in the scope it is measured in
+"""
+
+from __future__ import annotations
+
+from agent.evaluation.hardware import Site
+from agent.evaluation.regression import Term
+from agent.evaluation.rows import Case, Load
+from agent.physics.operating_point import voltage_ratio
+
+VOLTAGE_EXPONENT = 0.4
+"""s of V ∝ f^s above the voltage floor: the middle of what rails of one family show (power exponents 1.4–2.2)."""
+
+KERNEL_S = 10e-6
+QUERY_S = 100e-6
+MEMORY_J_PER_BYTE = 60e-12
+
+
+def peak_flops_per_s(case: Case) -> float:
+    """Arithmetic peak at the case's operating point, the deep-learning accelerators beside the GPU included."""
+    site = case.site
+    own = site.accelerator
+    share = site.units / own.units * site.clock_hz / own.clock_hz
+    peak = own.peak(case.format.arithmetic) * share
+    if site.dla is not None:
+        peak += 0.6 * site.dla.peak(case.format.arithmetic) * site.dla_clock_hz / site.dla.clock_hz
+    return peak
+
+
+def bandwidth_bytes_per_s(site: Site) -> float:
+    """Memory bandwidth at the operating point."""
+    return site.accelerator.bandwidth_bytes_per_s * site.memory_hz / site.accelerator.memory_hz
+
+
+def _where(case: Case) -> tuple[str, str, str]:
+    kind = case.row.device
+    return kind, f"{case.path}/{kind}", f"{case.path}/{kind}/{case.site.accelerator.silicon}"
+
+
+def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
+    """Terms of one pass of a phase [s]."""
+    site = case.site
+    own = site.accelerator
+    kind, path, here = _where(case)
+    peak = peak_flops_per_s(case)
+    precision = case.format.name
+    compute = (
+        "c:all",
+        f"c.kind:{kind}",
+        f"c.kin:{own.kin}/{kind}",
+        f"c.silicon:{own.silicon}/{kind}",
+        f"c.phase:{kind}/{load.phase}",
+        f"c.fam:{case.fam}/{kind}",
+        f"c.path:{path}",
+        f"c.path.phase:{path}/{load.phase}",
+        f"c.here:{here}",
+        f"c.prec:{path}/{precision}",
+        f"c.here.prec:{here}/{precision}",
+        f"c.task:{kind}/{case.task}",
+        f"c.path.task:{path}/{case.task}",
+        f"c.mode:{path}/{case.mode}",
+    )
+    terms = [Term("compute", load.flops / peak / 0.3, compute)]
+    if load.depthwise_flops:
+        extra = ("d:all", f"d.kind:{kind}", f"d.path:{path}", f"d.prec:{path}/{precision}", f"d.here:{here}")
+        terms.append(Term("compute", load.depthwise_flops / peak / 0.1, (*extra, *compute[:4], *compute[8:9])))
+    memory = (
+        "m:all",
+        f"m.kind:{kind}",
+        f"m.silicon:{own.silicon}/{kind}",
+        f"m.fam:{case.fam}/{kind}",
+        f"m.path:{path}",
+        f"m.here:{here}",
+        f"m.phase:{kind}/{load.phase}",
+        f"m.prec:{path}/{precision}",
+    )
+    terms.append(Term("ceiling", load.bytes_moved / bandwidth_bytes_per_s(site) / 0.6, memory))
+    if load.cycles and kind == "gpu":
+        issue = (
+            "i:all",
+            f"i.fam:{case.fam}",
+            f"i.path:{case.path}",
+            f"i.kin:{own.kin}",
+            f"i.prec:{case.path}/{precision}",
+        )
+        terms.append(Term("ceiling", 0.12 * load.cycles / (site.units * site.clock_hz), issue))
+    if own.sram_bytes is not None and own.link_bytes_per_s:
+        spilt = max(0.0, load.weight_bytes - own.sram_bytes)
+        link = (
+            "l:all",
+            f"l.kin:{own.kin}",
+            f"l.silicon:{own.silicon}",
+            f"l.board:{site.board}",
+            f"l.mode:{own.kin}/{case.mode}",
+        )
+        terms.append(Term("added", spilt / own.link_bytes_per_s, link))
+    slow = own.clock_hz / site.clock_hz
+    launch = (
+        "k:all",
+        f"k.kind:{kind}",
+        f"k.kin:{own.kin}/{kind}",
+        f"k.fam:{case.fam}/{kind}",
+        f"k.path:{path}",
+        f"k.path.phase:{path}/{load.phase}",
+        f"k.here:{here}",
+        f"k.prec:{path}/{precision}",
+        f"k.task:{path}/{case.task}",
+    )
+    terms.append(Term("added", load.kernels * KERNEL_S * slow, launch))
+    query = (
+        "q:all",
+        f"q.kind:{kind}",
+        f"q.path:{path}",
+        f"q.board:{path}/{site.board}",
+        f"q.phase:{path}/{load.phase}",
+    )
+    terms.append(Term("added", QUERY_S, query))
+    return tuple(terms)
+
+
+def time_keys(case: Case) -> tuple[str, ...]:
+    """Coefficients on the whole time: how an architecture deviates from its operation counts."""
+    kind = case.row.device
+    return (
+        f"a.model:{case.model}",
+        f"a.model.path:{case.path}/{kind}/{case.model}",
+        f"a.board:{case.site.board}/{kind}",
+    )
+
+
+def tail_keys(case: Case, statistic: str) -> tuple[str, ...]:
+    """Coefficients of a latency percentile over the mean."""
+    if statistic in ("mean", "p50"):
+        return ()
+    kind, path, here = _where(case)
+    return (f"t:{statistic}", f"t.task:{statistic}/{case.task}", f"t.path:{path}", f"t.here:{here}", f"t.host:{kind}")
+
+
+def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]:
+    """Terms of mean power [W] while `case` runs; busy: share of the time that arithmetic needs, (0, 1]."""
+    site = case.site
+    own = site.accelerator
+    kind, path, here = _where(case)
+    scope = case.scope or "wall"
+    volts = float(
+        voltage_ratio(site.clock_hz, own.floor_hz, VOLTAGE_EXPONENT)
+        / voltage_ratio(own.clock_hz, own.floor_hz, VOLTAGE_EXPONENT)
+    )
+    full = own.power_w * site.units / own.units * site.clock_hz / own.clock_hz * volts**2
+    if site.dla is not None:
+        full += site.dla.power_w * site.dla_clock_hz / site.dla.clock_hz
+    idle = (
+        site.idle_w
+        if scope in ("wall", "peak-wall")
+        else {"rail": 0.15, "component": 0.1}.get(scope, 0.3) * site.idle_w
+    )
+    on = (
+        f"on:{scope}",
+        f"on.kind:{kind}",
+        f"on.kin:{own.kin}/{kind}",
+        f"on.silicon:{own.silicon}/{kind}",
+        f"on.fam:{case.fam}/{kind}",
+        f"on.path:{path}",
+        f"on.here:{here}",
+        f"on.prec:{path}/{case.format.name}",
+        f"on.here.prec:{here}/{case.format.name}",
+        f"on.task:{path}/{case.task}",
+        f"on.mode:{kind}/{case.mode}",
+        f"on.board:{site.board}/{kind}",
+    )
+    busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{kind}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
+    return (
+        Term("added", idle, (f"base:{scope}", f"base.silicon:{scope}/{own.silicon}")),
+        Term("added", 0.3 * full, on),
+        Term("added", 0.7 * full * busy, busy_keys),
+        Term("added", MEMORY_J_PER_BYTE * bytes_per_s, (f"dram:{scope}", f"dram.silicon:{own.silicon}", *on[:1])),
+        Term(
+            "added",
+            3.0 * site.host_clock_share if scope == "wall" else 0.3,
+            (f"host:{scope}/{site.scale}", f"host.path:{path}"),
+        ),
+    )

@@ -1,0 +1,99 @@
+"""Validation: predicts every row of a table that can be mapped, and says of every other row why it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.evaluation.catalogue import Catalogue
+from agent.evaluation.forecast import Coefficients
+from agent.evaluation.rows import Case, case_of
+from agent.evaluation.scores import Score, by_quantity, grouped
+from agent.evaluation.table import Measurement
+from agent.evaluation.targets import Comparison, Quantity, compare
+
+
+@dataclass(frozen=True, slots=True)
+class Unmapped:
+    """A row without a prediction."""
+
+    row_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Predictions next to measurements."""
+
+    rows: int
+    cases: Mapping[str, Case]
+    comparisons: tuple[Comparison, ...]
+    unmapped: tuple[Unmapped, ...]
+
+    @property
+    def mapped(self) -> int:
+        """Rows with at least one prediction."""
+        return len(self.cases)
+
+    def document(self) -> dict[str, Any]:
+        """The document of `qeil validate --json`."""
+        return {
+            "rows": self.rows,
+            "mapped": self.mapped,
+            "unmapped": [dataclasses.asdict(item) for item in self.unmapped],
+            "summary": _scores(by_quantity(self.comparisons)),
+            "by_board": self._groups("board"),
+            "by_tier": self._groups("tier"),
+            "by_task": self._groups("task"),
+            "rows_detail": [self._detail(item) for item in self.comparisons],
+        }
+
+    def _groups(self, field: str) -> dict[str, Any]:
+        groups = grouped(self.comparisons, lambda c: getattr(self.cases[c.row_id].row, field) or "not stated")
+        return {name: _scores(scores) for name, scores in groups.items()}
+
+    def _detail(self, item: Comparison) -> dict[str, Any]:
+        case = self.cases[item.row_id]
+        return {
+            "row_id": item.row_id,
+            "quantity": item.quantity,
+            "measured": item.measured,
+            "predicted": item.predicted,
+            "ape": item.ape,
+            "rel_uncertainty": item.rel_uncertainty,
+            "provenance": "modelled",
+            "tier": case.row.tier,
+            "board": case.row.board,
+            "device": case.row.device,
+            "software": case.path,
+            "model": case.row.model,
+            "statistic": case.statistic if item.quantity == "latency" else None,
+            "scope": (case.scope or None) if item.quantity in ("power", "energy") else None,
+        }
+
+
+def validate(
+    rows: Sequence[Measurement],
+    catalogue: Catalogue,
+    coefficients: Coefficients,
+    tiers: frozenset[str] | None = None,
+) -> Validation:
+    """Compare every row, or every row of the given tiers."""
+    chosen = [row for row in rows if tiers is None or row.tier in tiers]
+    cases: dict[str, Case] = {}
+    comparisons: list[Comparison] = []
+    unmapped: list[Unmapped] = []
+    for row in chosen:
+        case = case_of(row, catalogue.hardware, catalogue.architectures)
+        if isinstance(case, str):
+            unmapped.append(Unmapped(row.row_id, case))
+            continue
+        cases[row.row_id] = case
+        comparisons += compare(case, coefficients)
+    return Validation(len(chosen), cases, tuple(comparisons), tuple(unmapped))
+
+
+def _scores(scores: Mapping[Quantity, Score]) -> dict[str, Any]:
+    return {quantity: dataclasses.asdict(score) for quantity, score in scores.items()}
