@@ -1,0 +1,26 @@
+"""Logs: one line per event on whatever standard error is, JSON where no terminal is."""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+
+from agent.service import logs
+
+
+def test_an_event_is_one_json_line_with_level_and_time(capsys):
+    logs.configure("info", human=False)
+    structlog.get_logger("t").info("lane died", accelerator="cpu")
+    structlog.get_logger("t").debug("unseen")
+    document = json.loads(capsys.readouterr().err)
+    assert (document["event"], document["accelerator"], document["level"]) == ("lane died", "cpu", "info")
+    assert document["timestamp"].endswith("Z")
+    logs.configure("warning")
+
+
+def test_people_get_words(capsys):
+    logs.configure("info", human=True)
+    structlog.get_logger("t").warning("policy rejected", cause="x")
+    assert "policy rejected" in capsys.readouterr().err
+    logs.configure("warning")
