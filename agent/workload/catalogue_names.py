@@ -1,0 +1,55 @@
+"""Other names of catalogue entries, as publications and model hubs spell them.
+
+A fine-tuned model stands for its architecture. A vision–language model stands for its language model only where the
+measurement is of that part (decode rates).
+"""
+
+from __future__ import annotations
+
+ALIASES: dict[str, str] = {
+    "resnet50": "resnet-50", "resnet_v1_50": "resnet-50", "resnet50-v2-7": "resnet-50", "resnet50v1.5": "resnet-50",
+    "mobilenet": "mobilenet-v1", "mobilenetv1": "mobilenet-v1", "mobilenetv2": "mobilenet-v2",
+    "mobilenet-v3-precision_float-large-224": "mobilenet-v3-large", "mobilenetv3": "mobilenet-v3-large",
+    "mobilenet-v3-precision_uint8-large-224": "mobilenet-v3-large",
+    "mobilenet-v3-precision_float-small-224": "mobilenet-v3-small",
+    "mobilenet-v3-precision_uint8-small-224": "mobilenet-v3-small",
+    "efficientnet-fp32-lite0": "efficientnet-lite0", "efficientnet-int8-lite0": "efficientnet-lite0",
+    "efficientnet-fp32-lite1": "efficientnet-lite1", "efficientnet-int8-lite1": "efficientnet-lite1",
+    "efficientnet-fp32-lite2": "efficientnet-lite2", "efficientnet-int8-lite2": "efficientnet-lite2",
+    "efficientnet-fp32-lite3": "efficientnet-lite3", "efficientnet-int8-lite3": "efficientnet-lite3",
+    "efficientnet-fp32-lite4": "efficientnet-lite4", "efficientnet-int8-lite4": "efficientnet-lite4",
+    "mobilenet-v1 ssd 300": "ssd-mobilenet-v1", "mobilenet-v2 ssd 300": "ssd-mobilenet-v2",
+    "ssd_mobilenet_v1_coco": "ssd-mobilenet-v1", "ssd_mobilenet": "ssd-mobilenet-v1", "ssd-small": "ssd-mobilenet-v1",
+    "ssd-large": "ssd-resnet34", "ssd-resnet-34": "ssd-resnet34", "retinanet-99": "retinanet",
+    "3d-unet-99": "3d-unet", "3d-unet-99.9": "3d-unet", "unet3d": "3d-unet", "rnnt": "rnn-t",
+    "googlenet": "inception-v1", "inception_v1_224": "inception-v1", "inception_v4_299": "inception-v4",
+    "deeplab-v3-plus-mobilenet-v2": "deeplab-v3-mobilenet-v2", "deeplabv3": "deeplab-v3-mobilenet-v2",
+    "deeplabv3-plus-mobilenet": "deeplab-v3-mobilenet-v2",
+    "bert": "bert-large", "bert-99": "bert-large", "bert-99.9": "bert-large", "bert-base-uncased-hf": "bert-base",
+    "bert-base-uncased": "bert-base", "bert-large-uncased": "bert-large", "all-minilm-l6-v2": "minilm-l6",
+    "minilm": "minilm-l6", "distilbert-base-uncased": "distilbert",
+    "vit": "vit-base-16", "vit_base": "vit-base-16", "vit-base-patch16-224": "vit-base-16", "vit-b-16": "vit-base-16",
+    "clip_images": "clip-vit-base-32", "clip-vit-base-patch32": "clip-vit-base-32",
+    "clip-vit-base-patch16": "clip-vit-base-16", "clip_text": "clip-text",
+    "yolov5s_relu": "yolov5s", "yolov8-detection": "yolov8n", "yolov11n": "yolo11n", "yolov11s": "yolo11s",
+    "yolov11m": "yolo11m", "yolov11l": "yolo11l", "yolov8": "yolov8n", "yolov5": "yolov5s",
+    "gpt2": "gpt2-125m", "gpt-2": "gpt2-125m", "gpt-2-125m": "gpt2-125m", "gpt2-124m": "gpt2-125m",
+    "gptj": "gpt-j-6b", "gptj-99": "gpt-j-6b", "gptj-99.9": "gpt-j-6b", "gpt-j": "gpt-j-6b",
+    "granite-4.0-350m": "granite-350m", "ibm-granite-v3.1-8b-instruct": "granite-3.1-8b",
+    "granite3.1-8b": "granite-3.1-8b",
+    "llama3.1-8b-edge": "llama-3.1-8b", "llama-v3.1-8b-instruct": "llama-3.1-8b", "llama-v3-8b-instruct": "llama-3-8b",
+    "llama-sea-lion-v3.5-8b-r": "llama-3.1-8b", "llama-v3-elyza-jp-8b": "llama-3-8b",
+    "llama3-taide-lx-8b-chat-alpha1": "llama-3-8b", "llama-v2-7b-chat": "llama-2-7b", "llama2": "llama-2-7b",
+    "llama2-70b": "llama-2-70b", "llama3.3-70b": "llama-3.3-70b", "tinyllama": "tinyllama-1.1b",
+    "smollm-135m": "smollm2-135m", "smollm-360m": "smollm2-360m", "smollm-1.7b": "smollm2-1.7b",
+    "lfm2.5-350m": "lfm2-350m", "lfm2.5-1.2b": "lfm2-1.2b",
+    "phi3": "phi-3-mini", "phi3 3.8b": "phi-3-mini", "phi-3-mini-4k": "phi-3-mini", "phi3-mini": "phi-3-mini",
+    "phi4-mini": "phi-4-mini", "phi-3.5-mini-instruct": "phi-3.5-mini", "mistral-7b-v0.3": "mistral-7b",
+    "deepseek-r1:1.5b": "deepseek-r1-distill-qwen-1.5b", "deepseek-r1:7b": "deepseek-r1-distill-qwen-7b",
+    "deepseek-r1:8b": "deepseek-r1-distill-llama-8b", "deepseek-r1:14b": "deepseek-r1-distill-qwen-14b",
+    "deepseek-r1:32b": "deepseek-r1-distill-qwen-32b", "deepseek-r1-distill-1.5b": "deepseek-r1-distill-qwen-1.5b",
+    "deepseek-r1-distill-7b": "deepseek-r1-distill-qwen-7b", "deepseek-r1-distill-8b": "deepseek-r1-distill-llama-8b",
+    "deepseek-r1-distill-14b": "deepseek-r1-distill-qwen-14b",
+    "chatglm3": "chatglm3-6b", "qwen2.5-3b-vl": "qwen2.5-3b", "qwen3-4b-vl": "qwen3-4b", "qwen2.5-vl-3b": "qwen2.5-3b",
+    "qwen3-vl-4b": "qwen3-4b",
+}  # fmt: skip
