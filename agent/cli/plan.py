@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from agent.placement.tables import Tables
     from agent.schema.device import DeviceProfile
     from agent.schema.policy import Policy
-    from agent.schema.workload import Workload
+    from agent.schema.workload import Phase, Workload
 
 MAX_ROWS = 20
+MAX_NOTES = 6
 
 
 @click.command("plan")
@@ -36,7 +37,7 @@ MAX_ROWS = 20
 @click.option("--plot", type=click.Path(path_type=Path), help="draw the front (.svg or .png)")
 @click.option("--json", "as_json", is_flag=True, help="the front as JSON")
 def plan_command(
-    model: str | None, problem: Path | None, profile: str, policy: str, phase: str, method: str, seed: int,
+    model: str | None, problem: Path | None, profile: str, policy: str, phase: Phase, method: str, seed: int,
     budget_ms: float | None, config: Path | None, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Search placements of MODEL (a .onnx or .tflite file, or a well-known workload by name)."""
@@ -68,7 +69,7 @@ def plan_command(
 
 
 def plan_model(
-    model: str, profile: str, policy: str, phase: str, method: str, seed: int, budget_ms: float | None,
+    model: str, profile: str, policy: str, phase: Phase, method: str, seed: int, budget_ms: float | None,
     config: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The document of `qeil plan MODEL --json`."""
@@ -87,7 +88,7 @@ def plan_model(
     return _document(result, elapsed_ms, tables, workload, board, wishes)
 
 
-def read_workload(model: str, phase: str) -> Workload:
+def read_workload(model: str, phase: Phase) -> Workload:
     """A model file's workload, or one of the catalogue by name."""
     from agent.service.artifacts import open_artifact, workload_of
 
@@ -160,8 +161,10 @@ def _print_model(document: dict[str, Any]) -> None:
     )
     for entry in document["excluded"]:
         click.echo(f"left out: {entry['accelerator']}: {entry['why']}")
-    for note in document["notes"]:
+    for note in document["notes"][:MAX_NOTES]:
         click.echo(f"note: {note}")
+    if len(document["notes"]) > MAX_NOTES:
+        click.echo(f"note: {len(document['notes']) - MAX_NOTES} more in --json")
 
 
 def _runs(stages: list[dict[str, str]]) -> str:
