@@ -1,7 +1,8 @@
 """Link: the broker connection. The only file that knows paho; its callbacks never raise and only enqueue.
 
-MQTT 5, one stable client id, retained birth and last will on the state topic, own jittered back-off. paho's thread can
-die silently, so `loop_alive_s` proves that it runs.
+MQTT 5, one stable client id, retained birth and last will on the state topic. Every connection has a paho client of its
+own: nothing that an old connection left over (an old birth, half-sent batches) can come back after the new birth. The
+thread, the waiting and the back-off are ours, and `alive` proves that the thread runs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import secrets
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -23,29 +24,27 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import LinkError
+from agent.mqtt.backoff import Backoff
+from agent.mqtt.in_flight import InFlight, Publication
+from agent.mqtt.poll_loop import Wake, turn
 from agent.mqtt.topics import Topics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
 
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
-TAKEOVER_WINDOW_S, TAKEOVERS, TAKEOVER_PAUSE_S = 60.0, 3, 300.0
 MAX_PAYLOAD_BYTES = 256 * 1024
+TURN_S = 0.5
+SERVING_STALL_S, CONNECTING_STALL_S = 30.0, 180.0
+"""Longer without a sign of life is a hang; name resolution alone may take a minute or two."""
+GOODBYE_S = 2.0
 _SESSION_TAKEN_OVER = 0x8E
 _USER_TIMEOUT_MS = 1500
+_HEADER_BYTES = 512
 
 _log = structlog.get_logger("mqtt")
 
 
-@dataclass(frozen=True)
-class Publication:
-    """Outcome of one publish: the broker's reason code, or None where the connection was lost first."""
-
-    token: int
-    reason_code: int | None
-
-
 class Link:
-    """Connects in paho's own thread; every method returns at once and may be called from any thread."""
+    """Connects in its own thread; every method but `stop` returns at once and may be called from any thread."""
 
     def __init__(
         self,
@@ -58,7 +57,10 @@ class Link:
         on_published: Callable[[Publication], None],
         on_connected: Callable[[], None],
     ) -> None:
-        """`birth()` gives the fields of the retained state message beside online, boot and conn."""
+        """`birth()` gives the fields of the retained state message beside online, boot and conn.
+
+        LinkError if the TLS files or the password file cannot be used.
+        """
         self._settings = settings
         self._topics = topics
         self._boot = boot
@@ -67,33 +69,37 @@ class Link:
         self._on_message = on_message
         self._on_published = on_published
         self._on_connected = on_connected
-        self._lock = threading.Lock()
-        self._tokens: dict[int, int] = {}
+        self.client_id = f"{topics.tenant}-{topics.board}"
+        self.storm: str | None = None
+        """Set while sessions end one after the other as soon as they begin."""
+        self.counters = {"published": 0, "callback_errors": 0, "takeovers": 0, "disconnects": 0, "attempts": 0}
         self._connected = False
         self._since_s: float | None = None
         self._connections = 0
         self._last_error: str | None = None
-        self._takeovers: list[float] = []
-        self._backoff_s = BACKOFF_FIRST_S
-        self._max_packet = MAX_PAYLOAD_BYTES
-        self._alive_s: float | None = None
-        self._stopping = False
-        self.counters = {"published": 0, "callback_errors": 0, "takeovers": 0, "disconnects": 0}
-        self._client = self._make_client()
+        self._taken_over = False
+        self._max_packet_bytes = MAX_PAYLOAD_BYTES
+        self._receive_maximum = settings.max_inflight
+        self._alive_s = clock.monotonic_s()
+        self._backoff = Backoff(random.Random(secrets.randbits(64)))  # noqa: S311  (jitter, not a secret)
+        self._stop = threading.Event()
+        self._wake = Wake()
+        self._current = (self._make_client(), InFlight())
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def _make_client(self) -> paho.Client:
         client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=f"{self._topics.tenant}-{self._topics.board}",
-            protocol=paho.MQTTv5, reconnect_on_failure=True,
+            CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, reconnect_on_failure=False,
         )  # fmt: skip
-        client.max_inflight_messages_set(self._settings.max_inflight)
-        client.max_queued_messages_set(self._settings.max_inflight * 2)
+        client.max_inflight_messages_set(self._settings.max_inflight + 1)  # one for the birth
+        client.max_queued_messages_set(self._settings.max_inflight + 2)
         client.on_connect = self._fenced(self._connect_done)
         client.on_disconnect = self._fenced(self._disconnected)
-        client.on_connect_fail = self._fenced(self._connect_failed)
         client.on_publish = self._fenced(self._published)
         client.on_message = self._fenced(self._message)
-        client.on_socket_open = self._fenced(self._socket_open)
+        client.on_socket_open = self._fenced(_detect_dead_peers)
+        client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
+        client.on_socket_unregister_write = self._fenced(lambda *_: None)
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._password())
         if self._settings.tls is not None:
@@ -102,169 +108,224 @@ class Link:
                 certificate = str(tls.certificate) if tls.certificate else None
                 client.tls_set(str(tls.ca), certificate, str(tls.key) if tls.key else None)
             except (OSError, ssl.SSLError) as error:
-                raise LinkError(f"mqtt.tls: {error}") from error
-        self._redraw(client)
+                raise LinkError(f"mqtt.tls: {error}; check the files of mqtt.tls") from error
+        properties = _properties(PacketTypes.WILLMESSAGE)
+        properties.WillDelayInterval = self._settings.will_delay_s
+        client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
         return client
 
     def _password(self) -> str | None:
         if self._settings.password_file is None:
             return None
         try:
-            return self._settings.password_file.read_text().strip()
-        except OSError as error:
-            raise LinkError(f"mqtt.password_file: {error.filename}: {error.strerror}") from error
+            return self._settings.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise LinkError(f"mqtt.password_file: {self._settings.password_file}: {error}") from error
 
     def _fenced(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """paho's thread ends for good on an exception in a callback; ours are counted and logged instead."""
+        """A paho thread ends for good on an exception in a callback; ours are counted and logged instead."""
 
         def safe(*arguments: Any) -> None:
             try:
                 callback(*arguments)
-            except Exception as error:  # noqa: BLE001  (thread root of a foreign thread)
+            except Exception as error:  # noqa: BLE001  (root of what a foreign library calls)
                 self.counters["callback_errors"] += 1
                 _log.exception("mqtt callback failed", cause=str(error))
 
         return safe
 
-    # ------------------------------------------------------------------ life
-
-    def start(self) -> None:
-        """Connect in the background and keep trying."""
-        properties = _properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = self._settings.session_expiry_s
-        self._set_will()
-        self._client.connect_async(
-            self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=False,
-            properties=properties,
-        )  # fmt: skip
-        self._client.loop_start()
-
-    def _set_will(self) -> None:
-        """The will of the coming connection carries the number that its birth will carry."""
-        properties = _properties(PacketTypes.WILLMESSAGE)
-        properties.WillDelayInterval = self._settings.will_delay_s
-        self._client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
-
     def _state(self, online: bool, connection: int, **fields: Any) -> bytes:
         document = {"v": 1, "online": online, "boot": self._boot, "conn": connection, **fields}
         return json.dumps(document, separators=(",", ":")).encode()
 
-    def stop(self) -> None:
-        """Say that this was on purpose, then disconnect."""
-        self._stopping = True
-        if self._connected:
-            info = self._client.publish(self._topics.state, self._state(False, self._connections, why="stop"), 1, True)
-            with contextlib.suppress(RuntimeError, ValueError):
-                info.wait_for_publish(2.0)
-        self._client.disconnect()
-        self._client.loop_stop()
+    # ------------------------------------------------------------------ any thread
 
-    # ------------------------------------------------------------------ use
+    def start(self) -> None:
+        """Connect in the background and keep trying."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say that this was on purpose, then disconnect. Takes at most a few seconds."""
+        self._stop.set()
+        self._wake.ring()
+        if self._thread.is_alive():
+            self._thread.join(GOODBYE_S + 3.0)
+        if not self._thread.is_alive():
+            self._wake.close()
 
     def publish(self, topic: str, payload: bytes, token: int) -> bool:
         """Hand over one QoS 1 message; False while there is no connection. The outcome arrives as a Publication."""
-        with self._lock:
-            if not self._connected:
-                return False
-            info = self._client.publish(topic, payload, 1)
-            if info.rc != paho.MQTT_ERR_SUCCESS:
-                return False
-            self._tokens[info.mid] = token
+        if not self._connected or self._stop.is_set():
+            return False
+        if self._hand_over(topic, payload, token).rc != paho.MQTT_ERR_SUCCESS:
+            return False
         self.counters["published"] += 1
         return True
 
+    def _hand_over(self, topic: str, payload: bytes, token: int | None) -> paho.MQTTMessageInfo:
+        """Rows have a token; the retained state has none."""
+        client, in_flight = self._current
+        info = client.publish(topic, payload, 1, retain=token is None)
+        if info.rc == paho.MQTT_ERR_SUCCESS:
+            publication = in_flight.handed_over(info.mid, token)
+            if publication is not None:
+                self._on_published(publication)
+        return info
+
     def publish_birth(self) -> None:
         """Renew the retained state, for example after a policy change."""
-        if self._connected:
-            self._client.publish(self._topics.state, self._state(True, self._connections, **self._birth()), 1, True)
+        if self._connected and not self._stop.is_set():
+            self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a message would be taken."""
+        return self._connected
 
     @property
     def max_payload_bytes(self) -> int:
         """Largest payload the broker takes, less room for the header."""
-        return min(MAX_PAYLOAD_BYTES, self._max_packet - 512)
+        return min(MAX_PAYLOAD_BYTES, self._max_packet_bytes - _HEADER_BYTES)
+
+    @property
+    def max_inflight(self) -> int:
+        """Messages that the broker (ReceiveMaximum) and the settings let wait for their acknowledgement."""
+        return max(1, min(self._settings.max_inflight, self._receive_maximum - 1))
+
+    def alive(self) -> bool:
+        """Whether the thread runs and makes progress."""
+        limit_s = SERVING_STALL_S if self._connected else CONNECTING_STALL_S
+        return self._thread.is_alive() and self._clock.monotonic_s() - self._alive_s < limit_s
 
     def status(self) -> LinkStatus:
-        """As shown in status and telemetry."""
-        thread = getattr(self._client, "_thread", None)
-        running = thread is not None and thread.is_alive()
-        alive_s = self._clock.monotonic_s() if running else None
+        """As shown in status and telemetry; `loop_alive_s` is the last sign of life."""
+        alive_s = self._alive_s if self._thread.is_alive() else None
         return LinkStatus(
             self._connected, self._since_s, self._connections, self._last_error, alive_s, dict(self.counters)
         )
 
-    # ------------------------------------------------------------------ paho's thread
+    # ------------------------------------------------------------------ own thread
 
-    def _socket_open(self, _client: paho.Client, _data: Any, sock: Any) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                delay_s = self._session()
+                until_s = self._clock.monotonic_s() + delay_s
+                while not self._stop.is_set() and (left_s := until_s - self._clock.monotonic_s()) > 0:
+                    self._alive_s = self._clock.monotonic_s()
+                    self._stop.wait(min(1.0, left_s))
+        except Exception:  # noqa: BLE001  (thread root: alive() turns false and the watchdog is not fed)
+            _log.exception("mqtt died")
+
+    def _session(self) -> float:
+        """One connection from attempt to end; seconds to wait before the next."""
+        self._alive_s = self._clock.monotonic_s()
+        self.counters["attempts"] += 1
+        before = self._connections
+        try:
+            client = self._make_client()
+            self._current = (client, InFlight())
+            self._connect(client)
+        except (OSError, ValueError, LinkError) as error:
+            self._unreachable(error)
+            return self._backoff.refused()
+        while turn(client, self._wake, TURN_S) and not self._stop.is_set():
+            self._alive_s = self._clock.monotonic_s()
+        if self._stop.is_set():
+            self._goodbye(client)
+            return 0.0
+        return self._after(before)
+
+    def _connect(self, client: paho.Client) -> None:
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self._settings.session_expiry_s
+        client.connect(
+            self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=False,
+            properties=properties,
+        )  # fmt: skip
+
+    def _unreachable(self, error: Exception) -> None:
+        place = f"{self._settings.host}:{self._settings.port}"
+        cause = error.message if isinstance(error, LinkError) else f"{place} is unreachable: {error}"
+        if self._last_error != cause:
+            _log.warning("no connection to the broker", cause=cause)
+        self._last_error = cause
+
+    def _after(self, connections_before: int) -> float:
+        now_s = self._clock.monotonic_s()
+        self._lost("connection lost")
+        if self._connections == connections_before:
+            return self._backoff.refused()
+        lived_s = now_s - (self._since_s or now_s)
+        self._since_s = None
+        storms = self._backoff.storms
+        delay_s = self._backoff.ended(now_s, lived_s, self._taken_over)
+        if self._backoff.storms > storms:
+            self.storm = f"connections end within seconds; another client may use our client id {self.client_id}"
+            _log.warning("connection storm", cause=self.storm, pause_s=round(delay_s))
+        return delay_s
+
+    def _goodbye(self, client: paho.Client) -> None:
+        """Replace the will by a farewell and disconnect in order."""
+        if self._connected:
+            farewell = self._state(False, self._connections, why="stop")
+            info = self._hand_over(self._topics.state, farewell, None)
+            until_s = self._clock.monotonic_s() + GOODBYE_S
+            while not info.is_published() and turn(client, self._wake, 0.1):
+                if self._clock.monotonic_s() > until_s:
+                    break
+        client.disconnect()
+        while client.want_write() and turn(client, self._wake, 0.1):
+            pass
+        self._lost("stopped")
+
+    def _lost(self, cause: str) -> None:
+        was, self._connected = self._connected, False
+        if was and not self._stop.is_set():
+            self.counters["disconnects"] += 1
+            self._last_error = cause
+            _log.warning("disconnected", cause=cause)
+        for publication in self._current[1].lose():
+            self._on_published(publication)
+
+    # ------------------------------------------------------------------ paho's callbacks, in our thread
 
     def _connect_done(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             self._last_error = f"the broker refused us: {reason}"
-            self._redraw(client)
+            _log.warning("refused", cause=self._last_error)
             return
-        self._max_packet = (
-            getattr(properties, "MaximumPacketSize", MAX_PAYLOAD_BYTES) if properties else MAX_PAYLOAD_BYTES
-        )
-        client.subscribe(self._topics.ack, 0)
-        with self._lock:
-            self._connected = True
-            self._connections += 1
-            self._tokens.clear()
-        self._since_s = self._clock.monotonic_s()
-        self._backoff_s = BACKOFF_FIRST_S
+        now_s = self._clock.monotonic_s()
+        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", MAX_PAYLOAD_BYTES + _HEADER_BYTES)
+        self._receive_maximum = getattr(properties, "ReceiveMaximum", self._settings.max_inflight + 1)
+        self._taken_over = False
+        self._since_s = now_s
         self._last_error = None
-        client.publish(self._topics.state, self._state(True, self._connections, **self._birth()), 1, True)
-        self._set_will()
+        self._connections += 1
+        client.subscribe(self._topics.ack, 0)
+        self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None)
+        self._connected = True
         _log.info("connected", broker=f"{self._settings.host}:{self._settings.port}", connection=self._connections)
         self._on_connected()
 
-    def _disconnected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        with self._lock:
-            was, self._connected = self._connected, False
-            lost, self._tokens = list(self._tokens.values()), {}
-        self._since_s = None
-        if not self._stopping:
-            self._last_error = f"connection lost: {reason}"
-            if was:
-                self.counters["disconnects"] += 1
-                _log.warning("disconnected", cause=str(reason))
+    def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if getattr(reason, "value", 0) == _SESSION_TAKEN_OVER:
-            self._taken_over()
-        self._redraw(client)
-        for token in lost:
-            self._on_published(Publication(token, None))
-
-    def _connect_failed(self, client: paho.Client, _data: Any) -> None:
-        if self._last_error is None or "unreachable" not in self._last_error:
-            _log.warning("broker unreachable", broker=f"{self._settings.host}:{self._settings.port}")
-        self._last_error = f"{self._settings.host}:{self._settings.port} is unreachable"
-        self._redraw(client)
-
-    def _taken_over(self) -> None:
-        """Somebody else uses our client id; fighting over it would take both down."""
-        now_s = self._clock.monotonic_s()
-        self.counters["takeovers"] += 1
-        self._takeovers = [t for t in self._takeovers if now_s - t < TAKEOVER_WINDOW_S] + [now_s]
-        self._last_error = "another client uses our client id"
-        if len(self._takeovers) > TAKEOVERS:
-            self._backoff_s = TAKEOVER_PAUSE_S
-
-    def _redraw(self, client: paho.Client) -> None:
-        """paho's back-off has no jitter: give it a fixed delay that is drawn anew each time."""
-        delay_s = max(1, round(self._backoff_s * random.uniform(0.5, 1.5)))  # noqa: S311  (jitter, not a secret)
-        client.reconnect_delay_set(delay_s, delay_s)
-        if self._backoff_s < BACKOFF_MAX_S:
-            self._backoff_s = min(BACKOFF_MAX_S, self._backoff_s * 2)
+            self._taken_over = True
+            self.counters["takeovers"] += 1
+        self._lost(f"connection lost: {reason}")
 
     def _published(self, _client: paho.Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        with self._lock:
-            token = self._tokens.pop(mid, None)
-        if token is not None:
-            self._on_published(Publication(token, int(getattr(reason, "value", 0))))
+        publication = self._current[1].finished(mid, int(getattr(reason, "value", 0)))
+        if publication is not None:
+            self._on_published(publication)
 
     def _message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         self._on_message(message.topic, bytes(message.payload))
+
+
+def _detect_dead_peers(_client: paho.Client, _data: Any, connection: Any) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
 
 
 def _properties(packet_type: int) -> Properties:

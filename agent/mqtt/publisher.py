@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import json
 import random
+import secrets
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
 import structlog
 
-from agent.mqtt.link import Publication
+from agent.mqtt.delivery import Delivery, RowSource
+from agent.mqtt.in_flight import Publication
 from agent.mqtt.topics import Topics
 from agent.ports import Clock, OutboxRow
 from agent.schema.settings import MqttSettings
 
-WINDOW_ROWS = 256
 BATCH_ROWS = 32
-MAX_RESEND_S = 3600.0
+MAX_ACKS, MAX_RANGES = 1000, 1000
+"""Acknowledgements that wait for the next round, and ranges read of one; the rest comes again with a resend."""
 _REFUSED = 0x80
 _NO_SUBSCRIBER = 0x10
 
 _log = structlog.get_logger("publisher")
 
 
-class Spool(Protocol):
+class Spool(RowSource, Protocol):
     """What the publisher needs of the outbox."""
 
-    def pending(self, limit: int, resend_before_s: float) -> list[OutboxRow]:
-        """Rows to send."""
-        ...
-
-    def mark_sent(self, rows: Sequence[OutboxRow], now_s: float) -> None:
-        """They were handed over."""
-        ...
-
-    def forget_sent(self) -> None:
-        """Send everything again."""
-        ...
-
-    def acknowledge(self, boot: int, cls: str, cumulative: int | None, ranges: Sequence[tuple[int, int]] = ()) -> int:
+    def acknowledge(self, boot: int, cls: str, cumulative: int | None, ranges: Sequence[tuple[int, int]] = ()) -> None:
         """They arrived."""
         ...
 
-    def bury(self, row: OutboxRow, reason: str, size: int) -> None:
+    def bury(self, row: OutboxRow, reason: str, size_bytes: int) -> None:
         """It can never be delivered."""
         ...
 
@@ -58,6 +48,16 @@ class Carrier(Protocol):
     """What the publisher needs of the link."""
 
     @property
+    def connected(self) -> bool:
+        """Whether a message would be taken."""
+        ...
+
+    @property
+    def max_inflight(self) -> int:
+        """Messages the broker lets wait for their acknowledgement at once."""
+        ...
+
+    @property
     def max_payload_bytes(self) -> int:
         """Largest payload the broker takes."""
         ...
@@ -65,12 +65,6 @@ class Carrier(Protocol):
     def publish(self, topic: str, payload: bytes, token: int) -> bool:
         """Hand over one message."""
         ...
-
-
-@dataclass(frozen=True)
-class _Batch:
-    rows: tuple[OutboxRow, ...]
-    sent_s: float
 
 
 class Publisher:
@@ -82,22 +76,32 @@ class Publisher:
         self._settings = settings
         self._clock = clock
         self._carrier: Carrier | None = None
+        now_s = clock.monotonic_s()
+        rng = random.Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
+        self._delivery = Delivery(spool, settings.resend_s, now_s, rng)
         self._lock = threading.Lock()
-        self._in_flight: dict[int, _Batch] = {}
+        self._in_flight: dict[int, tuple[OutboxRow, ...]] = {}
         self._token = 0
         self._stopping = False
         self._reconnected = False
-        self._acks: list[bytes] = []
+        self._acks: deque[bytes] = deque()
         self._done: list[Publication] = []
-        self._paused_until_s = 0.0
-        self._resend_s = settings.resend_s
-        self._last_resend_s = clock.monotonic_s()
+        self._paused_until_s = now_s
         self.refused: str | None = None
-        self.unacknowledged = False
-        """No acknowledgement for longer than the resend time."""
-        self.counters = {"batches": 0, "refused": 0, "acks": 0, "bad_acks": 0, "no_subscriber": 0}
+        """What the broker says about our telemetry while it refuses it."""
+        self.buried: str | None = None
+        """The last row that was too large to be delivered."""
+        self.counters = {
+            "batches": 0, "rows": 0, "resent": 0, "refused": 0, "no_subscriber": 0, "acks": 0, "bad_acks": 0,
+            "acks_dropped": 0,
+        }  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-        self.last_round_s = clock.monotonic_s()
+        self.last_round_s = now_s
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Rows were sent and nobody acknowledged any for longer than the resend time."""
+        return self._delivery.silent and self._settings.delete_on == "backend_ack"
 
     # ------------------------------------------------------------------ from the link's thread
 
@@ -105,7 +109,10 @@ class Publisher:
         """Enqueue an acknowledgement."""
         if topic == self._topics.ack:
             with self._lock:
-                self._acks = [*self._acks[-999:], payload]
+                if len(self._acks) >= MAX_ACKS:
+                    self._acks.popleft()
+                    self.counters["acks_dropped"] += 1
+                self._acks.append(payload)
 
     def on_published(self, publication: Publication) -> None:
         """Enqueue the outcome of a publish."""
@@ -146,45 +153,37 @@ class Publisher:
         now_s = self._clock.monotonic_s()
         self.last_round_s = now_s
         with self._lock:
-            acks, self._acks = self._acks, []
+            acks, self._acks = self._acks, deque()
             done, self._done = self._done, []
             reconnected, self._reconnected = self._reconnected, False
         if reconnected:
-            self._resend_s = self._settings.resend_s
             self._in_flight.clear()
-            self._spool.forget_sent()
+            self._delivery.reconnected()
         for payload in acks:
             self._acknowledged(payload)
         for publication in done:
             self._finished(publication, now_s)
-        if now_s >= self._paused_until_s:
-            self._send(now_s)
+        if self._carrier is not None and self._carrier.connected and now_s >= self._paused_until_s:
+            self._send(self._carrier, now_s)
 
-    def _send(self, now_s: float) -> None:
-        assert self._carrier is not None  # noqa: S101  (start sets it)
-        waiting = sum(len(b.rows) for b in self._in_flight.values())
-        if waiting >= WINDOW_ROWS or len(self._in_flight) >= self._settings.max_inflight:
+    def _send(self, carrier: Carrier, now_s: float) -> None:
+        room = min(self._settings.max_inflight, carrier.max_inflight) - len(self._in_flight)
+        if room <= 0:
             return
-        jitter_s = self._resend_s * random.uniform(1.0, 1.3)  # noqa: S311  (jitter, not a secret)
-        rows = self._spool.pending(WINDOW_ROWS - waiting, now_s - jitter_s)
-        self._slow_down(now_s)
-        for batch, payload in self._fitting(batches(rows), self._carrier.max_payload_bytes):
-            if len(self._in_flight) >= self._settings.max_inflight:
+        rows = self._delivery.next_rows(now_s)
+        for batch, payload in self._fitting(batches(rows), carrier.max_payload_bytes):
+            if room <= 0:
                 return
             self._token += 1
-            self._in_flight[self._token] = _Batch(tuple(batch), now_s)
-            if not self._carrier.publish(self._topics.rows(batch[0].cls), payload, self._token):
+            self._in_flight[self._token] = tuple(batch)
+            if not carrier.publish(self._topics.rows(batch[0].cls), payload, self._token):
                 del self._in_flight[self._token]
                 return
-            self._spool.mark_sent(batch, now_s)
+            room -= 1
+            self._delivery.sent(batch, now_s)
             self.counters["batches"] += 1
-
-    def _slow_down(self, now_s: float) -> None:
-        """Where nobody acknowledges, sending the whole spool again and again helps nobody: wait twice as long."""
-        if self._settings.delete_on == "backend_ack" and now_s - self._last_resend_s >= self._resend_s:
-            self._last_resend_s = now_s
-            self._resend_s = min(MAX_RESEND_S, 2 * self._resend_s)
-            self.unacknowledged = True
+            self.counters["rows"] += len(batch)
+        self.counters["resent"] = self._delivery.resent
 
     def _fitting(
         self, wanted: Iterable[Sequence[OutboxRow]], max_bytes: int
@@ -197,11 +196,13 @@ class Publisher:
             elif len(batch) > 1:
                 yield from self._fitting([[row] for row in batch], max_bytes)
             else:
-                self._spool.bury(batch[0], "larger than the broker takes", len(payload))
+                self._delivery.skipped(batch[0])
+                self._spool.bury(batch[0], "too_large", len(payload))
+                self.buried = f"a row of {len(payload)} bytes, and the broker takes {max_bytes}"
 
     def _finished(self, publication: Publication, now_s: float) -> None:
-        batch = self._in_flight.pop(publication.token, None)
-        if batch is None or publication.reason_code is None:
+        rows = self._in_flight.pop(publication.token, None)
+        if rows is None or publication.reason_code is None:
             return
         code = publication.reason_code
         if code >= _REFUSED:
@@ -213,22 +214,29 @@ class Publisher:
         if code == _NO_SUBSCRIBER:
             self.counters["no_subscriber"] += 1
         if self._settings.delete_on == "puback":
-            first, last = batch.rows[0], batch.rows[-1]
-            self._spool.acknowledge(first.boot, first.cls, None, [(first.seq, last.seq)])
+            self._remove(rows[0].boot, rows[0].cls, None, [(rows[0].seq, rows[-1].seq)])
 
     def _acknowledged(self, payload: bytes) -> None:
         """{"v":1,"boot":41,"cls":"tlm","cum":1187,"rng":[[1190,1263]]}"""
         try:
             document = json.loads(payload)
-            ranges = [(int(low), int(high)) for low, high in document.get("rng", [])]
+            ranges = [(_number(low), _number(high)) for low, high in document.get("rng", [])[:MAX_RANGES]]
             cumulative = document.get("cum")
-            self._spool.acknowledge(int(document["boot"]), str(document["cls"]), cumulative, ranges)
+            through = None if cumulative is None else _number(cumulative)
+            self._remove(_number(document["boot"]), str(document["cls"]), through, ranges)
             self.counters["acks"] += 1
-            self._resend_s = self._settings.resend_s
-            self._last_resend_s = self._clock.monotonic_s()
-            self.unacknowledged = False
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.counters["bad_acks"] += 1
+
+    def _remove(self, boot: int, cls: str, cumulative: int | None, ranges: Sequence[tuple[int, int]]) -> None:
+        self._spool.acknowledge(boot, cls, cumulative, ranges)
+        self._delivery.acknowledged(boot, cls, cumulative, ranges)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"not a row number: {value!r}")
+    return value
 
 
 def batches(rows: Sequence[OutboxRow]) -> list[list[OutboxRow]]:

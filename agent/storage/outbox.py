@@ -1,109 +1,155 @@
 """Outbox: the on-board spool of telemetry – SQLite, every commit on disk, deleted only when told that it arrived.
 
-Rows get a gap-free number per (boot, class) when they are committed. Telemetry waits for its group commit; events are
-committed at once. The spool is bounded: at its cap the oldest telemetry makes room, and a `gap` row says so.
+One thread writes. Rows get a gap-free number per (boot, class) when they are committed; telemetry waits for its group
+commit, events are committed at once, acknowledged rows are deleted in the same commits. The spool is bounded: at its
+cap the oldest telemetry makes room, and a `gap` row, delivered like any other, says so.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
-from agent.errors import StorageError
 from agent.ports import Clock, OutboxRow
+from agent.storage.spans import Spans
+from agent.storage.spool import DeadRow, Spool
+from agent.storage.spool_file import NEWEST, open_reader, open_spool, recent_rows, rows_from
+
+__all__ = ["MAX_QUEUED_BYTES", "MAX_QUEUED_ROWS", "Outbox", "RowClass", "recent_rows"]
 
 RowClass = Literal["tlm", "evt", "gap"]
-MAX_QUEUED = 4096
-"""Rows that wait in memory for a commit; more are dropped and counted while the disk cannot take them."""
-EVICT_ROWS = 64
-MIN_FREE_BYTES = 16 * 1024 * 1024
-_ORDER = "CASE cls WHEN 'evt' THEN 0 WHEN 'gap' THEN 1 ELSE 2 END"
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (
-    boot INTEGER NOT NULL, cls TEXT NOT NULL, seq INTEGER NOT NULL, payload TEXT NOT NULL, sent_s REAL,
-    PRIMARY KEY (boot, cls, seq)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS dead (boot INTEGER, cls TEXT, seq INTEGER, bytes INTEGER, reason TEXT);
-"""
+CLASSES: tuple[RowClass, ...] = ("evt", "gap", "tlm")
+MAX_QUEUED_ROWS = 4096
+MAX_QUEUED_BYTES = 4 * 1024 * 1024
+"""Bounds of what waits in memory while the disk cannot take it; the oldest telemetry is then dropped and counted."""
+MAX_ROW_BYTES = 256 * 1024
+MAX_SPANS = 256
+"""Acknowledged ranges that wait for a commit; more make it happen at once."""
+COMMIT_ROWS, COMMIT_BYTES = 256, 128 * 1024
+RETRY_S, STALL_S = 5.0, 120.0
+"""Pause between attempts on a failing disk; a worn card may take its time, longer than this is a hang."""
+_MAX_NUMBER = 2**63 - 1
+_IO = Path("/proc/thread-self/io")
 
 _log = structlog.get_logger("outbox")
 
 
 class Outbox:
-    """Thread-safe. `append` never blocks on the disk."""
+    """Thread-safe. Nothing blocks on the disk but `flush` and `stop`, and nothing raises because of it."""
 
     def __init__(self, path: Path, boot: int, max_bytes: int, flush_s: float, clock: Clock) -> None:
-        """Open or make the file. A damaged one is moved aside and `recovered` says so."""
+        """Open or make the file. A damaged one is moved aside and `recovered` says so. Raises StorageError."""
         self.path = path
         self.boot = boot
-        self.recovered: str | None = None
-        self.counters = {"committed": 0, "dropped": 0, "evicted": 0, "acknowledged": 0, "dead": 0, "write_errors": 0}
+        self.failing: str | None = None
+        """Why the last commit failed; None when it did not."""
+        self.counters = {
+            "committed": 0, "evicted": 0, "dropped": 0, "rejected": 0, "acknowledged": 0, "dead": 0,
+            "write_errors": 0, "read_errors": 0, "written_bytes": 0,
+        }  # fmt: skip
         self._flush_s = flush_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._queue: deque[tuple[RowClass, dict[str, Any]]] = deque()
-        self._queue_lock = threading.Lock()
+        self._queue: deque[tuple[RowClass, str]] = deque()
+        self._queued_bytes = 0
+        self._drops: dict[tuple[str, str], int] = {}
+        self._removed: dict[tuple[str, int], Spans] = {}
+        self._removing: dict[tuple[str, int], Spans] = {}
+        self._dead: list[DeadRow] = []
         self._urgent = threading.Event()
-        self._stopping = False
         self._committed = threading.Event()
-        self._db = self._open(max_bytes)
-        self._next = self._next_numbers()
-        self._unreported_drops = 0
+        self._stopping = False
+        self._write_lock = threading.Lock()
+        self._writing: deque[tuple[RowClass, str]] = deque()
+        database, self.recovered = open_spool(path, boot, max_bytes)
+        self._spool = Spool(database, boot)
+        self._read_lock = threading.Lock()
+        self._reader = open_reader(path)
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self.last_write_s = clock.monotonic_s()
 
-    def _open(self, max_bytes: int) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return _connect(self.path, max_bytes)
-        except sqlite3.DatabaseError as error:
-            aside = self.path.with_suffix(f".damaged-{self.boot}")
-            try:
-                self.path.replace(aside)
-                for suffix in ("-wal", "-shm"):
-                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-                self.recovered = f"{self.path.name} was damaged ({error}) and moved to {aside.name}"
-                return _connect(self.path, max_bytes)
-            except (OSError, sqlite3.Error) as second:
-                raise StorageError(f"{self.path}: {second}; state_dir must be writable") from second
-        except OSError as error:
-            raise StorageError(f"{self.path}: {error.strerror}; state_dir must be writable") from error
-
-    def _next_numbers(self) -> dict[str, int]:
-        rows = self._db.execute("SELECT cls, MAX(seq) FROM rows WHERE boot = ? GROUP BY cls", (self.boot,))
-        return {cls: seq + 1 for cls, seq in rows}
-
-    # ------------------------------------------------------------------ writing
+    # ------------------------------------------------------------------ any thread: into memory
 
     def start(self) -> None:
         """Begin to commit."""
         self._thread.start()
 
     def append(self, cls: RowClass, payload: dict[str, Any]) -> bool:
-        """Queue a row; False (and counted, and reported as a gap) if memory holds too many already."""
-        with self._queue_lock:
-            if len(self._queue) >= MAX_QUEUED:
-                self.counters["dropped"] += 1
-                self._unreported_drops += 1
-                return False
-            self._queue.append((cls, payload))
+        """Queue a row. False if it cannot be kept, which is counted and reported as a gap row."""
+        try:
+            text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
+            if len(text) > MAX_ROW_BYTES:
+                raise ValueError(f"{len(text)} bytes, more than {MAX_ROW_BYTES}")
+        except (TypeError, ValueError) as error:
+            _log.error("telemetry row cannot be kept", cls=cls, cause=str(error))
+            with self._lock:
+                self.counters["rejected"] += 1
+                self._drop(cls, "not_storable")
+            return False
+        with self._lock:
+            kept = self._make_room(cls, len(text))
+            if kept:
+                self._queue.append((cls, text))
+                self._queued_bytes += len(text)
         if cls != "tlm":
             self._urgent.set()
+        return kept
+
+    def _make_room(self, cls: RowClass, size: int) -> bool:
+        """Drop the oldest queued telemetry where memory holds too much; a row that is no telemetry drops last."""
+        while self._queue and not self._fits(size):
+            victim = next((i for i, row in enumerate(self._queue) if row[0] == "tlm"), None if cls == "tlm" else 0)
+            if victim is None:
+                break
+            dropped, text = self._queue[victim]
+            del self._queue[victim]
+            self._queued_bytes -= len(text)
+            self._drop(dropped, "queue_full")
+        if not self._fits(size):
+            self._drop(cls, "queue_full")
+            return False
         return True
+
+    def _fits(self, size: int) -> bool:
+        rows = len(self._queue) + len(self._writing)
+        return rows < MAX_QUEUED_ROWS and self._queued_bytes + size <= MAX_QUEUED_BYTES
+
+    def _drop(self, cls: str, reason: str) -> None:
+        self.counters["dropped"] += 1
+        self._drops[cls, reason] = self._drops.get((cls, reason), 0) + 1
+
+    def acknowledge(self, boot: int, cls: str, cumulative: int | None, ranges: Sequence[tuple[int, int]] = ()) -> None:
+        """The backend holds everything up to `cumulative`, and the ranges (both ends included): they may go."""
+        if cls not in CLASSES or not 0 <= boot <= _MAX_NUMBER:
+            return
+        with self._lock:
+            spans = self._removed.setdefault((cls, boot), Spans())
+            for low, high in [(0, -1 if cumulative is None else cumulative), *ranges]:
+                spans.add(max(0, low), min(high, _MAX_NUMBER))
+            many = sum(len(s) for s in self._removed.values()) > MAX_SPANS
+        if many:
+            self._urgent.set()
+
+    def bury(self, row: OutboxRow, reason: str, size_bytes: int) -> None:
+        """Take a row that can never be delivered out of the way; a gap row tells its number and the reason."""
+        with self._lock:
+            self._dead.append(DeadRow(row.cls, row.boot, row.seq, size_bytes, reason))
+            self._removed.setdefault((row.cls, row.boot), Spans()).add(row.seq, row.seq)
+        self._urgent.set()
+
+    # ------------------------------------------------------------------ the writer
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._urgent.wait(self._flush_s)
+                self._urgent.wait(min(self._flush_s, RETRY_S) if self.failing else self._flush_s)
                 self._urgent.clear()
                 self.flush()
             self.flush()
@@ -111,117 +157,122 @@ class Outbox:
             _log.exception("outbox died")
 
     def flush(self) -> None:
-        """Commit everything queued. On a full or failing disk the rows stay queued and the next flush tries again."""
-        with self._queue_lock:
-            batch = list(self._queue)
-            drops, self._unreported_drops = self._unreported_drops, 0
-        self.last_write_s = self._clock.monotonic_s()
-        if drops:
-            batch.append(("gap", {"reason": "queue_full", "rows": drops}))
-        if not batch:
-            return
-        try:
+        """Commit everything queued. On a full or failing disk it stays queued and the next flush tries again."""
+        with self._write_lock:
+            self.last_write_s = self._clock.monotonic_s()
             with self._lock:
-                self._insert(batch)
-        except sqlite3.Error as error:
-            self._unreported_drops += drops
-            self.counters["write_errors"] += 1
-            if self.counters["write_errors"] in {1, 10, 100}:
-                _log.warning("outbox cannot write", cause=str(error))
-            return
-        with self._queue_lock:
-            for _ in range(len(batch) - bool(drops)):
-                self._queue.popleft()
-        self.counters["committed"] += len(batch)
-        self._committed.set()
-
-    def _insert(self, batch: Sequence[tuple[RowClass, dict[str, Any]]]) -> None:
-        numbers = dict(self._next)
-        for attempt in range(8):
+                self._writing.extend(self._queue)
+                self._queue.clear()
+            before = _written_bytes()
             try:
-                with self._db:
-                    for cls, payload in batch:
-                        self._put(numbers, cls, payload)
-                break
-            except sqlite3.OperationalError as error:
-                numbers = dict(self._next)
-                if "full" not in str(error) or attempt == 7 or not self._evict():
-                    raise
-                numbers = dict(self._next)
-        self._next = numbers
+                self._commit_removals()
+                while self._writing:
+                    self._commit_rows()
+            except sqlite3.Error as error:
+                self.counters["write_errors"] += 1
+                if self.failing is None:
+                    _log.warning("outbox cannot write", cause=str(error))
+                self.failing = str(error)
+                with self._lock:
+                    self._queue.extendleft(reversed(self._writing))
+                    self._writing.clear()
+            else:
+                if self.failing is not None:
+                    _log.info("outbox writes again")
+                self.failing = None
+            self.counters["written_bytes"] += _written_bytes() - before
+            if self._spool.committed > self.counters["committed"]:
+                self._committed.set()
+            self.counters.update(committed=self._spool.committed, evicted=self._spool.evicted)
 
-    def _put(self, numbers: dict[str, int], cls: RowClass, payload: dict[str, Any]) -> None:
-        seq = numbers.get(cls, 0)
-        text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
-        self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, NULL)", (self.boot, cls, seq, text))
-        numbers[cls] = seq + 1
-
-    def _evict(self) -> bool:
-        """Make room: the oldest telemetry goes, or the oldest events where there is none; a gap row says which."""
-        for cls in ("tlm", "evt"):
-            query = "SELECT boot, seq FROM rows WHERE cls = ? ORDER BY boot, seq LIMIT ?"
-            rows = self._db.execute(query, (cls, EVICT_ROWS)).fetchall()
-            if not rows:
-                continue
-            boot = rows[0][0]
-            numbers = [seq for b, seq in rows if b == boot]
-            gap = {"reason": "spool_full", "cls": cls, "boot": boot, "from": numbers[0], "to": numbers[-1]}
-            with self._db:
-                self._db.execute(
-                    "DELETE FROM rows WHERE boot = ? AND cls = ? AND seq BETWEEN ? AND ?",
-                    (boot, cls, numbers[0], numbers[-1]),
-                )
-                updated = dict(self._next)
-                self._put(updated, "gap", gap)
-            self._next = updated
-            self.counters["evicted"] += len(numbers)
-            return True
-        return False
-
-    # ------------------------------------------------------------------ delivery
-
-    def pending(self, limit: int, resend_before_s: float) -> list[OutboxRow]:
-        """Rows not sent in this connection, or sent before `resend_before_s` (monotonic) and not acknowledged."""
-        query = f"SELECT boot, cls, seq, payload FROM rows WHERE sent_s IS NULL OR sent_s < ? ORDER BY {_ORDER}, boot, seq LIMIT ?"  # noqa: S608, E501  (constant text)
+    def _commit_removals(self) -> None:
+        """Delete what was acknowledged or buried, and write the gap rows of what memory had to drop."""
         with self._lock:
-            rows = self._db.execute(query, (resend_before_s, limit)).fetchall()
-        return [OutboxRow(boot, cls, seq, json.loads(payload)) for boot, cls, seq, payload in rows]
+            removed, dead, drops = self._removed, self._dead, self._drops
+            self._removed, self._dead, self._drops = {}, [], {}
+            self._removing = removed
+        gaps = [{"reason": reason, "cls": cls, "rows": rows} for (cls, reason), rows in drops.items()]
+        gaps += [{"reason": d.reason, "cls": d.cls, "boot": d.boot, "from": d.seq, "to": d.seq} for d in dead]
+        try:
+            if removed or gaps:
+                self.counters["acknowledged"] += self._spool.remove(removed, dead, gaps) - len(dead)
+                self.counters["dead"] += len(dead)
+        except sqlite3.Error:
+            with self._lock:
+                self._put_back(removed, dead, drops)
+            raise
+        finally:
+            self._removing = {}
 
-    def mark_sent(self, rows: Iterable[OutboxRow], now_s: float) -> None:
-        """Remember when rows were handed to the link; not worth a commit of its own, a crash only sends them again."""
-        with self._lock, self._db:
-            self._db.executemany(
-                "UPDATE rows SET sent_s = ? WHERE boot = ? AND cls = ? AND seq = ?",
-                [(now_s, r.boot, r.cls, r.seq) for r in rows],
-            )
-
-    def forget_sent(self) -> None:
-        """After a reconnect everything unacknowledged is sent again."""
-        with self._lock, self._db:
-            self._db.execute("UPDATE rows SET sent_s = NULL WHERE sent_s IS NOT NULL")
-
-    def acknowledge(self, boot: int, cls: str, cumulative: int | None, ranges: Sequence[tuple[int, int]] = ()) -> int:
-        """Delete what the backend has committed: everything up to `cumulative`, and the ranges (both ends included)."""
-        spans = [(0, cumulative)] if cumulative is not None else []
-        spans += [(low, high) for low, high in ranges if low <= high]
-        deleted = 0
-        with self._lock, self._db:
+    def _put_back(
+        self,
+        removed: dict[tuple[str, int], Spans],
+        dead: list[DeadRow],
+        drops: dict[tuple[str, str], int],
+    ) -> None:
+        for key, spans in removed.items():
             for low, high in spans:
-                cursor = self._db.execute(
-                    "DELETE FROM rows WHERE boot = ? AND cls = ? AND seq BETWEEN ? AND ?", (boot, cls, low, high)
-                )
-                deleted += cursor.rowcount
-        self.counters["acknowledged"] += deleted
-        return deleted
+                self._removed.setdefault(key, Spans()).add(low, high)
+        self._dead = dead + self._dead
+        for drop, rows in drops.items():
+            self._drops[drop] = self._drops.get(drop, 0) + rows
 
-    def bury(self, row: OutboxRow, reason: str, size: int) -> None:
-        """Take a row that can never be delivered out of the way; its number and reason stay."""
-        with self._lock, self._db:
-            self._db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?)", (row.boot, row.cls, row.seq, size, reason))
-            self._db.execute("DELETE FROM rows WHERE boot = ? AND cls = ? AND seq = ?", (row.boot, row.cls, row.seq))
-        self.counters["dead"] += 1
+    def _commit_rows(self) -> None:
+        batch: list[tuple[str, str]] = []
+        size = 0
+        for row in self._writing:
+            if batch and (len(batch) >= COMMIT_ROWS or size + len(row[1]) > COMMIT_BYTES):
+                break
+            batch.append(row)
+            size += len(row[1])
+        self._spool.put(batch)
+        with self._lock:
+            for _ in batch:
+                self._writing.popleft()
+            self._queued_bytes -= size
 
-    # ------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------ any thread: out of the file
+
+    def rows_after(self, cls: str, after: tuple[int, int] | None, limit: int) -> list[OutboxRow]:
+        """Committed, unacknowledged rows of a class behind the key (boot, seq), in order. Empty if unreadable."""
+        if cls != "gap":
+            return self._rows_after(cls, after, limit)
+        with self._spool.gap_lock:
+            rows = self._rows_after(cls, after, limit)
+            self._spool.gaps_read(r.seq for r in rows if r.boot == self.boot)
+            return rows
+
+    def _rows_after(self, cls: str, after: tuple[int, int] | None, limit: int) -> list[OutboxRow]:
+        with self._lock:
+            hidden = [(key, spans) for d in (self._removed, self._removing) for key, spans in d.items()]
+        rows: list[OutboxRow] = []
+        for row in self._scan(cls, after or (-1, -1), limit):
+            if not any(key == (cls, row.boot) and row.seq in spans for key, spans in hidden):
+                rows.append(row)
+                if len(rows) == limit:
+                    break
+        return rows
+
+    def _scan(self, cls: str, after: tuple[int, int], limit: int) -> Iterator[OutboxRow]:
+        query = (
+            "SELECT cls, boot, seq, payload FROM rows"
+            " WHERE cls = ? AND (boot, seq) > (?, ?) AND payload IS NOT NULL ORDER BY boot, seq LIMIT ?"
+        )
+        while True:
+            found = self._read(query, (cls, *after, limit))
+            yield from rows_from(found)
+            if len(found) < limit:
+                return
+            after = (found[-1][1], found[-1][2])
+
+    def _read(self, query: str, arguments: tuple[object, ...] = ()) -> list[Any]:
+        try:
+            with self._read_lock:
+                return self._reader.execute(query, arguments).fetchall()
+        except sqlite3.Error as error:
+            self.counters["read_errors"] += 1
+            self.failing = self.failing or str(error)
+            return []
 
     def wait_committed(self, timeout_s: float) -> bool:
         """Wait for a commit since the last wait."""
@@ -230,18 +281,17 @@ class Outbox:
         return happened
 
     def depth(self) -> int:
-        """Rows in the spool."""
-        with self._lock:
-            return int(self._db.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
+        """Rows in the spool; 0 if it is unreadable, which `failing` says."""
+        found = self._read("SELECT COUNT(*) FROM rows WHERE payload IS NOT NULL")
+        return int(found[0][0]) if found else 0
 
     def recent(self, count: int) -> list[OutboxRow]:
         """The newest rows, oldest first; without a backend the spool is the local record."""
-        with self._lock:
-            return _recent(self._db, count)
+        return rows_from(reversed(self._read(NEWEST, (count,))))
 
     def alive(self) -> bool:
         """Whether the writer makes progress."""
-        return self._thread.is_alive() and self._clock.monotonic_s() - self.last_write_s < self._flush_s + 30.0
+        return self._thread.is_alive() and self._clock.monotonic_s() - self.last_write_s < self._flush_s + STALL_S
 
     def stop(self) -> None:
         """Commit what is queued and close."""
@@ -249,49 +299,18 @@ class Outbox:
         self._urgent.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
-        else:
-            self.flush()
-        with self._lock:
-            self._db.close()
+        self.flush()
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._spool.close()
 
 
-def _connect(path: Path, max_bytes: int) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+def _written_bytes() -> int:
+    """Bytes this thread caused to be sent to storage (proc(5), io: write_bytes); 0 where the kernel does not count."""
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA journal_size_limit = 4194304")
-        free = shutil.disk_usage(path.parent).free
-        page = int(db.execute("PRAGMA page_size").fetchone()[0])
-        used = int(db.execute("PRAGMA page_count").fetchone()[0]) * page
-        cap = max(used, min(max_bytes, used + max(0, free - MIN_FREE_BYTES)), 64 * page)
-        db.execute(f"PRAGMA max_page_count = {cap // page}")
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("integrity check failed")
-        db.executescript(_SCHEMA)
-        with db:
-            db.execute("UPDATE rows SET sent_s = NULL WHERE sent_s IS NOT NULL")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _recent(db: sqlite3.Connection, count: int) -> list[OutboxRow]:
-    rows = db.execute(
-        "SELECT boot, cls, seq, payload FROM rows ORDER BY boot DESC, cls DESC, seq DESC LIMIT ?", (count,)
-    )
-    return [OutboxRow(boot, cls, seq, json.loads(text)) for boot, cls, seq, text in reversed(rows.fetchall())]
-
-
-def recent_rows(path: Path, count: int) -> list[OutboxRow]:
-    """Read the newest rows of a spool that another process owns. StorageError if there is none."""
-    if not path.is_file():
-        raise StorageError(f"{path}: there is no outbox yet")
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
-    try:
-        return _recent(db, count)
-    except sqlite3.Error as error:
-        raise StorageError(f"{path}: {error}") from error
-    finally:
-        db.close()
+        for line in _IO.read_text().splitlines():
+            if line.startswith("write_bytes:"):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        return 0
+    return 0

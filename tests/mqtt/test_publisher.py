@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent.mqtt.link import Publication
+from agent.mqtt.in_flight import Publication
 from agent.mqtt.publisher import BATCH_ROWS, Publisher, batches, encode
 from agent.mqtt.topics import Topics
 from agent.ports import OutboxRow
@@ -20,7 +20,9 @@ class FakeCarrier:
 
     def __init__(self) -> None:
         self.up = True
+        self.connected = True
         self.max_payload_bytes = 4096
+        self.max_inflight = 1000
         self.sent: list[tuple[str, dict, int]] = []
 
     def publish(self, topic, payload, token):
@@ -47,6 +49,7 @@ class World:
         topic = "qeil/v1/acme/b1/down/ack"
         self.publisher.on_message(topic, json.dumps({"v": 1, "boot": 1, "cls": "tlm", **document}).encode())
         self.publisher.round()
+        self.outbox.flush()
 
 
 @pytest.fixture
@@ -82,6 +85,7 @@ def test_with_puback_rows_leave_when_the_broker_has_them(tmp_path):
     world.publisher.round()
     world.publisher.on_published(Publication(world.carrier.sent[0][2], 0))
     world.publisher.round()
+    world.outbox.flush()
     assert world.outbox.depth() == 0
     world.outbox.stop()
 
@@ -167,9 +171,13 @@ def test_a_row_larger_than_the_broker_takes_is_buried_and_the_rest_goes_on(world
         world.publisher.round()
         for _, _, token in world.carrier.sent:
             world.publisher.on_published(Publication(token, 0))
+        world.outbox.flush()
         world.clock.advance(60)
     assert world.outbox.counters["dead"] == 1
-    assert {row["seq0"] for _, row, _ in world.carrier.sent} >= {0, 2}
+    assert "4096" in world.publisher.buried
+    assert {row["seq0"] for _, row, _ in world.carrier.sent if row["cls"] == "tlm"} == {0, 2}
+    gaps = [row["rows"] for _, row, _ in world.carrier.sent if row["cls"] == "gap"]
+    assert gaps[0] == [{"reason": "too_large", "cls": "tlm", "boot": 1, "from": 1, "to": 1}]
 
 
 def test_rows_in_flight_are_bounded(tmp_path):

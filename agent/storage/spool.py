@@ -1,0 +1,159 @@
+"""Spool: what the outbox's writer does to its file – number rows, delete them, make room and say what had to go.
+
+Used by one thread at a time. Everything here raises sqlite3.Error and then has changed nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from agent.storage.spans import Spans
+from agent.storage.spool_file import at_cap
+
+EVICT_ROWS, EVICTIONS, DEAD_ROWS = 64, 64, 1000
+
+
+class DeadRow(NamedTuple):
+    """A row that could never be delivered."""
+
+    cls: str
+    boot: int
+    seq: int
+    size_bytes: int
+    reason: str
+
+
+class Spool:
+    """The rows of one file, written under one boot number."""
+
+    def __init__(self, database: sqlite3.Connection, boot: int) -> None:
+        self.committed = 0
+        self.evicted = 0
+        self.gap_lock = threading.Lock()
+        """Held while gap rows are read: only a gap row that nobody has read may still grow."""
+        self._db = database
+        self._boot = boot
+        query = "SELECT cls, MAX(seq) + 1 FROM rows WHERE boot = ? GROUP BY cls"
+        self._next: dict[str, int] = dict(database.execute(query, (boot,)))
+        self._gap: dict[str, Any] = {}
+        self._gap_read = self._next.get("gap", 0)
+
+    def put(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Commit (class, JSON text) under the next numbers."""
+        self._transaction(lambda: self._insert(rows))
+        self._count(rows)
+
+    def remove(
+        self, spans: Mapping[tuple[str, int], Spans], dead: Sequence[DeadRow], gaps: Sequence[dict[str, Any]]
+    ) -> int:
+        """Delete rows by (class, boot), keep a note of the dead ones and tell the gaps. How many rows went."""
+        texts = [("gap", _text(gap)) for gap in gaps]
+
+        def work() -> int:
+            gone = sum(self._delete(cls, boot, *pair) for (cls, boot), pairs in spans.items() for pair in pairs)
+            insert = "INSERT INTO dead (cls, boot, seq, bytes, reason) VALUES (?, ?, ?, ?, ?)"
+            if dead:
+                self._db.executemany(insert, dead)
+                self._db.execute("DELETE FROM dead WHERE id <= (SELECT MAX(id) FROM dead) - ?", (DEAD_ROWS,))
+            self._insert(texts)
+            return gone
+
+        gone = self._transaction(work)
+        self._count(texts)
+        return gone
+
+    def gaps_read(self, numbers: Iterable[int]) -> None:
+        """These gap rows were read and may be on their way: they stay as they are. Call under `gap_lock`."""
+        self._gap_read = max([self._gap_read, *(n + 1 for n in numbers)])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _transaction(self, work: Callable[[], int]) -> int:
+        """Do it; where the file has reached its cap, make room and do it again."""
+        for _ in range(EVICTIONS):
+            with suppress(_Full), self._db:
+                return self._or_full(work)
+            if not at_cap(self._db) or not self._evict():
+                break
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def _or_full(self, work: Callable[[], int]) -> int:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise _Full from error
+            raise
+
+    def _insert(self, rows: Sequence[tuple[str, str]]) -> int:
+        numbers = dict(self._next)
+        for cls, text in rows:
+            seq = numbers.get(cls, 0)
+            insert = "INSERT INTO rows (cls, boot, seq, payload) VALUES (?, ?, ?, ?)"
+            self._db.execute(insert, (cls, self._boot, seq, text))
+            numbers[cls] = seq + 1
+        for cls in {row[0] for row in rows}:
+            emptied = "DELETE FROM rows WHERE cls = ? AND boot = ? AND seq = ? AND payload IS NULL"
+            self._db.execute(emptied, (cls, self._boot, self._next.get(cls, 0) - 1))
+        return len(rows)
+
+    def _count(self, rows: Sequence[tuple[str, str]]) -> None:
+        self.committed += len(rows)
+        for cls, added in Counter(row[0] for row in rows).items():
+            self._next[cls] = self._next.get(cls, 0) + added
+            if cls == "gap":
+                self._gap = {}
+
+    def _delete(self, cls: str, boot: int, low: int, high: int) -> int:
+        """Remove rows; the newest of this boot keeps its place without content, so that no number is used twice."""
+        gone, newest = 0, self._next.get(cls, 0) - 1
+        if boot == self._boot and low <= newest <= high:
+            empty = "UPDATE rows SET payload = NULL WHERE cls = ? AND boot = ? AND seq = ? AND payload IS NOT NULL"
+            gone = self._db.execute(empty, (cls, boot, newest)).rowcount
+            high = newest - 1
+        delete = "DELETE FROM rows WHERE cls = ? AND boot = ? AND seq BETWEEN ? AND ?"
+        return gone + self._db.execute(delete, (cls, boot, low, high)).rowcount
+
+    def _evict(self) -> bool:
+        """Make room: the oldest telemetry goes, or the oldest events where there is none; a gap row says which."""
+        query = "SELECT boot, seq FROM rows WHERE cls = ? AND payload IS NOT NULL ORDER BY boot, seq LIMIT ?"
+        for cls in ("tlm", "evt"):
+            found = self._db.execute(query, (cls, EVICT_ROWS)).fetchall()
+            if found:
+                boot, first = found[0]
+                run = next((i for i, key in enumerate(found) if key != (boot, first + i)), len(found))
+                with self.gap_lock, suppress(_Full):
+                    self._replace_by_gap(cls, boot, first, first + run - 1)
+                    return True
+        return False
+
+    def _replace_by_gap(self, cls: str, boot: int, first: int, last: int) -> None:
+        """Delete a run of rows and tell it, in the last gap row where that is the same gap and nobody has read it."""
+        seq, old = self._next.get("gap", 0) - 1, self._gap
+        longer = (old.get("cls"), old.get("boot"), old.get("to")) == (cls, boot, first - 1) and seq >= self._gap_read
+        gap = {"reason": "spool_full", "cls": cls, "boot": boot, "from": old["from"] if longer else first, "to": last}
+        told = [] if longer else [("gap", _text(gap))]
+        with self._db:
+            self._or_full(lambda: self._delete(cls, boot, first, last) + self._insert(told))
+            if longer:
+                update = "UPDATE rows SET payload = ? WHERE cls = 'gap' AND boot = ? AND seq = ?"
+                self._db.execute(update, (_text(gap), self._boot, seq))
+        self._count(told)
+        self._gap = gap
+        self.evicted += last - first + 1
+
+
+class _Full(Exception):
+    """The file cannot grow; raised through the transaction so that it rolls back."""
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))

@@ -1,0 +1,124 @@
+"""Spool file: how the outbox's SQLite file is opened, laid out and capped, and how other processes read it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.errors import StorageError
+from agent.ports import OutboxRow
+
+LAYOUT = 2
+"""PRAGMA user_version; a file of another layout is moved aside, never guessed at."""
+MIN_FREE_BYTES = 16 * 1024 * 1024
+"""Left to the file system beside the spool: its write-ahead log, state files, logs."""
+MIN_PAGES, LARGEST_COMMIT_PAGES = 256, 160
+"""Room for the largest row beside what it displaces, and what one commit may need."""
+WAL_LIMIT_BYTES = 4 * 1024 * 1024
+NEWEST = "SELECT cls, boot, seq, payload FROM rows WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS rows (
+    id INTEGER PRIMARY KEY, cls TEXT NOT NULL, boot INTEGER NOT NULL, seq INTEGER NOT NULL, payload TEXT,
+    UNIQUE (cls, boot, seq)
+);
+CREATE TABLE IF NOT EXISTS dead (
+    id INTEGER PRIMARY KEY, cls TEXT NOT NULL, boot INTEGER NOT NULL, seq INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, reason TEXT NOT NULL
+);
+PRAGMA user_version = {LAYOUT};
+"""
+
+
+def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connection, str | None]:
+    """Open or make the file for writing; the second value says what was found damaged and moved aside.
+
+    StorageError if the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _connect(path, boot, max_bytes), None
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    except sqlite3.DatabaseError as error:
+        if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
+            raise _unusable(path, str(error)) from error
+        aside = path.with_suffix(f".damaged-{boot}")
+        try:
+            path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            return _connect(path, boot, max_bytes), f"{path.name} was damaged ({error}) and moved to {aside.name}"
+        except (OSError, sqlite3.Error) as second:
+            raise _unusable(path, str(second)) from second
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that never writes, so that readers do not wait for the writer's disk."""
+    reader = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=5.0)
+    reader.execute("PRAGMA query_only = ON")
+    return reader
+
+
+def _unusable(path: Path, cause: str) -> StorageError:
+    return StorageError(f"{path}: {cause}; state_dir must be writable: set it in the settings or QEIL_STATE_DIR")
+
+
+def _connect(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if found != LAYOUT and db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("integrity check failed")
+        db.executescript(_SCHEMA)
+        with db:
+            db.execute("DELETE FROM rows WHERE payload IS NULL AND boot <> ?", (boot,))
+        _cap(db, path, max_bytes)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _cap(db: sqlite3.Connection, path: Path, max_bytes: int) -> None:
+    """A full disk would block DELETE too: stay below what is free, so that making room always works."""
+    page = int(db.execute("PRAGMA page_size").fetchone()[0])
+    used = int(db.execute("PRAGMA page_count").fetchone()[0]) * page
+    free = shutil.disk_usage(path.parent).free
+    cap = max(min(max_bytes, used + max(0, free - MIN_FREE_BYTES)), MIN_PAGES * page)
+    db.execute(f"PRAGMA max_page_count = {cap // page}")
+
+
+def at_cap(db: sqlite3.Connection) -> bool:
+    """Whether the file itself is full – not the disk under it: the largest commit may not fit any more."""
+    limit, count = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("max_page_count", "page_count"))
+    return count >= limit - LARGEST_COMMIT_PAGES
+
+
+def rows_from(found: Iterable[tuple[str, int, int, str]]) -> list[OutboxRow]:
+    """(cls, boot, seq, payload) as rows."""
+    return [OutboxRow(boot, cls, seq, json.loads(payload)) for cls, boot, seq, payload in found]  # type: ignore[arg-type]
+
+
+def recent_rows(path: Path, count: int) -> list[OutboxRow]:
+    """Read the newest rows of a spool that another process owns. StorageError if there is none."""
+    if not path.is_file():
+        raise StorageError(f"{path}: there is no outbox yet")
+    try:
+        db = open_reader(path)
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: {error}") from error
+    try:
+        return rows_from(reversed(db.execute(NEWEST, (count,)).fetchall()))
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: {error}") from error
+    finally:
+        db.close()
