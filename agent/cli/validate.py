@@ -27,7 +27,7 @@ def validate_command(table: Path, as_json: bool, plot: Path | None, tier: str | 
     """Predict every row of the measurements in TABLE and print the errors."""
     from agent.evaluation import parity
     from agent.evaluation.catalogue import find, load_catalogue
-    from agent.evaluation.fit import load_coefficients
+    from agent.evaluation.coefficients_file import load_coefficients
     from agent.evaluation.table import read_table
     from agent.evaluation.validation import validate
 

@@ -69,7 +69,7 @@ def phase(case: Case, load: Load, values: Mapping[str, float]) -> Phase:
             compute += amount
         elif term.role == "added":
             added += amount
-        elif term.keys[0].startswith("m"):
+        elif term.keys[0] == "m:all":
             memory_s = amount
         else:
             issue_s = amount
@@ -102,7 +102,7 @@ def forecast_time(case: Case, coefficients: Coefficients) -> TimeForecast:
         one = phase(case, load, values)
         total += load.times * one.time_s
         busy += load.times * one.time_s * one.busy_share
-        moved += load.times * load.bytes_moved
+        moved += load.times * (load.bytes_moved + load.kv_bytes)
         if load.times * one.time_s > longest:
             longest, ceiling = load.times * one.time_s, one.ceiling
     factor = math.exp(sum(values.get(key, 0.0) for key in terms.time_keys(case)))

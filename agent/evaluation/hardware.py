@@ -35,6 +35,10 @@ class Accelerator:
     power_w: float
     floor_hz: float
     sram_bytes: float | None = None
+    buffer_share: float = 0.0
+    """Share of a sample's activations that on-chip memory must hold beside the weights."""
+    streams_all: bool = False
+    """What does not fit is loaded as a whole for every query, not only the excess."""
     link_bytes_per_s: float | None = None
 
     def peak(self, precision: str) -> float:
@@ -135,6 +139,8 @@ def _accelerator(kind: str, board: dict[str, Any], entry: dict[str, Any]) -> Acc
         power_w=float(entry["power_w"]),
         floor_hz=1e6 * entry.get("floor_mhz", 0.6 * entry["clock_mhz"]),
         sram_bytes=float(entry["sram"]) if "sram" in entry else None,
+        buffer_share=float(entry.get("buffer_share", 0.0)),
+        streams_all=bool(entry.get("streams_all", False)),
         link_bytes_per_s=float(entry["link"]) if "link" in entry else None,
     )
 

@@ -20,6 +20,9 @@ TIME: dict[str, float] = {
     "k": 1.5, "k.kind": 0.7, "k.kin": 0.4, "k.fam": 0.5, "k.path": 0.6, "k.path.phase": 0.4, "k.here": 0.4,
     "k.prec": 0.3, "k.task": 0.3,
     "q": 1.5, "q.kind": 0.7, "q.path": 0.7, "q.board": 0.5, "q.phase": 0.5,
+    "v": 1.0, "v.kind": 0.5, "v.path": 0.7, "v.here": 0.3,
+    "w": 1.0, "w.kind": 0.7, "w.path": 0.5, "w.prec": 0.3,
+    "q.host": 0.4, "a.site": 0.1, "a.release": 0.35,
     "a.model": 0.15, "a.model.path": 0.1, "a.board": 0.1,
     "t": 1.0, "t.task": 0.3, "t.path": 0.1, "t.here": 0.1, "t.host": 0.1,
 }  # fmt: skip
@@ -27,13 +30,14 @@ TIME: dict[str, float] = {
 POWER: dict[str, float] = {
     "on": 1.5, "on.kind": 0.5, "on.kin": 0.4, "on.silicon": 0.4, "on.fam": 0.4, "on.path": 0.3, "on.here": 0.2,
     "on.prec": 0.3, "on.here.prec": 0.15, "on.task": 0.15, "on.mode": 0.2, "on.board": 0.2,
+    "on.site": 0.3, "on.task.mode": 0.2,
     "busy": 0.7, "busy.fam": 0.4, "busy.silicon": 0.3,
     "base": 0.4, "base.silicon": 0.2,
     "dram": 0.7, "dram.silicon": 0.3,
     "host": 0.7, "host.path": 0.3,
 }  # fmt: skip
 
-_TOP = {"c", "c.kind", "d", "m", "m.kind", "i", "l", "k", "k.kind", "q", "q.kind", "t", "on", "busy", "base"}
+_TOP = {"c", "c.kind", "d", "m", "m.kind", "i", "l", "v", "w", "k", "k.kind", "q", "q.kind", "t", "on", "busy", "base"}
 _ARCHITECTURE = {"a.model", "a.model.path"}
 
 TIME_SCALE = 0.08

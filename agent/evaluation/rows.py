@@ -15,6 +15,9 @@ DEFAULT_CONTEXT = 256.0
 """Tokens in the cache while decoding, where a row does not say."""
 
 DEFAULT_PROMPT = 512.0
+OFFLINE_BATCH = 256.0
+"""Samples in flight in an offline run on an accelerator: enough that launches and weights no longer count."""
+
 SUMMARY = (800.0, 70.0)
 """Mean prompt and answer of the news summarisation that MLPerf runs without stating lengths [tokens]."""
 
@@ -28,10 +31,14 @@ class Load:
     flops: float
     depthwise_flops: float
     bytes_moved: float
+    """Weights and activations; the KV cache apart."""
+    kv_bytes: float
     cycles: float
     """Weights handled per pass and sample: unit-cycles up to a fitted factor; 0 where issue does not bind."""
     kernels: float
     weight_bytes: float
+    activation_bytes: float
+    """Of one sample: what on-chip memories hold beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,19 @@ class Case:
     """Units of throughput (samples or tokens) in one query."""
     statistic: str
     scope: str
+
+    @property
+    def installation(self) -> str:
+        """What shares one set-up: the submitted system of a benchmark round, else board and power mode of a source."""
+        found = re.search(r"results_(v[\d.]+)/.*/results/([^/-]+)", self.row.source)
+        system = "/".join(found.groups()) if found else re.sub(r"[^a-z]", "", self.row.source.lower())[8:28]
+        return f"{self.site.board}/{system}/{self.row.power_mode}"
+
+    @property
+    def release(self) -> str:
+        """Release of the software as far as the row tells: the benchmark round."""
+        found = re.search(r"results_(v[\d.]+)/", self.row.source)
+        return found.group(1) if found else ""
 
     @property
     def fam(self) -> str:
@@ -111,9 +131,8 @@ def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: 
     multi = "8-sample" in row.latency_stat
     batch = row.batch or 1.0
     mode = "offline" if offline else "multi" if multi else "batch" if batch > 1 else "single"
-    samples = 32.0 if offline else 8.0 if multi else batch
-    if path in ("ort-ref", "ort-cpp", "tensorflow") and offline:
-        samples = 1.0
+    saturated = 1.0 if row.device == "cpu" else OFFLINE_BATCH
+    samples = saturated if offline else 8.0 if multi else batch
     macs = arch.conv_macs + arch.gemm_macs + arch.attention_macs
     weights = arch.params * stored.weight_bytes
     load = Load(
@@ -122,9 +141,11 @@ def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: 
         flops=2.0 * macs * samples / arch.passes,
         depthwise_flops=2.0 * arch.depthwise_macs * samples / arch.passes,
         bytes_moved=weights + 2.0 * arch.activations * stored.activation_bytes * samples / arch.passes,
+        kv_bytes=0.0,
         cycles=0.0,
         kernels=arch.kernels / arch.passes,
         weight_bytes=weights,
+        activation_bytes=arch.activations * stored.activation_bytes / arch.passes,
     )
     stat = _statistic(row)
     return Case(row, site, path, stored, arch.task, arch.name, mode, samples, (load,), samples, stat, _scope(row))
@@ -170,7 +191,7 @@ def _decode(arch: Language, stored: Format, batch: float, context: float, times:
         weights = stored.file_bytes * read / arch.params
     kv = batch * context * arch.attention_layers * arch.kv_elements * 2.0
     flops = batch * (2.0 * arch.active_params + 4.0 * context * arch.hidden * arch.attention_layers)
-    return Load("decode", times, flops, 0.0, weights + kv, read, arch.layers, weights)
+    return Load("decode", times, flops, 0.0, weights, kv, read, arch.layers, weights, 0.0)
 
 
 def _prefill(arch: Language, stored: Format, batch: float, tokens: float) -> Load:
@@ -180,7 +201,7 @@ def _prefill(arch: Language, stored: Format, batch: float, tokens: float) -> Loa
     attention = 2.0 * tokens * tokens * arch.hidden * arch.attention_layers
     flops = batch * (2.0 * tokens * arch.active_body_params + attention)
     stream = 2.0 * batch * tokens * arch.layers * arch.hidden * 8.0
-    return Load("prefill", 1.0, flops, 0.0, weights + stream, 0.0, arch.layers, weights)
+    return Load("prefill", 1.0, flops, 0.0, weights + stream, 0.0, arch.params, arch.layers, weights, 0.0)
 
 
 def _scaled(load: Load, batch: float) -> Load:
@@ -190,9 +211,11 @@ def _scaled(load: Load, batch: float) -> Load:
         load.flops * batch,
         0.0,
         load.bytes_moved + (batch - 1) * (load.bytes_moved - load.weight_bytes),
+        load.kv_bytes * batch,
         load.cycles,
         load.kernels,
         load.weight_bytes,
+        load.activation_bytes,
     )
 
 

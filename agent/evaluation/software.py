@@ -33,6 +33,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("ort-cpp", r"cpp-.*onnxruntime|onnxruntime"),
     ("tensorflow", r"reference-.*-tf|tensorflow"),
     ("openvino", r"openvino|openarc|raincandy|npu acceleration library"),
+    ("transformers", r"transformers|hf[ -]eager|hugging ?face|huggingface"),
     ("llama.cpp", r"llama\.cpp|gguf|q[0-9]_k|q8_0|q4_0|yzma|vulkan"),
     ("tflite", r"tflite|toradex|benchmarking-ml-on-the-edge"),
 )

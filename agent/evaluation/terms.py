@@ -6,7 +6,7 @@ power = idle + switched on (units·f·V²) + busy arithmetic + memory traffic, e
 
 from __future__ import annotations
 
-from agent.evaluation.hardware import Site
+from agent.evaluation.hardware import Accelerator, Site
 from agent.evaluation.regression import Term
 from agent.evaluation.rows import Case, Load
 from agent.physics.operating_point import voltage_ratio
@@ -33,6 +33,15 @@ def peak_flops_per_s(case: Case) -> float:
 def bandwidth_bytes_per_s(site: Site) -> float:
     """Memory bandwidth at the operating point."""
     return site.accelerator.bandwidth_bytes_per_s * site.memory_hz / site.accelerator.memory_hz
+
+
+def spilt_bytes(load: Load, accelerator: Accelerator) -> float:
+    """Weight bytes that cross the accelerator's link for every query."""
+    capacity = accelerator.sram_bytes or 0.0
+    excess = load.weight_bytes + accelerator.buffer_share * load.activation_bytes - capacity
+    if excess <= 0:
+        return 0.0
+    return load.weight_bytes if accelerator.streams_all else min(excess, load.weight_bytes)
 
 
 def _where(case: Case) -> tuple[str, str, str]:
@@ -78,7 +87,13 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         f"m.prec:{path}/{precision}",
     )
     terms.append(Term("ceiling", load.bytes_moved / bandwidth_bytes_per_s(site) / 0.6, memory))
-    if load.cycles and kind == "gpu":
+    if load.kv_bytes:
+        cache = ("v:all", f"v.kind:{kind}", f"v.path:{path}", f"v.here:{here}", *memory[1:3])
+        terms.append(Term("added", load.kv_bytes / bandwidth_bytes_per_s(site) / 0.6, cache))
+    if load.cycles and load.phase == "prefill":
+        unpack = ("w:all", f"w.kind:{kind}", f"w.path:{path}", f"w.prec:{path}/{precision}")
+        terms.append(Term("added", 0.12 * load.cycles / (site.units * site.clock_hz), unpack))
+    elif load.cycles and kind == "gpu":
         issue = (
             "i:all",
             f"i.fam:{case.fam}",
@@ -88,7 +103,7 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         )
         terms.append(Term("ceiling", 0.12 * load.cycles / (site.units * site.clock_hz), issue))
     if own.sram_bytes is not None and own.link_bytes_per_s:
-        spilt = max(0.0, load.weight_bytes - own.sram_bytes)
+        spilt = spilt_bytes(load, own)
         link = (
             "l:all",
             f"l.kin:{own.kin}",
@@ -116,6 +131,7 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         f"q.path:{path}",
         f"q.board:{path}/{site.board}",
         f"q.phase:{path}/{load.phase}",
+        f"q.host:{case.row.board}",
     )
     terms.append(Term("added", QUERY_S, query))
     return tuple(terms)
@@ -128,6 +144,8 @@ def time_keys(case: Case) -> tuple[str, ...]:
         f"a.model:{case.model}",
         f"a.model.path:{case.path}/{kind}/{case.model}",
         f"a.board:{case.site.board}/{kind}",
+        f"a.site:{case.installation}/{kind}",
+        f"a.release:{case.path}/{case.task}/{case.release}",
     )
 
 
@@ -170,6 +188,8 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
         f"on.task:{path}/{case.task}",
         f"on.mode:{kind}/{case.mode}",
         f"on.board:{site.board}/{kind}",
+        f"on.site:{case.installation}/{kind}",
+        f"on.task.mode:{kind}/{case.task}/{case.mode}",
     )
     busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{kind}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
     return (
