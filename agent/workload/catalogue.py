@@ -76,7 +76,7 @@ class CatalogueEntry:
         if asked not in self.phases:
             raise BadInput(f"{self.name} has no phase {phase}, only {', '.join(self.phases)}")
         count = self.default_tokens if tokens is None else tokens
-        if batch < 1 or count < 1 or (context or 0) < 0 or (image_size or 1) < 1:
+        if min(batch, count, 1 if image_size is None else image_size) < 1 or (context or 0) < 0:
             raise BadInput(f"{self.name}: batch, tokens and image size must be at least 1, the context at least 0")
         cached = context if context is not None else DEFAULT_CONTEXT if asked == "decode" else 0
         chosen = precision or self.default_precision

@@ -39,8 +39,9 @@ def inspect_in_child(
 ) -> tuple[Workload, ...]:
     """Read the graph in a child process: one workload, or prefill and decode of a decoder with a cache.
 
-    dims: sizes of free dimensions by name or kind (batch, sequence, past, height, width). Whatever goes wrong there
-    is a ModelLoadFailed with the path and one line.
+    dims: sizes of free dimensions by name or kind (batch, sequence, past, height, width); prefill starts from an empty
+    cache, decode adds one position to `past` of them. Whatever goes wrong there is a ModelLoadFailed with the path and
+    one line.
     """
     command = [
         sys.executable, "-m", "agent.workload.inspect", str(path), "--format", format_,
@@ -70,7 +71,7 @@ def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int =
 
     model = onnx_graph.load(path)
     batch = dims.get("batch", DEFAULTS["batch"])
-    graph = onnx_graph.read(model, dims)
+    graph = onnx_graph.read(model, {**dims, "past": 0})
     if not _has_cache(graph):
         return (_workload(path, "onnx", graph, "forward", batch, max_stages),)
     prefill = _workload(path, "onnx", graph, "prefill", batch, max_stages)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from agent.errors import ModelLoadFailed
@@ -35,6 +36,11 @@ def load(path: Path) -> Any:
         raise ModelLoadFailed(f"cannot be read: {error.strerror or error}") from error
     if not model.graph.node or not model.graph.output:
         raise ModelLoadFailed("not an ONNX model, or damaged: it has no operators")
+    return opened(model)
+
+
+def opened(model: Any) -> Any:
+    """The model with its own functions put in place of their calls."""
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     _shorten_domains(model.graph)

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from agent.schema.workload import Family, Precision, Work
-from agent.workload.graph import BITS, Cost, Kind, Tensor, precision_of
+from agent.workload.graph import Cost, Kind, Tensor, precision_of
 
 SOFTMAX_FLOPS = 5.0
 """Maximum, subtraction, exponential, sum, division."""
@@ -298,6 +298,4 @@ RULES: dict[str, Rule] = {
     "STFT": lambda call: light(call, 10.0),
     "Scan": per_output(1.0),
 }  # fmt: skip
-"""Operators of the standard domain. `BITS` gives the storage of each type."""
-
-__all__ = ["BITS", "RULES", "Call", "Rule", "attention", "compute_precision", "gemm", "heavy", "light", "product"]
+"""Operators of the standard domain."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.workload.graph import Cost, Tensor, precision_of
+from agent.workload.graph import BITS, Cost, Tensor, precision_of
 from agent.workload.onnx_ops import (
     NORMALISATION_FLOPS,
     SOFTMAX_FLOPS,
@@ -44,7 +44,7 @@ def grouped_query_attention(call: Call) -> Cost:
     before = past[2] if len(past) == 4 else 0
     seen = steps * (before + (steps + 1) / 2)
     flops = batch * heads * seen * (4.0 * width + SOFTMAX_FLOPS)
-    item = call.tensor(3).bytes / max(1, call.tensor(3).elements) if len(past) == 4 and call.tensor(3).elements else 2.0
+    item = BITS.get(call.tensor(3).dtype if len(past) == 4 else call.output.dtype, 16) / 8
     kv = 2.0 * batch * groups * width * item * (before + 2 * steps)
     read = call.tensor(0).bytes + call.tensor(1).bytes + call.tensor(2).bytes
     return heavy("attention", compute_precision(call, 0, 0), flops, read_bytes=read, kv_bytes=kv)

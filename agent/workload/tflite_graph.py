@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from math import prod
 from pathlib import Path
 
 from agent.errors import ModelLoadFailed
@@ -185,8 +184,3 @@ def _operator_name(code: Table) -> str:
     number = max(code.number(0, 1), code.number(3, 4))
     name = OPERATORS[number] if 0 <= number < len(OPERATORS) else f"BUILTIN_{number}"
     return code.text(1) if name == "CUSTOM" else name
-
-
-def weight_count(model: Table) -> float:
-    """Elements of all constant tensors of the first subgraph, for reports."""
-    return float(sum(prod(t.integers(0)) for t in model.tables(2)[0].tables(0) if t.number(2, 4, unsigned=True) > 0))
