@@ -24,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.errors import LinkError
-from agent.mqtt.backoff import Backoff
+from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.poll_loop import Wake, turn
 from agent.mqtt.topics import Topics
@@ -231,6 +231,8 @@ class Link:
             return self._backoff.refused()
         while turn(client, self._wake, TURN_S) and not self._stop.is_set():
             self._alive_s = self._clock.monotonic_s()
+            if self._connected and self._alive_s - (self._since_s or self._alive_s) >= STABLE_S:
+                self.storm = None
         if self._stop.is_set():
             self._goodbye(client)
             return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +24,10 @@ from agent.storage.outbox import Outbox
 _CHECK_S = 1.0
 MAX_SENSOR_GAP_S = 10.0
 """Power is not interpolated over longer silences."""
+CLOCK_SET_S = 1_735_689_600.0
+"""2025-01-01: a clock before this was never set."""
+EVICTING_S = 600.0
+"""The outbox counts as full for this long after it had to make room."""
 
 _log = structlog.get_logger("reporting")
 
@@ -45,6 +50,8 @@ class Reporting:
         self._measured: tuple[Reading, ...] = ()
         self._link: Link | None = None
         self._publisher: Publisher | None = None
+        self._told: tuple[str, ...] = ()
+        self._evicted = (0, float("-inf"))
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
         if settings.mqtt is not None:
@@ -74,11 +81,18 @@ class Reporting:
         self._window.add(snapshot)
         self._measure(snapshot, readings)
         if now_s - self._window.begun_s >= self._window_s():
-            energies_j = self._energies()
-            row = self._window.close(snapshot, energies_j, now_s, self._clock.wall_s())
-            row["rails"] = {name: _rail(meter.close(now_s)) for name, meter in self._meters.items()}
-            self.outbox.append("tlm", row)
-            self._window = next_window(snapshot, energies_j, now_s)
+            self._window = self._close(self._window, snapshot, now_s)
+
+    def _close(self, window: Window, snapshot: AgentSnapshot, now_s: float) -> Window:
+        """Append the window's row; the window that follows."""
+        energies_j = self._energies()
+        row = {"tq": self._time_quality(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
+        row["rails"] = {name: _rail(meter.close(now_s)) for name, meter in self._meters.items()}
+        row["outbox"] = dict(self.outbox.counters)
+        if self._link is not None and self._publisher is not None:
+            row["link"] = {**self._link.counters, **self._publisher.counters}
+        self.outbox.append("tlm", row)
+        return next_window(snapshot, energies_j, now_s)
 
     def _measure(self, snapshot: AgentSnapshot, readings: tuple[Reading, ...]) -> None:
         """Integrate every power and energy sensor; the time with requests in a lane counts as busy."""
@@ -94,8 +108,8 @@ class Reporting:
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Something that happened once; committed at once."""
         now_s = self._clock.monotonic_s()
-        row = {"ts": round(self._clock.wall_s(), 3), "mono": round(now_s, 3), "event": kind, **fields}
-        self.outbox.append("evt", row)
+        stamp = {"ts": round(self._clock.wall_s(), 3), "mono": round(now_s, 3), "tq": self._time_quality()}
+        self.outbox.append("evt", {**stamp, "event": kind, **fields})
         if kind == "policy_accepted" and self._link is not None:
             self._link.publish_birth()
 
@@ -115,8 +129,7 @@ class Reporting:
         """Whether every thread of it makes progress."""
         if self._publisher is not None and not self._publisher.alive():
             return False
-        linked = self._link is None or self._link.status().loop_alive_s is not None
-        return linked and self.outbox.alive()
+        return (self._link is None or self._link.alive()) and self.outbox.alive()
 
     def stop(self) -> None:
         """Commit the last window, say goodbye, close."""
@@ -125,11 +138,8 @@ class Reporting:
             self._watch.join(2.0)
         snapshot = self._snapshot()
         if self._window is not None and snapshot is not None:
-            now_s = self._clock.monotonic_s()
-            row = self._window.close(snapshot, self._energies(), now_s, self._clock.wall_s())
-            self.outbox.append("tlm", row)
+            self._close(self._window, snapshot, self._clock.monotonic_s())
             self._window = None
-        self.outbox.flush()
         if self._publisher is not None and self._publisher.alive():
             self._publisher.stop()
         if self._link is not None:
@@ -138,12 +148,20 @@ class Reporting:
 
     def _birth(self) -> dict[str, Any]:
         snapshot = self._snapshot()
-        fields: dict[str, Any] = {"ts": round(self._clock.wall_s(), 3), "agent": __version__}
+        stamp = {"ts": round(self._clock.wall_s(), 3), "mono": round(self._clock.monotonic_s(), 3)}
+        fields: dict[str, Any] = {**stamp, "tq": self._time_quality(), "agent": __version__}
         if snapshot is not None:
             fields["policy"] = {"name": snapshot.agent.policy, "sha256": snapshot.agent.policy_digest}
             fields["profile"] = snapshot.agent.profile
             fields["cond"] = [{"type": c.type, "since": c.since} for c in snapshot.conditions]
         return fields
+
+    def _time_quality(self) -> str:
+        """Whether a time service keeps the wall clock, it is merely set, or never was."""
+        if self._clock.wall_s() < CLOCK_SET_S:
+            return "none"
+        kept = Path("/run/systemd/timesync/synchronized").exists() or Path("/run/chrony").is_dir()
+        return "ntp" if kept else "rtc"
 
     # ------------------------------------------------------------------ conditions of the links
 
@@ -155,23 +173,45 @@ class Reporting:
             _log.exception("reporting died")
 
     def check(self) -> None:
-        """State or clear the conditions of broker and spool."""
+        """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
         if self._link is not None and self._publisher is not None:
-            status = self._link.status()
-            if status.connected:
-                self._condition("broker_unreachable", None)
-            elif status.last_error is not None:
-                mend = "check mqtt.host and mqtt.port, and that the broker runs"
-                self._condition("broker_unreachable", status.last_error, "telemetry waits in the outbox", mend)
-            mend = "check the broker's access list for this board"
-            self._condition("telemetry_refused", self._publisher.refused, "telemetry waits in the outbox", mend)
-            silent = self._publisher.unacknowledged and status.connected and self.outbox.counters["committed"] > 0
-            cause = "no backend acknowledges our telemetry" if silent else None
-            mend = "run a backend, or set mqtt.delete_on: puback if there is none"
-            self._condition("telemetry_unacknowledged", cause, "it stays in the outbox until that is full", mend)
-        counters = self.outbox.counters
-        cause = f"{counters['write_errors']} commits failed" if counters["write_errors"] else None
-        self._condition("outbox_write_errors", cause, "telemetry may be lost", "free space in state_dir")
+            self._check_link(self._link)
+            self._check_delivery(self._publisher, self._link.connected)
+            snapshot = self._snapshot()
+            told = tuple(c.type for c in snapshot.conditions) if snapshot is not None else ()
+            if told != self._told and self._link.connected:
+                self._told = told
+                self._link.publish_birth()
+        cause = f"{self.outbox.path}: {self.outbox.failing}" if self.outbox.failing is not None else None
+        mend = "free space in state_dir, or replace the medium"
+        self._condition("outbox_failing", cause, "telemetry waits in memory, then the oldest is dropped", mend)
+
+    def _check_link(self, link: Link) -> None:
+        status = link.status()
+        if status.connected:
+            self._condition("broker_unreachable", None)
+        elif status.last_error is not None:
+            mend = "check mqtt.host and mqtt.port, and that the broker runs"
+            self._condition("broker_unreachable", status.last_error, "telemetry waits in the outbox", mend)
+        mend = f"give every board a name of its own (board); client id {link.client_id}"
+        self._condition("broker_storm", link.storm, "connection attempts pause for minutes", mend)
+
+    def _check_delivery(self, publisher: Publisher, connected: bool) -> None:
+        waits = "telemetry waits in the outbox"
+        mend = "check the broker's access list for this board"
+        self._condition("telemetry_refused", publisher.refused, waits, mend)
+        mend = "raise the broker's max_packet_size"
+        self._condition("telemetry_too_large", publisher.buried, "that row is lost; a gap row tells which", mend)
+        cause = "no backend acknowledges our telemetry" if publisher.unacknowledged and connected else None
+        mend = "run a backend, or set mqtt.delete_on: puback if there is none"
+        self._condition("telemetry_unacknowledged", cause, "it stays in the outbox until that is full", mend)
+        now_s, evicted = self._clock.monotonic_s(), self.outbox.counters["evicted"]
+        if evicted > self._evicted[0]:
+            self._evicted = (evicted, now_s)
+        full = now_s - self._evicted[1] < EVICTING_S
+        cause = f"{evicted} undelivered rows made room for newer ones" if full else None
+        mend = "bring the broker or backend back, or raise outbox.max_bytes"
+        self._condition("outbox_full", cause, "the oldest telemetry is lost; gap rows tell which", mend)
 
     def _condition(self, kind: str, cause: str | None, consequence: str = "", mend: str = "") -> None:
         self._post(ConditionEvent(kind, cause, consequence, mend))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from agent.schema.snapshot import AgentSnapshot, ModelStatus
+from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot, ModelStatus
 
 
 @dataclass
@@ -26,8 +26,8 @@ class _Series:
 
     def summary(self) -> dict[str, float]:
         return {
-            "min": round(self.low, 6), "mean": round(self.total / self.count, 6), "max": round(self.high, 6),
-            "last": round(self.last, 6),
+            "n": self.count, "min": round(self.low, 6), "mean": round(self.total / self.count, 6),
+            "max": round(self.high, 6), "last": round(self.last, 6),
         }  # fmt: skip
 
 
@@ -54,32 +54,44 @@ class Window:
         return {
             "ts": round(wall_s, 3), "mono": round(now_s, 3), "window_s": round(now_s - self.begun_s, 3),
             "mode": snapshot.agent.mode, "policy": snapshot.agent.policy_digest,
-            "accelerators": {a.name: self._accelerator(a.name, a.restarts, a.state) for a in snapshot.accelerators},
-            "models": {m.name: self._model(m, energies_j.get(m.name, 0.0)) for m in snapshot.models},
+            "accelerators": {a.name: self._accelerator(a) for a in snapshot.accelerators},
+            "models": {m.name: self._model(m, energies_j.get(m.name)) for m in snapshot.models},
             "conditions": [c.type for c in snapshot.conditions],
         }  # fmt: skip
 
-    def _accelerator(self, name: str, restarts: int, state: str) -> dict[str, Any]:
-        row: dict[str, Any] = {"state": state, "restarts": restarts}
+    def _accelerator(self, status: AcceleratorStatus) -> dict[str, Any]:
+        row: dict[str, Any] = {"state": status.state, "restarts": status.restarts}
+        if status.last_fault is not None:
+            row["last_fault"] = status.last_fault
         for (accelerator, quantity), series in self._series.items():
-            if accelerator == name:
+            if accelerator == status.name:
                 row[quantity] = series.summary()
         return row
 
-    def _model(self, model: ModelStatus, energy_j: float) -> dict[str, Any]:
+    def _model(self, model: ModelStatus, energy_j: float | None) -> dict[str, Any]:
         before = self.totals.get(model.name)
         then = (before.requests, before.failed, before.replayed) if before else (0, 0, 0)
         row: dict[str, Any] = {
-            "state": model.state, "placement": model.placement, "requests": model.requests - then[0],
-            "failed": model.failed - then[1], "replayed": model.replayed - then[2],
-            "energy_j": round(energy_j - self.energies_j.get(model.name, 0.0), 9), "provenance": model.provenance,
+            "state": model.state, "placement": model.placement,
+            "requests": _since(model.requests, then[0]), "failed": _since(model.failed, then[1]),
+            "replayed": _since(model.replayed, then[2]), "provenance": model.provenance,
         }  # fmt: skip
+        if energy_j is not None and model.provenance != "unknown":
+            row["energy_j"] = round(_since(energy_j, self.energies_j.get(model.name, 0.0)), 9)
         for key, value in (("p50_ms", model.p50_ms), ("p99_ms", model.p99_ms)):
             if value is not None:
                 row[key] = round(value, 4)
         if model.accelerated_fraction is not None:
             row["accelerated_fraction"] = round(model.accelerated_fraction, 4)
         return row
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _since(now: _Number, then: _Number) -> _Number:
+    """What a counter rose by; one that was begun anew (the model was unloaded and loaded) counts from its beginning."""
+    return now - then if now >= then else now
 
 
 def next_window(snapshot: AgentSnapshot, energies_j: Mapping[str, float], now_s: float) -> Window:
