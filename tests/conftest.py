@@ -2,5 +2,5 @@
 
 from hypothesis import settings
 
-settings.register_profile("physics", deadline=None)
-settings.load_profile("physics")
+settings.register_profile("board", deadline=None)
+settings.load_profile("board")
