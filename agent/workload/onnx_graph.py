@@ -112,11 +112,12 @@ class _Reader:
             self.known.add_initializer(initializer)
         for sparse in graph.sparse_initializer:
             self.known.add_initializer(sparse.values)
-        for value in graph.value_info:
-            dims = value.type.tensor_type.shape.dim
-            self.known.hints[value.name] = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+        for value in (*graph.value_info, *graph.output):
+            if value.type.tensor_type.HasField("shape"):
+                dims = value.type.tensor_type.shape.dim
+                self.known.hints[value.name] = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
         protos = []
-        bodies: dict[int, Cost] = {}
+        bodies: dict[int, tuple[Cost, dict[str, float]]] = {}
         for proto in graph.node:
             if proto.op_type in _BODIES and proto.domain in _STANDARD:
                 bodies[id(proto)] = self._body(proto)
@@ -128,7 +129,7 @@ class _Reader:
         self._store(protos, {o.name for o in graph.output})
         return [self._node(p, bodies.get(id(p)), i in attending) for i, p in enumerate(protos)]
 
-    def _node(self, proto: Any, body: Cost | None, attends: bool) -> Node:
+    def _node(self, proto: Any, body: tuple[Cost, dict[str, float]] | None, attends: bool) -> Node:
         call = self.known.call(proto)
         call = Call(
             call.operator, call.inputs, call.outputs, call.attributes, call.sources, call.stored, attends=attends
@@ -138,7 +139,8 @@ class _Reader:
         for name in constants:
             weights.update(self.known.stored[name])
         moving = tuple(t.name for t in call.inputs if t is not None and not t.constant)
-        cost = body or self._cost(proto, call)
+        cost, more = body or (self._cost(proto, call), {})
+        weights.update(more)
         outputs = tuple(o for o in proto.output if o in self.storage)
         return Node(proto.name or proto.op_type, proto.op_type, moving, outputs, cost, weights)
 
@@ -178,9 +180,9 @@ class _Reader:
     def _retype(self, name: str, dtype: str) -> None:
         self.storage[name] = Tensor(name, self.storage[name].shape, dtype)
 
-    def _body(self, proto: Any) -> Cost:
-        """Work of the bodies: the most expensive branch of If; Loop and Scan times their count where it is known."""
-        best: tuple[float, Cost, Propagation, Any] | None = None
+    def _body(self, proto: Any) -> tuple[Cost, dict[str, float]]:
+        """Work and weights of the bodies: the dearest branch of If; Loop and Scan times their count where known."""
+        best: tuple[float, Cost, dict[str, float], Propagation, Any] | None = None
         for attribute in proto.attribute:
             if attribute.type != onnx.AttributeProto.GRAPH:
                 continue
@@ -189,24 +191,21 @@ class _Reader:
             reader = _Reader(inner, given)
             nodes = reader.run(attribute.g)
             self.notes += [*reader.notes, *inner.notes]
-            cost = _inside(nodes, reader.storage, attribute.g)
+            cost, weights = _inside(nodes, reader.storage, attribute.g)
             flops = sum(w.flops for w in cost.work)
             if best is None or flops > best[0]:
-                best = (flops, cost, inner, attribute.g)
+                best = (flops, cost, weights, inner, attribute.g)
         if best is None:
             raise ModelLoadFailed(f"node {proto.name or proto.op_type!r} has no body: the file is damaged")
-        _, cost, inner, body = best
+        _, cost, weights, inner, body = best
         times = self._repeats(proto)
-        shift = {"If": 0, "Loop": 1, "Scan": 0}[proto.op_type]
-        for name, value in zip(proto.output, body.output[shift:], strict=False):
+        shift = 1 if proto.op_type == "Loop" else 0
+        for index, (name, value) in enumerate(zip(proto.output, body.output[shift:], strict=False)):
             found = inner.known(value.name, "a body")
-            self.known.tensors[name] = Tensor(name, found.shape, found.dtype)
-        for tensor in (t for t in inner.stored if t not in self.known.stored):
-            self.known.stored.setdefault(f"{proto.name}/{tensor}", inner.stored[tensor])
-        return Cost(
-            "other", tuple(w.model_copy(update={"flops": w.flops * times}) for w in cost.work),
-            inner_bytes=cost.inner_bytes * times,
-        )  # fmt: skip
+            stacked = index >= _states(proto)
+            self.known.tensors[name] = Tensor(name, (times, *found.shape) if stacked else found.shape, found.dtype)
+        work = tuple(w.model_copy(update={"flops": w.flops * times}) for w in cost.work)
+        return Cost("other", work, inner_bytes=cost.inner_bytes * times), weights
 
     def _arguments(self, proto: Any, body: Any, inner: Propagation) -> set[str]:
         names = list(proto.input)
@@ -215,26 +214,41 @@ class _Reader:
         for index, value in enumerate(body.input):
             outside = self.known.tensors.get(names[index]) if index < len(names) else None
             found = outside or _declared(value, Sizes({}))
-            inner.tensors[value.name] = Tensor(value.name, found.shape, found.dtype)
+            sliced = proto.op_type == "Scan" and index >= _states(proto)
+            shape = found.shape[1:] if sliced else found.shape
+            inner.tensors[value.name] = Tensor(value.name, shape, found.dtype)
         return {v.name for v in body.input}
 
     def _repeats(self, proto: Any) -> int:
         if proto.op_type == "If":
             self.notes.append("If: the more expensive branch is counted")
             return 1
-        count = self.known.values.get(proto.input[0]) if proto.op_type == "Loop" and proto.input else None
+        if proto.op_type == "Scan":
+            scanned = self.known.known(proto.input[_states(proto)], "Scan")
+            return scanned.shape[0] if scanned.shape else 1
+        count = self.known.values.get(proto.input[0]) if proto.input else None
         if count is not None and count.size == 1 and 0 < int(count.reshape(-1)[0]) <= 10_000:
             return int(count.reshape(-1)[0])
-        self.notes.append(f"{proto.op_type}: how often its body runs is known only at run time, counted once")
+        self.notes.append("Loop: how often its body runs is known only at run time, counted once")
         return 1
 
 
-def _inside(nodes: list[Node], storage: Mapping[str, Tensor], body: Any) -> Cost:
+def _states(proto: Any) -> int:
+    """How many inputs and outputs of Loop and Scan carry state from turn to turn; all for If."""
+    if proto.op_type == "Loop":
+        return max(0, len(proto.input) - 2)
+    if proto.op_type == "Scan":
+        scanned = next((a.i for a in proto.attribute if a.name == "num_scan_inputs"), 1)
+        return max(0, min(len(proto.input) - 1, len(proto.input) - int(scanned)))
+    return len(proto.output)
+
+
+def _inside(nodes: list[Node], storage: Mapping[str, Tensor], body: Any) -> tuple[Cost, dict[str, float]]:
     names = tuple(v.name for v in body.output if v.name in storage)
     kernels = group(Graph("body", tuple(nodes), storage, (), names))
-    weights = sum({n: b for k in kernels for n, b in k.weights.items()}.values())
-    moved = sum(k.moved_bytes for k in kernels) + weights
-    return Cost("other", merge_work([w for k in kernels for w in k.work]), inner_bytes=moved)
+    weights = {n: b for k in kernels for n, b in k.weights.items()}
+    moved = sum(k.moved_bytes for k in kernels)
+    return Cost("other", merge_work([w for k in kernels for w in k.work]), inner_bytes=moved), weights
 
 
 def _attending(protos: list[Any], known: Propagation) -> set[int]:

@@ -275,7 +275,7 @@ RULES: dict[str, Rule] = {
     "QLinearMatMul": lambda call: product(call, 0, 3),
     "Einsum": einsum,
     "LSTM": recurrent(4), "GRU": recurrent(3), "RNN": recurrent(1),
-    "Attention": attention,
+    "Attention": attention, "FlexAttention": attention, "SwiGLU": per_output(2.0),
     "BatchNormalization": per_output(2.0, "elementwise"),
     "InstanceNormalization": per_output(NORMALISATION_FLOPS),
     "LayerNormalization": per_output(NORMALISATION_FLOPS),

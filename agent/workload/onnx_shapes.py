@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.checker
+import onnx.defs
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -23,6 +26,7 @@ MAX_VALUE_ELEMENTS = 4096
 """Largest constant whose values are followed (shape tensors are tiny)."""
 GENERATORS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "RandomNormal", "RandomUniform"})
 _EVALUATION_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AttributeError)
+_INFERENCE_ERRORS = (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, onnx.checker.ValidationError)
 _FLOAT8 = {n for n in dir(TensorProto) if n.startswith("FLOAT8")}
 _SPELLING = {"float": "float32", "double": "float64"}
 _SAME_STORAGE = frozenset({"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze"})
@@ -206,7 +210,7 @@ class Propagation:
         try:
             schema = onnx.defs.get_schema(node.op_type, version, node.domain)
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, self._imports)
-        except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, *_EVALUATION_ERRORS):
+        except (*_INFERENCE_ERRORS, *_EVALUATION_ERRORS):
             found = {}
         results = []
         for name in node.output:
@@ -224,7 +228,7 @@ class Propagation:
         return results
 
     def _size(self, name: str, axis: int, dim: Any) -> int:
-        if dim.HasField("dim_value"):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
             return int(dim.dim_value)
         hint = self.hints.get(name, ())
         if axis < len(hint) and hint[axis] > 0:

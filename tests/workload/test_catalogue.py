@@ -14,8 +14,10 @@ def macs(workload) -> float:
 
 # parameters in millions as published with each model
 PARAMETERS = {
-    "resnet-50": 25.6, "mobilenet-v1": 4.24, "mobilenet-v2": 3.50, "mobilenet-v3-large": 5.48,
-    "mobilenet-v3-small": 2.54, "efficientnet-b0": 5.29, "efficientnet-lite0": 4.65, "efficientnet-lite4": 13.0, "ssd-mobilenet-v1": 6.8,
+    "resnet-50": 25.6, "mobilenet-v1": 4.24,
+    "mobilenet-v2": 3.50, "mobilenet-v3-large": 5.48,
+    "mobilenet-v3-small": 2.54, "efficientnet-b0": 5.29, "efficientnet-lite0": 4.65,
+    "efficientnet-lite4": 13.0, "ssd-mobilenet-v1": 6.8,
     "yolov5n": 1.87, "yolov5s": 7.23, "yolov5m": 21.2, "yolov5l": 46.5, "yolov8n": 3.16, "yolov8s": 11.17,
     "yolov8m": 25.9, "yolov8l": 43.7, "bert-base": 109.5, "bert-large": 334.0, "distilbert": 66.4, "minilm-l6": 22.7,
     "vit-base-16": 86.6, "rnn-t": 45.3, "retinanet": 37.1, "3d-unet": 31.2,

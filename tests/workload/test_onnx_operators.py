@@ -238,6 +238,7 @@ def test_the_more_expensive_branch_of_if_is_counted():
     graph = read(w, {"x": (FLOAT, [4, 8]), "go": (TensorProto.BOOL, [1])}, y)
 
     assert flops(graph, "gemm") == {"fp32": 2 * 4 * 8 * 8}
+    assert only(graph).weight_bytes == 8 * 8 * 4
     assert any("more expensive branch" in n for n in graph.notes)
 
 
@@ -258,6 +259,103 @@ def test_a_loop_is_counted_as_often_as_is_known(count, times):
     assert flops(graph, "gemm") == {"fp32": times * 2 * 4 * 8 * 8}
     assert graph.tensors[graph.outputs[0]].shape == (4, 8)
     assert any("counted once" in n for n in graph.notes) == (count is None)
+
+
+def test_a_scan_runs_once_per_slice_and_stacks_its_outputs():
+    inputs = [helper.make_tensor_value_info("h", FLOAT, [8]), helper.make_tensor_value_info("s", FLOAT, [8])]
+    nodes = [helper.make_node("MatMul", ["s", "scan_w"], ["m"]), helper.make_node("Add", ["h", "m"], ["n"]),
+             helper.make_node("Identity", ["n"], ["o"])]  # fmt: skip
+    scan = body("scan", nodes, "n", inputs)
+    scan.output.append(helper.make_empty_tensor_value_info("o"))
+    w = Writer()
+    w.node("Scan", "x", "xs", body=scan, num_scan_inputs=1, outputs=2)
+    graph = read(w, {"x": (FLOAT, [8]), "xs": (FLOAT, [6, 8])}, "t0_0", "t0_1")
+
+    assert flops(graph, "gemm") == {"fp32": 6 * 2 * 8 * 8}
+    assert [graph.tensors[o].shape for o in graph.outputs] == [(8,), (6, 8)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "attributes", "scores"),
+    [
+        (((2, 4, 5, 8), (2, 4, 9, 8), (2, 4, 9, 6)), {}, 2 * 4 * 5 * 9),
+        (((2, 5, 32), (2, 9, 16), (2, 9, 12)), {"q_num_heads": 4, "kv_num_heads": 2}, 2 * 4 * 5 * 9),
+    ],
+)
+def test_standard_attention_in_both_layouts(shapes, attributes, scores):
+    w = Writer()
+    inputs = {name: (FLOAT, list(shape)) for name, shape in zip("qkv", shapes, strict=True)}
+    y = w.node("Attention", "q", "k", "v", **attributes)
+    graph = onnx_graph.read(w.model(inputs, y, opset=23), {})
+
+    assert flops(graph, "attention") == {"fp32": scores * (2 * 8 + 2 * 6 + 5)}
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "shape"),
+    [
+        ("SkipLayerNormalization", ((1, 5, 8), (1, 5, 8), None), (1, 5, 8)),
+        ("BiasGelu", ((1, 5, 8), None), (1, 5, 8)),
+        ("QuickGelu", ((1, 5, 8),), (1, 5, 8)),
+        ("QLinearAdd", ((1, 5, 8), None, None, (5, 8), None, None), (1, 5, 8)),
+    ],
+)
+def test_vendor_elementwise_operators_have_their_shape(operator, inputs, shape):
+    w = Writer()
+    names, given = [], {}
+    for index, size in enumerate(inputs):
+        names.append(f"x{index}" if size else w.weight(8))
+        if size:
+            given[f"x{index}"] = (FLOAT, list(size))
+    y = w.node(operator, *names, domain="com.microsoft")
+
+    assert read(w, given, y).tensors[y].shape == shape
+
+
+def test_a_fused_product_transposes_its_operands():
+    w = Writer()
+    y = w.node("FusedMatMul", "x", w.weight(5, 7), domain="com.microsoft", transA=1, transB=1)
+    graph = read(w, {"x": (FLOAT, [3, 7, 4])}, y)
+
+    assert graph.tensors[y].shape == (3, 4, 5)
+
+
+def test_token_and_position_embeddings_are_normalised_together():
+    w = Writer()
+    tables = [w.weight(100, 8), w.weight(64, 8), w.weight(2, 8), w.weight(8), w.weight(8)]
+    y = w.node("EmbedLayerNormalization", "ids", "types", *tables, domain="com.microsoft", outputs=2)
+    ids = (TensorProto.INT64, [2, 4])
+
+    assert read(w, {"ids": ids, "types": ids}, y).tensors[y].shape == (2, 4, 8)
+
+
+def test_constants_inside_nodes_are_read():
+    w = Writer()
+    shape = w.node("Constant", value_ints=[2, 4])
+    scale = w.node("Constant", value_float=2.0)
+    text = w.node("Constant", value_string="x")
+    y = w.node("Mul", w.node("Reshape", "x", shape), scale)
+    graph = read(w, {"x": (FLOAT, [8])}, y, text)
+
+    assert graph.tensors[y].shape == (2, 4)
+    assert graph.outputs == (y,)
+
+
+def test_a_size_that_depends_on_the_data_is_said():
+    w = Writer()
+    graph = read(w, {"x": (FLOAT, [8])}, w.node("NonZero", "x"))
+
+    assert graph.tensors[graph.outputs[0]].shape == (1, 1)
+    assert "sizes that depend on the data are taken as 1" in graph.notes
+
+
+def test_an_old_dropout_passes_its_input_on():
+    w = Writer()
+    y = w.node("Dropout", w.node("Relu", "x"))
+    graph = onnx_graph.read(w.model({"x": (FLOAT, [1, 8])}, y, opset=6), {})
+
+    assert graph.tensors[y].shape == (1, 8)
+    assert only(graph).nodes == 1
 
 
 def test_an_unknown_operator_is_estimated_and_named():

@@ -104,7 +104,7 @@ def test_a_model_without_operators_is_damage(tmp_path):
         read(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_an_error_or_a_graph_and_never_a_crash(tmp_path, data):
     if not (tmp_path / "good.tflite").exists():
