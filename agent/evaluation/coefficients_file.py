@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.evaluation import priors
 from agent.evaluation.forecast import Coefficients
 from agent.evaluation.regression import Solution
 
@@ -26,8 +27,8 @@ def document(coefficients: Coefficients, rows: int, source: Path) -> dict[str, A
         "rows": rows,
         "uncertainty_factor": coefficients.uncertainty_factor,
         "meaning": "log-coefficients by level and member; each entry is [value, standard deviation, rows behind it]",
-        "time": _solution(coefficients.time),
-        "power": _solution(coefficients.power),
+        "time": _solution(coefficients.time, priors.TIME),
+        "power": _solution(coefficients.power, priors.POWER),
     }
 
 
@@ -37,12 +38,16 @@ def render(content: dict[str, Any]) -> str:
     return re.sub(r"\[\s+(-?[\d.e-]+),\s+(-?[\d.e-]+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text) + "\n"
 
 
-def _solution(solution: Solution) -> dict[str, Any]:
+def _solution(solution: Solution, spreads: dict[str, float]) -> dict[str, Any]:
     entries = {
         key: [round(value, 4), round(solution.deviations[key], 4), solution.counts[key]]
         for key, value in sorted(solution.values.items())
     }
-    return {"residual_spread": round(solution.scale, 4), "coefficients": entries}
+    return {
+        "residual_spread": round(solution.scale, 4),
+        "effective_parameters": round(solution.effective_parameters(spreads), 1),
+        "coefficients": entries,
+    }
 
 
 def load_coefficients(path: Path) -> Coefficients:

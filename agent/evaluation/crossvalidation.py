@@ -2,8 +2,8 @@
 
     python -m agent.evaluation.crossvalidation MEASUREMENTS.csv
 
-Three ways to hold rows back: at random, whole cells (one model on one board with one software path) and whole boards.
-The structure and priors of the model are chosen by these errors; the stated uncertainties are scaled by the random ones.
+Three ways to hold rows back: at random, whole cells (one model on one board with one software path), whole boards.
+The structure and priors of the model are chosen by these errors; the stated uncertainties are scaled by the first.
 """
 
 from __future__ import annotations

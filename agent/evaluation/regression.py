@@ -9,6 +9,7 @@ ch. 12; Huber 1964, doi:10.1214/aoms/1177703732).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,8 +20,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Role = Literal["compute", "ceiling", "added"]
 
+_ROLES: tuple[Role, ...] = ("compute", "ceiling", "added")
+
 HUBER = 1.5
 """Residuals beyond this many scales count linearly, not squared."""
+
+
+HALVINGS = 6
+"""Times a step is halved before the last trial is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,10 @@ class Solution:
     scale: float = 0.1
     """Robust spread of the log residuals."""
 
+    def effective_parameters(self, spreads: Mapping[str, float]) -> float:
+        """How many free parameters the coefficients amount to: 1 for each that data alone decides, 0 for pure prior."""
+        return sum(max(0.0, 1.0 - (dev / spreads[level(key)]) ** 2) for key, dev in self.deviations.items())
+
 
 def level(key: str) -> str:
     """The level of a key is what stands before its first colon."""
@@ -82,57 +93,58 @@ class _Problem:
     """Flat arrays of everything that does not change from one step to the next."""
 
     def __init__(self, observations: Sequence[Observation], keys: Sequence[str]) -> None:
-        index = {key: i for i, key in enumerate(keys)}
+        index = {key: number for number, key in enumerate(keys)}
+        part_row: list[int] = []
+        part_times: list[float] = []
+        term_part: list[int] = []
+        term_log: list[float] = []
+        term_role: list[int] = []
+        cells: list[tuple[int, int]] = []
+        scales: list[tuple[int, int]] = []
+        for row, observation in enumerate(observations):
+            scales += [(row, index[key]) for key in observation.keys if key in index]
+            for times, terms in observation.parts:
+                for term in (t for t in terms if t.constant > 0):
+                    cells += [(len(term_log), index[key]) for key in term.keys if key in index]
+                    term_part.append(len(part_row))
+                    term_log.append(math.log(term.constant))
+                    term_role.append(_ROLES.index(term.role))
+                part_row.append(row)
+                part_times.append(times)
         self.size = len(keys)
-        rows, owners, logs, times, roles, cells = [], [], [], [], [], []
-        part = term = 0
-        for row, observation in enumerate(observations):
-            for repeat, terms in observation.parts:
-                rows.append(row)
-                times.append(repeat)
-                for item in terms:
-                    if item.constant <= 0:
-                        continue
-                    owners.append(part)
-                    logs.append(np.log(item.constant))
-                    roles.append(("compute", "ceiling", "added").index(item.role))
-                    cells += [(term, index[key]) for key in item.keys]
-                    term += 1
-                part += 1
-        self.part_row, self.part_times = np.array(rows), np.array(times)
-        self.term_part, self.term_log, self.term_role = np.array(owners), np.array(logs), np.array(roles)
-        self.starts = np.searchsorted(self.part_row[self.term_part], np.arange(len(observations)))
-        self.design = np.zeros((term, self.size))
-        for t, k in cells:
-            self.design[t, k] += 1.0
-        self.scale_design = np.zeros((len(observations), self.size))
-        for row, observation in enumerate(observations):
-            for key in observation.keys:
-                self.scale_design[row, index[key]] += 1.0
-        self.log_values = np.log([o.value for o in observations])
-        self.weights = np.array([o.weight for o in observations])
+        self.part_row, self.part_times = np.array(part_row), np.array(part_times)
+        self.term_part, self.term_log, self.term_role = np.array(term_part), np.array(term_log), np.array(term_role)
+        self.cell_term, self.cell_key = np.array(cells, dtype=np.intp).reshape(-1, 2).T
+        self.scale_row, self.scale_key = np.array(scales, dtype=np.intp).reshape(-1, 2).T
+        self.log_values: Array = np.log([o.value for o in observations])
+        self.weights: Array = np.array([o.weight for o in observations])
 
     def predict(self, theta: Array) -> tuple[Array, Array]:
-        """Log prediction and its Jacobian."""
-        parts = len(self.part_row)
-        amounts = np.exp(self.term_log + self.design @ theta)
+        """Log prediction of each observation, and each term's share of it."""
+        rows, parts = len(self.log_values), len(self.part_row)
+        amounts = np.exp(self.term_log + np.bincount(self.cell_term, theta[self.cell_key], len(self.term_log)))
         compute = np.bincount(self.term_part, amounts * (self.term_role == 0), parts)
         top = np.zeros(parts)
         ceilings = self.term_role == 1
         np.maximum.at(top, self.term_part[ceilings], amounts[ceilings])
-        bound = compute >= top
-        active = np.where(
-            self.term_role == 0,
-            bound[self.term_part],
-            (self.term_role == 2) | (~bound[self.term_part] & (amounts >= top[self.term_part])),
-        )
+        bound = (compute >= top)[self.term_part]
+        highest = ~bound & (amounts >= top[self.term_part])
+        active = np.choose(self.term_role, (bound, highest, np.ones_like(bound)))
         used = amounts * active * self.part_times[self.term_part]
         row_of_term = self.part_row[self.term_part]
-        totals = np.bincount(row_of_term, used, len(self.log_values))
-        shares = used / totals[row_of_term]
-        jacobian = self.scale_design.copy()
-        jacobian += np.add.reduceat(shares[:, None] * self.design, self.starts, axis=0)
-        return np.log(totals) + self.scale_design @ theta, jacobian
+        totals = np.bincount(row_of_term, used, rows)
+        scale = np.bincount(self.scale_row, theta[self.scale_key], rows)
+        return np.log(totals) + scale, used / totals[row_of_term]
+
+    def jacobian(self, shares: Array) -> Array:
+        """Derivative of the log predictions by the coefficients."""
+        rows = len(self.log_values)
+        row_of_cell = self.part_row[self.term_part[self.cell_term]]
+        flat = np.bincount(row_of_cell * self.size + self.cell_key, shares[self.cell_term], rows * self.size)
+        whole = np.ones(len(self.scale_row))
+        flat += np.bincount(self.scale_row * self.size + self.scale_key, whole, rows * self.size)
+        matrix: Array = flat.reshape(rows, self.size)
+        return matrix
 
 
 def solve(
@@ -152,8 +164,7 @@ def solve(
     counts = _rows_behind(observations)
     needed = minimum_rows or {}
     keys = sorted(k for k, n in counts.items() if level(k) in spreads and n >= needed.get(level(k), 1))
-    kept = set(keys)
-    problem = _Problem([_without(o, kept) for o in observations], keys)
+    problem = _Problem(observations, keys)
     precision = np.array([spreads[level(key)] ** -2 for key in keys])
     theta, covariance, spread = _gauss_newton(problem, precision, scale, steps)
     deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))
@@ -178,25 +189,24 @@ def _gauss_newton(problem: _Problem, precision: Array, floor: float, steps: int)
     theta = np.zeros(problem.size)
     spread = 0.5
     damping = 1.0
-    predicted, jacobian = problem.predict(theta)
-    best = np.inf
+    predicted, shares = problem.predict(theta)
     normal = np.diag(precision)
     for _ in range(steps):
         residual = problem.log_values - predicted
+        jacobian = problem.jacobian(shares)
         spread = max(floor, 1.4826 * float(np.median(np.abs(residual))))
         weights = problem.weights * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-12)) / spread**2
         normal = (jacobian * weights[:, None]).T @ jacobian + np.diag(precision)
         gradient = jacobian.T @ (weights * residual) - precision * theta
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)) * 0.05, gradient)
         step = np.clip(step, -1.0, 1.0)
-        for _try in range(6):
-            trial, trial_jacobian = problem.predict(theta + step)
-            error = _objective(problem, problem.log_values - trial, theta + step, precision, spread)
-            best = _objective(problem, residual, theta, precision, spread)
-            if error <= best + 1e-9:
+        best = _objective(problem, residual, theta, precision, spread)
+        for _try in range(HALVINGS):
+            trial, trial_shares = problem.predict(theta + step)
+            if _objective(problem, problem.log_values - trial, theta + step, precision, spread) <= best + 1e-9:
                 break
             step = 0.5 * step
-        theta, predicted, jacobian = theta + step, trial, trial_jacobian
+        theta, predicted, shares = theta + step, trial, trial_shares
         damping *= 0.7
         if float(np.max(np.abs(step), initial=0.0)) < 1e-4:
             break
@@ -208,13 +218,3 @@ def _objective(problem: _Problem, residual: Array, theta: Array, precision: Arra
     size = np.abs(residual) / spread
     loss = np.where(size <= HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER))
     return float(np.sum(problem.weights * loss) + 0.5 * np.sum(precision * theta**2))
-
-
-def _without(observation: Observation, kept: set[str]) -> Observation:
-    parts = tuple(
-        (times, tuple(Term(t.role, t.constant, tuple(k for k in t.keys if k in kept)) for t in terms))
-        for times, terms in observation.parts
-    )
-    return Observation(
-        observation.value, parts, tuple(k for k in observation.keys if k in kept), observation.weight, observation.group
-    )
