@@ -1,0 +1,122 @@
+"""What other parts see of the agent: the inference service, the metrics, and changes of models and policies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.errors import NotFound, QeilError
+from agent.ports import InferenceRequest
+from agent.schema.settings import ModelEntry
+from agent.service import metrics
+from agent.service.inference import AgentInference
+from agent.service.model_set import ModelSet
+from agent.service.policy_watch import PolicyEdit
+from agent.service.supervisor import PlanEvent, PolicyRejectedEvent
+from tests.service.world import POLICY, World, plan_of
+
+
+def edge(world: World, change=None) -> AgentInference:
+    return AgentInference(world.supervisor, world.dispatcher, change or (lambda name, load: None))
+
+
+def test_the_edge_answers_lists_and_bounds_by_the_policy_in_force():
+    world = World()
+    service = edge(world)
+    answer = service.infer(InferenceRequest("m", {"x": np.zeros((1, 2), np.float32)}, None, "r")).result(0)
+    assert answer.placement == "gpu0"
+    assert [m.name for m in service.models()] == ["m"]
+    assert service.model("m").ready
+    assert service.limits().max_body_bytes == POLICY.admission.max_body_bytes
+    assert service.snapshot() is world.snapshot
+    with pytest.raises(NotFound):
+        service.model("n")
+
+
+def test_ready_needs_a_ticking_supervisor_and_every_model():
+    world = World({"m": ["gpu0"], "n": ["cpu"]}, prepare=lambda lane, n: lane.refuse.update(n="corrupt"))
+    world.tick()
+    assert not edge(world).ready()
+    assert not edge(world).live()
+
+
+def test_errors_of_a_change_arrive_in_its_future():
+    def refuse(name, load):
+        raise NotFound(f"no {name}")
+
+    service = edge(World(), refuse)
+    assert isinstance(service.load_model("x").exception(0), NotFound)
+    assert isinstance(service.unload_model("x").exception(0), NotFound)
+
+
+def test_metrics_show_what_is_known_and_nothing_else():
+    world = World()
+    world.infer()
+    world.tick()
+    found = {m.name: m for m in metrics.collect(world.snapshot, world.dispatcher, 3)}
+    assert found["qeil_mode"].samples == (({"mode": "ready"}, 1.0),)
+    assert found["qeil_model_requests_total"].samples == (({"model": "m"}, 1.0),)
+    assert found["qeil_model_energy_joules_total"].samples[0][0] == {"model": "m", "provenance": "modelled"}
+    assert found["qeil_mailbox_dropped_total"].samples == (({}, 3.0),)
+    assert found["qeil_accelerator_temperature_celsius"].samples == ()
+    assert all(m.kind == ("counter" if m.name.endswith("_total") else "gauge") for m in found.values())
+
+
+class FakePlanner:
+    """Plans every model onto the cpu, or none of them."""
+
+    def __init__(self) -> None:
+        self.possible = True
+        self.fails: Exception | None = None
+
+    def plan(self, policy, digest, models, temperatures_c=None):
+        if self.fails is not None:
+            raise self.fails
+        return plan_of({m.name: ["cpu"] if self.possible else [] for m in models}, digest)
+
+
+@pytest.fixture
+def changes(tmp_path):
+    world = World()
+    posted = []
+    planner = FakePlanner()
+    entries = (ModelEntry(name="m", path=tmp_path / "m.onnx"), ModelEntry(name="n", path=tmp_path / "n.onnx"))
+    made = ModelSet(lambda: entries, planner, lambda: world.supervisor.in_force, lambda: world.snapshot, posted.append)
+    yield made, planner, posted
+    made.stop()
+
+
+def test_a_good_edit_becomes_a_plan_under_its_own_digest(changes):
+    models, _, posted = changes
+    models.edited(PolicyEdit(POLICY.model_copy(update={"name": "new"}), None))
+    models._executor.shutdown(wait=True)
+    assert isinstance(posted[0], PlanEvent)
+    assert posted[0].wanted.policy.name == "new"
+    assert len(posted[0].wanted.digest) == 64
+
+
+def test_an_unreadable_edit_and_an_unplaceable_one_are_rejected_with_the_reason(changes):
+    models, planner, posted = changes
+    models.edited(PolicyEdit(None, "p.yaml:3: soft_c: bad"))
+    planner.possible = False
+    models.edited(PolicyEdit(POLICY, None))
+    models._executor.shutdown(wait=True)
+    assert [type(p) for p in posted] == [PolicyRejectedEvent, PolicyRejectedEvent]
+    assert "p.yaml:3" in posted[0].cause
+    assert "cannot be placed" in posted[1].cause
+
+
+def test_unload_and_load_change_what_is_planned(changes):
+    models, _, posted = changes
+    models.change("n", load=False).result(5)
+    models.change("n", load=True).result(5)
+    assert [[m.name for m in p.wanted.plan.models] for p in posted] == [["m"], ["m", "n"]]
+    with pytest.raises(NotFound, match="known: m, n"):
+        models.change("zzz", load=True)
+
+
+def test_a_planner_that_fails_reaches_the_caller_and_status(changes):
+    models, planner, posted = changes
+    planner.fails = QeilError("broken")
+    assert "broken" in str(models.change("m", load=True).exception(5))
+    assert "broken" in posted[0].cause
