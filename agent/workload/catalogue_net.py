@@ -215,9 +215,7 @@ class Net:
         idle = total * (1.0 - min(1.0, self._tensors[out.name].elements / (rows * width)))
         return self._add(name, "Gather", Cost("other", idle_weight_bytes=idle), [ids], out, stored)
 
-    def _attend(
-        self, name: str, scores: float, width: int, inputs: list[Wire], out: Wire, kv_bytes: float
-    ) -> Wire:
+    def _attend(self, name: str, scores: float, width: int, inputs: list[Wire], out: Wire, kv_bytes: float) -> Wire:
         precision = precision_of(self.dtype)
         work = (Work(family="attention", precision=precision, flops=scores * (4.0 * width + SOFTMAX_FLOPS)),)
         return self._add(name, "Attention", Cost("heavy", work, kv_bytes=kv_bytes), inputs, out, {})

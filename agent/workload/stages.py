@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 
 from agent.schema.workload import Stage
@@ -86,7 +87,7 @@ def split(graph: Graph, max_stages: int = MAX_STAGES) -> tuple[Stage, ...]:
 
 
 def choose(cuts: Sequence[Cut], loads: Sequence[float], max_stages: int) -> tuple[Cut, ...]:
-    """The cuts to keep: at most `max_stages` stages with the smallest possible heaviest stage.
+    """The cuts to keep: `max_stages` stages with the smallest possible heaviest stage.
 
     loads: cost of each kernel in one unit, >= 0. Where all cuts fit, all are kept.
     """
@@ -104,7 +105,25 @@ def choose(cuts: Sequence[Cut], loads: Sequence[float], max_stages: int) -> tupl
             low = middle
         else:
             high, best = middle, packed
-    return best
+    return _refined(best, cuts, total, max_stages)
+
+
+def _refined(kept: Sequence[Cut], cuts: Sequence[Cut], total: Sequence[float], max_stages: int) -> tuple[Cut, ...]:
+    """Cut the heaviest stages in two, as near to their middle as possible, until there are `max_stages`."""
+    chosen = {c.position: c for c in kept}
+    while len(chosen) < max_stages - 1:
+        bounds = [0, *sorted(chosen), len(total) - 1]
+        found = None
+        for begin, end in sorted(pairwise(bounds), key=lambda b: total[b[0]] - total[b[1]]):
+            middle = (total[begin] + total[end]) / 2
+            inside = [c for c in cuts if begin < c.position < end]
+            if inside:
+                found = min(inside, key=lambda c: abs(total[c.position] - middle))
+                break
+        if found is None:
+            break
+        chosen[found.position] = found
+    return tuple(chosen[p] for p in sorted(chosen))
 
 
 def _pack(cuts: Sequence[Cut], total: Sequence[float], limit: float, max_stages: int) -> tuple[Cut, ...] | None:

@@ -98,7 +98,7 @@ def test_no_stage_is_heavier_than_an_even_share_and_the_heaviest_piece(loads, mo
 
     bounds = [0, *(c.position for c in choose(cuts, loads, most)), len(loads)]
     heaviest = max(sum(loads[a:b]) for a, b in pairwise(bounds))
-    assert len(bounds) - 1 <= most
+    assert len(bounds) - 1 == min(most, len(loads))
     assert heaviest <= sum(loads) / most + max(loads) + 1e-6
 
 

@@ -96,9 +96,7 @@ def test_a_recurrent_layer_multiplies_inputs_and_state(tmp_path):
     assert work(stage) == {("gemm", "fp32"): 2 * 3 * (48 + 64)}
 
 
-@pytest.mark.parametrize(
-    ("name", "order"), [("GATHER", (0, 1)), ("EMBEDDING_LOOKUP", (1, 0))]
-)
+@pytest.mark.parametrize(("name", "order"), [("GATHER", (0, 1)), ("EMBEDDING_LOOKUP", (1, 0))])
 def test_a_lookup_touches_the_rows_it_takes(tmp_path, name, order):
     both = [((100, 8), "float32", True), ((4,), "int32", False)]
     _, stage = one(tmp_path, name, [both[i] for i in order], (4, 8))
