@@ -26,14 +26,15 @@ def program() -> str:
 class Broker:
     """Persistent, so that a restart keeps sessions and retained messages."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: str = "", anonymous: bool = True) -> None:
+        """`options` are further lines of the configuration; they belong to the listener."""
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.config = folder / "mosquitto.conf"
         self.config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\n{options}\npersistence true\n"
             f"persistence_location {folder}/\nautosave_interval 1\nmax_packet_size 65536\nuser root\n"
         )
         self.process: subprocess.Popen | None = None

@@ -83,8 +83,8 @@ class Link:
         self._alive_s = clock.monotonic_s()
         self._backoff = Backoff(random.Random(secrets.randbits(64)))  # noqa: S311  (jitter, not a secret)
         self._stop = threading.Event()
-        self._wake = Wake()
         self._current = (self._make_client(), InFlight())
+        self._wake = Wake()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def _make_client(self) -> paho.Client:

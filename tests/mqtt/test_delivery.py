@@ -141,7 +141,7 @@ def test_rows_of_earlier_boots_go_first():
     assert [r.boot for r in delivery(rows).next_rows(0.0)] == [1, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.one_of(

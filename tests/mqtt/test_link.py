@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.errors import LinkError
 from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
 from agent.storage.outbox import Outbox
-from tests.broker import Broker
+from tests.broker import PATH, Broker
+from tests.mqtt.payloads import validate
 
 TOPICS = Topics("acme", "b1")
 
@@ -37,12 +39,13 @@ def broker(tmp_path):
 class Backend:
     """A consumer that stores by key and acknowledges after it has stored."""
 
-    def __init__(self, port: int, acknowledge: bool = True) -> None:
+    def __init__(self, port: int, acknowledge: bool = True, name: str = "backend") -> None:
+        self.documents: list[dict] = []
         self.rows: dict[tuple, dict] = {}
         self.duplicates = 0
         self.states: list[tuple[dict, bool, float]] = []
         self.acknowledge = acknowledge
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id="backend", protocol=paho.MQTTv5)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
         self.client.on_connect = lambda client, *_: client.subscribe([("qeil/v1/acme/+/up/#", 1)])
         self.client.on_message = self._message
         self.client.reconnect_delay_set(1, 1)
@@ -54,6 +57,7 @@ class Backend:
         if message.topic.endswith("/up/state"):
             self.states.append((document, message.retain, time.monotonic()))
             return
+        self.documents.append(document)
         for i, row in enumerate(document["rows"]):
             key = (document["boot"], document["cls"], document["seq0"] + i)
             self.duplicates += key in self.rows
@@ -72,7 +76,8 @@ class Board:
     """Outbox, publisher and link as the agent composes them."""
 
     def __init__(self, folder, port: int, **options) -> None:
-        settings = MqttSettings(host="127.0.0.1", port=port, tenant="acme", keepalive_s=5, resend_s=3, **options)
+        options = {"host": "127.0.0.1", "port": port, "tenant": "acme", "keepalive_s": 5, "resend_s": 3, **options}
+        settings = MqttSettings(**options)
         clock = SystemClock()
         self.outbox = Outbox(folder / "outbox.db", 1, 1 << 24, 0.05, clock)
         self.publisher = Publisher(self.outbox, TOPICS, settings, clock)
@@ -88,6 +93,30 @@ class Board:
         self.publisher.stop()
         self.link.stop()
         self.outbox.stop()
+
+
+def make_link(port: int, **options) -> Link:
+    settings = MqttSettings(**{"host": "127.0.0.1", "port": port, "tenant": "acme", **options})
+    return Link(settings, TOPICS, 1, SystemClock(), dict, lambda *_: None, lambda _: None, lambda: None)
+
+
+def certificates(folder):
+    """An authority, a certificate of localhost from it, and an authority that nobody trusts."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    ca, board, foreign = (folder / name for name in ("ca", "board", "foreign"))
+    for made in (ca, foreign):
+        subject = ["-x509", "-subj", f"/CN={made.name}", "-keyout", f"{made}.key", "-out", f"{made}.crt"]
+        subprocess.run([openssl, "req", *key, *subject], check=True, capture_output=True)
+    request = ["-subj", "/CN=localhost", "-keyout", f"{board}.key", "-out", f"{board}.csr"]
+    subprocess.run([openssl, "req", *key[:-2], *request], check=True, capture_output=True)
+    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    signing = ["-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", "2"]
+    files = ["-in", f"{board}.csr", "-out", f"{board}.crt", "-extfile", str(folder / "names")]
+    subprocess.run([openssl, "x509", "-req", *signing, *files], check=True, capture_output=True)
+    return ca, board, foreign
 
 
 def until(condition, timeout_s: float = 20.0):
@@ -189,17 +218,135 @@ def test_a_row_larger_than_the_broker_takes_does_not_end_the_connection(broker, 
 
 
 @pytest.mark.broker
-def test_a_second_client_with_our_id_is_noticed_and_told(broker, tmp_path):
+def test_kills_of_the_broker_while_rows_flow_lose_nothing_and_the_last_birth_is_the_newest(broker, tmp_path):
+    backend = Backend(broker.port)
     board = Board(tmp_path, broker.port)
+    for kill in range(3):
+        until(lambda: board.link.status().connected)
+        for i in range(400):
+            board.outbox.append("tlm", {"i": kill * 400 + i})
+            if i % 40 == 0:
+                time.sleep(0.005)
+        broker.kill()
+        broker.start()
+    until(lambda: len(backend.rows) == 1200, 60.0)
+    until(lambda: board.outbox.depth() == 0)
+    assert sorted(r["i"] for r in backend.rows.values()) == list(range(1200))
+    assert sorted(seq for _, _, seq in backend.rows) == list(range(1200))
+    late = Backend(broker.port, acknowledge=False, name="late")
+    state, retained, _ = until(lambda: late.states)[-1]
+    assert retained
+    assert (state["online"], state["conn"]) == (True, board.link.status().connections)
+    assert board.link.counters["callback_errors"] == 0
+    for closing in (board, backend, late):
+        closing.close()
+
+
+@pytest.mark.broker
+def test_with_puback_rows_written_during_an_outage_arrive_too(broker, tmp_path):
+    backend = Backend(broker.port, acknowledge=False)
+    board = Board(tmp_path, broker.port, delete_on="puback")
     until(lambda: board.link.status().connected)
-    thief = paho.Client(CallbackAPIVersion.VERSION2, client_id="acme-b1", protocol=paho.MQTTv5)
-    thief.connect("127.0.0.1", broker.port)
-    thief.loop_start()
-    until(lambda: board.link.counters["disconnects"] >= 1)
-    thief.disconnect()
-    thief.loop_stop()
-    until(lambda: board.link.status().connected)
+    broker.stop()
+    for i in range(300):
+        board.outbox.append("tlm", {"i": i})
+    time.sleep(1.0)
+    broker.start()
+    until(lambda: len(backend.rows) == 300, 30.0)
+    until(lambda: board.outbox.depth() == 0)
     board.close()
+    backend.close()
+
+
+@pytest.mark.broker
+def test_telemetry_on_the_wire_fits_its_schema(broker, tmp_path):
+    backend = Backend(broker.port)
+    board = Board(tmp_path, broker.port)
+    board.outbox.append("evt", {"ts": 1.0, "mono": 1.0, "tq": "ntp", "event": "mode"})
+    document = until(lambda: backend.documents)[0]
+    validate("evt", document)
+    board.close()
+    will = until(lambda: [s for s, _, _ in backend.states if not s["online"]])[0]
+    validate("state", will)
+    backend.close()
+
+
+@pytest.mark.broker
+def test_a_second_client_with_our_id_is_noticed_damped_and_told(broker, tmp_path):
+    board = Board(tmp_path, broker.port)
+    thieves = []
+    for _ in range(4):
+        until(lambda: board.link.status().connected)
+        ended = board.link.counters["disconnects"]
+        thief = paho.Client(CallbackAPIVersion.VERSION2, client_id=board.link.client_id, protocol=paho.MQTTv5)
+        thief.connect("127.0.0.1", broker.port)
+        thief.loop_start()
+        thieves.append(thief)
+        until(lambda ended=ended: board.link.counters["disconnects"] > ended)
+    until(lambda: board.link.storm)
+    assert "another client may use our client id acme-b1" in board.link.storm
+    assert board.link.alive()
+    begun_s = time.monotonic()
+    board.close()
+    assert time.monotonic() - begun_s < 5.0
+    for thief in thieves:
+        thief.disconnect()
+        thief.loop_stop()
+
+
+@pytest.mark.broker
+def test_user_and_password_are_used_and_a_wrong_one_is_told(tmp_path):
+    passwords = tmp_path / "passwords"
+    tool = shutil.which("mosquitto_passwd", path=PATH)
+    if tool is None:
+        pytest.skip("mosquitto_passwd is not installed")
+    subprocess.run([tool, "-b", "-c", str(passwords), "b1", "secret"], check=True, capture_output=True)
+    made = Broker(tmp_path, f"password_file {passwords}", anonymous=False)
+    (tmp_path / "good").write_text("secret\n")
+    (tmp_path / "bad").write_text("wrong")
+    link = make_link(made.port, username="b1", password_file=tmp_path / "good")
+    link.start()
+    until(lambda: link.status().connected)
+    link.stop()
+    link = make_link(made.port, username="b1", password_file=tmp_path / "bad")
+    link.start()
+    until(lambda: link.status().last_error)
+    assert "the broker refused us: Not authorized" in link.status().last_error
+    until(lambda: link.counters["attempts"] >= 2)
+    assert not link.status().connected
+    link.stop()
+    made.stop()
+
+
+@pytest.mark.broker
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho drops a socket whose TLS failed
+def test_mutual_tls_connects_and_a_foreign_authority_is_told(tmp_path):
+    ca, board, foreign = certificates(tmp_path)
+    options = (
+        f"cafile {ca}.crt\ncertfile {board}.crt\nkeyfile {board}.key\nrequire_certificate true\n"
+        "use_identity_as_username true"
+    )
+    made = Broker(tmp_path, options, anonymous=False)
+    tls = {"ca": f"{ca}.crt", "certificate": f"{board}.crt", "key": f"{board}.key"}
+    backend_rows = Board(tmp_path, made.port, host="localhost", tls=tls, delete_on="puback")
+    for i in range(200):
+        backend_rows.outbox.append("tlm", {"i": i, "x": "y" * 300})
+    until(lambda: backend_rows.outbox.counters["acknowledged"] == 200)
+    backend_rows.close()
+    link = make_link(made.port, host="localhost", tls={**tls, "ca": f"{foreign}.crt"})
+    link.start()
+    until(lambda: link.status().last_error)
+    assert "certificate verify failed" in link.status().last_error
+    link.stop()
+    made.stop()
+
+
+def test_files_that_cannot_be_used_are_one_clear_error(tmp_path):
+    with pytest.raises(LinkError, match=r"mqtt\.password_file: .*none"):
+        make_link(9, username="b1", password_file=tmp_path / "none")
+    (tmp_path / "ca").write_text("no certificate")
+    with pytest.raises(LinkError, match=r"mqtt\.tls: "):
+        make_link(9, tls={"ca": str(tmp_path / "ca")})
 
 
 @pytest.mark.broker
@@ -228,11 +375,23 @@ def test_a_callback_that_raises_ends_nothing(broker, tmp_path):
 
 
 def test_an_unreachable_broker_is_an_error_in_status_and_not_an_exception():
-    nothing = threading.Event().set
-    settings = MqttSettings(host="127.0.0.1", port=9, tenant="acme")
-    link = Link(settings, TOPICS, 1, SystemClock(), dict, lambda *_: None, lambda _: None, nothing)
+    link = make_link(9)
     assert not link.publish("t", b"", 1)
+    assert not link.alive()
+    link.publish_birth()
     link.start()
     until(lambda: link.status().last_error)
     assert "127.0.0.1:9 is unreachable" in link.status().last_error
+    assert link.alive()
+    begun_s = time.monotonic()
+    link.stop()
+    assert time.monotonic() - begun_s < 3.0
+    assert not link.alive()
+
+
+def test_a_name_that_does_not_resolve_is_told():
+    link = make_link(9, host="no.such.host.invalid")
+    link.start()
+    until(lambda: link.status().last_error)
+    assert "no.such.host.invalid:9 is unreachable" in link.status().last_error
     link.stop()
