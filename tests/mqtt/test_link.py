@@ -14,6 +14,8 @@ import time
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.errors import LinkError
 from agent.mqtt.link import Link
@@ -49,7 +51,9 @@ class Backend:
         self.client.on_connect = lambda client, *_: client.subscribe([("qeil/v1/acme/+/up/#", 1)])
         self.client.on_message = self._message
         self.client.reconnect_delay_set(1, 1)
-        self.client.connect("127.0.0.1", port, clean_start=False)
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = 3600
+        self.client.connect("127.0.0.1", port, clean_start=False, properties=session)
         self.client.loop_start()
 
     def _message(self, client, data, message) -> None:
