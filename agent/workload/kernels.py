@@ -144,8 +144,6 @@ def _absorb(links: _Links, start: int, output: str, allowed: set[str] | None) ->
     open_: set[str] = {output}
     best: list[int] = []
     while len(members) <= MAX_FUSED:
-        if open_ & links.kept:
-            break
         waiting = sorted(r for name in open_ for r in links.readers.get(name, ()) if r not in members)
         if not waiting:
             break

@@ -98,6 +98,12 @@ def test_the_stored_size_of_a_weight_can_be_given():
     assert sum(s.weight_bytes for s in workload.stages) == pytest.approx(entry.parameters() * 6 / 8)
 
 
+def test_an_architecture_that_is_published_packed_is_as_small_as_its_file():
+    workload = CATALOGUE["bonsai-4b"].workload("decode")
+
+    assert sum(s.weight_bytes for s in workload.stages) == pytest.approx(566e6, rel=0.01)
+
+
 def test_a_mixture_of_experts_reads_those_that_are_asked():
     entry = CATALOGUE["qwen3-30b-a3b"]
     one, many = (entry.workload(p, tokens=512, context=0) for p in ("decode", "prefill"))

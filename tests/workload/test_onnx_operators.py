@@ -43,6 +43,13 @@ def test_depthwise_convolution_is_its_own_family():
     assert flops(graph, "depthwise") == {"fp32": 2 * 8 * 36 * 9}
 
 
+def test_a_convolution_over_one_channel_is_not_depthwise():
+    w = Writer()
+    graph = read(w, {"x": (FLOAT, [1, 1, 6, 6])}, w.conv("x", 1, 4, 3))
+
+    assert flops(graph, "conv") == {"fp32": 2 * 4 * 36 * 9}
+
+
 def test_transposed_convolution_counts_each_input_element():
     w = Writer()
     graph = read(w, {"x": (FLOAT, [1, 4, 5, 5])}, w.node("ConvTranspose", "x", w.weight(4, 6, 2, 2), strides=[2, 2]))
@@ -106,6 +113,15 @@ def test_qdq_convolution_computes_in_int8_and_moves_int8():
     middle = 6 * 16
     quantise, first, second = 5 * 3 * 16, 3 * 16 + middle, middle + 2 * 16 * 4
     assert only(graph).activation_bytes == quantise + first + second
+
+
+def test_a_tensor_that_is_also_read_in_float_stays_in_float():
+    w = Writer()
+    y = w.conv("x", 3, 4, 1)
+    graph = read(w, {"x": (FLOAT, [1, 3, 4, 4])}, w.node("Sin", quantised_pair(w, y, UINT8)), w.node("Cos", y))
+
+    assert graph.tensors[y].dtype == "float32"
+    assert [n.cost.kind for n in graph.nodes if n.operator == "QuantizeLinear"] == ["elementwise"]
 
 
 def test_dequantised_weight_alone_is_stored_small_and_computed_wide():

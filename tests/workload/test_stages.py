@@ -178,6 +178,30 @@ def test_views_count_as_nodes_and_removed_ones_do_not():
     assert sum(k.nodes for k in group(chain("other", "removed", "other"))) == 2
 
 
+def test_a_kernel_that_takes_a_later_residual_runs_after_it():
+    tensors = {n: Tensor(n, (8,), "float32") for n in ("in", "a", "b", "c")}
+    nodes = (
+        Node("a", "MatMul", ("in",), ("a",), Cost("heavy")),
+        Node("b", "Sort", ("in",), ("b",), Cost("other")),
+        Node("c", "Add", ("a", "b"), ("c",), Cost("elementwise")),
+    )
+    kernels = group(Graph("g", nodes, tensors, ("in",), ("c",)))
+
+    assert [k.operators for k in kernels] == [("Sort",), ("MatMul", "Add")]
+
+
+def test_a_product_that_somebody_else_reads_keeps_its_activation_apart():
+    tensors = {n: Tensor(n, (8,), "float32") for n in ("in", "a", "b", "c")}
+    nodes = (
+        Node("a", "Conv", ("in",), ("a",), Cost("heavy")),
+        Node("b", "Sigmoid", ("a",), ("b",), Cost("elementwise")),
+        Node("c", "MaxPool", ("a",), ("c",), Cost("other")),
+    )
+    kernels = group(Graph("g", nodes, tensors, ("in",), ("b", "c")))
+
+    assert [k.operators for k in kernels] == [("Conv",), ("Sigmoid",), ("MaxPool",)]
+
+
 def test_a_residual_addition_rides_on_the_product_and_its_operand_is_read():
     tensors = {n: Tensor(n, (8,), "float32") for n in ("in", "a", "b")}
     nodes = (
