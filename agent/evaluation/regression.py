@@ -140,11 +140,11 @@ class _Problem:
         """Derivative of the log predictions by the coefficients."""
         rows = len(self.log_values)
         row_of_cell = self.part_row[self.term_part[self.cell_term]]
-        flat = np.bincount(row_of_cell * self.size + self.cell_key, shares[self.cell_term], rows * self.size)
+        flat: Array = np.zeros(rows * self.size)
+        flat += np.bincount(row_of_cell * self.size + self.cell_key, shares[self.cell_term], rows * self.size)
         whole = np.ones(len(self.scale_row))
         flat += np.bincount(self.scale_row * self.size + self.scale_key, whole, rows * self.size)
-        matrix: Array = flat.reshape(rows, self.size)
-        return matrix
+        return flat.reshape(rows, self.size)
 
 
 def solve(

@@ -93,37 +93,33 @@ def excluded(row: Measurement) -> str | None:
 
 def case_of(row: Measurement, hardware: Hardware, architectures: Architectures) -> Case | str:
     """The row as a case, or one sentence why it cannot be predicted."""
-    why = excluded(row)
+    why = excluded(row) or _unpredictable(row)
     if why:
         return why
     architecture = architectures.find(row.model)
     if architecture is None:
         return f"model {row.model!r} is not in the catalogue of architectures"
-    if not any(
-        (
-            row.latency_ms,
-            row.mean_latency_ms,
-            row.tokens_per_s,
-            row.throughput_ips,
-            row.power_w,
-            row.energy_j,
-            row.derived_power_w,
-            row.derived_energy_j,
-        )
-    ):
-        return "no latency, throughput, power or energy to compare"
     site = hardware.site(row)
     if isinstance(site, str):
         return site
-    if "vlm" in row.task:
-        return "a vision-language pipeline: the length of its answers is not stated, so its work is unknown"
-    if "spec" in row.precision.lower() and "decod" in row.precision.lower():
-        return "speculative decoding: the share of accepted tokens is not stated"
     path = software_path(row)
     stored = storage_format(row, path, language=isinstance(architecture, Language))
     if isinstance(architecture, Vision):
         return _vision_case(row, site, path, stored, architecture)
     return _language_case(row, site, path, stored, architecture)
+
+
+def _unpredictable(row: Measurement) -> str | None:
+    timed = any((row.latency_ms, row.mean_latency_ms, row.tokens_per_s, row.throughput_ips))
+    if not timed and not any((row.power_w, row.energy_j, row.derived_power_w, row.derived_energy_j)):
+        return "no latency, throughput, power or energy to compare"
+    if not timed and _scope(row) == "unknown":
+        return f"power scope {row.power_scope!r} is none of wall, rail, module, component"
+    if "vlm" in row.task.lower():
+        return "a vision-language pipeline: the length of its answers is not stated, so its work is unknown"
+    if re.search(r"spec.*decod", row.precision.lower()):
+        return "speculative decoding: the share of accepted tokens is not stated"
+    return None
 
 
 def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: Vision) -> Case:
@@ -153,6 +149,8 @@ def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: 
 
 def _language_case(row: Measurement, site: Site, path: str, stored: Format, arch: Language) -> Case | str:
     task = row.task.lower()
+    if not re.search(r"decode|prefill|generat|end-to-end|summar|chat", task):
+        return f"task {row.task!r} of a language model is none of decode, prefill, generation, summarisation"
     batch = row.batch or 1.0
     prompt, generated = row.prompt_tokens, row.gen_tokens
     if "batch" in row.notes.lower() and "not recorded" in row.notes.lower():

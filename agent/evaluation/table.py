@@ -12,6 +12,9 @@ from agent.errors import ConfigError
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A table of a million rows is smaller; a larger file is not one."""
 
+MAX_VALUE = 1e12
+"""No latency, rate, power or token count of a board comes near."""
+
 REQUIRED = ("row_id", "board", "device", "model", "task")
 """Columns without which no row means anything; every other column may be missing and counts as empty."""
 
@@ -115,8 +118,8 @@ def _number(cell: str, where: str, column: str) -> float:
         value = float(cell)
     except ValueError:
         raise ConfigError(f"{where}: {cell[:40]!r} is not a number (leave the cell empty where unknown)") from None
-    if not math.isfinite(value) or value < 0 or (value == 0 and not column.endswith("_tokens")):
-        raise ConfigError(f"{where}: {cell[:40]} is out of range; it must be finite and above 0")
+    if not math.isfinite(value) or not 0 <= value <= MAX_VALUE or (value == 0 and not column.endswith("_tokens")):
+        raise ConfigError(f"{where}: {cell[:40]} is out of range; it must be above 0 and at most {MAX_VALUE:.0e}")
     return value
 
 

@@ -73,7 +73,7 @@ def compare(case: Case, coefficients: Coefficients) -> list[Comparison]:
     if rate is not None:
         found.append(_comparison(case, "throughput", rate, case.unit / time.mean_s, time.rel_uncertainty))
     power_w, energy_j = measured_power_w(case), measured_energy_j(case)
-    if power_w is None and energy_j is None:
+    if case.scope == "unknown" or (power_w is None and energy_j is None):
         return found
     power = forecast_power(case, time, coefficients)
     if power_w is not None:

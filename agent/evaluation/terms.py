@@ -7,7 +7,7 @@ power = idle + switched on (units·f·V²) + busy arithmetic + memory traffic, e
 from __future__ import annotations
 
 from agent.evaluation.hardware import Accelerator, Site
-from agent.evaluation.regression import Term
+from agent.evaluation.regression import Term, level
 from agent.evaluation.rows import Case, Load
 from agent.physics.operating_point import voltage_ratio
 
@@ -16,6 +16,12 @@ VOLTAGE_EXPONENT = 0.4
 
 KERNEL_S = 10e-6
 QUERY_S = 100e-6
+CYCLES_PER_WEIGHT = 0.12
+HOST_W = 3.0
+"""Orders of magnitude from which the coefficients start; the fit corrects every one of them."""
+
+IDLE_SHARE = {"wall": 1.0, "peak-wall": 1.0, "rail": 0.15, "component": 0.1}
+"""Share of the board's idle power that a scope sees, before the fit; other scopes 0.3."""
 MEMORY_J_PER_BYTE = 60e-12
 
 
@@ -51,12 +57,40 @@ def _where(case: Case) -> tuple[str, str, str]:
 
 def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
     """Terms of one pass of a phase [s]."""
-    site = case.site
-    own = site.accelerator
+    site, own = case.site, case.site.accelerator
     kind, path, here = _where(case)
-    peak = peak_flops_per_s(case)
     precision = case.format.name
-    compute = (
+    bandwidth = bandwidth_bytes_per_s(site)
+    peak = peak_flops_per_s(case)
+    compute = _compute_keys(case, load)
+    memory = _memory_keys(case, load)
+    terms = [
+        Term("compute", load.flops / peak / 0.3, compute),
+        Term("ceiling", load.bytes_moved / bandwidth / 0.6, memory),
+        Term("added", load.kernels * KERNEL_S * own.clock_hz / site.clock_hz, _launch_keys(case, load)),
+        Term("added", QUERY_S, _query_keys(case, load)),
+    ]
+    if load.depthwise_flops:
+        extra = ("d:all", f"d.kind:{kind}", f"d.path:{path}", f"d.prec:{path}/{precision}", f"d.here:{here}")
+        shared = tuple(key for key in compute if level(key) in ("c", "c.kind", "c.kin", "c.silicon", "c.here"))
+        terms.append(Term("compute", load.depthwise_flops / peak / 0.1, (*extra, *shared)))
+    if load.kv_bytes:
+        cache = ("v:all", f"v.kind:{kind}", f"v.path:{path}", f"v.here:{here}", *memory[1:3])
+        terms.append(Term("added", load.kv_bytes / bandwidth / 0.6, cache))
+    if load.cycles:
+        terms += _issue_terms(case, load)
+    if own.sram_bytes is not None and own.link_bytes_per_s:
+        link = ("l:all", f"l.kin:{own.kin}", f"l.silicon:{own.silicon}", f"l.board:{site.board}")
+        spilt_s = spilt_bytes(load, own) / own.link_bytes_per_s
+        terms.append(Term("added", spilt_s, (*link, f"l.mode:{own.kin}/{case.mode}")))
+    return tuple(terms)
+
+
+def _compute_keys(case: Case, load: Load) -> tuple[str, ...]:
+    own = case.site.accelerator
+    kind, path, here = _where(case)
+    precision = case.format.name
+    return (
         "c:all",
         f"c.kind:{kind}",
         f"c.kin:{own.kin}/{kind}",
@@ -72,11 +106,12 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         f"c.path.task:{path}/{case.task}",
         f"c.mode:{path}/{case.mode}",
     )
-    terms = [Term("compute", load.flops / peak / 0.3, compute)]
-    if load.depthwise_flops:
-        extra = ("d:all", f"d.kind:{kind}", f"d.path:{path}", f"d.prec:{path}/{precision}", f"d.here:{here}")
-        terms.append(Term("compute", load.depthwise_flops / peak / 0.1, (*extra, *compute[:4], *compute[8:9])))
-    memory = (
+
+
+def _memory_keys(case: Case, load: Load) -> tuple[str, ...]:
+    own = case.site.accelerator
+    kind, path, here = _where(case)
+    return (
         "m:all",
         f"m.kind:{kind}",
         f"m.silicon:{own.silicon}/{kind}",
@@ -84,36 +119,14 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         f"m.path:{path}",
         f"m.here:{here}",
         f"m.phase:{kind}/{load.phase}",
-        f"m.prec:{path}/{precision}",
+        f"m.prec:{path}/{case.format.name}",
     )
-    terms.append(Term("ceiling", load.bytes_moved / bandwidth_bytes_per_s(site) / 0.6, memory))
-    if load.kv_bytes:
-        cache = ("v:all", f"v.kind:{kind}", f"v.path:{path}", f"v.here:{here}", *memory[1:3])
-        terms.append(Term("added", load.kv_bytes / bandwidth_bytes_per_s(site) / 0.6, cache))
-    if load.cycles and load.phase == "prefill":
-        unpack = ("w:all", f"w.kind:{kind}", f"w.path:{path}", f"w.prec:{path}/{precision}")
-        terms.append(Term("added", 0.12 * load.cycles / (site.units * site.clock_hz), unpack))
-    elif load.cycles and kind == "gpu":
-        issue = (
-            "i:all",
-            f"i.fam:{case.fam}",
-            f"i.path:{case.path}",
-            f"i.kin:{own.kin}",
-            f"i.prec:{case.path}/{precision}",
-        )
-        terms.append(Term("ceiling", 0.12 * load.cycles / (site.units * site.clock_hz), issue))
-    if own.sram_bytes is not None and own.link_bytes_per_s:
-        spilt = spilt_bytes(load, own)
-        link = (
-            "l:all",
-            f"l.kin:{own.kin}",
-            f"l.silicon:{own.silicon}",
-            f"l.board:{site.board}",
-            f"l.mode:{own.kin}/{case.mode}",
-        )
-        terms.append(Term("added", spilt / own.link_bytes_per_s, link))
-    slow = own.clock_hz / site.clock_hz
-    launch = (
+
+
+def _launch_keys(case: Case, load: Load) -> tuple[str, ...]:
+    own = case.site.accelerator
+    kind, path, here = _where(case)
+    return (
         "k:all",
         f"k.kind:{kind}",
         f"k.kin:{own.kin}/{kind}",
@@ -121,20 +134,34 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
         f"k.path:{path}",
         f"k.path.phase:{path}/{load.phase}",
         f"k.here:{here}",
-        f"k.prec:{path}/{precision}",
+        f"k.prec:{path}/{case.format.name}",
         f"k.task:{path}/{case.task}",
     )
-    terms.append(Term("added", load.kernels * KERNEL_S * slow, launch))
-    query = (
+
+
+def _query_keys(case: Case, load: Load) -> tuple[str, ...]:
+    kind, path, _ = _where(case)
+    return (
         "q:all",
         f"q.kind:{kind}",
         f"q.path:{path}",
-        f"q.board:{path}/{site.board}",
+        f"q.board:{path}/{case.site.board}",
         f"q.phase:{path}/{load.phase}",
         f"q.host:{case.row.board}",
     )
-    terms.append(Term("added", QUERY_S, query))
-    return tuple(terms)
+
+
+def _issue_terms(case: Case, load: Load) -> list[Term]:
+    """Cycles to unpack and issue weights: a ceiling while decoding on a GPU, an extra before a prompt is multiplied."""
+    kind, path, _ = _where(case)
+    precision = case.format.name
+    seconds = CYCLES_PER_WEIGHT * load.cycles / (case.site.units * case.site.clock_hz)
+    if load.phase == "prefill":
+        return [Term("added", seconds, ("w:all", f"w.kind:{kind}", f"w.path:{path}", f"w.prec:{path}/{precision}"))]
+    if kind != "gpu":
+        return []
+    family = ("i:all", f"i.fam:{case.fam}", f"i.path:{case.path}", f"i.kin:{case.site.accelerator.kin}")
+    return [Term("ceiling", seconds, (*family, f"i.prec:{case.path}/{precision}"))]
 
 
 def time_keys(case: Case) -> tuple[str, ...]:
@@ -170,11 +197,8 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
     full = own.power_w * site.units / own.units * site.clock_hz / own.clock_hz * volts**2
     if site.dla is not None:
         full += site.dla.power_w * site.dla_clock_hz / site.dla.clock_hz
-    idle = (
-        site.idle_w
-        if scope in ("wall", "peak-wall")
-        else {"rail": 0.15, "component": 0.1}.get(scope, 0.3) * site.idle_w
-    )
+    idle = IDLE_SHARE.get(scope, 0.3) * site.idle_w
+    host = HOST_W * site.host_clock_share if scope == "wall" else 0.1 * HOST_W
     on = (
         f"on:{scope}",
         f"on.kind:{kind}",
@@ -197,9 +221,5 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
         Term("added", 0.3 * full, on),
         Term("added", 0.7 * full * busy, busy_keys),
         Term("added", MEMORY_J_PER_BYTE * bytes_per_s, (f"dram:{scope}", f"dram.silicon:{own.silicon}", *on[:1])),
-        Term(
-            "added",
-            3.0 * site.host_clock_share if scope == "wall" else 0.3,
-            (f"host:{scope}/{site.scale}", f"host.path:{path}"),
-        ),
+        Term("added", host, (f"host:{scope}/{site.scale}", f"host.path:{path}")),
     )
