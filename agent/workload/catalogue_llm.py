@@ -214,7 +214,7 @@ DECODERS: dict[str, Decoder] = {
         source="BlinkDL/rwkv-7-world 1.5B",
     ),
     "gpt-oss-20b": Decoder(
-        24, 2880, 64, 8, 64, 2880, 201088, tied=False, experts=32, active=4, weight_bits=4.9,
+        24, 2880, 64, 8, 64, 2880, 201088, tied=False, experts=32, active=4, weight_bits=5.28,
         window=128, global_every=2, source="openai/gpt-oss-20b (MXFP4 experts, bf16 attention: 13.8 GB for 20.9 B)",
     ),
 }  # fmt: skip

@@ -98,7 +98,8 @@ def test_assumed_dimensions_are_said():
         ("nudenet", "320n.onnx", {"height": 320, "width": 320}, 1.0127, 12.1),
     ],
 )
-def test_real_models_are_read_without_their_runtime(package, file, dims, gmac, megabytes):
+def test_real_models_keep_the_counts_of_this_reader(package, file, dims, gmac, megabytes):
+    """Nobody publishes these counts: they pin what this reader gave, so that a change shows."""
     path = installed(package, file)
 
     graph = onnx_graph.read(onnx_graph.load(path), dims)
@@ -116,12 +117,12 @@ def test_a_detector_at_320_is_close_to_the_published_yolov8n():
 
 @pytest.mark.parametrize(
     ("name", "gmac"),
-    [("resnet50", 4.09), ("inception_v1", 1.43), ("densenet121", 2.83), ("shufflenet", 0.126)],
+    [("resnet50", 4.09), ("inception_v1", 1.43), ("densenet121", 2.83)],
 )
 def test_networks_that_ship_with_onnx_count_what_was_published(name, gmac):
     graph = onnx_graph.read(onnx_graph.load(installed("onnx", f"backend/test/data/light/light_{name}.onnx")), {})
 
-    assert macs(graph) == pytest.approx(gmac * 1e9, rel=0.025)
+    assert macs(graph) == pytest.approx(gmac * 1e9, rel=0.02)
 
 
 def test_transposes_around_convolutions_cancel():
