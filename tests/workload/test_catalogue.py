@@ -26,7 +26,7 @@ PARAMETERS = {
     "lfm2-350m": 354, "lfm2-2.6b": 2570, "llama-3.1-8b": 8030, "llama-2-7b": 6738, "smollm2-135m": 134.5,
     "smollm2-1.7b": 1711, "gemma-3-270m": 268, "gemma-3-1b": 1000, "gemma-2-2b": 2614, "phi-3-mini": 3821,
     "phi-4-mini": 3836, "qwen3-0.6b": 596, "qwen3-8b": 8191, "qwen3-30b-a3b": 30532, "tinyllama-1.1b": 1100,
-    "mistral-7b": 7248, "chatglm3-6b": 6244, "internlm2-1.8b": 1889, 
+    "mistral-7b": 7248, "chatglm3-6b": 6244, "internlm2-1.8b": 1889,
     "gpt-j-6b": 6051, "gpt-oss-20b": 20915, "deepseek-r1-distill-qwen-1.5b": 1777,
 }  # fmt: skip
 
