@@ -1,7 +1,7 @@
 """Networks of which only published totals are used: one stage with the operations and weights that were printed.
 
 Activation traffic is not published; it is taken as ACTIVATIONS_PER_ROOT · √(multiply–accumulates · 10⁹). The constant
-is an assumption, not a fit: the image networks that the catalogue builds layer by layer lie between 0.0136 and 0.044, the
+is an assumption, not a fit: the image networks that are built layer by layer here lie between 0.0136 and 0.044, the
 detectors among them near 0.03. The workload's notes say that it is estimated.
 """
 
