@@ -99,7 +99,8 @@ def model_cost(
     """Cost of the whole workload as one dispatch on one accelerator."""
     domain = profile.memory_domain(accelerator.memory_domain)
     notes: list[str] = []
-    held = sum(s.weight_bytes for s in workload.stages) + max(s.arena_bytes for s in workload.stages)
+    held = sum(s.weight_bytes + s.idle_weight_bytes for s in workload.stages)
+    held += max(s.arena_bytes for s in workload.stages)
     held += sum(s.kv_bytes for s in workload.stages)
     penalty = _penalty(held, domain, accelerator)
     in_cache = accelerator.cache_bytes is not None and held <= accelerator.cache_bytes.value

@@ -12,7 +12,7 @@ from agent.placement import costing
 from agent.placement.problem import Problem
 from agent.schema.device import Accelerator, DeviceProfile, Link, Runtime
 from agent.schema.policy import Policy
-from agent.schema.workload import Workload
+from agent.schema.workload import Stage, Workload
 
 ASSUMED_LINK_BYTES_PER_S = 4.0e9
 ASSUMED_LINK_OVERHEAD_S = 50e-6
@@ -96,12 +96,16 @@ def _problem(
     return Problem(
         latency=time, energy=energy, busy_util_num=np.minimum(used, time), busy_den=time,
         transfer_latency=latency_transfer, transfer_energy=energy_transfer,
-        memory=np.array([[s.weight_bytes + s.arena_bytes + s.kv_bytes] * count for s in workload.stages]),
+        memory=np.array([[_held(s)] * count for s in workload.stages]),
         capacity=np.array([_capacity(profile, name, policy) for name in domains]),
         allowed=np.ones((stages, count), dtype=bool),
         memory_domain=np.array([domains.index(a.memory_domain) for a, _ in usable]),
         accelerators=tuple(a.name for a, _ in usable), stages=tuple(s.name for s in workload.stages),
     )  # fmt: skip
+
+
+def _held(stage: Stage) -> float:
+    return stage.weight_bytes + stage.idle_weight_bytes + stage.arena_bytes + stage.kv_bytes
 
 
 def _capacity(profile: DeviceProfile, domain: str, policy: Policy) -> float:

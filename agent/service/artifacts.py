@@ -16,7 +16,7 @@ from agent.storage import state_file
 from agent.workload.inspect import inspect_in_child
 
 INSPECT_TIMEOUT_S = 120.0
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _FORMATS: dict[str, Literal["onnx", "tflite"]] = {".onnx": "onnx", ".tflite": "tflite"}
 
 

@@ -12,8 +12,7 @@ from agent.evaluation.table import Measurement, parse_table
 
 GPU = {"int8": 80e12, "fp16": 40e12, "fp32": 5e12, "bandwidth": 200e9, "units": 16, "clock_mhz": 1300,
        "memory_mhz": 3200, "power_w": 45}  # fmt: skip
-CPU = {"int8": 1.6e12, "fp32": 4e11, "bandwidth": 200e9, "units": 12, "clock_mhz": 2200, "memory_mhz": 3200,
-       "power_w": 20}  # fmt: skip
+CPU = {
     "int8": 1.6e12,
     "fp32": 4e11,
     "bandwidth": 200e9,
@@ -23,13 +22,14 @@ CPU = {"int8": 1.6e12, "fp32": 4e11, "bandwidth": 200e9, "units": 12, "clock_mhz
     "power_w": 20,
 }
 SMALL = {**GPU, "int8": 30e12, "fp16": 15e12, "bandwidth": 100e9, "units": 8, "clock_mhz": 900, "power_w": 13}
+DLA = {"int8": 50e12, "units": 2, "clock_mhz": 1600, "power_w": 8}
 TPU = {"int8": 4e12, "bandwidth": 0.4e9, "units": 1, "clock_mhz": 500, "power_w": 2, "sram": 8e6, "link": 0.4e9}
 
 HARDWARE = {
     "boards": [
         {
             "name": "Big", "match": ["big"], "silicon": "s1", "kin": "k1", "scale": "agx", "idle_w": 10.0,
-            "accelerators": {"gpu": GPU, "cpu": CPU, "dla": {"int8": 50e12, "units": 2, "clock_mhz": 1600, "power_w": 8}},
+            "accelerators": {"gpu": GPU, "cpu": CPU, "dla": DLA},
             "modes": [{"match": "low", "gpu": {"units": 8, "clock_mhz": 650}, "memory_mhz": 1600, "idle_w": 6.0}],
         },
         {"name": "Small", "match": ["^small"], "silicon": "s1", "kin": "k1", "scale": "nano", "idle_w": 5.0,

@@ -397,9 +397,7 @@ def test_a_buried_row_leaves_a_note_and_a_gap_row(tmp_path):
     box.bury(box.recent(1)[0], "too_large", 99)
     assert waiting(box) == []
     box.flush()
-    assert [r.payload for r in box.recent(9)] == [
-        {"reason": "too_large", "cls": "tlm", "boot": 1, "from": 0, "to": 0}
-    ]
+    assert [r.payload for r in box.recent(9)] == [{"reason": "too_large", "cls": "tlm", "boot": 1, "from": 0, "to": 0}]
     dead = box._spool._db.execute("SELECT cls, boot, seq, bytes, reason FROM dead").fetchall()
     assert dead == [("tlm", 1, 0, 99, "too_large")]
     box.stop()
