@@ -1,15 +1,15 @@
 """Back-off: how long to wait before the next connection attempt. No thread, no clock.
 
-Half a second at first, doubled to a minute, with jitter so that a fleet does not return in one instant. Sessions that
-end within seconds of their beginning, again and again, are what two clients with one id do to each other (the broker
-often gives no reason): then only a long pause helps.
+Half a second at first, doubled to half a minute, less a random half so that a fleet does not return in one instant
+and yet is back within a minute of its broker. Sessions that end within seconds of their beginning, again and again,
+are what two clients with one id do to each other (the broker often gives no reason): then only a long pause helps.
 """
 
 from __future__ import annotations
 
 import random
 
-FIRST_S, MAX_S = 0.5, 60.0
+FIRST_S, MAX_S = 0.5, 30.0
 STABLE_S = 10.0
 """A session that lived longer was a good one."""
 STORM_SESSIONS, STORM_WINDOW_S, STORM_PAUSE_S = 3, 60.0, 300.0
@@ -26,7 +26,7 @@ class Backoff:
 
     def refused(self) -> float:
         """Seconds to wait after an attempt that made no session."""
-        delay_s = self._base_s * self._rng.uniform(0.5, 1.5)
+        delay_s = self._base_s * self._rng.uniform(0.5, 1.0)
         self._base_s = min(MAX_S, 2 * self._base_s)
         return delay_s
 
