@@ -26,14 +26,14 @@ SHOWN_REASONS = 12
 def validate_command(table: Path, as_json: bool, plot: Path | None, tier: str | None, every_row: bool) -> None:
     """Predict every row of the measurements in TABLE and print the errors."""
     from agent.evaluation import parity
-    from agent.evaluation.catalogue import find, load_catalogue
+    from agent.evaluation.catalogue import find_coefficients, load_catalogue
     from agent.evaluation.coefficients_file import load_coefficients
     from agent.evaluation.table import read_table
     from agent.evaluation.validation import validate
 
     tiers = frozenset(name.strip() for name in tier.split(",")) if tier else None
     rows = read_table(table)
-    result = validate(rows, load_catalogue(), load_coefficients(find("efficiencies.json")), tiers)
+    result = validate(rows, load_catalogue(), load_coefficients(find_coefficients()), tiers)
     if plot is not None:
         parity.plot(result.comparisons, {name: case.row.tier for name, case in result.cases.items()}, plot)
     if as_json:

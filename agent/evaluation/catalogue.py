@@ -1,4 +1,4 @@
-"""Catalogue: where the shipped tables of hardware, architectures and fitted coefficients are found."""
+"""Catalogue: where the tables of hardware and architectures and the fitted coefficients are found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from agent.evaluation.architectures import Architectures, load_architectures
 from agent.evaluation.hardware import Hardware, load_hardware
 from agent.storage import share
 
-FOLDER = Path("device_profiles") / "fitted"
+TABLES = Path(__file__).resolve().parent / "data"
+COEFFICIENTS = Path("device_profiles") / "fitted" / "efficiencies.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,15 @@ class Catalogue:
     architectures: Architectures
 
 
-def find(name: str, places: Sequence[Path] | None = None) -> Path:
-    """File of the shipped data, the owner's copy first. Raises ConfigError where no copy is installed."""
+def find_coefficients(places: Sequence[Path] | None = None) -> Path:
+    """File of the fitted coefficients, the owner's copy first. Raises ConfigError where no copy is installed."""
     for root in share.roots() if places is None else places:
-        path = root / FOLDER / name
+        path = root / COEFFICIENTS
         if path.is_file():
             return path
-    raise ConfigError(f"{FOLDER / name} is not installed; reinstall the package, or run from a checkout")
+    raise ConfigError(f"{COEFFICIENTS} is not installed; reinstall the package, or run from a checkout")
 
 
 def load_catalogue() -> Catalogue:
-    """The shipped hardware and architectures. Raises ConfigError."""
-    return Catalogue(load_hardware(find("hardware.yaml")), load_architectures(find("architectures.yaml")))
+    """The hardware and architectures of the package. Raises ConfigError."""
+    return Catalogue(load_hardware(TABLES / "hardware.yaml"), load_architectures(TABLES / "architectures.yaml"))

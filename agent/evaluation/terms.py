@@ -172,7 +172,7 @@ def time_keys(case: Case) -> tuple[str, ...]:
         f"a.model.path:{case.path}/{kind}/{case.model}",
         f"a.board:{case.site.board}/{kind}",
         f"a.site:{case.installation}/{kind}",
-        f"a.release:{case.path}/{case.task}/{case.release}",
+        *((f"a.release:{case.path}/{case.task}/{case.release}",) if case.release else ()),
     )
 
 

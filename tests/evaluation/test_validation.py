@@ -122,7 +122,7 @@ def test_a_file_of_coefficients_that_is_none_is_one_sentence(tmp_path, text):
 
 def test_shipped_data_that_is_missing_is_named(tmp_path):
     with pytest.raises(ConfigError, match="is not installed"):
-        shipped.find("hardware.yaml", [tmp_path])
+        shipped.find_coefficients([tmp_path])
 
 
 def test_validate_prints_scores_reasons_and_json(tmp_path, capsys):
