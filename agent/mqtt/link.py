@@ -88,9 +88,7 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def _make_client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, reconnect_on_failure=False,
-        )  # fmt: skip
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(self._settings.max_inflight + 1)  # one for the birth
         client.max_queued_messages_set(self._settings.max_inflight + 2)
         client.on_connect = self._fenced(self._connect_done)

@@ -157,7 +157,6 @@ class Publisher:
             done, self._done = self._done, []
             reconnected, self._reconnected = self._reconnected, False
         if reconnected:
-            self._in_flight.clear()
             self._delivery.reconnected()
         for payload in acks:
             self._acknowledged(payload)

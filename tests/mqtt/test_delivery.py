@@ -81,6 +81,17 @@ def test_overdue_rows_are_swept_up_while_new_ones_go_first():
     assert made.resent == 2
 
 
+def test_a_sweep_leaves_room_for_new_rows():
+    rows = Rows()
+    rows.add(WINDOW_ROWS)
+    made = delivery(rows)
+    send(made, 0.0)
+    assert len(send(made, 100.0)) == WINDOW_ROWS // 2
+    assert send(made, 100.0) == []
+    rows.add(3)
+    assert send(made, 100.0) == [WINDOW_ROWS, WINDOW_ROWS + 1, WINDOW_ROWS + 2]
+
+
 def test_without_any_answer_sweeps_get_rarer_and_an_answer_makes_them_frequent_again():
     rows = Rows()
     rows.add(1)

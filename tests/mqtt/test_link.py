@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import paho.mqtt.client as paho
@@ -218,6 +220,64 @@ def test_a_row_larger_than_the_broker_takes_does_not_end_the_connection(broker, 
     assert board.outbox.counters["dead"] == 1
     assert board.link.status().connections == 1
     board.close()
+    backend.close()
+
+
+@pytest.mark.broker
+def test_the_session_outlives_the_agent_and_what_waits_in_it_arrives(broker):
+    def visit(act):
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="acme-b1", protocol=paho.MQTTv5)
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = 3600
+        present = []
+        client.on_connect = lambda c, d, flags, *_: (act(c), present.append(flags.session_present))
+        acted = threading.Event()
+        client.on_subscribe = lambda *_: acted.set()
+        client.connect("127.0.0.1", broker.port, clean_start=False, properties=session)
+        client.loop_start()
+        until(lambda: present)
+        until(lambda: acted.is_set() or present[0])
+        client.disconnect()
+        client.loop_stop()
+        return present[0]
+
+    assert not visit(lambda c: c.subscribe("qeil/v1/acme/b1/down/later", 1))
+    other = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    other.connect("127.0.0.1", broker.port)
+    other.loop_start()
+    other.publish("qeil/v1/acme/b1/down/later", b"kept", 1).wait_for_publish(5)
+    other.disconnect()
+    other.loop_stop()
+    link, messages = make_link(broker.port), []
+    link._on_message = lambda *message: messages.append(message)
+    link.start()
+    assert until(lambda: messages) == [("qeil/v1/acme/b1/down/later", b"kept")]
+    link.stop()
+    assert visit(lambda c: None)
+
+
+@pytest.mark.broker
+def test_the_brokers_receive_maximum_is_kept_and_dead_peers_are_noticed(broker):
+    link = make_link(broker.port, max_inflight=1000)
+    link.start()
+    until(lambda: link.status().connected)
+    assert link.max_inflight == 19
+    connection = link._current[0].socket()
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+    link.stop()
+
+
+@pytest.mark.broker
+def test_a_changed_state_is_retained_under_the_same_connection(broker):
+    backend = Backend(broker.port)
+    link = make_link(broker.port)
+    link.start()
+    until(lambda: backend.states)
+    link._birth = lambda: {"policy": {"name": "new", "sha256": "d"}}
+    link.publish_birth()
+    changed = until(lambda: [s for s, _, _ in backend.states if "policy" in s])[0]
+    assert (changed["online"], changed["conn"]) == (True, 1)
+    link.stop()
     backend.close()
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from agent.mqtt import publisher
 from agent.mqtt.in_flight import Publication
 from agent.mqtt.publisher import BATCH_ROWS, Publisher, batches, encode
 from agent.mqtt.topics import Topics
@@ -190,12 +191,28 @@ def test_rows_in_flight_are_bounded(tmp_path):
     world.outbox.stop()
 
 
-@pytest.mark.parametrize("payload", [b"{", b"[]", b"{}", b'{"boot":1}', b'{"boot":1,"cls":"tlm","rng":[[1]]}', b"\xff"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{", b"[]", b"{}", b'{"boot":1}', b'{"boot":1,"cls":"tlm","rng":[[1]]}', b"\xff", b"[" * 100_000,
+        b'{"boot":1,"cls":"tlm","cum":0.5}', b'{"boot":1,"cls":"tlm","cum":true}',
+        b'{"boot":true,"cls":"tlm","cum":9}', b'{"boot":1,"cls":"tlm","rng":[[0,"9"]]}',
+    ],
+    ids=lambda payload: repr(payload[:40]),
+)  # fmt: skip
 def test_a_bad_acknowledgement_is_counted_and_deletes_nothing(world, payload):
     world.add(1)
     world.publisher.on_message("qeil/v1/acme/b1/down/ack", payload)
     world.publisher.round()
     assert (world.publisher.counters["bad_acks"], world.outbox.depth()) == (1, 1)
+
+
+def test_acknowledgements_that_wait_are_bounded(world, monkeypatch):
+    monkeypatch.setattr(publisher, "MAX_ACKS", 3)
+    for _ in range(5):
+        world.publisher.on_message("qeil/v1/acme/b1/down/ack", b'{"boot":1,"cls":"tlm","cum":0}')
+    world.publisher.round()
+    assert (world.publisher.counters["acks"], world.publisher.counters["acks_dropped"]) == (3, 2)
 
 
 def test_foreign_topics_are_ignored(world):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ports import Reading
+from agent.ports import LinkStatus, Reading
 from agent.schema.settings import MqttSettings, OutboxSettings, Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, Condition, ModelStatus
 from agent.service.reporting import EVICTING_S, Reporting
@@ -185,6 +186,66 @@ def test_conditions_of_broker_and_spool_come_and_go(tmp_path):
     world.run(12)
     assert world.rows()[0]["link"]["batches"] == 0
     world.travels("tlm")
+    reporting.stop()
+
+
+class FakeLink:
+    """Counts births."""
+
+    connected = True
+    counters: ClassVar[dict[str, int]] = {}
+    storm = None
+    client_id = "default-b1"
+    births = 0
+    living = True
+
+    def status(self):
+        return LinkStatus(self.connected, 0.0, 1, None)
+
+    def publish_birth(self):
+        self.births += 1
+
+    def alive(self):
+        return self.living
+
+    def stop(self):
+        self.connected = False
+
+
+def test_the_birth_is_renewed_when_a_condition_comes_or_goes_or_a_policy_is_accepted(tmp_path):
+    world = World(tmp_path, mqtt=MqttSettings(host="127.0.0.1", port=9))
+    world.reporting._link.stop()
+    link = world.reporting._link = FakeLink()
+    world.reporting.check()
+    assert link.births == 0
+    world.shown = snapshot(conditions=[Condition("too_hot", "2026-01-01T00:00:00Z", "c", "q", "m")])
+    link.connected = False
+    world.reporting.check()
+    assert link.births == 0
+    link.connected = True
+    world.reporting.check()
+    world.reporting.check()
+    assert link.births == 1
+    world.shown = snapshot()
+    world.reporting.check()
+    assert link.births == 2
+    world.reporting.event("policy_accepted", {"policy": "p", "digest": "d"})
+    assert link.births == 3
+    world.reporting.stop()
+
+
+def test_the_watchdog_hears_of_a_dead_link_publisher_and_writer(tmp_path):
+    world = World(tmp_path, mqtt=MqttSettings(host="127.0.0.1", port=9))
+    reporting = world.reporting
+    reporting._link.stop()
+    link = reporting._link = FakeLink()
+    assert not reporting.alive()
+    reporting.outbox.start()
+    assert not reporting.alive()
+    reporting._publisher.start(None)
+    assert reporting.alive()
+    link.living = False
+    assert not reporting.alive()
     reporting.stop()
 
 

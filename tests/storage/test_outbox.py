@@ -97,7 +97,7 @@ def test_reading_goes_on_behind_a_key_and_passes_what_is_acknowledged_but_not_de
 
 @pytest.mark.parametrize(
     ("boot", "cls", "cumulative", "ranges"),
-    [(2, "tlm", 9, []), (1, "evt", 9, []), (1, "x", 9, []), (2**70, "tlm", 9, []), (-1, "tlm", 9, []),
+    [(2, "tlm", 2**80, []), (1, "evt", 9, []), (1, "x", 9, []), (2**70, "tlm", 9, []), (-1, "tlm", 9, []),
      (1, "tlm", None, []), (1, "tlm", -5, [(9, 3), (-9, -1)])],
 )  # fmt: skip
 def test_an_acknowledgement_of_something_else_deletes_nothing(tmp_path, boot, cls, cumulative, ranges):
