@@ -10,6 +10,7 @@ from typing import Any
 from agent.errors import StorageError
 
 BOOT_FILE = "boot.json"
+SPOOL_FILE = "outbox.db"
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -22,10 +23,11 @@ class StorageDamaged(StorageError):
 def write_json(path: Path, document: Any) -> None:
     """Replace the file atomically: temporary file, fsync, rename, fsync of the folder. StorageError says what to do."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = json.dumps(document, separators=(",", ":"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as stream:
-            json.dump(document, stream, separators=(",", ":"))
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -57,10 +59,17 @@ def next_boot(state_dir: Path) -> int:
     try:
         previous = read_json(path)
     except StorageDamaged:
-        previous = {"boot": int(path.stat().st_mtime)}  # above every number that was ever counted one by one
+        previous = _lost_count(path)
+    if previous is None and (state_dir / SPOOL_FILE).exists():
+        previous = _lost_count(state_dir / SPOOL_FILE)
     number = int(previous["boot"]) + 1 if isinstance(previous, dict) and isinstance(previous.get("boot"), int) else 1
     write_json(path, {"version": 1, "boot": number})
     return number
+
+
+def _lost_count(witness: Path) -> dict[str, int]:
+    """A number above every one that was ever counted one by one: rows of two starts must never share a key."""
+    return {"boot": int(witness.stat().st_mtime)}
 
 
 def _sync_folder(folder: Path) -> None:
