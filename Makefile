@@ -42,7 +42,7 @@ format: $(VENV)/.dev  ## put the code into the project's format
 	$(BIN)/ruff format agent tests benchmarks
 
 bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side by side
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:           ## remove what the targets made
 	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
