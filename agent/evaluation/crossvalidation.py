@@ -3,7 +3,7 @@
     python -m agent.evaluation.crossvalidation MEASUREMENTS.csv
 
 Three ways to hold rows back: at random, whole cells (one model on one board with one software path), whole boards.
-The structure and priors of the model are chosen by these errors; the stated uncertainties are scaled by the first.
+Terms and levels were kept or dropped by these errors; the stated uncertainties are scaled by the first.
 """
 
 from __future__ import annotations

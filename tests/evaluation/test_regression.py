@@ -69,3 +69,10 @@ def test_terms_of_nothing_are_left_out():
 
 def test_the_level_of_a_key_stands_before_its_colon():
     assert level("c.here:tensorrt/gpu:0") == "c.here"
+
+
+def test_prior_and_data_weigh_by_their_precision():
+    data = [observe(math.e, Term("compute", 1.0, ("s:x",))) for _ in range(4)]
+    found = solve(data, {"s": 0.5}, scale=0.5, steps=60)
+    assert found.values["s:x"] == pytest.approx(16 / (16 + 4), abs=1e-3)
+    assert found.deviations["s:x"] == pytest.approx(math.sqrt(1 / 20), abs=1e-3)

@@ -156,3 +156,14 @@ def test_the_parity_plot_is_a_file_and_a_missing_matplotlib_or_folder_a_sentence
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match="plots need matplotlib"):
         parity.plot(items, {"1": "A", "2": ""}, tmp_path / "p.svg")
+
+
+def test_no_fold_is_fitted_on_what_it_predicts(monkeypatch):
+    known = cases(world_rows(), catalogue())
+    fits = []
+    monkeypatch.setattr(crossvalidation, "fit", lambda seen: fits.append({c.row.row_id for c in seen}) or NOTHING)
+    monkeypatch.setattr(crossvalidation, "compare", lambda case, _: [case.row.row_id])
+    held = crossvalidation.held_out(known, crossvalidation.by_board, 2, seed=0)
+    assert sorted(held) == sorted(case.row.row_id for case in known)
+    assert fits[0].isdisjoint(fits[1])
+    assert fits[0] | fits[1] == set(held)
