@@ -1,8 +1,8 @@
 """Priors of the fit: how far each level of coefficients may stray from its relatives, in log units.
 
-Levels run from what everything shares (`c`) over kind, family and silicon to one software path on one silicon family at
-one precision. Set by hand; scaling whole groups by 0.6 and 1.6 changed held-out errors little (`agent.evaluation.crossvalidation`), so
-they were kept. The spread of `host` is small by judgement: one old board must not set the host power of its class.
+Levels run from what everything shares (`c`) over kind, family and silicon to one software path on one silicon family
+at one precision. Set by hand; scaling groups of them by 0.6 and 1.6 changed held-out errors little, so they were kept.
+The spread of `host` is small by judgement: one old board must not set the host power of its whole class.
 c compute efficiency, d depthwise, m bandwidth efficiency, i issue cycles, l link, k kernel launch, q per query,
 a architecture's operation counts, t tail over mean; on/busy/base/dram/host are terms of power.
 """
