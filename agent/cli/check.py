@@ -33,7 +33,7 @@ def check_file(path: Path) -> list[Problem]:
     """Every problem of one file, in file order; which kind of file it is follows from its keys."""
     try:
         document = yaml_files.read_document(path)
-        kind = yaml_files.detect_kind(document.data)
+        kind = yaml_files.detect_kind(document.data, path)
         if kind is None:
             kinds = ", ".join(yaml_files.SCHEMAS)
             message = (

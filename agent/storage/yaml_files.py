@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -22,6 +22,13 @@ from agent.storage.yaml_text import Document, KeyPath
 Kind = Literal["settings", "policy", "board"]
 SCHEMAS: dict[Kind, type[FileModel]] = {"settings": Settings, "policy": Policy, "board": DeviceProfile}
 """What a file can be."""
+
+_HINTS: dict[Kind, set[str]] = {
+    "settings": {"agent", "settings"},
+    "policy": {"policy", "policies"},
+    "board": {"profile", "board", "device_profiles"},
+}
+"""Names of files and folders that tell what is in them."""
 
 Schema = TypeVar("Schema", bound=FileModel)
 
@@ -44,14 +51,30 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def detect_kind(data: Mapping[str, Any]) -> Kind | None:
-    """Which schema the top-level keys belong to; None where they fit none, or two equally well."""
-    scores = {kind: len(data.keys() & schema.model_fields.keys()) for kind, schema in SCHEMAS.items()}
-    best = max(scores.values())
-    fitting = [kind for kind, score in scores.items() if score == best]
+def detect_kind(data: Mapping[str, Any], path: Path | None = None) -> Kind | None:
+    """Which schema the keys belong to; the file's name and folder decide a tie. None where nothing fits."""
     if data.keys() == {"version"}:
         return "settings"
-    return fitting[0] if best > 1 and len(fitting) == 1 else None
+    hints = set() if path is None else {*path.parts[-2:-1], path.stem}
+    scores = {
+        kind: (len(data.keys() & schema.model_fields.keys()), _nested(data, schema), len(hints & _HINTS[kind]))
+        for kind, schema in SCHEMAS.items()
+    }
+    best = max(scores.values())
+    fitting = [kind for kind, score in scores.items() if score == best]
+    return fitting[0] if len(fitting) == 1 and (best[0] > 1 or best[2]) else None
+
+
+def _nested(data: Mapping[str, Any], schema: type[FileModel]) -> int:
+    """Keys one level down that the schema knows."""
+    found = 0
+    for name, field in schema.model_fields.items():
+        value = data.get(name)
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, FileModel)), None)
+        if isinstance(value, dict) and inner is not None:
+            found += len(value.keys() & inner.model_fields.keys())
+    return found
 
 
 def validate(document: Document, schema: type[Schema], file: str) -> Schema:

@@ -123,3 +123,21 @@ def test_a_number_with_a_unit_is_converted_where_that_is_clear(text: str, key: s
 )
 def test_the_closest_key_ignores_units_and_case(word: str, known: tuple[str, ...], meant: str | None) -> None:
     assert closest(word, known) == meant
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "kind"),
+    [
+        ({"version": 1, "name": "p", "thermal": {"soft_c": 90, "hard_c": 80}}, None, "policy"),
+        ({"version": 1, "name": "p", "thermal": {"nodes": []}}, None, "board"),
+        ({"version": 1, "name": "p", "thermal": {}}, "policies/p.yaml", "policy"),
+        ({"version": 1, "name": "p", "thermal": {}}, "device_profiles/p.yaml", "board"),
+        ({"verion": 1}, "etc/agent.yaml", "settings"),
+        ({"version": 1, "name": "p", "thermal": {}}, None, None),
+        ({"nonsense": 1}, "x.yaml", None),
+    ],
+)
+def test_nested_keys_and_the_files_name_decide_where_top_keys_fit_two(data, path, kind):
+    from pathlib import Path
+
+    assert detect_kind(data, None if path is None else Path(path)) == kind
