@@ -55,6 +55,7 @@ def explain_model(model: str, profile: str, policy: str, config: Path | None) ->
     rejected = []
     for accelerator in board.accelerators:
         why = forbidden(wishes, workload.model, accelerator.name)
+        why = why or costing.cannot_compute(workload, accelerator)
         runtime = why or costing.choose_runtime(accelerator, workload.format, operators)
         if isinstance(runtime, str):
             rejected.append({"accelerator": accelerator.name, "why": runtime})

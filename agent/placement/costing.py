@@ -25,6 +25,8 @@ REFERENCE_TEMPERATURE_C = 45.0
 _PRODUCTS = ("conv", "gemm", "attention")
 """Families that are relatives of each other: all are products of matrices in the end."""
 
+_COSTLY = ("conv", "depthwise", "gemm", "attention")
+
 _WIDER: dict[Precision, tuple[Precision, ...]] = {
     "int4": ("int8", "fp16", "fp32"),
     "int8": ("fp16", "fp32"),
@@ -75,7 +77,10 @@ class ModelCost:
 
 
 def choose_runtime(accelerator: Accelerator, format_: str, operators: Sequence[str] = ()) -> Runtime | str:
-    """The first runtime that understands the model, or the reason why none does."""
+    """The first runtime that understands the model, or the reason why none does.
+
+    A well-known workload (no file) may be planned on any runtime, also on a vendor's own that the agent does not drive.
+    """
     backend = {"onnx": "onnx", "tflite": "litert"}.get(format_)
     fitting = [r for r in accelerator.runtimes if backend is None or r.backend == backend]
     if not fitting:
@@ -86,6 +91,22 @@ def choose_runtime(accelerator: Accelerator, format_: str, operators: Sequence[s
         if not missing:
             return runtime
     return f"{fitting[0].provider} does not support {', '.join(missing)}"
+
+
+def cannot_compute(workload: Workload, accelerator: Accelerator) -> str | None:
+    """Why the accelerator cannot run the workload's arithmetic; None where it can.
+
+    Narrower operands fit a wider datapath, never the other way round: a float model needs converting for an int8 chip.
+    """
+    for stage in workload.stages:
+        for item in stage.work:
+            usable = (item.precision, *_WIDER[item.precision])
+            if item.family in _COSTLY and not any(p in accelerator.peak_flops_per_s for p in usable):
+                known = ", ".join(accelerator.peak_flops_per_s)
+                return (
+                    f"computes in {known}; the model's {item.family} is {item.precision}, so it needs converting first"
+                )
+    return None
 
 
 def model_cost(
@@ -104,10 +125,15 @@ def model_cost(
     held += sum(s.kv_bytes for s in workload.stages)
     penalty = _penalty(held, domain, accelerator)
     in_cache = accelerator.cache_bytes is not None and held <= accelerator.cache_bytes.value
+    spill = _spill_share(workload, accelerator)
+    last = len(workload.stages) - 1
     stages = tuple(
-        _stage_cost(stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes)
-        for stage in workload.stages
-    )
+        _stage_cost(
+            stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes, spill=spill,
+            host_bytes=(stage.input_bytes if i == 0 else 0.0) + (stage.output_bytes if i == last else 0.0),
+        )
+        for i, stage in enumerate(workload.stages)
+    )  # fmt: skip
     overhead = runtime.dispatch_overhead_s
     time_s = sum(s.time_s for s in stages) + (overhead.value if overhead else 0.0)
     if overhead is None:
@@ -131,20 +157,32 @@ def _stage_cost(
     penalty: float,
     in_cache: bool,
     notes: list[str],
+    *,
+    spill: float | None,
+    host_bytes: float,
 ) -> StageCost:
     units, clock, memory_clock = _point(point)
     peaks, j_per_flop = _coefficients(stage.work, accelerator, runtime, notes)
     flops = np.array([w.flops for w in stage.work] or [0.0])
     peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * units * clock
     bandwidth = domain.bandwidth_bytes_per_s.value * memory_clock * _bandwidth_share(accelerator, runtime, notes)
-    moved = (stage.weight_bytes + stage.activation_bytes + stage.kv_bytes) * penalty
-    traffic, cached = _split_traffic(stage, moved, penalty, in_cache, accelerator)
+    linked = 0.0
+    if spill is None:
+        moved = (stage.weight_bytes + stage.activation_bytes + stage.kv_bytes) * penalty
+        traffic, cached = _split_traffic(stage, moved, penalty, in_cache, accelerator)
+        host_bytes = 0.0
+    else:
+        traffic, cached = 0.0, 0.0
+        linked = (stage.weight_bytes * spill + stage.kv_bytes) * penalty
     node_s = runtime.node_overhead_s.value * stage.nodes if runtime.node_overhead_s else 0.0
     total = float(flops.sum())
     cache_s = cached / runtime.cache_bytes_per_s.value if runtime.cache_bytes_per_s else 0.0
-    if total + traffic + cache_s + node_s == 0.0:
+    if total + traffic + linked + host_bytes + cache_s + node_s == 0.0:
         return StageCost(0.0, 0.0, _static_w(accelerator, temperature_c), 1.0, "compute", 0.0)
-    roof = roofline.attainable(total, traffic, peak, bandwidth, cache_s=cache_s, overhead_s=node_s)
+    roof = roofline.attainable(
+        total, traffic, peak, bandwidth, cache_s=cache_s, link_s=linked / bandwidth, partition_s=host_bytes / bandwidth,
+        overhead_s=node_s,
+    )  # fmt: skip
     time_s = float(roof.time_s)
     static_w = _static_w(accelerator, temperature_c)
     switching_j: float | None = None
@@ -152,7 +190,8 @@ def _stage_cost(
     if all(c is not None for c in j_per_flop):
         costs = np.array([c for c in j_per_flop if c is not None] or [0.0])
         blended = float(energy_model.blended_j_per_flop(flops, costs))
-        switching_j = float(energy_model.switching_energy(total, traffic, blended, domain.energy_j_per_byte.value))
+        crossing = traffic + linked + host_bytes
+        switching_j = float(energy_model.switching_energy(total, crossing, blended, domain.energy_j_per_byte.value))
         cap = point.power_cap_w if point is not None and point.power_cap_w is not None else accelerator.power_cap_w
         if cap is not None and time_s > 0:
             capped = energy_model.stage_energy(switching_j, time_s, static_w, cap.value)
@@ -160,6 +199,15 @@ def _stage_cost(
                 stretched_s = float(capped.stretch_s)
                 time_s = float(capped.time_s)
     return StageCost(time_s, switching_j, static_w, float(roof.dasi), str(roof.binding), stretched_s)
+
+
+def _spill_share(workload: Workload, accelerator: Accelerator) -> float | None:
+    """Share of the weights that crosses the link in every inference; None where the accelerator is not behind one."""
+    if accelerator.sram_bytes is None:
+        return None
+    weights = sum(s.weight_bytes for s in workload.stages)
+    excess = float(roofline.link_time(weights, accelerator.sram_bytes.value, 1.0))
+    return excess / weights if weights > 0 else 0.0
 
 
 def _split_traffic(
@@ -227,6 +275,9 @@ def _share(family: Family, precision: Precision, accelerator: Accelerator, runti
 def _bandwidth_share(accelerator: Accelerator, runtime: Runtime, notes: list[str]) -> float:
     if runtime.bandwidth_efficiency is not None:
         return runtime.bandwidth_efficiency.value
+    if accelerator.sram_bytes is not None:
+        notes.append(f"{accelerator.name}: achieved link bandwidth unknown, the published rate of the link used")
+        return 1.0
     notes.append(f"{accelerator.name}: achieved bandwidth unknown, {ASSUMED_BANDWIDTH_SHARE:.0%} of peak assumed")
     return ASSUMED_BANDWIDTH_SHARE
 

@@ -47,6 +47,7 @@ def make_tables(
     operators = sorted({op for stage in workload.stages for op in stage.operators})
     for accelerator in profile.accelerators:
         why = forbidden(policy, workload.model, accelerator.name)
+        why = why or costing.cannot_compute(workload, accelerator)
         runtime = why or costing.choose_runtime(accelerator, workload.format, operators)
         if isinstance(runtime, str):
             excluded.append((accelerator.name, runtime))

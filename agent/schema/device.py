@@ -47,8 +47,12 @@ class Efficiency(FileModel):
 class Runtime(FileModel):
     """One way to run models on an accelerator: a backend and its provider or delegate, with what it achieves."""
 
-    backend: Literal["onnx", "litert"]
-    provider: str = Field(description="ONNX Runtime execution provider, or for litert: none, XNNPACK, external")
+    backend: Literal["onnx", "litert", "native"] = Field(
+        description="native: a vendor's own runtime, which the agent plans and simulates with but does not serve from"
+    )
+    provider: str = Field(
+        description="ONNX Runtime execution provider; for litert: none, XNNPACK, external; for native: its name"
+    )
     plugin: str | None = Field(
         default=None, description="Python package or .so that registers the provider, or the external delegate's .so"
     )
@@ -97,7 +101,12 @@ class Accelerator(FileModel):
     base_power_w: Quantity = Field(description="power of being switched on and clocked, without leakage, while running")
     leakage: Leakage | None = None
     power_cap_w: Quantity | None = None
-    cache_bytes: Quantity | None = None
+    cache_bytes: Quantity | None = Field(default=None, description="last-level cache in front of its memory domain")
+    sram_bytes: Quantity | None = Field(
+        default=None,
+        description="memory on the chip of an accelerator behind a link: activations stay there, and weights up to this "
+        "size; the rest of the weights crosses the link (its memory domain's bandwidth) in every inference",
+    )
     cpq_knee: float = Field(default=0.85, gt=0, lt=1)
     cpq_kappa: float = Field(default=0.5, ge=0)
     voltage_floor_clock_share: float | None = Field(default=None, gt=0, le=1)

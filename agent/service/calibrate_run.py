@@ -12,7 +12,7 @@ import numpy as np
 from agent.backends.lane import ProcessLane
 from agent.errors import QeilError
 from agent.ports import Clock, Lane, LaneSpec, LoadSpec, Tensors
-from agent.schema.device import Runtime
+from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
 from agent.service.calibration import MAX_SCATTER, Calibration, Coefficient, Progress, Timing, fit
 from agent.workload.micro import MicroModel, write_in_child
@@ -28,10 +28,14 @@ RETRIES = 2
 _FORMATS = {"onnx": "onnx", "litert": "tflite"}
 
 
+def _served(accelerator: Accelerator) -> tuple[Runtime, ...]:
+    return tuple(r for r in accelerator.runtimes if r.backend in _FORMATS)
+
+
 def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Calibration:
     """Measure every real accelerator of the board; a simulated one has nothing to measure."""
-    accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and a.runtimes]
-    formats = sorted({_FORMATS[r.backend] for a in accelerators for r in a.runtimes})
+    accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and _served(a)]
+    formats = sorted({_FORMATS[r.backend] for a in accelerators for r in _served(a)})
     stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
     source = f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC"
     found: list[Coefficient] = []
@@ -39,13 +43,13 @@ def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Ca
     with tempfile.TemporaryDirectory(prefix="qeil-calibrate-") as folder:
         micros, notes = write_in_child(Path(folder), tuple(formats))
         refused += notes
-        jobs = [(a, r, m) for a in accelerators for r in a.runtimes for m in micros if m.format == _FORMATS[r.backend]]
+        jobs = [(a, r, m) for a in accelerators for r in _served(a) for m in micros if m.format == _FORMATS[r.backend]]
         done = 0
         for accelerator in accelerators:
             lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
             lane.start(lambda _cause: None)
             try:
-                for runtime in accelerator.runtimes:
+                for runtime in _served(accelerator):
                     mine = [m for a, r, m in jobs if a is accelerator and r is runtime]
                     threads = runtime.threads or board.threads(accelerator)
                     timings = []

@@ -223,6 +223,8 @@ def with_runtimes(profile: DeviceProfile, inventory: RuntimeInventory, root: Pat
 
 def missing_runtime(runtime: Runtime, accelerator: Accelerator, inventory: RuntimeInventory, root: Path) -> str | None:
     """Why a runtime cannot be used on this machine, with the remedy; None where it can."""
+    if runtime.backend == "native":
+        return f"{runtime.provider} is the vendor's own runtime: the agent plans with it but does not serve from it"
     if runtime.backend == "litert":
         if inventory.litert is None:
             return "LiteRT is not installed (pip install 'qeil-agent[litert]')"

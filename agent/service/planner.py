@@ -72,7 +72,7 @@ class Planner:
         rejected: list[tuple[str, str]] = []
         operators = sorted({op for stage in workload.stages for op in stage.operators})
         for accelerator in self._board.profile.accelerators:
-            why = forbidden(policy, name, accelerator.name)
+            why = forbidden(policy, name, accelerator.name) or costing.cannot_compute(workload, accelerator)
             runtime: Runtime | str = why or costing.choose_runtime(accelerator, workload.format, operators)
             if isinstance(runtime, str):
                 rejected.append((accelerator.name, runtime))

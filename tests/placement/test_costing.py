@@ -48,7 +48,7 @@ def stage(name="s", flops=1e8, weight=1e6, activations=1e6, family="gemm", preci
 
 
 def load(*stages: Stage, **changes) -> Workload:
-    return Workload(model="m", format="onnx", stages=stages or (stage(),), **changes)
+    return Workload(**{"model": "m", "format": "onnx", "stages": stages or (stage(),), **changes})
 
 
 def cost(workload: Workload, profile: DeviceProfile, name="a", **options) -> costing.ModelCost:
@@ -239,3 +239,36 @@ def test_energy_counts_only_where_it_is_known_for_all():
 def test_zero_values_rank_without_dividing_by_them():
     assert rank([Option("x", 0.0, 0.0, 0.0), Option("y", 1.0, 1.0, 0.0)], Objective(method="knee"))[0].name == "x"
     assert rank([], Objective(method="knee")) == ()
+
+
+def linked(**changes) -> DeviceProfile:
+    return board(unit("a", peak_flops_per_s={"int8": quantity(1e10)}, energy_j_per_flop={"int8": quantity(1e-12)},
+                      runtimes=[{"backend": "native", "provider": "Vendor", "bandwidth_efficiency": quantity(1.0)}],
+                      **changes))  # fmt: skip
+
+
+def test_weights_beyond_the_chips_own_memory_cross_the_link_and_activations_do_not():
+    work = load(stage(flops=1.0, weight=3e6, activations=5e9, precision="int8"), format="catalogue")
+    spilling = cost(work, linked(sram_bytes=quantity(1e6)))
+    assert spilling.stages[0].binding == "link"
+    assert spilling.time_s == pytest.approx((3e6 - 1e6) / 1e9 + (100 + 1000) / 1e9)
+    assert spilling.stages[0].switching_j == pytest.approx((2e6 + 1100) * 1e-10, rel=1e-6)
+
+
+def test_a_model_that_fits_on_the_chip_only_pays_for_its_input_and_output():
+    work = load(stage(flops=1.0, weight=1e6, activations=5e9, precision="int8"), format="catalogue")
+    fitting = cost(work, linked(sram_bytes=quantity(1e6)))
+    assert fitting.time_s == pytest.approx(1100 / 1e9, rel=1e-3)
+
+
+def test_a_vendors_own_runtime_is_planned_with_but_never_serves_a_file():
+    accelerator = linked().accelerator("a")
+    assert not isinstance(costing.choose_runtime(accelerator, "catalogue"), str)
+    assert costing.choose_runtime(accelerator, "onnx") == "no runtime for onnx models (has native)"
+
+
+@pytest.mark.parametrize(("precision", "fits"), [("int8", True), ("int4", True), ("fp32", False), ("fp16", False)])
+def test_a_float_model_needs_converting_for_a_chip_of_integers(precision, fits):
+    reason = costing.cannot_compute(load(stage(precision=precision)), linked().accelerator("a"))
+    assert (reason is None) == fits
+    assert fits or "needs converting first" in reason
