@@ -226,11 +226,7 @@ def missing_runtime(runtime: Runtime, accelerator: Accelerator, inventory: Runti
     if runtime.backend == "native":
         return f"{runtime.provider} is the vendor's own runtime: the agent plans with it but does not serve from it"
     if runtime.backend == "litert":
-        if inventory.litert is None:
-            return "LiteRT is not installed (pip install 'qeil-agent[litert]')"
-        if runtime.provider == "external" and not _library(runtime.plugin, root):
-            return f"the delegate {runtime.plugin} is not installed"
-        return None
+        return _missing_litert(runtime, inventory, root)
     if inventory.onnxruntime is None:
         return "ONNX Runtime is not installed (pip install 'qeil-agent[onnx]')"
     kinds = {device.kind for device in inventory.devices if device.provider == runtime.provider}
@@ -242,6 +238,14 @@ def missing_runtime(runtime: Runtime, accelerator: Accelerator, inventory: Runti
     wanted = _KINDS.get(accelerator.kind)
     if kinds and wanted is not None and wanted not in kinds:
         return f"{runtime.provider} finds no {wanted} here (only {', '.join(sorted(kinds))})"
+    return None
+
+
+def _missing_litert(runtime: Runtime, inventory: RuntimeInventory, root: Path) -> str | None:
+    if inventory.litert is None:
+        return "LiteRT is not installed (pip install 'qeil-agent[litert]')"
+    if runtime.provider == "external" and not _library(runtime.plugin, root):
+        return f"the delegate {runtime.plugin} is not installed"
     return None
 
 
