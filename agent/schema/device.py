@@ -104,8 +104,8 @@ class Accelerator(FileModel):
     cache_bytes: Quantity | None = Field(default=None, description="last-level cache in front of its memory domain")
     sram_bytes: Quantity | None = Field(
         default=None,
-        description="memory on the chip of an accelerator behind a link: activations stay there, and weights up to this size; "
-        "the rest of the weights crosses the link (its memory domain's bandwidth) in every inference",
+        description="memory on the chip of an accelerator behind a link: activations stay there, and weights up to "
+        "this size; the rest of the weights crosses the link (its memory domain's bandwidth) in every inference",
     )
     cpq_knee: float = Field(default=0.85, gt=0, lt=1)
     cpq_kappa: float = Field(default=0.5, ge=0)
