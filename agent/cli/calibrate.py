@@ -15,8 +15,14 @@ import click
 @click.option("--quick", is_flag=True, help="a quarter of a second per measurement instead of one and a half")
 @click.option("--json", "as_json", is_flag=True, help="the coefficients as JSON")
 def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:
-    """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance."""
+    """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance.
+
+    Where a power sensor covers an accelerator, also its joules per operation and byte and the watts of being on,
+    with what the sensor shows at idle taken off.
+    """
     from agent.cli.tables import print_table
+    from agent.sensors.registry import build_sensors
+    from agent.sensors.sysfs import SysfsReader
     from agent.service import assembly, calibrate_run, calibration, configuration
     from agent.service.board import make_board
     from agent.service.clock import SystemClock
@@ -24,8 +30,9 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
     overrides = {} if profile is None else {"QEIL_PROFILE": profile}
     settings = configuration.load_settings(config, overrides, dict(os.environ))
     board = make_board(assembly.base_profile(settings.profile), (), assembly.named_profile)
+    sensors = build_sensors(board.profile, SysfsReader(Path("/")))
     with _progress(as_json) as report:
-        result = calibrate_run.calibrate(board, SystemClock(), quick, report)
+        result = calibrate_run.calibrate(board, SystemClock(), quick, report, sensors)
     path = calibration.save(result, settings.state_dir)
     if as_json:
         click.echo(json.dumps(result.model_dump(mode="json"), indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from agent.backends.lane import ProcessLane
 from agent.errors import QeilError
-from agent.ports import Clock, Lane, LaneSpec, LoadSpec, Tensors
+from agent.ports import Clock, Lane, LaneSpec, LoadSpec, Sensor, Tensors
 from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
-from agent.service.calibration import MAX_SCATTER, Calibration, Coefficient, Progress, Timing, fit
+from agent.service.calibration import MAX_SCATTER, Calibration, Coefficient, Progress, Timing, fit, from_power
+from agent.service.power_probe import IDLE_S, QUICK_IDLE_S, PowerLoad, PowerProbe, coefficients, rail_of
 from agent.workload.micro import MicroModel, write_in_child
 
 LOAD_TIMEOUT_S = 120.0
@@ -22,6 +23,8 @@ CALL_TIMEOUT_S = 30.0
 QUICK_SECONDS_PER_MODEL = 0.25
 FULL_SECONDS_PER_MODEL = 1.5
 MIN_RUNS, MAX_RUNS = 8, 200
+POWER_MAX_RUNS = 1_000_000
+"""A power window lasts its whole time: the sensor needs it, however short one run is."""
 RETRIES = 2
 """A measurement that scatters may have met another process; it is taken again before it is refused."""
 
@@ -32,8 +35,13 @@ def _served(accelerator: Accelerator) -> tuple[Runtime, ...]:
     return tuple(r for r in accelerator.runtimes if r.backend in _FORMATS)
 
 
-def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Calibration:
-    """Measure every real accelerator of the board; a simulated one has nothing to measure."""
+def calibrate(
+    board: Board, clock: Clock, quick: bool, progress: Progress, sensors: Sequence[Sensor] = ()
+) -> Calibration:
+    """Measure every real accelerator of the board; a simulated one has nothing to measure.
+
+    Power coefficients come from `sensors` where a rail covers the accelerator; without one the profile's stay.
+    """
     accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and _served(a)]
     formats = sorted({_FORMATS[r.backend] for a in accelerators for r in _served(a)})
     stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
@@ -48,6 +56,8 @@ def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Ca
         for accelerator in accelerators:
             lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
             lane.start(lambda _cause: None)
+            probe = _probe(board, accelerator, sensors, clock, quick)
+            loads: list[PowerLoad] = []
             try:
                 for runtime in _served(accelerator):
                     mine = [m for a, r, m in jobs if a is accelerator and r is runtime]
@@ -56,11 +66,20 @@ def calibrate(board: Board, clock: Clock, quick: bool, progress: Progress) -> Ca
                     for micro in mine:
                         progress(f"{accelerator.name} · {runtime.provider} · {micro.name}", done, len(jobs))
                         done += 1
-                        timing = _time(lane, clock, runtime, threads, micro, Path(folder), quick, refused.append)
+                        timing = _time(
+                            lane, clock, runtime, threads, micro, Path(folder), quick, refused.append, probe, loads
+                        )
                         timings += [timing] if timing else []
                     new, noisy = fit(accelerator.name, runtime, timings, source)
                     found += new
                     refused += noisy
+                if probe is not None:
+                    power = coefficients(accelerator, probe.rail, loads)
+                    where = (
+                        f"{source}, {probe.rail.name} ({probe.rail.scope}), idle {probe.idle_w or 0:.2f} W taken off"
+                    )
+                    found += from_power(accelerator.name, _served(accelerator)[0], power, where)
+                    refused += power.refused
             finally:
                 lane.stop(2.0)
         progress("done", len(jobs), len(jobs))
@@ -79,6 +98,8 @@ def _time(
     folder: Path,
     quick: bool,
     refuse: Callable[[str], None],
+    probe: PowerProbe | None,
+    loads: list[PowerLoad],
 ) -> Timing | None:
     load = LoadSpec(micro.name, folder / micro.file, micro.format, runtime, threads)
     tensor = np.full(micro.input_shape, 0.5, np.float32)
@@ -97,6 +118,8 @@ def _time(
                 break
             again = Timing(micro, _runs(lane, clock, micro.name, {name: tensor}, budget_s))
             timing = min(timing, again, key=lambda t: t.scatter)
+        if probe is not None:
+            loads += _power(probe, lane, clock, micro, {name: tensor}, budget_s)
         lane.unload(micro.name).result(CALL_TIMEOUT_S)
     except (QeilError, TimeoutError) as error:
         refuse(f"{where}: {error}")
@@ -104,11 +127,38 @@ def _time(
     return timing
 
 
-def _runs(lane: Lane, clock: Clock, model: str, inputs: Tensors, budget_s: float) -> tuple[float, ...]:
-    """Execution times of calls in a row, without the first two."""
+def _probe(
+    board: Board, accelerator: Accelerator, sensors: Sequence[Sensor], clock: Clock, quick: bool
+) -> PowerProbe | None:
+    rail = rail_of(board.profile, accelerator.name)
+    if rail is None or not any(s.name == rail.name for s in sensors):
+        return None
+    return PowerProbe(rail, sensors, clock, QUICK_IDLE_S if quick else IDLE_S)
+
+
+def _power(
+    probe: PowerProbe, lane: Lane, clock: Clock, micro: MicroModel, inputs: Tensors, budget_s: float
+) -> list[PowerLoad]:
+    """The load of running a micro model for a while, above idle; nothing where the sensor does not answer."""
+    times: list[float] = []
+    measured = probe.measure(
+        lambda: times.extend(_runs(lane, clock, micro.name, inputs, budget_s, warm=0, most=POWER_MAX_RUNS))
+    )
+    if measured is None:
+        return []
+    seconds, joules = measured
+    count = len(times)
+    flops = ((micro.precision, micro.flops * count),)
+    return [PowerLoad(flops, micro.bytes_moved * count, seconds, joules)]
+
+
+def _runs(
+    lane: Lane, clock: Clock, model: str, inputs: Tensors, budget_s: float, warm: int = 2, most: int = MAX_RUNS
+) -> tuple[float, ...]:
+    """Execution times of calls in a row, without the first `warm` ones."""
     end_s = clock.monotonic_s() + budget_s
     times: list[float] = []
-    while len(times) < MIN_RUNS or (clock.monotonic_s() < end_s and len(times) < MAX_RUNS):
+    while len(times) < MIN_RUNS or (clock.monotonic_s() < end_s and len(times) < most):
         deadline_s = clock.monotonic_s() + CALL_TIMEOUT_S
         times.append(lane.submit(model, inputs, None, deadline_s).result(CALL_TIMEOUT_S).execute_s)
-    return tuple(times[2:])
+    return tuple(times[warm:])

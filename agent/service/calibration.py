@@ -14,13 +14,17 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError
+from agent.physics.power_fit import FittedPower
 from agent.schema.base import FileModel, Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, Runtime
 from agent.schema.workload import Family, Precision
+from agent.service.power_probe import MeasuredPower
 from agent.storage import state_file
 from agent.workload.micro import MicroModel
 
 FILE = "calibration.json"
+_DOMAIN_POWER = frozenset({"energy_j_per_byte"})
+_POWER = frozenset({"energy_j_per_flop", "base_power_w"}) | _DOMAIN_POWER
 MAX_SCATTER = 0.35
 """Interquartile range over median above which a measurement is refused."""
 
@@ -32,8 +36,9 @@ class Coefficient(FileModel):
     backend: str
     provider: str
     kind: Literal[
-        "compute_flops_per_s", "bandwidth_bytes_per_s", "cache_bytes_per_s", "dispatch_overhead_s", "node_overhead_s"
-    ]
+        "compute_flops_per_s", "bandwidth_bytes_per_s", "cache_bytes_per_s", "dispatch_overhead_s", "node_overhead_s",
+        "energy_j_per_flop", "energy_j_per_byte", "base_power_w",
+    ]  # fmt: skip
     family: Family | None = None
     precision: Precision | None = None
     value: float = Field(gt=0)
@@ -133,6 +138,10 @@ def apply(profile: DeviceProfile, calibration: Calibration) -> DeviceProfile:
         if fastest is not None and fastest.value > domain.bandwidth_bytes_per_s.value:
             update = {"bandwidth_bytes_per_s": _quantity(fastest, fastest.value)}
             domains[domain.name] = domain.model_copy(update=update)
+        joules = [c for c in calibration.coefficients if c.accelerator == accelerator.name and c.kind in _DOMAIN_POWER]
+        for c in joules:
+            domain = domains[accelerator.memory_domain]
+            domains[domain.name] = domain.model_copy(update={c.kind: _quantity(c, c.value)})
     accelerators = tuple(
         _calibrated(a, calibration.coefficients, domains[a.memory_domain].bandwidth_bytes_per_s.value)
         if any(name == a.name for name, _, _ in measured) else a
@@ -144,14 +153,34 @@ def apply(profile: DeviceProfile, calibration: Calibration) -> DeviceProfile:
 def _calibrated(accelerator: Accelerator, all_: Sequence[Coefficient], bandwidth: float) -> Accelerator:
     mine = [c for c in all_ if c.accelerator == accelerator.name]
     peaks = dict(accelerator.peak_flops_per_s)
-    for precision in {c.precision for c in mine if c.precision is not None}:
+    for precision in {c.precision for c in mine if c.kind == "compute_flops_per_s" and c.precision is not None}:
         rates = [c for c in mine if c.kind == "compute_flops_per_s" and c.precision == precision]
         fastest = max(rates, key=lambda c: c.value)
         old = peaks.get(precision)
         if old is None or old.provenance == "assumed" or old.value < fastest.value:
             peaks[precision] = _quantity(fastest, fastest.value)
-    runtimes = tuple(_runtime(r, [c for c in mine if _same(c, r)], peaks, bandwidth) for r in accelerator.runtimes)
-    return accelerator.model_copy(update={"peak_flops_per_s": peaks, "runtimes": runtimes})
+    speeds = [c for c in mine if c.kind not in _POWER]
+    runtimes = tuple(_runtime(r, [c for c in speeds if _same(c, r)], peaks, bandwidth) for r in accelerator.runtimes)
+    update: dict[str, Any] = {"peak_flops_per_s": peaks, "runtimes": runtimes}
+    joules = {c.precision: _quantity(c, c.value) for c in mine if c.kind == "energy_j_per_flop"}
+    update["energy_j_per_flop"] = {**accelerator.energy_j_per_flop, **joules}
+    update |= {c.kind: _quantity(c, c.value) for c in mine if c.kind == "base_power_w"}
+    return accelerator.model_copy(update=update)
+
+
+def from_power(accelerator: str, runtime: Runtime, power: MeasuredPower, source: str) -> list[Coefficient]:
+    """The measured joules and watts as coefficients of the accelerator."""
+
+    def made(kind: Any, c: FittedPower, precision: Precision | None = None) -> Coefficient:
+        return Coefficient(
+            accelerator=accelerator, backend=runtime.backend, provider=runtime.provider, kind=kind,
+            precision=precision, value=c.value, rel_uncertainty=c.rel_uncertainty, source=source,
+        )  # fmt: skip
+
+    found = [made("energy_j_per_flop", c, p) for p, c in power.j_per_flop if c.value > 0]
+    rest: tuple[tuple[str, FittedPower | None], ...]
+    rest = (("energy_j_per_byte", power.j_per_byte), ("base_power_w", power.base_power_w))
+    return found + [made(kind, c) for kind, c in rest if c is not None and c.value > 0]
 
 
 def _same(coefficient: Coefficient, runtime: Runtime) -> bool:
