@@ -1,7 +1,8 @@
 """Power probe: joules above idle of short loads on one accelerator, and the coefficients that they give.
 
-The rail with the narrowest scope that covers the accelerator is read; what it shows with nothing running is measured
-first and taken off. Without a rail there is no probe, and the profile's own figures stay.
+One rail that covers the accelerator is read, best one that also sees the memory chips but not the rest of the board;
+what it shows with nothing running is measured first and taken off. Without a rail there is no probe, and the profile's
+own figures stay.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MAX_REL_UNCERTAINTY = 0.5
 ASSUMED_JUNCTION_C = 45.0
 """Temperature at which leakage is taken off the watts of being on; calibration is short, so the board is lukewarm."""
 
-_SCOPES = ("rail", "module", "package", "board", "wall")
+_SCOPES = ("module", "package", "rail", "board", "wall")
 _WITH_MEMORY = frozenset({"module", "board", "wall"})
 """Scopes that surely include the memory chips; a package counter or a core rail may not see them."""
 
@@ -57,9 +58,9 @@ class MeasuredPower:
 
 
 def rail_of(profile: DeviceProfile, accelerator: str) -> Rail | None:
-    """The narrowest rail that covers the accelerator: by scope, then by how many others share it."""
+    """The rail to calibrate with: by scope, then by how few share it, then as the profile orders them."""
     covering = [rail for rail in profile.rails if accelerator in rail.covers]
-    return min(covering, key=lambda rail: (_SCOPES.index(rail.scope), len(rail.covers), rail.name), default=None)
+    return min(covering, key=lambda rail: (_SCOPES.index(rail.scope), len(rail.covers)), default=None)
 
 
 class PowerProbe:

@@ -62,6 +62,9 @@ def accelerator(
     )  # fmt: skip
 
 
+_SCOPES = ("rail", "module", "package", "board", "wall")
+
+
 def _hottest(profile: DeviceProfile, readings: tuple[Reading, ...]) -> float | None:
     names = {zone.name for zone in profile.zones}
     values = [r.value for r in readings if r.kind == "temperature_c" and r.name in names and r.value is not None]
@@ -69,9 +72,11 @@ def _hottest(profile: DeviceProfile, readings: tuple[Reading, ...]) -> float | N
 
 
 def _rail_power(name: str, profile: DeviceProfile, readings: tuple[Reading, ...]) -> float | None:
-    rails = {rail.name for rail in profile.rails if name in rail.covers}
-    values = [r.value for r in readings if r.kind == "power_w" and r.name in rails and r.value is not None]
-    return sum(values) if values else None
+    """The narrowest rail that answers. Rails are not added: a module's input contains its core rails."""
+    values = {r.name: r.value for r in readings if r.kind == "power_w" and r.value is not None}
+    covering = [rail for rail in profile.rails if name in rail.covers and rail.name in values]
+    narrowest = min(covering, key=lambda rail: (_SCOPES.index(rail.scope), len(rail.covers)), default=None)
+    return values[narrowest.name] if narrowest is not None else None
 
 
 def update_conditions(

@@ -59,14 +59,18 @@ def test_a_rail_that_does_not_answer_measures_nothing() -> None:
     assert "idle unknown" in probe.described
 
 
-def test_the_narrowest_rail_that_covers_the_accelerator_is_chosen() -> None:
+def test_the_rail_that_sees_the_memory_and_little_else_is_chosen() -> None:
     rails = [
         {"name": "wall", "source": "hwmon", "type": "a/b", "covers": ["cpu", "gpu"], "scope": "wall"},
         {"name": "core", "source": "hwmon", "type": "a/c", "covers": ["cpu"], "scope": "rail"},
         {"name": "both", "source": "hwmon", "type": "a/d", "covers": ["cpu", "gpu"], "scope": "rail"},
+        {"name": "input", "source": "hwmon", "type": "a/e", "covers": ["dla"], "scope": "module"},
+        {"name": "dla", "source": "hwmon", "type": "a/f", "covers": ["dla"], "scope": "rail"},
     ]
-    board = DeviceProfile.model_validate({**profile("cpu", "gpu", "npu").model_dump(), "rails": rails})
-    assert [getattr(rail_of(board, name), "name", None) for name in ("cpu", "gpu", "npu")] == ["core", "both", None]
+    board = DeviceProfile.model_validate({**profile("cpu", "gpu", "npu", "dla").model_dump(), "rails": rails})
+    assert [getattr(rail_of(board, name), "name", None) for name in ("cpu", "gpu", "npu", "dla")] == [
+        "core", "both", None, "input",
+    ]  # fmt: skip
 
 
 def loads(scale: float = 1.0) -> list[PowerLoad]:
