@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean format
+.PHONY: help demo test test-matrix lint types bench clean format
 
 help:            ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ test: $(VENV)/.dev    ## everything the project promises, in random order, warni
 	$(BIN)/python -m coverage report --skip-covered --skip-empty --fail-under=85
 	$(BIN)/python -m coverage report --include='agent/physics/*,agent/control/*' --skip-covered --fail-under=100
 
+test-matrix:     ## the runtimes' tests with the newest runtimes and with the old builds that boards ship
+	PYTHON=$(PYTHON) .ci/matrix
+
 lint: $(VENV)/.dev    ## style, formatting, types, oldest supported Python
 	$(BIN)/ruff check agent tests benchmarks
 	$(BIN)/ruff format --check agent tests benchmarks
@@ -45,5 +48,5 @@ bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side 
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:           ## remove what the targets made
-	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-matrix .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
