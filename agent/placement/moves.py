@@ -1,8 +1,9 @@
-"""Neighbourhoods of assignments, each move scored in O(1) from prefix sums.
+"""Neighbourhoods of assignments, each child scored in O(1) from running sums.
 
-Every segment move is "take stages i..j from a donor assignment". A donor that is one accelerator everywhere gives
-block moves, one that differs on every second stage gives class-strided moves, another solution gives crossover. The
-sums of all (i, j) are then U[i] + V[j], an outer addition.
+A segment move is "take stages i..j from a donor assignment". A donor that is one accelerator everywhere gives block
+moves, one that differs on every second stage gives class-strided moves, another solution gives crossover. The sums of
+all (i, j) are then U[i] + V[j]. Two segments that do not touch change the sums independently, so pairs of segments
+have the same form.
 """
 
 from __future__ import annotations
@@ -48,43 +49,106 @@ def costs(problem: Problem) -> Costs:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Running sums of assignments [..., L]: `sums[K, ..., i]` covers stages before i and the links among them."""
+    """Running sums of C assignments: `sums[K, i, C]` covers stages before i and the links among them."""
 
     sums: Floats
     into: Floats
-    """Energy and latency of the link into each stage, [2, ..., L]; 0 for the first."""
+    """Energy and latency of the link into each stage, [2, L, C]; 0 for the first."""
 
 
 def prefix(tables: Costs, rows: Rows) -> Prefix:
-    """Running sums of each assignment."""
+    """Running sums of each assignment [C, L]."""
     stages = tables.stages
-    sums = np.zeros((len(tables.stage), *rows.shape[:-1], stages + 1))
-    into = np.zeros((2, *rows.shape[:-1], stages))
-    place = rows.astype(np.intp)
+    sums = np.zeros((len(tables.stage), stages + 1, len(rows)))
+    into = np.zeros((2, stages, len(rows)))
+    place = np.ascontiguousarray(rows.T).astype(np.intp)
     if stages > 1:
-        into[..., 1:] = tables.link[:, np.arange(stages - 1), place[..., :-1], place[..., 1:]]
-    own = tables.stage[:, np.arange(stages), place]
+        into[:, 1:] = tables.link[:, np.arange(stages - 1)[:, None], place[:-1], place[1:]]
+    own = tables.stage[:, np.arange(stages)[:, None], place]
     own[:2] += into
-    np.cumsum(own, axis=-1, out=sums[..., 1:])
+    np.cumsum(own, axis=1, out=sums[:, 1:])
     return Prefix(sums, into)
 
 
-def segment_sums(tables: Costs, rows: Rows, donors: Rows, first: Index, last: Index) -> Floats:
-    """Sums [K, B, N, T] after stages first[t]..last[t] of rows [B, L] are taken from donors [B, N, L]."""
-    stages = tables.stages
-    base, donor = prefix(tables, rows), prefix(tables, donors)
-    place, given = rows.astype(np.intp), donors.astype(np.intp)
-    left = base.sums[:, :, None, :-1] - donor.sums[..., :-1]
-    right = donor.sums[..., 1:] - base.sums[:, :, None, 1:] + base.sums[:, :, None, -1:]
+def totals(tables: Costs, rows: Rows) -> Floats:
+    """Sums [K, C] of whole assignments [C, L]."""
+    return prefix(tables, rows).sums[:, -1]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """T children of each of C columns; the sums of child (t, c) are left[:, first[t], c] + right[:, last[t], c].
+
+    Children are numbered t·C + c. Values are formed when they are asked for: most children need only some of them.
+    """
+
+    left: Floats
+    right: Floats
+    first: Index
+    last: Index
+
+    @property
+    def columns(self) -> int:
+        """C."""
+        return int(self.left.shape[2])
+
+    @property
+    def size(self) -> int:
+        """Number of children, T·C."""
+        return len(self.first) * self.columns
+
+    def sums(self, quantity: int) -> Floats:
+        """One of the K sums of every child, [T·C]."""
+        # Whole rows are copied: many times faster than gathering one value at a time.
+        result = np.take(self.left[quantity], self.first, axis=0)
+        result += np.take(self.right[quantity], self.last, axis=0)
+        return result.reshape(-1)
+
+    def sums_of(self, quantity: int, children: Index) -> Floats:
+        """One of the K sums of some children."""
+        move, column = np.divmod(children, self.columns)
+        result: Floats = self.left[quantity, self.first[move], column]
+        result += self.right[quantity, self.last[move], column]
+        return result
+
+
+def segments(tables: Costs, rows: Rows, donors: Rows, first: Index, last: Index) -> Neighbourhood:
+    """Children of rows [B, L] in which stages first[t]..last[t] come from a donor [B, N, L]; column b·N + n."""
+    return Neighbourhood(*_ends(tables, rows, donors), first, last)
+
+
+def pairs(
+    tables: Costs, rows: Rows, donors: Rows, donor: Index, first: Index, last: Index, one: Index, two: Index
+) -> Neighbourhood:
+    """Children of rows [B, L] in which segments one[t] and two[t] are both taken; column b.
+
+    Segment m is stages first[m]..last[m] of donor donor[m] among donors [B, N, L]; a pair must be a stage apart.
+    """
+    left, right = (ends.reshape(*ends.shape[:2], *donors.shape[:2]) for ends in _ends(tables, rows, donors))
+    taken = left[:, first, :, donor] + right[:, last, :, donor]
+    # Advanced indices on both sides of a slice put their axis first.
+    taken = np.ascontiguousarray(np.moveaxis(taken, 0, 1))
+    return Neighbourhood(taken - totals(tables, rows)[:, None, :], taken, one, two)
+
+
+def _ends(tables: Costs, rows: Rows, donors: Rows) -> tuple[Floats, Floats]:
+    """What the start and the end of a segment contribute to the sums, [K, L, B·N] each."""
+    stages, count = tables.stages, donors.shape[1]
+    given = donors.reshape(-1, stages)
+    base, donor = prefix(tables, rows), prefix(tables, given)
+    own = np.repeat(base.sums, count, axis=2)
+    left = own[:, :-1] - donor.sums[:, :-1]
+    right = donor.sums[:, 1:] - own[:, 1:]
+    right += own[:, -1:]
     left[:2] -= donor.into
     if stages > 1:
-        link = np.arange(stages - 1)
-        left[:2, ..., 1:] += tables.link[:, link, place[:, None, :-1], given[..., 1:]]
-        right[:2, ..., :-1] += tables.link[:, link, given[..., :-1], place[:, None, 1:]]
-        right[:2, ..., :-1] -= base.into[:, :, None, 1:]
-    result: Floats = left[..., first]
-    result += right[..., last]
-    return result
+        link = np.arange(stages - 1)[:, None]
+        place = np.ascontiguousarray(np.repeat(rows, count, axis=0).T).astype(np.intp)
+        to = np.ascontiguousarray(given.T).astype(np.intp)
+        left[:2, 1:] += tables.link[:, link, place[:-1], to[1:]]
+        right[:2, :-1] += tables.link[:, link, to[:-1], place[1:]]
+        right[:2, :-1] -= np.repeat(base.into[:, 1:], count, axis=2)
+    return left, right
 
 
 def apply_segments(rows: Rows, donors: Rows, first: Index, last: Index) -> Rows:
@@ -92,22 +156,6 @@ def apply_segments(rows: Rows, donors: Rows, first: Index, last: Index) -> Rows:
     stage = np.arange(rows.shape[1])
     inside = (stage >= first[:, None]) & (stage <= last[:, None])
     return np.where(inside, donors, rows)
-
-
-def single_deltas(tables: Costs, rows: Rows) -> Floats:
-    """Change of each sum when one stage of each row [B, L] moves to an accelerator: [K, B, L, D]."""
-    stages, count = tables.stages, tables.stage.shape[2]
-    place = rows.astype(np.intp)
-    stage = np.arange(stages)
-    own = tables.stage[:, stage, place]
-    delta = np.broadcast_to(tables.stage[:, None], (len(own), len(rows), stages, count)) - own[..., None]
-    if stages > 1:
-        link = np.arange(stages - 1)
-        now = tables.link[:, link, place[:, :-1], place[:, 1:]][..., None]
-        delta[:2, :, 1:] += tables.link[:, link, place[:, :-1]] - now
-        # The target's link out of the stage: index the next stage's place, keep the moved end free.
-        delta[:2, :, :-1] += np.moveaxis(tables.link, 2, 3)[:, link, place[:, 1:]] - now
-    return delta
 
 
 def uniform_donors(allowed: NDArray[np.bool_], rows: Rows) -> Rows:

@@ -119,14 +119,18 @@ class Archive:
     def __init__(self, stages: int, limit: int) -> None:
         self.limit = limit
         self.points: Floats = np.zeros((0, 3))
-        self.assignments: NDArray[np.int8] = np.zeros((0, stages), dtype=np.int8)
         self.visits: Ints = np.zeros(0, dtype=np.intp)
         """How often the search has explored around each member; it writes here, merging carries it along."""
+        self.low: Floats = np.zeros(3)
+        self.span: Floats = np.ones(3)
+        """Smallest of each objective, and largest minus smallest (where that is 0, the objective itself)."""
         self.comparisons = 0
         self.rebuilt = 0
         """Members handled by rebuilding the indices; with `comparisons`, what the archive's own work is made of."""
         self.dropped = 0
-        self._low: Floats = np.zeros(2)
+        self._pool: NDArray[np.int8] = np.zeros((0, stages), dtype=np.int8)
+        self._slot: Ints = np.zeros(0, dtype=np.intp)
+        self._pooled = 0
         self._cell: Floats = np.ones(2)
         self._table: Floats = np.full(_CELLS * _CELLS, np.inf)
         self._index = CoverIndex(self.points)
@@ -134,15 +138,35 @@ class Archive:
     def __len__(self) -> int:
         return len(self.points)
 
-    def may_enter(self, first: Floats, second: Floats, third: Floats) -> Bools:
-        """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape."""
+    @property
+    def assignments(self) -> NDArray[np.int8]:
+        """Assignments [n, L] of the members."""
+        return self._pool[self._slot]
+
+    def rows(self, members: Ints) -> NDArray[np.int8]:
+        """Assignments of some members."""
+        return self._pool[self._slot[members]]
+
+    def may_enter(self, first: Floats, second: Floats, third: Floats, margin: float = 0.0) -> Bools:
+        """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape.
+
+        With a margin, in spans of the objectives, the candidates are taken as that much worse than they are.
+        """
         # Cell 0 is left for what lies below every member.
-        row = np.clip((first - self._low[0]) * self._cell[0] + 1.0, 0.0, _CELLS - 1).astype(np.int32)
-        column = np.clip((second - self._low[1]) * self._cell[1] + 1.0, 0.0, _CELLS - 1).astype(np.int32)
+        row = self._cells(first, 0, margin)
         row *= _CELLS
-        row += column
-        result: Bools = third < self._table[row]
-        return result
+        row += self._cells(second, 1, margin)
+        bar: Floats = np.take(self._table, row)
+        if margin:
+            bar -= margin * self.span[2]
+        return third < bar
+
+    def _cells(self, values: Floats, axis: int, margin: float) -> NDArray[np.int32]:
+        at = values - (self.low[axis] - margin * self.span[axis] - 1.0 / self._cell[axis])
+        at *= self._cell[axis]
+        np.clip(at, 0.0, _CELLS - 1, out=at)
+        cells: NDArray[np.int32] = at.astype(np.int32)
+        return cells
 
     def covers(self, points: Floats) -> Bools:
         """Whether a member is nowhere above each of the points [n, 3]; exact."""
@@ -168,34 +192,56 @@ class Archive:
         if not len(rows):
             return
         beaten = CoverIndex(rows)
-        stays = ~beaten.covers(self.points)
+        stays = np.flatnonzero(~beaten.covers(self.points))
         self.comparisons += beaten.compared + len(self.points)
-        self._keep(
-            np.concatenate([self.points[stays], rows]),
-            np.concatenate([self.assignments[stays], assignments]),
-            np.concatenate([self.visits[stays], np.zeros(len(rows), dtype=np.intp)]),
-        )
-
-    def _keep(self, points: Floats, assignments: NDArray[np.int8], visits: Ints) -> None:
-        order: Ints = np.lexsort(points.T[::-1])
+        points = np.concatenate([self.points[stays], rows])
+        added = self._store(assignments, stays)
+        slots = np.concatenate([self._slot[stays], added])
+        visits = np.concatenate([self.visits[stays], np.zeros(len(rows), dtype=np.intp)])
+        order = _lexicographic(points)
         if len(order) > self.limit:
             self.dropped += len(order) - self.limit
             order = order[_spread(points[order], self.limit)]
-        self.points, self.assignments, self.visits = points[order], assignments[order], visits[order]
+        self.points, self._slot, self.visits = points[order], slots[order], visits[order]
         self.rebuilt += len(order)
         self._rebuild()
 
+    def _store(self, assignments: NDArray[np.int8], stays: Ints) -> Ints:
+        """Slots for new assignments in the pool, which is packed when it is full; members then move down."""
+        count = len(assignments)
+        if self._pooled + count > len(self._pool):
+            kept = self._pool[self._slot[stays]]
+            self._pool = np.empty((2 * (len(kept) + count) + 1024, kept.shape[1]), dtype=np.int8)
+            self._pool[: len(kept)] = kept
+            self._slot[stays] = np.arange(len(kept))
+            self._pooled = len(kept)
+        begin = self._pooled
+        self._pooled += count
+        self._pool[begin : self._pooled] = assignments
+        return np.arange(begin, self._pooled)
+
     def _rebuild(self) -> None:
-        low, high = self.points[:, :2].min(axis=0), self.points[:, :2].max(axis=0)
-        self._low = low
-        self._cell = (_CELLS - 3) / np.where(high > low, high - low, 1.0)
+        points = self.points
+        self.low = low = points.min(axis=0)
+        high = points.max(axis=0)
+        self.span = np.where(high > low, high - low, np.maximum(np.abs(low), 1e-12))
+        self._cell = (_CELLS - 3) / self.span[:2]
         # A member speaks only for cells that lie wholly above it, never for its own.
-        cells = ((self.points[:, :2] - low) * self._cell + 1.0).astype(np.intp) + 1
+        row, column = (self._cells(points[:, axis], axis, 0.0) + 1 for axis in (0, 1))
         table = np.full((_CELLS, _CELLS), np.inf)
-        np.minimum.at(table, (cells[:, 0], cells[:, 1]), self.points[:, 2])
+        np.minimum.at(table, (row, column), points[:, 2])
         np.minimum.accumulate(table, axis=0, out=table)
         self._table = np.minimum.accumulate(table, axis=1, out=table).ravel()
-        self._index = CoverIndex(self.points)
+        self._index = CoverIndex(points)
+
+
+def _lexicographic(points: Floats) -> Ints:
+    """Order of the rows of [n, 3]; sorting by one column is several times cheaper, and mostly enough."""
+    order: Ints = np.argsort(points[:, 0], kind="stable")
+    first = points[order, 0]
+    if (first[1:] == first[:-1]).any():
+        order = np.lexsort(points.T[::-1])
+    return order
 
 
 def _spread(points: Floats, count: int) -> Ints:

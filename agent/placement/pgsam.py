@@ -1,8 +1,9 @@
 """PGSAM: Pareto-guided simulated annealing with momentum, vectorised over chains.
 
-Each turn scores whole neighbourhoods of a batch of assignments at once. Guided bases are the archive's least explored
-members, those in sparse regions first; annealed bases are chains that walk by heat bath on a random weighting of the
-objectives, with a soft penalty for memory. Whatever no archive member dominates enters the archive, whoever met it.
+Each turn scores whole neighbourhoods of a batch of assignments at once. Guided bases are the archive's members that are
+best for random weights of the objectives and were explored least; annealed bases are chains that walk by heat bath on a
+weighting of their own, with a soft penalty for memory. Whatever no archive member dominates enters the archive, whoever
+met it; while there is more of it than a turn can handle, only what improves on the archive by a margin.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from agent.placement.baselines import random_rows
 from agent.placement.moves import (
     Costs,
     Index,
+    Neighbourhood,
     Rows,
     apply_segments,
     costs,
-    prefix,
-    segment_sums,
-    single_deltas,
+    pairs,
+    segments,
     strided_donors,
+    totals,
     uniform_donors,
 )
 from agent.placement.pareto import Archive
@@ -33,26 +35,33 @@ KINDS = ("block", "strided", "crossover", "exchange")
 _PENALTY = 4.0
 _REFUSED = 1e9
 _RENEW_TURNS = 16
-_EXCHANGED = 60
-_GRID = 12
+_VISITED = 10.0
+_FIRST_MARGIN = 0.002
+_LEAST_MARGIN = 1e-6
+_OFFSET = 0.02
+_NEAR = 0.25
 
 
 @dataclass(frozen=True)
 class Ablation:
     """Ingredients that can be switched off, to see what each is worth.
 
-    seeds: shortest paths for random weights, instead of random assignments. macro: strided and crossover moves.
-    exchange: two stages change at once. annealing: chains that walk by heat bath. guidance: explore around the least
-    visited archive members. sparsity: among them, those in sparse regions first. momentum: kinds of move that lately
-    brought members are tried more often. soft_memory: chains may overfill memory at a price.
+    seeds: shortest paths for random weights, instead of random assignments. relaxed: the first bases are seeds that
+    overfill memory a little. macro: strided and crossover moves. exchange: two segments change at once. annealing:
+    chains that walk by heat bath. guidance: explore around archive members. aim: among them, around those that are
+    best for random weights, instead of the least explored. margin: while there is too much to keep, keep what improves
+    most, instead of a random part. momentum: kinds of move that lately brought members are tried more often.
+    soft_memory: chains may overfill memory at a price.
     """
 
     seeds: bool = True
+    relaxed: bool = True
     macro: bool = True
     exchange: bool = True
     annealing: bool = True
     guidance: bool = True
-    sparsity: bool = True
+    aim: bool = True
+    margin: bool = True
     momentum: bool = True
     soft_memory: bool = True
 
@@ -61,27 +70,30 @@ class Ablation:
 class Tuning:
     """Sizes of the search."""
 
-    chains: int = 4
-    guided: int = 20
+    chains: int = 6
+    guided: int = 40
     cuts: int = 26
+    exchanged: int = 60
+    reach: float = 0.4
     candidates: int = 48
-    seed_passes: int = 720
+    seed_passes: int = 360
     archive_limit: int = 8000
     hottest: float = 0.3
     coldest: float = 0.003
-    survivors: int = 3000
+    survivors: int = 4000
 
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """A neighbourhood: sums [K, B, M] of B bases, and how to build child m of base b."""
+    """Children of a batch of bases, with what decides about all of them, [M] each; and how to build some of them."""
 
-    sums: Floats
+    children: Neighbourhood
+    per_base: int
+    """Columns of each base in `children`."""
+    energy: Floats
+    latency: Floats
     under: Floats
-    """Under-utilisation [B, M]."""
-    excess: Floats | None
-    """Memory above capacity, relative to it and added over domains [B, M]; None where none can bind."""
-    build: Callable[[Index, Index], Rows]
+    build: Callable[[Index], Rows]
 
 
 class Search:
@@ -104,7 +116,9 @@ class Search:
         self._rng = np.random.default_rng(seed)
         self._turn = 0
         self._seed_effort = 0
+        self._margin = 0.0
         self._credit = np.ones(len(KINDS))
+        self._queue: Rows = np.zeros((0, problem.stage_count), dtype=np.int8)
         start = self._start(warm)
         self.evaluations += len(start)
         self.offer(start)
@@ -120,12 +134,20 @@ class Search:
             # Warm placements do most of what seeds are for, and a re-plan has no time for both.
             passes = self.tuning.seed_passes if warm is None or not len(warm) else self.tuning.seed_passes // 3
             count = passes // turns
-            self._seed_effort = 3 * count * turns * self.problem.latency.size * self.problem.accelerator_count
+            self._seed_effort = 8 * count * turns * self.problem.latency.size * self.problem.accelerator_count
             met, last = seeds(self.tables, allowed, rng, count)
+            if self.ablation.relaxed:
+                self._queue = self._nearly_fitting(met)
             parts = [last, met, *parts]
         else:
             parts.append(random_rows(allowed, rng, self.tuning.chains))
         return np.concatenate(parts)
+
+    def _nearly_fitting(self, rows: Rows) -> Rows:
+        """Of shortest paths that overfill memory, those that do least: good placements are often a move away."""
+        over = _excess(self.tables, totals(self.tables, rows)[4:])
+        near = np.flatnonzero((over > 0.0) & (over < _NEAR))
+        return rows[near[np.argsort(over[near], kind="stable")[: self.tuning.guided]]]
 
     def offer(self, rows: Rows) -> None:
         """Put what is feasible of some assignments into the archive."""
@@ -135,7 +157,7 @@ class Search:
 
     @property
     def effort(self) -> int:
-        """Work done so far, in sums formed (about 30 ns each on a 2-core x86 board); time follows it within a third.
+        """Work done so far, in sums formed (about 7 ns each on a 2-core x86 board); time follows it within a third.
 
         The factors of turns, comparisons and index rebuilds were fitted on the benchmark's problems.
         """
@@ -143,9 +165,9 @@ class Search:
         return (
             self._seed_effort
             + self.evaluations * len(self.tables.stage)
-            + 18_000 * self._turn
-            + 2 * archive.comparisons
-            + 77 * archive.rebuilt
+            + 57_000 * self._turn
+            + 10 * archive.comparisons
+            + 13 * archive.rebuilt
         )
 
     def step(self, progress: float) -> None:
@@ -154,11 +176,12 @@ class Search:
         kind = self._choose_kind()
         bases, guided = self._bases()
         scored = self._score(kind, bases)
-        if not scored.under.size:
+        size = scored.children.size
+        if not size:
             return
-        self.evaluations += scored.sums[0].size
+        self.evaluations += size
         entered = self._harvest(scored)
-        self._credit[kind] = 0.8 * self._credit[kind] + 0.2 * entered / scored.sums[0].size
+        self._credit[kind] = 0.8 * self._credit[kind] + 0.2 * entered / size
         if guided < len(bases):
             self._anneal(scored, guided, progress)
 
@@ -179,32 +202,38 @@ class Search:
         return min(int(np.searchsorted(share, self._rng.random(), side="right")), len(KINDS) - 1)
 
     def _bases(self) -> tuple[Rows, int]:
-        guided = self.archive.assignments[:0]
-        if self.ablation.guidance and len(self.archive):
-            wanted = self.tuning.guided if self.ablation.annealing else self.tuning.guided + self.tuning.chains
-            keys = self.archive.visits + self._rng.random(len(self.archive))
-            if self.ablation.sparsity:
-                keys = keys * self._crowding()
-            count = min(wanted, len(keys))
-            chosen = np.argpartition(keys, count - 1)[:count]
-            chosen.sort()
+        """Assignments to explore around, and how many of them are not chains."""
+        guided = self._queue
+        if len(guided):
+            self._queue = guided[:0]
+        elif self.ablation.guidance and len(self.archive):
+            chosen = self._members(self.tuning.guided + (0 if self.ablation.annealing else self.tuning.chains))
             self.archive.visits[chosen] += 1
-            guided = self.archive.assignments[chosen]
-            if not self.ablation.annealing:
-                return guided, len(guided)
+            guided = self.archive.rows(chosen)
+        if not self.ablation.annealing and len(guided):
+            return guided, len(guided)
         return np.concatenate([guided, self._chains]), len(guided)
 
-    def _crowding(self) -> Floats:
-        """Members in the cell of each member, on a coarse grid over the objectives."""
-        points, side = self.archive.points, _GRID
-        if len(points) < 2:
-            return np.ones(len(points))
-        low, span = self._frame()
-        cells = ((points - low) * ((side - 1e-6) / span)).astype(np.intp)
-        cell = (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
-        counts = np.bincount(cell, minlength=side**3)
-        crowd: Floats = counts[cell].astype(np.float64)
-        return crowd
+    def _members(self, count: int) -> Index:
+        """Archive members to explore around, at most `count`.
+
+        Each is the best for random weights by the achievement function max (f − ideal) / w (Wierzbicki 1980,
+        doi:10.1007/978-3-642-48782-8_32), worsened by former visits: so every direction is followed to its end before
+        the gaps between directions are filled.
+        """
+        archive = self.archive
+        if not self.ablation.aim:
+            keys = archive.visits + self._rng.random(len(archive))
+            count = min(count, len(keys))
+            return np.sort(np.argpartition(keys, count - 1)[:count])
+        scaled = (archive.points - archive.low) / archive.span + _OFFSET
+        scaled *= (1.0 + _VISITED * archive.visits)[:, None]
+        each = np.ascontiguousarray(scaled.T, dtype=np.float32)
+        factors = (1.0 / (self._rng.dirichlet((1.0, 1.0, 1.0), count) + 1e-3)).astype(np.float32)
+        value = each[0] * factors[:, :1]
+        for axis in (1, 2):
+            np.maximum(value, each[axis] * factors[:, axis, None], out=value)
+        return np.unique(value.argmin(axis=1))
 
     def _score(self, kind: int, bases: Rows) -> _Scored:
         if KINDS[kind] == "exchange":
@@ -218,16 +247,17 @@ class Search:
         else:
             size = len(self.archive)
             mates = self._rng.integers(0, size, (len(bases), self.problem.accelerator_count))
-            donors = self.archive.assignments[mates]
+            donors = self.archive.rows(mates)
         first, last = self._cuts()
-        sums = segment_sums(self.tables, bases, donors, first, last)
-        width = len(first)
+        children = segments(self.tables, bases, donors, first, last)
+        each = donors.shape[1]
+        given = donors.reshape(-1, donors.shape[2])
 
-        def build(base: Index, move: Index) -> Rows:
-            at = move % width
-            return apply_segments(bases[base], donors[base, move // width], first[at], last[at])
+        def build(child: Index) -> Rows:
+            move, column = np.divmod(child, children.columns)
+            return apply_segments(bases[column // each], given[column], first[move], last[move])
 
-        return self._scored(sums.reshape(len(sums), len(bases), -1), build)
+        return _scored(children, each, build)
 
     def _cuts(self) -> tuple[Index, Index]:
         stages, count = self.problem.stage_count, min(self.tuning.cuts, self.problem.stage_count)
@@ -236,79 +266,96 @@ class Search:
         return cuts[first], cuts[last]
 
     def _exchanges(self, bases: Rows) -> _Scored:
-        count = self.problem.accelerator_count
-        moves = np.flatnonzero(self.problem.allowed.ravel())
-        if len(moves) > _EXCHANGED:
-            moves = np.sort(self._rng.choice(moves, _EXCHANGED, replace=False))
-        one, two = np.triu_indices(len(moves), 1)
-        apart = moves[two] // count - moves[one] // count >= 2
+        stages, count = self.problem.stage_count, self.tuning.exchanged
+        first = np.sort(self._rng.integers(0, stages, count))
+        # Short segments are the common case; memory is traded in small change.
+        length = (self._rng.random(count) ** 2 * self.tuning.reach * stages).astype(np.intp)
+        last = np.minimum(first + length, stages - 1)
+        to = self._rng.integers(0, self.problem.accelerator_count, count)
+        donors = uniform_donors(self.problem.allowed, bases)
+        one, two = np.triu_indices(count, 1)
+        apart = first[two] - last[one] >= 2
         one, two = one[apart], two[apart]
-        delta = single_deltas(self.tables, bases)
-        delta = delta.reshape(len(delta), len(bases), -1)[..., moves]
-        own = prefix(self.tables, bases).sums[..., -1]
-        sums = (delta + own[..., None])[..., one]
-        sums += delta[..., two]
+        children = pairs(self.tables, bases, donors, to, first, last, one, two)
 
-        def build(base: Index, move: Index) -> Rows:
-            rows: Rows = bases[base].copy()
-            each = np.arange(len(rows))
-            for side in (moves[one[move]], moves[two[move]]):
-                rows[each, side // count] = side % count
+        def build(child: Index) -> Rows:
+            move, base = np.divmod(child, len(bases))
+            rows: Rows = bases[base]
+            for side in (one[move], two[move]):
+                rows = apply_segments(rows, donors[base, to[side]], first[side], last[side])
             return rows
 
-        return self._scored(sums, build)
-
-    def _scored(self, sums: Floats, build: Callable[[Index, Index], Rows]) -> _Scored:
-        excess: Floats | None = None
-        for used, capacity in zip(sums[4:], self.tables.capacity, strict=True):
-            over = np.maximum(used - capacity, 0.0)
-            over /= max(float(capacity), 1e-300)
-            excess = over if excess is None else excess + over
-        return _Scored(sums, 1.0 - sums[2] / sums[3], excess, build)
+        return _scored(children, 1, build)
 
     def _harvest(self, scored: _Scored) -> int:
         """Put what no member dominates into the archive; returns how many entered."""
-        promising = self.archive.may_enter(scored.sums[0], scored.sums[1], scored.under)
-        if scored.excess is not None:
-            promising &= scored.excess <= 0.0
-        flat = np.flatnonzero(promising)
-        if not len(flat):
+        objectives = (scored.energy, scored.latency, scored.under)
+        child = np.flatnonzero(self.archive.may_enter(*objectives, margin=self._margin))
+        for domain, capacity in enumerate(self.tables.capacity):
+            child = child[scored.children.sums_of(4 + domain, child) <= capacity]
+        self._adjust_margin(len(child))
+        if not len(child):
             return 0
-        if len(flat) > self.tuning.survivors:
-            flat = np.sort(self._rng.choice(flat, self.tuning.survivors, replace=False))
-        points = np.stack([values.ravel()[flat] for values in (*scored.sums[:2], scored.under)], axis=1)
+        if len(child) > self.tuning.survivors:
+            child = np.sort(self._rng.choice(child, self.tuning.survivors, replace=False))
+        points = np.stack([values[child] for values in objectives], axis=1)
         new = self.archive.new_among(points)
-        width = scored.under.shape[1]
-        self.archive.insert(points[new], scored.build(flat[new] // width, flat[new] % width))
+        self.archive.insert(points[new], scored.build(child[new]))
         return len(new)
+
+    def _adjust_margin(self, found: int) -> None:
+        """Aim at as many promising children in a turn as survivors are kept."""
+        ratio = found / self.tuning.survivors
+        if not self.ablation.margin:
+            return
+        if self._margin:
+            self._margin *= min(max(ratio, 0.5), 2.0) ** 0.7
+        elif ratio > 1.0:
+            self._margin = _FIRST_MARGIN
+        if self._margin < _LEAST_MARGIN:
+            self._margin = 0.0
 
     def _anneal(self, scored: _Scored, first: int, progress: float) -> None:
         """Move the chains, which are the bases from `first` on, by heat bath among random candidates of each."""
-        tuning = self.tuning
-        width = scored.under.shape[1]
+        tuning, children = self.tuning, scored.children
         count = len(self._chains)
-        moves = self._rng.integers(0, width, (count, tuning.candidates))
-        base = np.arange(first, first + count)[:, None]
+        shape = (count, tuning.candidates)
+        column = (first + np.arange(count)[:, None]) * scored.per_base + self._rng.integers(0, scored.per_base, shape)
+        child = self._rng.integers(0, len(children.first), shape) * children.columns + column
         low, span = self._frame()
-        cost = np.zeros(moves.shape)
-        for axis, values in enumerate((*scored.sums[:2], scored.under)):
-            cost += self._weights[:, axis, None] * ((values[base, moves] - low[axis]) / span[axis])
-        if scored.excess is not None:
-            over = scored.excess[base, moves]
+        cost = np.zeros(shape)
+        for axis, values in enumerate((scored.energy, scored.latency, scored.under)):
+            cost += self._weights[:, axis, None] * ((values[child] - low[axis]) / span[axis])
+        if len(self.tables.capacity):
+            used = [children.sums_of(4 + domain, child) for domain in range(len(self.tables.capacity))]
+            over = _excess(self.tables, np.stack(used))
             cost += _PENALTY * over if self.ablation.soft_memory else np.where(over > 0.0, _REFUSED, 0.0)
         heat = tuning.hottest * (tuning.coldest / tuning.hottest) ** progress
         # The smallest of cost − heat·Gumbel is a draw with probability ∝ exp(−cost / heat).
         gumbel = -np.log(-np.log(self._rng.random(cost.shape) + 1e-300))
         chosen = (cost - heat * gumbel).argmin(axis=1)
-        self._chains = scored.build(base[:, 0], moves[np.arange(count), chosen])
+        self._chains = scored.build(child[np.arange(count), chosen])
         if self._turn % _RENEW_TURNS == 0:
             self._weights[self._rng.integers(0, count)] = self._rng.dirichlet((0.7, 0.7, 0.7))
 
     def _frame(self) -> tuple[Floats, Floats]:
-        points = self.archive.points
-        if len(points) < 2:
-            sums = prefix(self.tables, self._chains).sums[..., -1]
-            points = np.stack([sums[0], sums[1], 1.0 - sums[2] / sums[3]], axis=1)
+        if len(self.archive):
+            return self.archive.low, self.archive.span
+        sums = totals(self.tables, self._chains)
+        points = np.stack([sums[0], sums[1], 1.0 - sums[2] / sums[3]], axis=1)
         low = points.min(axis=0)
-        span = points.max(axis=0) - low
-        return low, np.where(span > 0.0, span, np.maximum(np.abs(low), 1e-12))
+        return low, np.maximum(points.max(axis=0) - low, np.maximum(np.abs(low), 1e-12))
+
+
+def _scored(children: Neighbourhood, per_base: int, build: Callable[[Index], Rows]) -> _Scored:
+    under = children.sums(2)
+    under /= children.sums(3)
+    np.subtract(1.0, under, out=under)
+    return _Scored(children, per_base, children.sums(0), children.sums(1), under, build)
+
+
+def _excess(tables: Costs, used: Floats) -> Floats:
+    """Memory above capacity, relative to it and added over domains, of used [M, ...]."""
+    capacity = tables.capacity.reshape(-1, *([1] * (used.ndim - 1)))
+    over: Floats = (np.maximum(used - capacity, 0.0) / np.maximum(capacity, 1e-300)).sum(axis=0)
+    return over

@@ -21,7 +21,7 @@ from agent.placement.pgsam import Ablation, Search, Tuning
 from agent.placement.problem import Floats, Problem
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
-DEFAULT_EFFORT = 32_000_000
+DEFAULT_EFFORT = 90_000_000
 """Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.7 s of one core."""
 DEFAULT_RANDOM = 200_000
 EXACT_LABELS = 400_000

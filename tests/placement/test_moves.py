@@ -8,10 +8,10 @@ from agent.placement.baselines import random_rows
 from agent.placement.moves import (
     apply_segments,
     costs,
-    prefix,
-    segment_sums,
-    single_deltas,
+    pairs,
+    segments,
     strided_donors,
+    totals,
     uniform_donors,
 )
 from agent.placement.problem import Problem
@@ -19,6 +19,16 @@ from agent.placement.seeds import seeds, shortest_paths, weight_vectors
 from tests.placement.problems import problems, random_problem
 
 seeds_ = st.integers(0, 2**32 - 1)
+
+
+def used_and_summed(problem: Problem, rows: np.ndarray) -> np.ndarray:
+    """What `totals` must give: the four sums, then memory of the domains that can bind."""
+    most = problem.memory_used(np.zeros((0, problem.stage_count), dtype=np.int8)).T
+    cells = np.where(problem.allowed, problem.memory, 0.0)
+    for domain in range(len(problem.capacity)):
+        if np.where(problem.domain == domain, cells, 0.0).max(axis=1).sum() > problem.capacity[domain]:
+            most = np.concatenate([most.reshape(-1, len(rows)), problem.memory_used(rows).T[domain : domain + 1]])
+    return np.concatenate([problem.sums(rows), most.reshape(-1, len(rows))])
 
 
 @settings(deadline=None, max_examples=40)
@@ -30,31 +40,41 @@ def test_segment_sums_equal_recomputing_the_children(problem: Problem, seed: int
     donors = np.stack([random_rows(problem.allowed, rng, 4) for _ in rows])
     first, last = np.triu_indices(problem.stage_count)
 
-    sums = segment_sums(tables, rows, donors, first, last)
+    found = segments(tables, rows, donors, first, last)
 
-    for b in range(3):
-        for n in range(4):
-            copies = len(first)
-            children = apply_segments(
-                np.repeat(rows[b : b + 1], copies, 0), np.repeat(donors[b, n : n + 1], copies, 0), first, last
-            )
-            assert sums[:4, b, n].tobytes() == problem.sums(children).tobytes()
-            assert sums[:, b, n].tobytes() == prefix(tables, children).sums[..., -1].tobytes()
+    move, column = np.divmod(np.arange(found.size), found.columns)
+    children = apply_segments(rows[column // 4], donors.reshape(12, -1)[column], first[move], last[move])
+    truth = used_and_summed(problem, children)
+    sums = np.stack([found.sums(k) for k in range(len(tables.stage))])
+    assert sums.tobytes() == truth.tobytes() == totals(tables, children).tobytes()
+    some = rng.integers(0, found.size, 20)
+    assert all(found.sums_of(k, some).tolist() == truth[k, some].tolist() for k in range(len(truth)))
 
 
 @settings(deadline=None, max_examples=40)
 @given(problem=problems(), seed=seeds_)
-def test_single_deltas_equal_recomputing_the_children(problem: Problem, seed: int) -> None:
-    rows = random_rows(problem.allowed, np.random.default_rng(seed), 2)
-    tables = costs(problem)
-    own = prefix(tables, rows).sums[..., -1]
+def test_sums_of_pairs_of_segments_equal_recomputing_the_children(problem: Problem, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tables, stages, count = costs(problem), problem.stage_count, problem.accelerator_count
+    rows = random_rows(problem.allowed, rng, 3)
+    donors = uniform_donors(problem.allowed, rows)
+    first = np.sort(rng.integers(0, stages, 9))
+    last = np.minimum(first + rng.integers(0, 3, 9), stages - 1)
+    donor = rng.integers(0, count, 9)
+    one, two = np.triu_indices(9, 1)
+    apart = first[two] - last[one] >= 2
+    one, two = one[apart], two[apart]
 
-    deltas = single_deltas(tables, rows)
+    found = pairs(tables, rows, donors, donor, first, last, one, two)
 
-    for stage, accelerator in np.argwhere(problem.allowed):
-        children = rows.copy()
-        children[:, stage] = accelerator
-        assert np.array_equal(own[:4] + deltas[:4, :, stage, accelerator], problem.sums(children))
+    assert found.size == 3 * len(one)
+    for move in range(len(one)):
+        children = rows
+        for side in (one[move], two[move]):
+            both = np.full((2, 3), [[first[side]], [last[side]]])
+            children = apply_segments(children, donors[:, donor[side]], both[0], both[1])
+        for k, truth in enumerate(used_and_summed(problem, children)):
+            assert found.sums(k)[3 * move : 3 * move + 3].tolist() == truth.tolist()
 
 
 def test_memory_that_can_never_overflow_is_left_out() -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 
 from agent.errors import PlacementError
-from agent.placement import pgsam
 from agent.placement import solve as solve_module
 from agent.placement.baselines import BRUTE_LIMIT, brute_force, random_rows, random_search, single
 from agent.placement.greedy import efficiency_factors, greedy
@@ -193,9 +192,8 @@ def test_a_small_survivor_bound_still_fills_the_archive() -> None:
     assert len(solve(problem, evaluations=100_000, tuning=Tuning(survivors=5), certify=False).front) > 10
 
 
-def test_a_turn_without_any_move_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgsam, "_EXCHANGED", 1)
-    search = Search(random_problem(8, 12, 3, room=9.0), 1, Ablation(annealing=False, macro=False))
+def test_a_turn_without_any_move_does_nothing() -> None:
+    search = Search(random_problem(8, 12, 3, room=9.0), 1, Ablation(annealing=False, macro=False), Tuning(exchanged=1))
 
     for _ in range(20):
         search.step(0.5)
