@@ -142,6 +142,26 @@ class LaneVitals:
     power_w: float | None = None
 
 
+class Doorbells(Protocol):
+    """Where lanes' answers arrive. An event loop that waits for them may adopt it, which spares a change of thread."""
+
+    def fileno(self) -> int:
+        """Readable when something has arrived."""
+        ...
+
+    def serve(self) -> None:
+        """Take in what has arrived, completing futures on the calling thread; never waits."""
+        ...
+
+    def adopt(self) -> None:
+        """The caller serves from now on."""
+        ...
+
+    def release(self) -> None:
+        """The lanes' own thread serves again."""
+        ...
+
+
 class Lane(Protocol):
     """One accelerator's executor. Futures carry `agent.errors.BackendError` subclasses on failure.
 

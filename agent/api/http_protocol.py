@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -21,6 +21,8 @@ MIN_BODY_BYTES_PER_S: Final = 65_536
 """Pace below which an upload counts as an attack; a slow serial link still has eight times that."""
 
 CHECKS_PER_TIMEOUT: Final = 4
+JOINED_BYTES: Final = 65_536
+"""Pieces up to this size are copied behind their head; a second system call is cheaper than copying more."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,45 @@ class ConnectionBounds:
 
 class HeaderTooLarge(Exception):
     """Raised into the parser to stop it."""
+
+
+class OneWrite:
+    """A transport that sends the head of an answer together with the first piece of its body: one system call, and
+    the client wakes up once. A head without a body leaves with the loop's next turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, after what is held back."""
+        if self._head is None and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            self._loop.call_soon(self.flush)
+        elif self._head is None:
+            self._transport.write(data)
+        elif len(data) <= JOINED_BYTES:
+            head, self._head = self._head, None
+            self._transport.write(head + data)
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that is held back."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+        self.flush()
+        self._transport.close()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -57,7 +98,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the client, or tell it that there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
         if len(self.connections) > self._bounds.max_connections:
             sentence = f"all {self._bounds.max_connections} connections are in use (http.max_connections)"
             self._refuse(503, "overloaded", sentence, b"retry-after: 1\r\n")

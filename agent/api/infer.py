@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from concurrent.futures import CancelledError, Future
 from itertools import count
 from typing import Final, TypeVar
@@ -116,7 +117,12 @@ async def _wait(future: Future[_T], receive: Receive) -> None:
     watch: list[asyncio.Task[None]] = []
     timer = loop.call_later(WATCH_AFTER_S, lambda: watch.append(loop.create_task(_watch(receive, waiter))))
 
+    here = threading.get_ident()
+
     def wake(_: Future[_T]) -> None:
+        if threading.get_ident() == here:
+            _release(waiter)
+            return
         try:
             loop.call_soon_threadsafe(_release, waiter)
         except RuntimeError:

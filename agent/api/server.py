@@ -8,7 +8,7 @@ import functools
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from agent.api import access, listener
 from agent.api.app import EdgeApp
 from agent.api.http_protocol import BoundedHttpProtocol, ConnectionBounds
 from agent.errors import ConfigError, QeilError
-from agent.ports import InferenceService
+from agent.ports import Doorbells, InferenceService
 from agent.schema.settings import HttpSettings
 
 _log = structlog.get_logger("http")
@@ -30,8 +30,10 @@ BACKLOG: Final = 512
 class HttpServer:
     """Serves the agent's HTTP API. `start` returns once it accepts connections; used once, not restartable."""
 
-    def __init__(self, service: InferenceService, settings: HttpSettings) -> None:
+    def __init__(self, service: InferenceService, settings: HttpSettings, doorbells: Doorbells | None = None) -> None:
+        """`doorbells` of the lanes that answer: served on this server's loop while it runs."""
         self._service = service
+        self._doorbells = doorbells
         self._settings = settings
         self._port: int | None = None
         self._running: _Running | None = None
@@ -60,7 +62,7 @@ class HttpServer:
         bound = listener.bind(settings)
         if settings.unix_socket is None:
             self._port = bound.getsockname()[1]
-        self._running = _Running(config, app, bound)
+        self._running = _Running(config, app, bound, self._doorbells)
         self._running.start()
 
     def alive(self) -> bool:
@@ -80,8 +82,9 @@ class HttpServer:
 class _Running(uvicorn.Server):
     """A server with its thread."""
 
-    def __init__(self, config: uvicorn.Config, app: EdgeApp, bound: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, app: EdgeApp, bound: socket.socket, doorbells: Doorbells | None) -> None:
         super().__init__(config)
+        self._doorbells = doorbells
         self._app = app
         self._bound = bound
         self._up = threading.Event()
@@ -108,8 +111,9 @@ class _Running(uvicorn.Server):
     def _root(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self.serve([self._bound]))
-            self._cancel_rest()
+            with self._answers_on_loop():
+                self._loop.run_until_complete(self.serve([self._bound]))
+                self._cancel_rest()
         except BaseException as error:  # noqa: BLE001 - root of the thread: told to start(), or logged
             if self._up.is_set():
                 _log.error("http_server_died", exc_info=error)
@@ -119,6 +123,20 @@ class _Running(uvicorn.Server):
             self._loop.close()
             self._bound.close()
             self._up.set()
+
+    @contextlib.contextmanager
+    def _answers_on_loop(self) -> Iterator[None]:
+        bells = self._doorbells
+        if bells is None:
+            yield
+            return
+        bells.adopt()
+        self._loop.add_reader(bells.fileno(), bells.serve)
+        try:
+            yield
+        finally:
+            self._loop.remove_reader(bells.fileno())
+            bells.release()
 
     def _cancel_rest(self) -> None:
         """What uvicorn cancelled or left behind must end before its loop is closed."""

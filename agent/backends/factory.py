@@ -7,7 +7,7 @@ from typing import Literal
 from agent.backends.io import LaneIO
 from agent.backends.lane import ProcessLane
 from agent.backends.thread_lane import ThreadLane
-from agent.ports import Clock, Lane, LaneSpec
+from agent.ports import Clock, Doorbells, Lane, LaneSpec
 
 
 class LaneFactory:
@@ -23,6 +23,11 @@ class LaneFactory:
         if self._isolation == "thread":
             return ThreadLane(spec, self._clock, self._io)
         return ProcessLane(spec, self._clock, self._io)
+
+    @property
+    def doorbells(self) -> Doorbells:
+        """Where the answers of all lanes arrive."""
+        return self._io
 
     def close(self) -> None:
         """End the reader thread, after the lanes have stopped."""

@@ -1,6 +1,8 @@
 """The reader thread that all lanes share: sockets, stderr pipes, deadlines and the ends of processes.
 
-Futures of calls complete here and nowhere else, so a result, a deadline and a death never race each other.
+The lanes' sockets ring in a set of their own, the doorbells. An event loop may adopt that set and serve it itself: an
+answer then reaches the request that waits for it without a change of thread. Deadlines, output and deaths stay here;
+whoever completes a future first wins (`settle`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
 from agent.errors import LaneDied
@@ -47,6 +50,9 @@ class LaneIO:
         self._watched: dict[int, Callable[[], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake_fd, self._woken)
+        self._bells = select.epoll()
+        self._rung: dict[int, Callable[[], None]] = {}
+        self.watch(self._bells.fileno(), self.serve)
         self._calls: deque[Callable[[], None]] = deque()
         self._members: list[Member] = []
         self._retries: list[Callable[[], bool]] = []
@@ -106,7 +112,40 @@ class LaneIO:
 
     def _release(self) -> None:
         self._epoll.close()
+        self._bells.close()
         os.close(self._wake_fd)
+
+    # ------------------------------------------------------------------ doorbells: reader thread, or who adopted them
+
+    def fileno(self) -> int:
+        """Becomes readable when a lane has answered."""
+        return self._bells.fileno()
+
+    def serve(self) -> None:
+        """Read what has arrived; never waits."""
+        for fd, _ in self._bells.poll(0, MAX_EVENTS):
+            ready = self._rung.get(fd)
+            if ready is not None:
+                ready()
+
+    def adopt(self) -> None:
+        """From now on the caller watches `fileno` and calls `serve`; the reader thread does not."""
+        self.call(lambda: self.forget(self._bells.fileno())).result()
+
+    def release(self) -> None:
+        """Give the doorbells back to the reader thread."""
+        with suppress(LaneDied):  # it has ended, and the lanes with it
+            self.call(lambda: self.watch(self._bells.fileno(), self.serve)).result()
+
+    def watch_bell(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call `ready`, on the thread that serves the doorbells, whenever the socket can be read or ended."""
+        self._rung[fd] = ready
+        self._bells.register(fd, select.EPOLLIN)
+
+    def forget_bell(self, fd: int) -> None:
+        """Stop watching a socket (if it is), before it is closed; from any thread."""
+        if self._rung.pop(fd, None) is not None:
+            self._bells.unregister(fd)
 
     # ------------------------------------------------------------------ reader thread only
 

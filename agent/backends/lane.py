@@ -80,7 +80,7 @@ class ProcessLane:
         with self._lock:
             self._child, self._channel, self._vitals = child, Channel(ours), page
             self._cause = None
-        self._io.watch(ours.fileno(), self._readable)
+        self._io.watch_bell(ours.fileno(), self._readable)
         self._io.watch(child.output_fd, self._printed)
         self._io.join(self)
 
@@ -243,7 +243,7 @@ class ProcessLane:
             with self._lock:
                 self._queue.drop(number)
 
-    # ------------------------------------------------------------------ reader thread
+    # ------------------------------------------------------------------ whoever serves the doorbells
 
     def _readable(self) -> None:
         channel = self._channel
@@ -258,9 +258,16 @@ class ProcessLane:
         except BlockingIOError:
             return
         except Closed:
-            self._end_of_file()
+            self._io.forget_bell(channel.sock.fileno())
+            self._on_reader(self._end_of_file)
         except BackendError as error:
-            self._die(f"{self.spec.accelerator}: {error.message}")
+            cause = f"{self.spec.accelerator}: {error.message}"
+            self._io.forget_bell(channel.sock.fileno())
+            self._on_reader(lambda: self._die(cause))
+
+    def _on_reader(self, function: Callable[[], None]) -> None:
+        with suppress(LaneDied):  # the reader thread has ended, and every lane with it
+            self._io.call(function)
 
     def _told(self, channel: Channel, header: Header) -> None:
         kind = header.get("k")
@@ -308,6 +315,8 @@ class ProcessLane:
         elif load is not None:
             settle(load.future, outcome)
 
+    # ------------------------------------------------------------------ reader thread
+
     def expire(self, now_s: float) -> float:
         """Fail what is overdue (called by the reader thread)."""
         with self._lock:
@@ -348,7 +357,7 @@ class ProcessLane:
             futures: list[Future[Any]] = [call.future for call in pending]
             futures += self._models.take_all()
         child.kill()
-        self._io.forget(channel.sock.fileno())
+        self._io.forget_bell(channel.sock.fileno())
         channel.close()
         self._io.leave(self)
         self._io.retry(lambda: self._reaped(child))

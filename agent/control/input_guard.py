@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from agent.schema.workload import TensorSpec
 
-_DTYPES: dict[str, str] = {
+_NAMES: dict[str, str] = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
     "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
 }  # fmt: skip
+_DTYPES = {datatype: np.dtype(name) for datatype, name in _NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def check(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], r
 
 
 def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool) -> Verdict:
-    if tensor.dtype.name != _DTYPES.get(spec.datatype):
+    wanted = _DTYPES.get(spec.datatype)
+    if wanted is None or tensor.dtype != wanted:  # a missing one would equal float64
         sentence = f"input {spec.name!r} has datatype {tensor.dtype.name}, expected {_describe(spec)}"
         return Verdict(False, "datatype", sentence)
-    shape_fits = len(tensor.shape) == len(spec.shape) and all(
-        want in (-1, have) for have, want in zip(tensor.shape, spec.shape, strict=True)
+    shape_fits = tensor.shape == spec.shape or (
+        len(tensor.shape) == len(spec.shape)
+        and all(want in (-1, have) for have, want in zip(tensor.shape, spec.shape, strict=True))
     )
     if not shape_fits or 0 in tensor.shape:
         sentence = f"input {spec.name!r} has shape {list(tensor.shape)}, expected {_describe(spec)}"

@@ -89,7 +89,7 @@ class App:
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self.models.edited,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
-        self.http = HttpServer(self.service, settings.http)
+        self.http = HttpServer(self.service, settings.http, self._lanes.doorbells)
 
     def _sensors(self) -> tuple[Sensor, ...]:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))

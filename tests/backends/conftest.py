@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import select
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -164,10 +166,34 @@ class Rig:
         self.factory.close()
 
 
-@pytest.fixture(params=["process", "thread"])
+@contextmanager
+def served_elsewhere(made: Rig) -> Iterator[None]:
+    """The lanes' answers are read by a thread of ours, as the HTTP server's loop does."""
+    bells, over = made.factory.doorbells, threading.Event()
+    bells.adopt()
+    watched = select.poll()
+    watched.register(bells.fileno(), select.POLLIN)
+
+    def serve() -> None:
+        while not over.is_set():
+            if watched.poll(20):
+                bells.serve()
+
+    server = threading.Thread(target=serve, name="adopter")
+    server.start()
+    try:
+        yield
+    finally:
+        over.set()
+        server.join()
+        bells.release()
+
+
+@pytest.fixture(params=["process", "process, served elsewhere", "thread"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = Rig(request.param)
-    yield made
+    made = Rig("thread" if request.param == "thread" else "process")
+    with served_elsewhere(made) if "elsewhere" in request.param else nullcontext():
+        yield made
     made.close()
 
 
