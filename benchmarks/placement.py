@@ -1,9 +1,11 @@
 """Placement side by side: PGSAM against greedy, one accelerator, random search and NSGA-II, in one run.
 
-    python benchmarks/placement.py [--quick] [--ablation] [--replan] [--markdown FILE]
+    python benchmarks/placement.py [--quick] [--ablation] [--replan] [--references] [--markdown FILE]
 
-Hypervolumes are relative to the exact front where the exact search finishes ("exact"), else to the union of all that
-was found in this run ("best"). Times are wall-clock on the machine it runs on; a busy machine makes them worse.
+Hypervolumes are relative to the exact front where the exact search finishes ("exact"), else to the union of long
+searches (`placement_reference.py`) and of all that was found in this run ("best"). `--references` only makes those,
+which takes a quarter of an hour; later runs reuse them. Times are wall-clock on the machine it runs on; a busy machine
+makes them worse.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from agent.errors import PlacementError
-from agent.placement.exact import exact_front
 from agent.placement.pareto import Archive, normalised_hypervolume
 from agent.placement.pgsam import Search
 from agent.placement.problem import Problem
@@ -29,9 +30,13 @@ from agent.placement.solve import solve
 from agent.placement.warm import repair, replan, thin, without
 from benchmarks.placement_ablation import ablation_table
 from benchmarks.placement_problems import Spec, generate, specs
+from benchmarks.placement_reference import SEARCH_S, reference
 
 MARKS_S = (0.1, 0.3, 1.0)
-REFERENCE_COMPARISONS = 1_500_000_000
+EQUAL_EVALUATIONS = 100_000
+"""What NSGA-II does in about 7 s, and PGSAM in about 0.1 s."""
+REPLAN_PROBLEMS = (("decode", False, 0.0), ("mix", True, 0.05), ("prefill", False, 0.02))
+QUICK_SEARCH_S = 1.0
 
 
 @dataclass
@@ -72,17 +77,19 @@ def singles(problem: Problem) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def nsga2(problem: Problem, seed: int, budget_s: float) -> np.ndarray | None:
-    """Objectives found by NSGA-II; None without pymoo."""
+def genetic(problem: Problem, seed: int) -> dict[str, np.ndarray]:
+    """Objectives found by NSGA-II in a second and in an equal number of evaluations; nothing without pymoo."""
     try:
-        genetic = importlib.import_module("benchmarks.placement_nsga2")
+        module = importlib.import_module("benchmarks.placement_nsga2")
     except ModuleNotFoundError:
-        return None
-    found: np.ndarray = genetic.nsga2(problem, seed, budget_s)
-    return found
+        return {}
+    return {
+        "nsga2 1 s": module.nsga2(problem, seed, "time", 1.0),
+        "nsga2 100 k": module.nsga2(problem, seed, "n_eval", EQUAL_EVALUATIONS),
+    }
 
 
-def measure(spec: Spec, seed: int) -> Row:
+def measure(spec: Spec, seed: int, search_s: float) -> Row:
     """Run every method on one problem."""
     problem, row = generate(spec), Row(spec)
     row.found |= at_marks(problem, seed)
@@ -93,23 +100,14 @@ def measure(spec: Spec, seed: int) -> Row:
     row.found["single"] = singles(problem)
     clock = time.perf_counter
     row.found["random 1 s"] = solve(problem, "random", seed, 10**9, budget_s=1.0, clock=clock).points()
-    genetic = nsga2(problem, seed, 1.0)
-    if genetic is not None:
-        row.found["nsga2 1 s"] = genetic
-    longest = Search(problem, seed + 1000)
-    while longest.effort < 60_000_000:
-        longest.step(longest.effort / 60_000_000)
-    proof = exact_front(
-        problem,
-        comparison_limit=REFERENCE_COMPARISONS,
-        known=(longest.archive.points, longest.archive.assignments),
-        paced=True,
-    )
-    row.exact = proof.complete
-    reference = proof.points if proof.complete else union([longest.archive.points, *row.found.values()])
-    row.size = len(reference)
-    whole = normalised_hypervolume(reference, reference)
-    row.ratios = {name: normalised_hypervolume(points, reference) / whole for name, points in row.found.items()}
+    row.found["pgsam 100 k"] = solve(problem, seed=seed, evaluations=EQUAL_EVALUATIONS, certify=False).points()
+    row.found |= genetic(problem, seed)
+    best = reference(problem, search_s)
+    row.exact = best.exact
+    points = best.points if best.exact else union([best.points, *row.found.values()])
+    row.size = len(points)
+    whole = normalised_hypervolume(points, points)
+    row.ratios = {name: normalised_hypervolume(found, points) / whole for name, found in row.found.items()}
     return row
 
 
@@ -138,32 +136,48 @@ def side_by_side(rows: list[Row]) -> list[str]:
     return lines
 
 
-def fault_replan(seed: int, quick: bool) -> list[str]:
+def lost(quick: bool) -> Iterator[tuple[Spec, Problem, str]]:
+    """Problems of 50 stages and 4 accelerators, and each accelerator that is lost in turn."""
+    for phase, tight, jitter in REPLAN_PROBLEMS[: 1 if quick else 3]:
+        spec = Spec(phase, 50, 4, tight, jitter, 301)
+        problem = generate(spec)
+        for name in problem.accelerators[1:]:
+            yield spec, problem, name
+
+
+def fault_replan(seed: int, quick: bool, search_s: float) -> list[str]:
     """An accelerator is lost at 50 stages and 4 accelerators: time to the first plan, and quality after 150 ms."""
     lines = [
         "| problem | lost | first plan | its hypervolume | after 150 ms | reference |",
         "|---|---|---|---|---|---|",
     ]
-    for phase, tight, jitter in (("decode", False, 0.0), ("mix", True, 0.05), ("prefill", False, 0.02))[
-        : 1 if quick else 3
-    ]:
-        spec = Spec(phase, 50, 4, tight, jitter, 301)
-        problem = generate(spec)
-        old = solve(problem, seed=seed).assignments()
-        for lost in problem.accelerators[1:]:
-            left = without(problem, [lost])
-            begun_s = time.perf_counter()
-            first = repair(left, thin(old)).points
-            first_s = time.perf_counter() - begun_s
-            after = replan(left, old, seed, budget_s=0.14, clock=time.perf_counter).points()
-            known = solve(left, seed=seed + 1)
-            reference = known.points() if known.exact else union([known.points(), after])
-            whole = normalised_hypervolume(reference, reference)
-            ratios = [normalised_hypervolume(points, reference) / whole for points in (first, after)]
-            kind = "exact" if known.exact else "best"
-            lines.append(
-                f"| {spec.name} | {lost} | {first_s * 1000:.1f} ms | {ratios[0]:.4f} | {ratios[1]:.4f} | {kind} |"
-            )
+    old: dict[str, np.ndarray] = {}
+    for spec, problem, name in lost(quick):
+        if spec.name not in old:
+            old[spec.name] = solve(problem, seed=seed).assignments()
+        left = without(problem, [name])
+        begun_s = time.perf_counter()
+        first = repair(left, thin(old[spec.name])).points
+        first_s = time.perf_counter() - begun_s
+        after = replan(left, old[spec.name], seed, budget_s=0.15, clock=time.perf_counter).points()
+        best = reference(left, search_s)
+        points = best.points if best.exact else union([best.points, after])
+        whole = normalised_hypervolume(points, points)
+        ratios = [normalised_hypervolume(found, points) / whole for found in (first, after)]
+        kind = "exact" if best.exact else "best"
+        lines.append(f"| {spec.name} | {name} | {first_s * 1000:.1f} ms | {ratios[0]:.4f} | {ratios[1]:.4f} | {kind} |")
+    return lines
+
+
+def make_references(quick: bool, search_s: float) -> list[str]:
+    """Find and keep the reference of every problem."""
+    lines = []
+    problems = [(spec.name, generate(spec)) for spec in specs(quick)]
+    problems += [(f"{spec.name} without {name}", without(problem, [name])) for spec, problem, name in lost(quick)]
+    for name, problem in problems:
+        found = reference(problem, search_s)
+        lines.append(f"{name}: {len(found.points)} points, {'exact' if found.exact else 'best known'}")
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 
@@ -173,17 +187,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few small problems, under a minute")
     parser.add_argument("--ablation", action="store_true", help="what each ingredient is worth")
     parser.add_argument("--replan", action="store_true", help="loss of an accelerator")
+    parser.add_argument("--references", action="store_true", help="only make the references")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     chosen = parser.parse_args()
+    search_s = QUICK_SEARCH_S if chosen.quick else SEARCH_S
     if chosen.ablation:
         lines = ablation_table(quick=chosen.quick)
     elif chosen.replan:
-        lines = fault_replan(chosen.seed, chosen.quick)
+        lines = fault_replan(chosen.seed, chosen.quick, search_s)
+    elif chosen.references:
+        lines = make_references(chosen.quick, search_s)
     else:
         rows = []
         for spec in specs(chosen.quick):
-            rows.append(measure(spec, chosen.seed))
+            rows.append(measure(spec, chosen.seed, search_s))
             print(spec.name, " ".join(f"{k}={v:.4f}" for k, v in rows[-1].ratios.items()), file=sys.stderr, flush=True)
         lines = side_by_side(rows)
         if "nsga2 1 s" not in rows[0].ratios:

@@ -46,8 +46,11 @@ class _Reset(Mutation):
         return np.where(change, self.rng.integers(0, self.count, x.shape), x)
 
 
-def nsga2(problem: Problem, seed: int, budget_s: float) -> np.ndarray:
-    """Objectives of all non-dominated feasible placements that a population of 200 met within the time."""
+def nsga2(problem: Problem, seed: int, unit: str, budget: float) -> np.ndarray:
+    """Objectives of all non-dominated feasible placements that a population of 200 met within the budget.
+
+    unit: "time" for seconds, "n_eval" for placements evaluated.
+    """
     tables = _Placements(problem)
     algorithm = NSGA2(
         pop_size=200,
@@ -56,5 +59,5 @@ def nsga2(problem: Problem, seed: int, budget_s: float) -> np.ndarray:
         mutation=_Reset(problem.accelerator_count, seed),
         eliminate_duplicates=True,
     )
-    minimize(tables, algorithm, get_termination("time", budget_s), seed=seed, verbose=False)
+    minimize(tables, algorithm, get_termination(unit, budget), seed=seed, verbose=False)
     return tables.archive.points

@@ -27,6 +27,9 @@ DEFAULT_RANDOM = 200_000
 EXACT_LABELS = 400_000
 EXACT_COMPARISONS = 5_000_000_000
 EXACT_EVALUATIONS = 100_000_000
+LEAN = Tuning(chains=2, guided=8, cuts=12, exchanged=25)
+"""Small turns, for budgets of less than `LEAN_EVALUATIONS`: large ones are faster, but learn less from each."""
+LEAN_EVALUATIONS = 400_000
 _FIRST_SHARE = 0.25
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
@@ -131,7 +134,8 @@ def solve(
         raise ValueError(f"evaluations is {evaluations}, expected at least 1")
     budget = _Budget(evaluations, budget_s, clock)
     if method == "pgsam":
-        search = Search(problem, seed, ablation, tuning, _usable(problem, warm))
+        lean = LEAN if evaluations is not None and evaluations < LEAN_EVALUATIONS else None
+        search = Search(problem, seed, ablation, tuning or lean, _usable(problem, warm))
         return _pgsam(problem, seed, budget, search, certify)
     if method == "exact":
         return _exact(problem, seed, budget)
