@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -60,13 +61,18 @@ class RuntimeInventory:
 def probe_runtimes(timeout_s: float) -> RuntimeInventory:
     """Look at this machine's runtimes in child processes, all together within `timeout_s`. Never raises."""
     until_s = time.monotonic() + timeout_s
-    found, note = _ask([], until_s)
+    packages = plugin_packages()
+    with ThreadPoolExecutor(1 + len(packages)) as pool:
+        asked = [pool.submit(_ask, ["--plugin", package], until_s) for package in packages]
+        found, note = _ask([], until_s)
+        answers = [one.result() for one in asked]
     if found is None:
         return RuntimeInventory(notes=(f"the runtimes could not be looked at: {note}",))
     devices, notes = list(found["devices"]), list(found["notes"])
     plugins: list[str] = []
-    for package in found["plugins"]:
-        answer, note = _ask(["--plugin", package], until_s)
+    if found["onnxruntime"] is None:
+        packages, answers = [], []  # nothing to plug them into
+    for package, (answer, note) in zip(packages, answers, strict=True):
         if answer is None:
             notes.append(f"the plugin {package} is unusable: {note}")
         else:
@@ -108,7 +114,7 @@ def _ask(arguments: Sequence[str], until_s: float) -> tuple[dict[str, Any] | Non
 def look() -> dict[str, Any]:
     """Everything but the plugins' devices, whose libraries each get a process of their own."""
     notes: list[str] = []
-    found: dict[str, Any] = {"notes": notes, "plugins": plugin_packages(), "devices": [], "providers": []}
+    found: dict[str, Any] = {"notes": notes, "devices": [], "providers": []}
     found["onnxruntime"] = _look_at_onnxruntime(found, notes)
     found["litert"], found["litert_module"] = _look_at_litert(notes)
     found["delegates"] = ["XNNPACK"] if found["litert"] else []

@@ -19,10 +19,16 @@ def run_command(config: Path | None, port: int | None) -> None:
 
     SIGHUP reads the policy again. Settings come from the file, then QEIL_… in the environment, then the options.
     """
-    from agent.service import app, configuration, logs
+    from agent.service import configuration
+    from agent.service.early_probe import EarlyProbe
 
     overrides = {} if port is None else {"QEIL_HTTP_PORT": str(port)}
     settings = configuration.load_settings(config, overrides, dict(os.environ))
+    # The runtimes are looked at in processes of their own, which takes as long as importing the rest.
+    inventory = EarlyProbe().result if settings.profile == "auto" else None
+
+    from agent.service import app, logs
+
     logs.configure(settings.log_level)
 
     def announce(url: str, problems: list[str]) -> None:
@@ -31,4 +37,4 @@ def run_command(config: Path | None, port: int | None) -> None:
         click.echo(f"ready {url}")
         sys.stdout.flush()
 
-    app.App(settings, dict(os.environ)).run(announce)
+    app.App(settings, dict(os.environ), inventory).run(announce)

@@ -14,6 +14,7 @@ import structlog
 from agent import __version__
 from agent.api.server import HttpServer
 from agent.backends.factory import LaneFactory
+from agent.backends.probe import RuntimeInventory
 from agent.errors import Overloaded
 from agent.ports import Lane, LaneSpec, Sensor
 from agent.schema.device import Accelerator
@@ -46,7 +47,10 @@ DRAIN_S = 5.0
 class App:
     """One agent. `start` returns once it serves HTTP; models may still be loading then."""
 
-    def __init__(self, settings: Settings, environ: dict[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environ: dict[str, str], inventory: Callable[[], RuntimeInventory] | None = None
+    ) -> None:
+        """`inventory` gives this machine's runtimes, where the look at them has begun already."""
         self.settings = settings
         self._clock = SystemClock()
         self._lanes = LaneFactory(settings.isolation, self._clock)
@@ -57,7 +61,7 @@ class App:
         boot = state_file.next_boot(state_dir)
         policy_path = share.find_policy(settings.policy)
         policy = assembly.last_good_policy(policy_path, state_dir)
-        self.board: Board = assembly.board(settings)
+        self.board: Board = assembly.board(settings, inventory)
         planner = Planner(self.board, state_dir / "workloads")
         digest = yaml_files.digest(policy.policy)
         models = model_store.configured(settings)

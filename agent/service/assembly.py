@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from agent.backends.probe import probe_runtimes
+from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
@@ -15,10 +16,9 @@ from agent.schema.settings import Settings
 from agent.service import calibration
 from agent.service.board import Board, make_board
 from agent.service.detection import detect
+from agent.service.early_probe import EarlyProbe
 from agent.service.supervisor import Event, PolicyRejectedEvent
 from agent.storage import share, state_file, yaml_files
-
-PROBE_TIMEOUT_S = 60.0
 
 _log = structlog.get_logger("assembly")
 
@@ -31,18 +31,21 @@ class FoundPolicy:
     events: tuple[Event, ...] = ()
 
 
-def board(settings: Settings) -> Board:
-    """The profile in use: detected or named, with this board's calibration, plus simulated accelerators."""
-    profile = base_profile(settings.profile)
+def board(settings: Settings, inventory: Callable[[], RuntimeInventory] | None = None) -> Board:
+    """The profile in use: detected or named, with this board's calibration, plus simulated accelerators.
+
+    `inventory` gives the runtimes that are here, where somebody has begun to look at them already.
+    """
+    profile = base_profile(settings.profile, inventory)
     profile = calibration.apply_saved(profile, settings.state_dir)
     return make_board(profile, settings.simulated_accelerators, named_profile)
 
 
-def base_profile(name: str) -> DeviceProfile:
+def base_profile(name: str, inventory: Callable[[], RuntimeInventory] | None = None) -> DeviceProfile:
     """A profile by name or path, or what detection finds on this machine for `auto`."""
     if name != "auto":
         return named_profile(name)
-    detected = detect(Path("/"), probe_runtimes(PROBE_TIMEOUT_S))
+    detected = detect(Path("/"), (inventory or EarlyProbe().result)())
     for note in detected.notes:
         _log.info("detected", note=note)
     return detected.profile

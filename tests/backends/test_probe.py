@@ -48,8 +48,9 @@ def test_no_time_is_an_empty_inventory_that_says_so() -> None:
 def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, note: str
 ) -> None:
-    found = {"onnxruntime": "1", "providers": [], "devices": [], "plugins": ["bad"], "litert": None,
-             "litert_module": None, "delegates": [], "notes": []}  # fmt: skip
+    found = {"onnxruntime": "1", "providers": [], "devices": [], "litert": None, "litert_module": None,
+             "delegates": [], "notes": []}  # fmt: skip
+    monkeypatch.setattr(probe, "plugin_packages", lambda: ["bad"])
     stub = tmp_path / "python"
     stub.write_text(
         f"#!{sys.executable}\nimport sys\n"
