@@ -128,7 +128,9 @@ class LaneKeeper:
     def blame_death(self, cause: str) -> LoadedModel | None:
         """After a death while loading: refuse the model that was being loaded the second time it happens."""
         loading = next((m for m in self.models.values() if m.state == "loading"), None)
-        if loading is None or self.vitals is None:
+        # A crash may come before the next tick has looked: the page of the dead process still tells that it lived.
+        lived = self.vitals is not None or (self.lane is not None and self.lane.vitals() is not None)
+        if loading is None or not lived:
             return None
         loading.deaths_while_loading += 1
         if loading.deaths_while_loading < 2:

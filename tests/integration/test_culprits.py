@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -38,16 +39,15 @@ def test_a_delegate_that_crashes_is_kept_away_from_its_model_and_quoted(tmp_path
     runtime = {"backend": "litert", "provider": "external", "plugin": str(library), "options": {"mode": "crash"}}
     profile = board_with("edgetpu", runtime, tmp_path)
     with running(tmp_path / "agent", profile=profile, models=models(FACE)) as agent:
-        client = agent.client()
-        inputs = random_inputs(client.get(f"/v2/models/{FACE[0]}"))
+        with contextlib.closing(agent.client()) as client:
+            inputs = random_inputs(client.get(f"/v2/models/{FACE[0]}"))
 
-        def settled() -> bool:
-            answer = client.infer(FACE[0], inputs)
-            assert answer.parameters["placement"] == "cpu"
-            return candidate(agent.model(FACE[0]), "edgetpu")["state"] == "refused"
+            def settled() -> bool:
+                answer = client.infer(FACE[0], inputs)
+                assert answer.parameters["placement"] == "cpu"
+                return candidate(agent.model(FACE[0]), "edgetpu")["state"] == "refused"
 
-        agent.wait_until(settled, 30)
-        client.close()
+            agent.wait_until(settled, 30)
         reason = candidate(agent.model(FACE[0]), "edgetpu")["reason"]
         assert "SIGSEGV; last words: test delegate: register 0x40 reads zero" in reason
         assert "SIGSEGV" in agent.accelerator("edgetpu")["last_fault"]
@@ -71,6 +71,7 @@ def test_cuda_on_a_machine_without_it_is_handled_as_the_policy_says(tmp_path, ru
     assert "on_fallback: warn" in text
     policy.write_text(text.replace("on_fallback: warn", f"on_fallback: {rule}"))
     with running(tmp_path / "agent", profile=profile, policy=str(policy), models=models(MAGIKA)) as agent:
+        agent.wait_until(lambda: candidate(agent.model("magika"), "gpu")["state"] not in {"loading", "not loaded"})
         status = agent.status()
         model = status["models"][0]
         gpu = candidate(model, "gpu")

@@ -79,15 +79,18 @@ def test_a_lane_without_heartbeat_is_killed():
     assert "no heartbeat" in world.accelerator("cpu").last_fault
 
 
-def test_a_model_that_kills_the_lane_twice_while_loading_is_refused_there():
+@pytest.mark.parametrize("seen", [True, False], ids=["after a tick", "before any tick"])
+def test_a_model_that_kills_the_lane_twice_while_loading_is_refused_there(seen):
     def prepare(lane, generation):
         lane.hold_loads = lane.spec.accelerator == "gpu0" and generation < 2
 
     world = World(prepare=prepare)
     for _ in range(2):
-        world.tick(1.0)
+        if seen:
+            world.tick(1.0)
         world.lane("gpu0").die("SIGSEGV in delegate")
         world.tick(2.0)
+        world.keepers["gpu0"].vitals = None
     world.tick(3.0)
     placement = world.snapshot.models[0].candidates[0]
     assert placement.state == "refused"
