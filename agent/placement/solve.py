@@ -30,6 +30,7 @@ EXACT_EVALUATIONS = 100_000_000
 LEAN = Tuning(chains=2, guided=8, cuts=12, exchanged=25)
 """Small turns, for budgets of less than `LEAN_EVALUATIONS`: large ones are faster, but learn less from each."""
 LEAN_EVALUATIONS = 400_000
+_CONVERTED = 256
 _FIRST_SHARE = 0.25
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
@@ -60,11 +61,13 @@ class Result:
 
     def points(self) -> Floats:
         """Objectives [n, 3]."""
-        return np.array([point.objectives for point in self.front]).reshape(-1, 3)
+        parts = [[point.objectives for point in self.front[at]] for at in _batches(len(self.front))]
+        return np.concatenate([np.zeros((0, 3)), *(np.array(part) for part in parts)])
 
     def assignments(self) -> NDArray[np.int8]:
         """Assignments [n, L]."""
-        return np.array([point.assignment for point in self.front], dtype=np.int8)
+        parts = [[point.assignment for point in self.front[at]] for at in _batches(len(self.front))]
+        return np.concatenate([np.array(part, dtype=np.int8) for part in parts])
 
 
 class _Budget:
@@ -236,8 +239,13 @@ def _some_feasible(problem: Problem) -> NDArray[np.int8]:
 def _result(
     method: str, seed: int, evaluations: int, points: Floats, assignments: NDArray[np.int8], exact: bool = False
 ) -> Result:
-    front = tuple(
-        Point((point[0], point[1], point[2]), tuple(row))
-        for point, row in zip(points.tolist(), assignments.tolist(), strict=True)
-    )
-    return Result(method, seed, evaluations, exact, front)
+    front: list[Point] = []
+    for at in _batches(len(points)):
+        for point, row in zip(points[at].tolist(), assignments[at].tolist(), strict=True):
+            front.append(Point((point[0], point[1], point[2]), tuple(row)))
+    return Result(method, seed, evaluations, exact, tuple(front))
+
+
+def _batches(count: int) -> list[slice]:
+    """Converting thousands of rows in one call would keep every other thread waiting for tens of milliseconds."""
+    return [slice(begin, begin + _CONVERTED) for begin in range(0, count, _CONVERTED)]

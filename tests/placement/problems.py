@@ -38,6 +38,8 @@ def random_problem(
     )
 
 
+LARGEST = ((17, 2), (11, 3), (8, 4), (7, 5), (6, 7), (5, 11), (4, 21), (3, 58))
+"""The most stages and accelerators of which brute force takes every assignment."""
 SIZES = ((1, 1), (1, 3), (2, 2), (3, 3), (4, 2), (4, 4), (5, 3), (6, 3), (8, 2), (7, 3), (12, 2), (5, 4))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.errors import PlacementError
 from agent.placement import solve as solve_module
@@ -19,7 +20,7 @@ from agent.placement.pareto import normalised_hypervolume
 from agent.placement.pgsam import Ablation, Search, Tuning
 from agent.placement.problem import Problem
 from agent.placement.solve import Result, solve
-from tests.placement.problems import problems, random_problem
+from tests.placement.problems import LARGEST, problems, random_problem
 
 
 def fake_clock(step_s: float) -> Callable[[], float]:
@@ -44,10 +45,10 @@ def test_pgsam_is_feasible_consistent_and_never_better_than_the_exact_front(prob
     truth = brute_force(problem)
     if not len(truth):
         with pytest.raises(PlacementError, match="no placement fits"):
-            solve(problem, evaluations=20_000)
+            solve(problem, evaluations=5_000)
         return
 
-    found = solve(problem, seed=3, evaluations=20_000, certify=False)
+    found = solve(problem, seed=3, evaluations=5_000, certify=False)
 
     assert problem.feasible(found.assignments()).all()
     assert problem.objectives(found.assignments()).tobytes() == found.points().tobytes()
@@ -56,15 +57,50 @@ def test_pgsam_is_feasible_consistent_and_never_better_than_the_exact_front(prob
     assert not found.exact
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=60)
 @given(problem=problems())
 def test_method_exact_equals_brute_force(problem: Problem) -> None:
     truth = brute_force(problem)
-    if len(truth):
-        found = solve(problem, "exact", evaluations=200_000)
+    if not len(truth):
+        with pytest.raises(PlacementError, match="no placement fits"):
+            solve(problem, "exact", evaluations=200_000)
+        return
 
-        assert found.exact
-        assert found.points().tobytes() == truth.points.tobytes()
+    found = solve(problem, "exact", evaluations=200_000)
+
+    assert found.exact
+    assert found.points().tobytes() == truth.points.tobytes()
+    assert problem.objectives(found.assignments()).tobytes() == found.points().tobytes()
+
+
+@pytest.mark.parametrize("size", LARGEST, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("room", [0.6, 9.0], ids=["tight", "loose"])
+def test_exact_and_certified_fronts_equal_brute_force_at_its_limit(size: tuple[int, int], room: float) -> None:
+    stages, accelerators = size
+    assert accelerators**stages <= BRUTE_LIMIT < accelerators ** (stages + 1)
+    problem = random_problem(stages, stages, accelerators, room=room)
+    truth = brute_force(problem).points
+
+    exact = solve(problem, "exact", seed=1, evaluations=10**8)
+    certified = solve(problem, seed=1, evaluations=5_000_000)
+
+    assert exact.points().tobytes() == truth.tobytes()
+    assert certified.exact
+    assert certified.points().tobytes() == truth.tobytes()
+
+
+@settings(deadline=None, max_examples=40)
+@given(problem=problems(), budget=st.sampled_from((1, 3_000, 60_000)))
+def test_what_pgsam_calls_exact_is_exact_and_the_rest_is_never_better(problem: Problem, budget: int) -> None:
+    truth = brute_force(problem).points
+    if not len(truth):
+        return
+
+    found = solve(problem, seed=2, evaluations=budget)
+
+    points = found.points()
+    assert (truth[:, None, :] <= points[None, :, :]).all(axis=2).any(axis=0).all()
+    assert not found.exact or points.tobytes() == truth.tobytes()
 
 
 def test_pgsam_comes_close_to_the_exact_front_without_the_certificate() -> None:
@@ -106,18 +142,24 @@ print(digest(solve(random_problem(5, 30, 4, room=0.8), seed=7, evaluations=150_0
 """
 
 
-def test_equal_seeds_give_equal_bytes_in_other_processes_with_any_number_of_threads() -> None:
+def test_equal_seeds_give_equal_bytes_in_other_processes_with_any_threads_and_hash_seed() -> None:
     here = digest(solve(random_problem(5, 30, 4, room=0.8), seed=7, evaluations=150_000))
     there = [
         subprocess.run(
             [sys.executable, "-c", _SCRIPT],
-            env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": "."},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": threads,
+                "PYTHONPATH": ".",
+                "PYTHONHASHSEED": hashes,
+            },
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
-        for threads in ("1", "2")
+        for threads, hashes in (("1", "0"), ("2", "4242"))
     ]
 
     assert there == [here, here]
@@ -328,6 +370,65 @@ def test_a_search_without_anything_feasible_keeps_walking_with_an_empty_archive(
 def test_every_search_says_what_binds_when_nothing_fits(method: str) -> None:
     with pytest.raises(PlacementError, match="no placement fits: memory"):
         solve(random_problem(8, 6, 2, room=0.05), method, evaluations=1000)
+
+
+def test_the_margin_rises_while_too_much_is_promising_and_falls_to_nothing_after() -> None:
+    search = Search(random_problem(8, 40, 4, room=9.0), 1, tuning=Tuning(survivors=50))
+    plain = Search(random_problem(8, 40, 4, room=9.0), 1, Ablation(margin=False), Tuning(survivors=50))
+
+    for one in (search, plain):
+        one.step(0.5)
+    begun = search._margin
+    search.step(0.5)
+    raised = search._margin
+    search.tuning = Tuning(survivors=10**9)
+    for _ in range(40):
+        search.step(0.5)
+
+    assert 0.0 < begun < raised
+    assert search._margin == 0.0
+    assert plain._margin == 0.0
+
+
+def test_aim_explores_what_is_best_for_some_weights_and_moves_on_from_what_was_explored() -> None:
+    search = Search(random_problem(8, 40, 4, room=9.0), 1)
+    for turn in range(5):
+        search.step(turn / 5)
+    archive = search.archive
+    archive.visits[:] = 0
+
+    first = search._members(200)
+    archive.visits[first] += 1
+    second = search._members(200)
+
+    scaled = (archive.points - archive.low) / archive.span
+    assert scaled[first].min(axis=0).max() < 0.05
+    assert scaled[first].max(axis=1).min() <= np.quantile(scaled.max(axis=1), 0.01)
+    assert len(set(first) & set(second)) < 0.1 * len(first)
+
+
+def test_the_first_bases_are_shortest_paths_that_overfill_memory_a_little() -> None:
+    problem = random_problem(9, 30, 3, room=0.6)
+    search = Search(problem, 1)
+    queue = search._queue
+
+    bases, guided = search._bases()
+
+    assert 0 < len(queue) <= search.tuning.guided
+    assert not problem.feasible(queue).any()
+    assert guided == len(queue)
+    assert (bases[:guided] == queue).all()
+    assert len(search._queue) == 0
+    assert len(Search(problem, 1, Ablation(relaxed=False))._queue) == 0
+
+
+def test_a_small_budget_takes_small_turns() -> None:
+    problem = random_problem(8, 40, 4, room=9.0)
+
+    small = solve(problem, seed=1, evaluations=20_000, certify=False)
+    large = solve(problem, seed=1, evaluations=20_000, certify=False, tuning=Tuning())
+
+    assert 20_000 <= small.evaluations < 30_000 < large.evaluations
 
 
 def test_hot_chains_walk_elsewhere_than_cold_ones() -> None:
