@@ -1,4 +1,4 @@
-"""`qeil check`: validates settings, policies and device profiles and says every problem with its line."""
+"""`qeil check`: validates settings, policies, device profiles and scenarios and says every problem with its line."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def check_file(path: Path) -> list[Problem]:
                 f"cannot tell from its keys what this file is ({kinds}); `qeil schema KIND` lists the keys of each"
             )
             return [Problem(str(path), document.line(()), "", message)]
+        if kind == "scenario":
+            from agent.simulation import references
+
+            return list(references.problems(path))
         yaml_files.validate(document, yaml_files.SCHEMAS[kind], str(path))
     except ConfigError as error:
         return list(problems_of(error))
@@ -66,7 +70,7 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a list of {file, line, key, message, suggestion}.")
 def check_command(paths: tuple[Path, ...], as_json: bool) -> int:
-    """Check settings, policies and device profiles; folders are searched for *.yaml.
+    """Check settings, policies, device profiles and scenarios; folders are searched for *.yaml.
 
     Prints `file:line: key: what is wrong (did you mean ...)` for every problem; exit code 78 if there is any.
     """

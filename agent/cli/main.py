@@ -18,7 +18,7 @@ EXIT_CONFIG = 78
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("agent.cli.run:run_command", "Run the agent in the foreground."),
-    "check": ("agent.cli.check:check_command", "Check settings, policies and device profiles."),
+    "check": ("agent.cli.check:check_command", "Check settings, policies, device profiles and scenarios."),
     "schema": ("agent.cli.schema:schema_command", "Print the JSON Schema of a file, for editors."),
     "doctor": ("agent.cli.doctor:doctor_command", "Look for what is missing or wrong on this machine."),
     "detect": ("agent.cli.detect:detect_command", "Show this machine as a device profile."),
@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("agent.cli.models:models_command", "List, add and inspect models."),
     "plan": ("agent.cli.plan:plan_command", "Search placements of a model, on any board."),
     "explain": ("agent.cli.explain:explain_command", "Say why a model runs where it runs, down to the sources."),
+    "simulate": ("agent.cli.simulate:simulate_command", "Compare placements of many models on boards, by a scenario."),
     "validate": ("agent.cli.validate:validate_command", "Compare predictions with a table of measurements."),
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),

@@ -87,7 +87,7 @@ def _problem(
     for a in range(count):
         for b in range(count):
             if a != b:
-                per_byte_s, fixed_s, per_byte_j = _transfer(profile, usable[a][0], usable[b][0], notes)
+                per_byte_s, fixed_s, per_byte_j = transfer(profile, usable[a][0], usable[b][0], notes)
                 sizes = np.array([s.output_bytes for s in workload.stages[:-1]])
                 latency_transfer[:, a, b] = sizes * per_byte_s + fixed_s + overhead[b]
                 energy_transfer[:, a, b] = sizes * per_byte_j + static[b] * overhead[b]
@@ -114,10 +114,10 @@ def _capacity(profile: DeviceProfile, domain: str, policy: Policy) -> float:
     return (memory.capacity_bytes.value - memory.reserved_bytes.value) * policy.memory.max_cpq
 
 
-def _transfer(
+def transfer(
     profile: DeviceProfile, source: Accelerator, target: Accelerator, notes: list[str]
 ) -> tuple[float, float, float]:
-    """(s/byte, fixed s, J/byte) between two accelerators."""
+    """(s/byte, fixed s, J/byte) between two accelerators; a link that had to be assumed is added to `notes`."""
     if source.memory_domain == target.memory_domain:
         return 0.0, SHARED_MEMORY_OVERHEAD_S, 0.0
     link = _link(profile, source, target)

@@ -1,4 +1,4 @@
-"""Share: finds policies and device profiles by name – the owner's copies first, then what was shipped."""
+"""Share: finds policies, device profiles and scenarios by name – the owner's copies first, then what was shipped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OWNER_DIR = Path("/etc/qeil")
 SYSTEM_DIR = Path("/usr/share/qeil")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-Collection = Literal["policies", "device_profiles"]
+Collection = Literal["policies", "device_profiles", "scenarios"]
 
 
 def roots() -> tuple[Path, ...]:
-    """Folders that may hold `policies/` and `device_profiles/`, the first one wins: owner, checkout, wheel, system."""
+    """Folders that may hold the collections, the first one wins: owner, checkout, wheel, system."""
     return (OWNER_DIR, _PACKAGE.parent, _PACKAGE / "share", SYSTEM_DIR)
 
 
@@ -42,6 +42,11 @@ def find_policy(name_or_path: str, places: Sequence[Path] | None = None) -> Path
 def find_profile(name_or_path: str, places: Sequence[Path] | None = None) -> Path:
     """File of a device profile. Raises ConfigError for an unknown name, with the closest one."""
     return _find("device_profiles", "device profile", name_or_path, places)
+
+
+def find_scenario(name_or_path: str, places: Sequence[Path] | None = None) -> Path:
+    """File of a scenario. Raises ConfigError for an unknown name, with the closest one."""
+    return _find("scenarios", "scenario", name_or_path, places)
 
 
 def list_profiles(places: Sequence[Path] | None = None) -> dict[str, Path]:

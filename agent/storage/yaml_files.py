@@ -1,4 +1,4 @@
-"""YAML files: settings, policies and device profiles as checked schemas, with every problem named by file and line."""
+"""YAML files: settings, policies, device profiles and scenarios as checked schemas; every problem has file and line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from pydantic import ValidationError
 from agent.schema.base import FileModel
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
+from agent.schema.scenario import Scenario
 from agent.schema.settings import Settings
 from agent.storage import environment, schema_problems, yaml_text
 from agent.storage.problem import Problem, config_error
 from agent.storage.yaml_text import Document, KeyPath
 
-Kind = Literal["settings", "policy", "board"]
-SCHEMAS: dict[Kind, type[FileModel]] = {"settings": Settings, "policy": Policy, "board": DeviceProfile}
+Kind = Literal["settings", "policy", "board", "scenario"]
+SCHEMAS: dict[Kind, type[FileModel]] = {
+    "settings": Settings, "policy": Policy, "board": DeviceProfile, "scenario": Scenario
+}  # fmt: skip
 """What a file can be."""
 
 _HINTS: dict[Kind, set[str]] = {
     "settings": {"agent", "settings"},
     "policy": {"policy", "policies"},
     "board": {"profile", "board", "device_profiles"},
+    "scenario": {"scenario", "scenarios"},
 }
 """Names of files and folders that tell what is in them."""
 
@@ -96,6 +100,11 @@ def load_policy(path: Path) -> Policy:
 def load_profile(path: Path) -> DeviceProfile:
     """A device profile. Raises ConfigError with every problem found."""
     return validate(read_document(path), DeviceProfile, str(path))
+
+
+def load_scenario(path: Path) -> Scenario:
+    """A scenario. Raises ConfigError with every problem found."""
+    return validate(read_document(path), Scenario, str(path))
 
 
 def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:

@@ -1,0 +1,163 @@
+"""`qeil simulate`: what a scenario's models would cost on its boards under each placement, beside published claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Row = dict[str, Any]
+
+
+@click.command("simulate")
+@click.argument("scenario", metavar="SCENARIO")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="instead of the scenario's")
+@click.option(
+    "--evaluations", type=click.IntRange(1, 10**9), help="placements each search scores, instead of the scenario's"
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="draw the changes (.svg, .png or .pdf)")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON")
+def simulate_command(
+    scenario: str, seed: int | None, evaluations: int | None, plot: Path | None, as_json: bool
+) -> None:
+    """Answer SCENARIO (a file, or the name of a shipped one) with the cost model; every number is modelled."""
+    from agent.simulation import references
+    from agent.simulation.document import simulate
+    from agent.storage import share
+
+    if plot is not None:
+        from agent.cli.simulate_plot import check_target
+
+        check_target(plot)
+    resolved = references.load(share.find_scenario(scenario))
+    asked = {"seed": seed, "search_evaluations": evaluations}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    with _Progress() as report:
+        document = simulate(resolved.changed(**changes), report)
+    if plot is not None:
+        from agent.cli.simulate_plot import draw
+
+        draw(document, plot)
+    if as_json:
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    _print(document)
+
+
+class _Progress:
+    """A progress bar on stderr that stays out of pipes."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("reading", total=None)
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        self._bar.start()
+        return self._report
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def _report(self, what: str, step: int, steps: int) -> None:
+        self._bar.update(self._task, description=what, completed=step, total=steps or None)
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(f"{document['title']}: every number is {document['provenance']}; changes against {document['baseline']}")
+    click.echo(f"pgsam chooses by policy {document['policy']}, seed {document['seed']}\n")
+    for board in document["boards"]:
+        _print_rows(board)
+        _print_claims(board)
+        _print_swings(board)
+        click.echo(f"Why, on {board['board']}")
+        for sentence in board["explanation"]:
+            click.echo(f"  {sentence}")
+        click.echo()
+
+
+def _print_rows(board: Row) -> None:
+    columns = ["model", "phase", "placement", "J", "ms", "W", "energy", "latency", "accelerators, or why not"]
+    lines = []
+    last: tuple[str, str] | None = None
+    for row in board["rows"]:
+        here = (row["model"], _phase(row))
+        lines.append([*(here if here != last else ("", "")), row["placement"], *_cells(row)])
+        last = here
+    print_table(f"{board['board']} – {board['title']} (modelled)", columns, lines)
+
+
+def _phase(row: Row) -> str:
+    prompt, generated, batch = row["prompt_tokens"], row["generated_tokens"], row["batch"]
+    each = f" × {batch}" if batch > 1 else ""
+    if row["phase"] == "prefill":
+        return f"prefill, {prompt} tokens{each}"
+    if row["phase"] == "decode":
+        return f"decode, a token{each}"
+    if row["phase"] == "request":
+        return f"request, {prompt} + {generated} tokens{each}"
+    return f"{row['phase']}{each}"
+
+
+def _cells(row: Row) -> list[str]:
+    if not row["feasible"]:
+        return ["–", "–", "–", "", "", row["why_not"]]
+    return [
+        f"{row['energy_j']:.4g}{_share(row['energy_rel_uncertainty'])}",
+        f"{row['latency_s'] * 1e3:.4g}{_share(row['latency_rel_uncertainty'])}",
+        f"{row['power_w']:.3g}",
+        _change(row["energy_change"], row["energy_change_uncertainty"]),
+        _change(row["latency_change"], row["latency_change_uncertainty"]),
+        " + ".join(row["accelerators"]),
+    ]
+
+
+def _share(uncertainty: float | None) -> str:
+    return "" if uncertainty is None else f" ± {100 * uncertainty:.0f} %"
+
+
+def _change(change: float | None, uncertainty: float | None) -> str:
+    spread = "" if uncertainty is None else f" ± {100 * uncertainty:.1f}"
+    return "" if change is None else f"{round(100 * change, 1) + 0.0:+.1f}{spread} %"  # + 0.0: never -0.0
+
+
+def _print_claims(board: Row) -> None:
+    if not board["claims"]:
+        return
+    columns = ["of a request", "placement", "against", "published", "modelled mean", "from", "to", "models", "as far"]
+    lines = []
+    for claim in board["claims"]:
+        ours = claim["modelled"] or {"mean": None, "low": None, "high": None, "models": 0}
+        verdict = {True: "yes", False: "no", None: "–"}[claim["met"]]
+        lines.append([
+            claim["quantity"], claim["placement"], claim["relative_to"], _change(claim["claimed_change"], None),
+            _change(ours["mean"], claim["uncertainty"]) or "–", _change(ours["low"], None), _change(ours["high"], None),
+            str(ours["models"]), verdict,
+        ])  # fmt: skip
+    print_table(f"Published claims beside the model's means on {board['board']}", columns, lines)
+
+
+def _print_swings(board: Row) -> None:
+    if not board["sensitivity"]:
+        return
+    columns = ["assumption", "low", "high", "energy at low", "at high", "latency at low", "at high", "why this range"]
+    lines = [
+        [
+            s["vary"], f"{s['low']:g}", f"{s['high']:g}", *(_change(c, None) for c in s["energy_change"]),
+            *(_change(c, None) for c in s["latency_change"]),
+            s["why"] if s["unaffected"] is None else f"no effect: {s['unaffected']}",
+        ]
+        for s in board["sensitivity"]
+    ]  # fmt: skip
+    print_table(f"What the mean change depends on, widest first, on {board['board']} (modelled)", columns, lines)

@@ -1,0 +1,74 @@
+"""Draws a simulated scenario: the change of energy and latency of a request under each placement, a panel a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agent.cli.plan_plot import SUFFIXES
+from agent.errors import BadInput, QeilError
+
+_MARKERS = "osD^vP*XhH8<>dp"
+
+
+def check_target(target: Path) -> None:
+    """Refuse a file name that nothing can be drawn to, before long work."""
+    if target.suffix not in SUFFIXES:
+        raise BadInput(f"{target}: expected a file name that ends in {', '.join(SUFFIXES)}")
+    if not target.absolute().parent.is_dir():
+        raise BadInput(f"{target}: there is no folder {target.parent}")
+
+
+def draw(document: dict[str, Any], target: Path) -> None:
+    """Write the figure. QeilError without matplotlib or where the file cannot be written.
+
+    A point is a model; claims are dashed lines. The same document gives the same SVG.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+    boards = document["boards"]
+    figure = Figure(figsize=(8.0, 4.2 * len(boards)), layout="constrained")
+    panels = figure.subplots(len(boards), 1, squeeze=False)
+    for panel, board in zip(panels[:, 0], boards, strict=True):
+        _panel(panel, board, document)
+    figure.suptitle(f"{document['title']} (modelled)", fontsize=11)
+    try:
+        with mpl.rc_context({"svg.hashsalt": document["scenario"]}):
+            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=150)
+    except OSError as error:
+        raise QeilError(f"{target}: {error.strerror}") from error
+
+
+def _panel(axes: Any, board: dict[str, Any], document: dict[str, Any]) -> None:
+    for index, placement in enumerate(document["placements"]):
+        points = _ratios(board, placement)
+        if points:
+            axes.scatter(
+                [x for x, _ in points], [y for _, y in points], s=34, alpha=0.8, label=placement,
+                marker=_MARKERS[index % len(_MARKERS)],
+            )  # fmt: skip
+    for claim in board["claims"]:
+        line = axes.axhline if claim["quantity"] == "energy" else axes.axvline
+        line(1.0 + claim["claimed_change"], linestyle="--", linewidth=1, color="crimson")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.set_title(board["board"], fontsize=9)
+    axes.set_xlabel(f"latency of a request / that of {document['baseline']}")
+    axes.set_ylabel("energy, the same way")
+    if axes.collections:
+        axes.legend(fontsize=7, loc="best")
+
+
+def _ratios(board: dict[str, Any], placement: str) -> list[tuple[float, float]]:
+    """(latency, energy) of each model's request (or only pass) as shares of the baseline's."""
+    last = {row["model"]: row["phase"] for row in board["rows"]}
+    rows = [r for r in board["rows"] if r["placement"] == placement and r["phase"] == last[r["model"]]]
+    return [
+        (1.0 + r["latency_change"], 1.0 + r["energy_change"])
+        for r in rows
+        if r["feasible"] and r["energy_change"] is not None
+    ]

@@ -1,0 +1,1 @@
+"""Simulation: scenarios answered by the cost model, on boards one does not have."""
