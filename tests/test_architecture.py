@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"errors", "schema", "physics"},
     "control": {"errors", "schema", "physics"},
     **dict.fromkeys(ADAPTERS, LEAVES | PURE),
-    "service": LEAVES | PURE | ADAPTERS,
+    "service": LEAVES | PURE | ADAPTERS | {"evaluation"},
     "fleet": LEAVES | PURE | ADAPTERS,
     "evaluation": LEAVES | PURE | ADAPTERS,
     "simulation": LEAVES | PURE | ADAPTERS,

@@ -77,6 +77,14 @@ class Hardware:
         """Names of the boards, for messages."""
         return tuple(board["name"] for board in self._boards)
 
+    def board_with(self, text: str, kind: str) -> str | None:
+        """Name of the first board that `text` names and that has an accelerator of that kind."""
+        for board in self._boards:
+            named = any(re.search(pattern, text, re.IGNORECASE) for pattern in board["match"])
+            if named and kind in board["accelerators"]:
+                return str(board["name"])
+        return None
+
     def site(self, row: Measurement) -> Site | str:
         """Accelerator and operating point of a row, or why there is none."""
         board = self._board(row.board)

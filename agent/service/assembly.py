@@ -10,6 +10,9 @@ import structlog
 
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
+from agent.evaluation.catalogue import find_coefficients, load_catalogue
+from agent.evaluation.coefficients_file import load_coefficients
+from agent.evaluation.profile_efficiencies import with_fitted
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
@@ -42,13 +45,21 @@ def board(settings: Settings, inventory: Callable[[], RuntimeInventory] | None =
 
 
 def base_profile(name: str, inventory: Callable[[], RuntimeInventory] | None = None) -> DeviceProfile:
-    """A profile by name or path, or what detection finds on this machine for `auto`."""
+    """A profile by name or path, or what detection finds on this machine for `auto`.
+
+    Efficiencies that the profile does not state come from the fit over published measurements, where it knows the
+    board; a calibration of this machine overrides both.
+    """
     if name != "auto":
-        return named_profile(name)
+        return _with_fitted(named_profile(name))
     detected = detect(Path("/"), (inventory or EarlyProbe().result)())
     for note in detected.notes:
         _log.info("detected", note=note)
-    return detected.profile
+    return detected.profile if detected.generic else _with_fitted(detected.profile)
+
+
+def _with_fitted(profile: DeviceProfile) -> DeviceProfile:
+    return with_fitted(profile, load_catalogue(), load_coefficients(find_coefficients()))
 
 
 def named_profile(name: str) -> DeviceProfile:
