@@ -85,6 +85,23 @@ def _print(document: dict[str, Any]) -> None:
         for sentence in board["explanation"]:
             click.echo(f"  {sentence}")
         click.echo()
+    _print_means(document)
+
+
+def _print_means(document: dict[str, Any]) -> None:
+    columns = ["board", "phase", "placement", "energy", "latency", "models that have both"]
+    lines = []
+    last: tuple[str, str] | None = None
+    for mean in document["means"]:
+        here = (mean["board"], mean["phase"])
+        energy, latency = mean["energy_change"], mean["latency_change"]
+        lines.append([
+            *(here if here != last else ("", "")), mean["placement"],
+            *(_change(m["mean"], None) if m else "–" for m in (energy, latency)),
+            f"{energy['models'] if energy else 0} of {mean['models']}",
+        ])  # fmt: skip
+        last = here
+    print_table(f"Mean change over the models against {document['baseline']} (modelled)", columns, lines)
 
 
 def _print_rows(board: Row) -> None:

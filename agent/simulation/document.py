@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.schema.scenario import Assumption, Scenario
-from agent.simulation.claims import Mean, Verdict, verdicts
+from agent.simulation.claims import Mean, Verdict, mean_change, verdicts
 from agent.simulation.coefficients import Coefficient
 from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, Progress, compare
 from agent.simulation.explanation import explain
@@ -27,7 +27,23 @@ def simulate(resolved: Resolved, progress: Progress) -> dict[str, Any]:
         "seed": scenario.seed, "search_evaluations": scenario.search_evaluations, "baseline": scenario.baseline,
         "placements": list(scenario.placements), "provenance": PROVENANCE,
         "boards": [_board(resolved, board, progress) for board in boards],
+        "means": [mean for board in boards for mean in _means(scenario, board)],
     }  # fmt: skip
+
+
+def _means(scenario: Scenario, board: BoardResult) -> list[dict[str, Any]]:
+    """Mean changes over the models, by phase and placement: the comparison in a few lines."""
+    phases = dict.fromkeys([*(w.phase for c in board.cases for w in c.case.passes), REQUEST])
+    found = []
+    for phase in phases:
+        for placement in scenario.placements:
+            energy = mean_change(board, placement, scenario.baseline, "energy", phase)
+            latency = mean_change(board, placement, scenario.baseline, "latency", phase)
+            found.append({
+                "board": board.profile.name, "phase": phase, "placement": placement, "energy_change": _mean(energy),
+                "latency_change": _mean(latency), "models": len(board.cases), "provenance": PROVENANCE,
+            })  # fmt: skip
+    return found
 
 
 def _board(resolved: Resolved, board: BoardResult, progress: Progress) -> dict[str, Any]:

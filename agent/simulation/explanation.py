@@ -14,7 +14,7 @@ from agent.simulation.sensitivity import Swing
 from agent.simulation.uncertainty import BoardSpread
 
 MEMORY_BOUND = 0.5
-"""A pass that leaves more than this share of the attainable arithmetic unused waits for memory."""
+"""A pass that uses less than this share of the attainable arithmetic waits for memory."""
 
 
 _PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8", "bf16", "int4")
@@ -86,15 +86,17 @@ def _phase(board: BoardResult, phase: str, scenario: Scenario) -> list[str]:
         return []
     energy = fmean(_share(c, phase, baseline, "energy") for c in cases)
     latency = fmean(_share(c, phase, baseline, "latency") for c in cases)
+    used = _arithmetic_used(cases, phase, baseline)
+    limit = "memory" if used < MEMORY_BOUND else "arithmetic"
     text = (
         f"{phase.capitalize()} is {100 * energy:.0f} % of the energy and {100 * latency:.0f} % of the time under "
-        f"{baseline}{_waits(cases, phase, baseline)}."
+        f"{baseline}, bound by {limit} ({100 * used:.0f} % of the attainable arithmetic used)."
     )
     least = mean_change(board, "least-energy", baseline, "energy", phase)
     slower = mean_change(board, "least-energy", baseline, "latency", phase)
     if least is not None and slower is not None:
         text += f" Least energy there: {percent(least.mean)} at {percent(slower.mean)} latency."
-    return [text + _rival(board, phase, scenario)]
+    return [text + _rival(board, phase, scenario, limit)]
 
 
 def _share(case: CaseResult, phase: str, baseline: str, quantity: str) -> float:
@@ -105,19 +107,18 @@ def _share(case: CaseResult, phase: str, baseline: str, quantity: str) -> float:
     return repeats * mine.latency_s / whole.latency_s
 
 
-def _waits(cases: Sequence[CaseResult], phase: str, baseline: str) -> str:
+def _arithmetic_used(cases: Sequence[CaseResult], phase: str, baseline: str) -> float:
+    """Mean share of the attainable arithmetic that the baseline uses in a phase."""
     idle = []
     for case in cases:
         placed = next(p for p in case.placed if p.workload.phase == phase)
         if placed.tables is not None and baseline in placed.rows:
             idle.append(float(placed.tables.problem.objectives(placed.rows[baseline])[0, 2]))
-    mean = fmean(idle)
-    limit = "memory" if mean > MEMORY_BOUND else "arithmetic"
-    return f", bound by {limit} ({100 * (1 - mean):.0f} % of the attainable arithmetic used)"
+    return 1.0 - fmean(idle)
 
 
-def _rival(board: BoardResult, phase: str, scenario: Scenario) -> str:
-    """The single accelerator that comes closest to the baseline in energy, and the coefficients behind it."""
+def _rival(board: BoardResult, phase: str, scenario: Scenario, limit: str) -> str:
+    """The best other single accelerator in energy, and the coefficients of what binds the phase."""
     baseline = scenario.baseline
     others = [p for p in scenario.placements if p.startswith(SINGLE) and p != baseline]
     found = [(m.mean, p) for p in others if (m := mean_change(board, p, baseline, "energy", phase)) is not None]
@@ -127,31 +128,39 @@ def _rival(board: BoardResult, phase: str, scenario: Scenario) -> str:
     latency = mean_change(board, placement, baseline, "latency", phase)
     slower = percent(latency.mean) if latency is not None else "unknown"
     text = f" The best other single accelerator in energy is {placement}: {percent(energy)} at {slower} latency"
-    reason = _memories(board.profile, baseline, placement) if baseline.startswith(SINGLE) else ""
+    if not baseline.startswith(SINGLE):
+        return f"{text}."
+    reason = (_memories if limit == "memory" else _operations)(
+        board.profile, placement.removeprefix(SINGLE), baseline.removeprefix(SINGLE)
+    )
     return f"{text}{reason}."
 
 
-def _memories(profile: DeviceProfile, baseline: str, placement: str) -> str:
-    names = [name.removeprefix(SINGLE) for name in (placement, baseline)]
-    mine, other = (profile.memory_domain(profile.accelerator(name).memory_domain) for name in names)
-    peaks = [profile.accelerator(name).peak_flops_per_s for name in names]
-    costs = [profile.accelerator(name).energy_j_per_flop for name in names]
-    parts = []
-    if mine.name != other.name:
-        parts.append(
-            f"a byte of {mine.name} takes {1e12 * mine.energy_j_per_byte.value:.0f} pJ and comes at "
-            f"{mine.bandwidth_bytes_per_s.value / 1e9:.0f} GB/s, of {other.name} "
-            f"{1e12 * other.energy_j_per_byte.value:.0f} pJ at {other.bandwidth_bytes_per_s.value / 1e9:.0f} GB/s"
+def _memories(profile: DeviceProfile, name: str, baseline: str) -> str:
+    mine, other = (profile.memory_domain(profile.accelerator(n).memory_domain) for n in (name, baseline))
+    if mine.name == other.name:
+        return (
+            f", from the same memory, but {profile.accelerator(name).base_power_w.value:g} W of being on against "
+            f"{profile.accelerator(baseline).base_power_w.value:g} W"
         )
-    shared = [p for p in _PRECISIONS if all(p in c for c in (*costs, *peaks))]
-    if shared:
-        p = shared[0]
-        parts.append(
-            f"an operation in {p} takes {1e12 * costs[0][p].value:.2g} pJ on {names[0]} with a peak of "
-            f"{peaks[0][p].value / 1e12:.3g} T/s, on {names[1]} {1e12 * costs[1][p].value:.2g} pJ and "
-            f"{peaks[1][p].value / 1e12:.3g} T/s"
-        )
-    return f": {', and '.join(parts)}" if parts else ""
+    return (
+        f": a byte of {mine.name} takes {1e12 * mine.energy_j_per_byte.value:.0f} pJ and comes at "
+        f"{mine.bandwidth_bytes_per_s.value / 1e9:.0f} GB/s, of {other.name} "
+        f"{1e12 * other.energy_j_per_byte.value:.0f} pJ at {other.bandwidth_bytes_per_s.value / 1e9:.0f} GB/s"
+    )
+
+
+def _operations(profile: DeviceProfile, name: str, baseline: str) -> str:
+    mine, other = profile.accelerator(name), profile.accelerator(baseline)
+    tables = (mine.peak_flops_per_s, mine.energy_j_per_flop, other.peak_flops_per_s, other.energy_j_per_flop)
+    shared = [p for p in _PRECISIONS if all(p in table for table in tables)]
+    if not shared:
+        return ""
+    peak, cost, other_peak, other_cost = (table[shared[0]].value * 1e12 for table in tables)
+    return (
+        f": an operation in {shared[0]} takes {cost:.2g} pJ on {name} with a peak of {peak / 1e24:.3g} T/s, on "
+        f"{baseline} {other_cost:.2g} pJ with {other_peak / 1e24:.3g} T/s"
+    )
 
 
 def _fastest(board: BoardResult, baseline: str) -> list[str]:
@@ -161,7 +170,7 @@ def _fastest(board: BoardResult, baseline: str) -> list[str]:
     name = baseline.removeprefix(SINGLE)
     total = best = 0
     for placed in (p for case in board.cases for p in case.placed):
-        if placed.tables is None or name not in placed.tables.problem.accelerators:
+        if placed.tables is None or placed.front is None or name not in placed.tables.problem.accelerators:
             continue
         latency = placed.tables.problem.latency
         mine = latency[:, placed.tables.problem.accelerators.index(name)]
