@@ -6,7 +6,7 @@ under the new costs, not by a new search: a lower bound of what a new search wou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,9 +59,14 @@ def swings(
     found = []
     for assumption in assumptions:
         progress(assumption)
-        low = _mean_changes(cases, board.profile, policy, assumption, assumption.low, placement, baseline)
-        high = _mean_changes(cases, board.profile, policy, assumption, assumption.high, placement, baseline)
         unaffected = pulled(board.profile, assumption.vary, assumption.low)[1]
+        if unaffected is None:
+            low, high = (
+                _mean_changes(cases, board.profile, policy, assumption, value, placement, baseline)
+                for value in (assumption.low, assumption.high)
+            )
+        else:
+            low = high = _means([case.costs for case in cases], placement, baseline)
         found.append(Swing(assumption, (low[0], high[0]), (low[1], high[1]), unaffected))
     return tuple(sorted(found, key=lambda s: (-s.width, s.assumption.vary)))
 
@@ -72,13 +77,18 @@ def _mean_changes(
 ) -> tuple[float, float]:  # fmt: skip
     moved, _ = pulled(profile, assumption.vary, value)
     temperature_c = value if assumption.vary == "temperature_c" else REFERENCE_TEMPERATURE_C
-    energy, latency = [], []
-    for result in cases:
-        case = _longer(result, value) if assumption.vary == "generated_tokens_factor" else result
-        costs = _costs(case, moved, policy, temperature_c, (placement, baseline))
-        energy.append(change_of(costs, (REQUEST, placement), baseline, "energy"))
-        latency.append(change_of(costs, (REQUEST, placement), baseline, "latency"))
-    return fmean(e for e in energy if e is not None), fmean(t for t in latency if t is not None)
+    longer = value if assumption.vary == "generated_tokens_factor" else 1.0
+    costs = [_costs(_longer(c, longer), moved, policy, temperature_c, (placement, baseline)) for c in cases]
+    return _means(costs, placement, baseline)
+
+
+def _means(costs: Sequence[Mapping[Key, Cost]], placement: str, baseline: str) -> tuple[float, float]:
+    """Mean changes of energy and latency over cases that all have both placements."""
+    energy, latency = (
+        [change_of(c, (REQUEST, placement), baseline, quantity) or 0.0 for c in costs]
+        for quantity in ("energy", "latency")
+    )
+    return fmean(energy), fmean(latency)
 
 
 def _costs(
