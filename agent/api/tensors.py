@@ -18,6 +18,8 @@ from agent.errors import BackendError, BadInput, TooLarge
 from agent.ports import Tensor
 
 MAX_RANK: Final = 32
+MAX_ELEMENTS: Final = 2**48
+"""More than any memory holds. A size of 0 hides it from the count of bytes, but numpy multiplies the others."""
 MAX_BYTES_ELEMENTS: Final = 1_000_000
 """Elements of one BYTES tensor; each costs tens of bytes of memory however short it is."""
 
@@ -47,6 +49,8 @@ def check_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
         raise BadInput(f"input {name!r}: shape must be a list of sizes ≥ 0, got {_short(shape)}")
     if len(shape) > MAX_RANK:
         raise BadInput(f"input {name!r}: shape has {len(shape)} dimensions, at most {MAX_RANK} are read")
+    if 0 in shape and prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise BadInput(f"input {name!r}: shape {_short(shape)} is empty and yet larger than any tensor")
     return tuple(shape)
 
 

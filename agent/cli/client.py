@@ -6,6 +6,7 @@ import http.client
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +45,8 @@ class AgentClient:
     """One keep-alive connection; not for use by several threads at once."""
 
     def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0, api_key: str | None = None) -> None:
-        scheme, _, rest = url.partition("://")
-        if scheme != "http" or not rest:
-            raise QeilError(f"{url}: expected http://HOST:PORT")
-        host, _, port = rest.rstrip("/").partition(":")
         self.url = url
-        self._connection = http.client.HTTPConnection(host, int(port or 80), timeout=timeout_s)
+        self._connection = http.client.HTTPConnection(*_host_and_port(url), timeout=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def __enter__(self) -> AgentClient:
@@ -97,6 +94,17 @@ class AgentClient:
         if response.status >= 400:
             raise AgentError(_error_text(data) or f"HTTP {response.status}", status=response.status)
         return {k.lower(): v for k, v in response.getheaders()}, data
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number, or a bracket that is not closed
+        host, port = None, None
+    if host is None or parts.scheme != "http" or parts.path.strip("/"):
+        raise QeilError(f"{url}: expected http://HOST:PORT, an IPv6 address in brackets")
+    return host, port or 80
 
 
 def _error_text(data: bytes) -> str:

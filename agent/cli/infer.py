@@ -10,7 +10,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from agent.cli.client import DEFAULT_URL, AgentClient
+from agent.cli.client import DEFAULT_URL, AgentClient, AgentError
 from agent.errors import BadInput
 
 _DTYPE = {
@@ -35,6 +35,8 @@ def infer_command(model: str, file: Path | None, placement: str | None, url: str
     """Send one request to MODEL and print the outputs and what they cost."""
     with AgentClient(url) as client:
         metadata = client.get(f"/v2/models/{model}")
+        if not metadata["inputs"]:
+            raise AgentError(f"model {model} cannot be asked yet: {_reason(client, model)}", status=503)
         inputs = random_inputs(metadata) if file is None else read_inputs(file, metadata)
         answer = client.infer(model, inputs, {"placement": placement} if placement else None)
     if as_json:
@@ -48,6 +50,12 @@ def infer_command(model: str, file: Path | None, placement: str | None, url: str
     click.echo(
         f"on {cost.get('placement')} ({cost.get('provider')}), energy {cost.get('energy_j')} J {cost.get('provenance')}"
     )
+
+
+def _reason(client: AgentClient, model: str) -> str:
+    known = {m["name"]: m for m in client.get("/status")["models"]}
+    found = known.get(model, {})
+    return str(found.get("reason") or found.get("state") or "it is not served")
 
 
 def random_inputs(metadata: dict[str, Any], seed: int = 0) -> dict[str, npt.NDArray[Any]]:

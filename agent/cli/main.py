@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -86,7 +87,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
         return EXIT_FAILED
+    except OSError as error:
+        # Whoever reads or writes a named file says so itself; what is left is our own output.
+        where = f"{error.filename}: " if error.filename else "the output could not be written: "
+        print(f"qeil: {where}{error.strerror or error}", file=sys.stderr)
+        _forget_output()
+        return EXIT_FAILED
     return result if isinstance(result, int) else 0
+
+
+def _forget_output() -> None:
+    """What could not be written must not be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main() -> None:

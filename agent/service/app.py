@@ -37,6 +37,7 @@ from agent.service.serving_state import InForce
 from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
+from agent.storage.claim import Claim
 
 _log = structlog.get_logger("app")
 
@@ -58,6 +59,7 @@ class App:
         self._stop = threading.Event()
         self._reload = threading.Event()
         state_dir = settings.state_dir
+        self._claim = Claim(state_dir)
         boot = state_file.next_boot(state_dir)
         policy_path = share.find_policy(settings.policy)
         policy = assembly.last_good_policy(policy_path, state_dir)
@@ -172,6 +174,7 @@ class App:
         _stop_lanes(k.lane for k in self.supervisor.keepers.values())
         self._lanes.close()
         self.reporting.stop()
+        self._claim.release()
 
 
 def _stop_lanes(lanes: Iterable[Lane | None]) -> None:

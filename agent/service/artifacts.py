@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ from agent.workload.inspect import inspect_in_child
 
 INSPECT_TIMEOUT_S = 120.0
 _CACHE_VERSION = 2
+MAX_MODEL_BYTES = 2**31
+"""A protobuf or FlatBuffer cannot be longer."""
+
 _FORMATS: dict[str, Literal["onnx", "tflite"]] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
@@ -32,9 +36,16 @@ class Artifact:
 def open_artifact(path: Path) -> Artifact:
     """Format by suffix, digest by content; ModelLoadFailed with the reason in one line."""
     format_ = _FORMATS.get(path.suffix.lower())
-    if path.is_dir() or format_ is None:
+    if format_ is None:
         raise ModelLoadFailed(f"{path}: expected a .onnx or .tflite file")
     try:
+        kind = path.stat()  # a pipe or a device would be read for ever
+        if not stat.S_ISREG(kind.st_mode):
+            raise ModelLoadFailed(f"{path}: expected a .onnx or .tflite file, this is no regular file")
+        if kind.st_size > MAX_MODEL_BYTES:
+            raise ModelLoadFailed(
+                f"{path}: {kind.st_size / 1e9:.1f} GB in one file; a graph ends at 2 GB, more weights are external data"
+            )
         with path.open("rb") as stream:
             digest = hashlib.sha256()
             while chunk := stream.read(1 << 20):

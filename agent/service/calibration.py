@@ -23,6 +23,7 @@ from agent.storage import state_file
 from agent.workload.micro import MicroModel
 
 FILE = "calibration.json"
+_PRODUCTS = frozenset({"conv", "gemm", "attention"})
 _DOMAIN_POWER = frozenset({"energy_j_per_byte"})
 _POWER = frozenset({"energy_j_per_flop", "base_power_w"}) | _DOMAIN_POWER
 MAX_SCATTER = 0.35
@@ -157,7 +158,9 @@ def _calibrated(accelerator: Accelerator, all_: Sequence[Coefficient], bandwidth
         rates = [c for c in mine if c.kind == "compute_flops_per_s" and c.precision == precision]
         fastest = max(rates, key=lambda c: c.value)
         old = peaks.get(precision)
-        if old is None or old.provenance == "assumed" or old.value < fastest.value:
+        # Elementwise work says nothing of the peak: alone it must not lower an assumed one.
+        dense = any(c.family in _PRODUCTS for c in rates)
+        if old is None or old.value < fastest.value or (old.provenance == "assumed" and dense):
             peaks[precision] = _quantity(fastest, fastest.value)
     speeds = [c for c in mine if c.kind not in _POWER]
     runtimes = tuple(_runtime(r, [c for c in speeds if _same(c, r)], peaks, bandwidth) for r in accelerator.runtimes)

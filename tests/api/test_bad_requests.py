@@ -173,6 +173,7 @@ def test_binary_sizes_that_lie_are_caught(http):
     refused(binary(http, -1, good), 400, "≥ 0")
     refused(binary(http, 16, good, length=4_000_001), 400, "exceeds 1000000 bytes of JSON")
     refused(binary(http, 16, good, shape=(2**40, 2**40)), 400, "needs")
+    refused(binary(http, 0, b"", shape=(0, 2**62, 2**62)), 400, "is empty and yet larger than any tensor")
 
 
 def test_binary_booleans_are_zero_or_one(http):

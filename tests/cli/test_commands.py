@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,16 @@ def test_the_demos_agent_says_why_it_did_not_get_ready(tmp_path):
     (tmp_path / "agent.yaml").write_text("version: 1\nnonsense: true\n")
     with pytest.raises(QeilError, match="nonsense"), demo_agent.Agent(tmp_path / "agent.yaml", tmp_path / "log"):
         pass
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "https://127.0.0.1", "http://[::1", "nonsense", "http://"])
+def test_a_url_that_is_none_is_one_line(capsys, url):
+    assert run(["status", "--url", url]) == 1
+    assert capsys.readouterr().err.strip() == f"qeil: {url}: expected http://HOST:PORT, an IPv6 address in brackets"
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    command = [sys.executable, "-m", "agent.cli.main", "schema", "board"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, opened for writing
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "qeil: the output could not be written: No space left on device\n")
