@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli import check_settings
 from agent.cli.main import EXIT_CONFIG
 from agent.errors import ConfigError
 from agent.storage import yaml_files
@@ -24,6 +25,9 @@ def check(paths: Sequence[Path], as_json: bool) -> int:
     else:
         for problem in problems:
             click.echo(problem.text())
+        for file in () if problems else files:
+            for line in _remarks(file):
+                click.echo(f"‼ {line}", err=True)
         if not problems:
             click.echo(f"{len(files)} file{'' if len(files) == 1 else 's'} checked, no problems")
     return EXIT_CONFIG if problems else 0
@@ -45,9 +49,19 @@ def check_file(path: Path) -> list[Problem]:
 
             return list(references.problems(path))
         yaml_files.validate(document, yaml_files.SCHEMAS[kind], str(path))
+        if kind == "settings":
+            return check_settings.named_problems(path, document)
     except ConfigError as error:
         return list(problems_of(error))
     return []
+
+
+def _remarks(path: Path) -> list[str]:
+    """What is no mistake in the file but will not work as it stands."""
+    document = yaml_files.read_document(path)
+    if yaml_files.detect_kind(document.data, path) != "settings":
+        return []
+    return check_settings.absent_models(path, document)
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:

@@ -133,3 +133,20 @@ def test_check_reads_the_same_through_the_runner() -> None:
     result = CliRunner().invoke(cli, ["check", str(BROKEN / "empty.yaml")], standalone_mode=False)
 
     assert "empty.yaml:2: the file is empty" in result.output
+
+
+def test_settings_that_name_an_unknown_policy_are_wrong_with_the_line_and_the_nearest_name(tmp_path, capsys):
+    (tmp_path / "agent.yaml").write_text("version: 1\nprofile: raspberry-pi-55\npolicy: balancd\n")
+    assert run(["check", str(tmp_path / "agent.yaml")]) == 78
+    profile, policy = capsys.readouterr().out.splitlines()
+    assert "agent.yaml:2: profile: there is no" in profile
+    assert "did you mean raspberry-pi-5?" in profile
+    assert "agent.yaml:3: policy: there is no policy 'balancd' (did you mean balanced?)" in policy
+
+
+def test_a_model_that_is_not_there_yet_is_a_remark_and_no_mistake(tmp_path, capsys):
+    (tmp_path / "agent.yaml").write_text("version: 1\nmodels:\n  - name: m\n    path: modl.onnx\n")
+    assert run(["check", str(tmp_path / "agent.yaml")]) == 0
+    said = capsys.readouterr()
+    assert "no problems" in said.out
+    assert f"agent.yaml:4: models.0.path: there is no file {tmp_path / 'modl.onnx'} now" in said.err
