@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.errors import BadInput, ConfigError
-from agent.schema.scenario import Scenario, ScenarioWorkload
+from agent.schema.scenario import ScenarioWorkload
 from agent.schema.workload import Phase, Workload
 from agent.storage.schema_problems import closest
 from agent.workload.catalogue import CATALOGUE, resolve_name
@@ -47,8 +47,3 @@ def make_case(asked: ScenarioWorkload) -> Case:
     except BadInput as error:
         raise ConfigError(error.message) from error
     return Case(asked.label, asked, passes)
-
-
-def make_cases(scenario: Scenario) -> tuple[Case, ...]:
-    """All cases, in the scenario's order."""
-    return tuple(make_case(asked) for asked in scenario.workloads)

@@ -52,6 +52,16 @@ def shifted(profile: DeviceProfile, coefficient: Coefficient, factor: float) -> 
     return _changed(profile, lambda owner, key: factor if (owner, key) == (coefficient.owner, coefficient.key) else 1.0)
 
 
+def without_others(profile: DeviceProfile, accelerators: Collection[str]) -> DeviceProfile:
+    """The board with these accelerators alone, in their order, for work that touches no other."""
+    data = profile.model_dump()
+    data["accelerators"] = [a for a in data["accelerators"] if a["name"] in accelerators]
+    ends = {d["name"] for d in data["memory_domains"]} | {a["name"] for a in data["accelerators"]}
+    data["links"] = [link for link in data["links"] if set(link["between"]) <= ends]
+    data["rails"] = ()
+    return DeviceProfile.model_validate(data)
+
+
 def pulled(profile: DeviceProfile, lever: Lever, value: float) -> tuple[DeviceProfile, str | None]:
     """The profile under an assumption of a sensitivity, and why it changes nothing, where that is so.
 

@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from agent.placement.tables import make_tables
+import numpy as np
+
+from agent.placement.tables import Tables, make_tables
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.simulation.coefficients import Coefficient, coefficients, shifted
+from agent.simulation.coefficients import Coefficient, coefficients, shifted, without_others
 from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, Key
+from agent.simulation.placing import Rows
 from agent.simulation.request import Cost, pass_cost, request_cost
 
 _SPEEDS = frozenset({"peak_flops_per_s", "bandwidth_bytes_per_s", "bandwidth_efficiency", "share"})
@@ -57,9 +60,10 @@ def board_spread(
     stated = [c for c in known if c.rel_uncertainty]
     sums: list[dict[Key, list[float]]] = [defaultdict(lambda: [0.0] * 4) for _ in board.cases]
     means: dict[str, list[float]] = defaultdict(lambda: [0.0] * 2)
+    alone = without_others(board.profile, used) if used else board.profile
     for coefficient in stated:
         progress(coefficient)
-        moved = shifted(board.profile, coefficient, 1.0 + (coefficient.rel_uncertainty or 0.0))
+        moved = shifted(alone, coefficient, 1.0 + (coefficient.rel_uncertainty or 0.0))
         effects = [_effects(case, moved, policy, baseline) for case in board.cases]
         for total, effect in zip(sums, effects, strict=True):
             for key, values in effect.items():
@@ -92,17 +96,28 @@ def _root(square: float) -> float | None:
 
 
 def costs_under(case: CaseResult, profile: DeviceProfile, policy: Policy) -> dict[Key, Cost]:
-    """The case's placements, unchanged, priced with another profile that has the same accelerators."""
-    passes = [p for p in case.placed if p.rows]
-    tables = {p.workload.phase: make_tables(p.workload, profile, policy) for p in passes}
+    """The case's placements, unchanged, priced with another profile that has all accelerators they use."""
+    tables: list[Tables] = []
+    rows: list[dict[str, Rows]] = []
     costs: dict[Key, Cost] = {}
+    for placed in case.placed:
+        if placed.tables is None or not placed.rows:
+            continue
+        tables.append(make_tables(placed.workload, profile, policy))
+        rows.append({name: _renumbered(row, placed.tables, tables[-1]) for name, row in placed.rows.items()})
+        costs |= {(placed.workload.phase, name): pass_cost(tables[-1], row) for name, row in rows[-1].items()}
     for phase, name in case.costs:
         if phase == REQUEST:
-            rows = [p.rows[name] for p in case.placed]
-            costs[phase, name] = request_cost(case.case, profile, policy, list(tables.values()), rows)
-    for p in passes:
-        costs |= {(p.workload.phase, name): pass_cost(tables[p.workload.phase], row) for name, row in p.rows.items()}
+            costs[phase, name] = request_cost(case.case, profile, policy, tables, [chosen[name] for chosen in rows])
     return costs
+
+
+def _renumbered(row: Rows, before: Tables, after: Tables) -> Rows:
+    """The same accelerators by their places in other tables."""
+    found: Rows = np.array(
+        [after.problem.accelerators.index(before.problem.accelerators[a]) for a in row.tolist()], dtype=np.int8
+    )
+    return found
 
 
 def _effects(case: CaseResult, moved: DeviceProfile, policy: Policy, baseline: str) -> dict[Key, list[float]]:
