@@ -13,12 +13,12 @@ import numpy as np
 
 from agent.placement.exact import exact_front
 from agent.placement.pareto import Archive, normalised_hypervolume
-from agent.placement.pgsam import Ablation, Search
+from agent.placement.pgsam import Ablation, Search, Tuning
 from agent.placement.problem import Problem
 from benchmarks.placement_problems import Spec, generate
 
 SEEDS = 6
-EFFORTS = (4_000_000, 20_000_000)
+EFFORTS = (10_000_000, 40_000_000)
 _FLOOR = 1e-5
 _DRAWS = 4000
 PROBLEMS = (
@@ -63,9 +63,9 @@ def gaps(spec: Spec, seeds: int) -> np.ndarray:
     numbers = range(1, seeds + 1)
     held = [[run(problem, ablation, seed, EFFORTS) for seed in numbers] for ablation in variants().values()]
     best = Archive(problem.stage_count, limit=1 << 30)
-    long = Search(problem, 999)
-    while long.effort < 6 * EFFORTS[-1]:
-        long.step(long.effort / (6 * EFFORTS[-1]))
+    long = Search(problem, 999, tuning=Tuning(archive_limit=40_000))
+    while long.effort < 20 * EFFORTS[-1]:
+        long.step(long.effort / (20 * EFFORTS[-1]))
     best.merge(long.archive.points, long.archive.assignments)
     proof = exact_front(problem, comparison_limit=500_000_000, known=(best.points, best.assignments), paced=True)
     points = proof.points

@@ -131,9 +131,8 @@ class Search:
         parts.append(uniform_donors(allowed, random_rows(allowed, rng, 1))[0])
         if self.ablation.seeds:
             turns = rounds(self.tables)
-            # Warm placements do most of what seeds are for, and a re-plan has no time for both.
-            passes = self.tuning.seed_passes if warm is None or not len(warm) else self.tuning.seed_passes // 3
-            count = passes // turns
+            # With warm placements too: they know little of what the changed problem makes good.
+            count = self.tuning.seed_passes // turns
             self._seed_effort = 8 * count * turns * self.problem.latency.size * self.problem.accelerator_count
             met, last = seeds(self.tables, allowed, rng, count)
             if self.ablation.relaxed:
