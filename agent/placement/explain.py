@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.placement import costing
-from agent.placement.ranking import Option, rank
+from agent.placement.preference import terms
+from agent.placement.ranking import Option, objectives, rank
 from agent.schema.base import Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
 from agent.schema.policy import Objective, Weights
@@ -121,15 +122,12 @@ def flip(options: Sequence[Option], objective: Objective) -> str:
         return f"runner-up is {second.name}; energy is unknown, so latency alone decides"
     if second.energy_j >= first.energy_j and second.latency_s >= first.latency_s:
         return f"runner-up is {second.name}, worse in energy and in latency: no weights would choose it"
-    return _break_even(options, first, second, objective.weights)
+    return _break_even(first, second, objective.weights)
 
 
-def _break_even(options: Sequence[Option], first: Option, second: Option, weights: Weights) -> str:
-    best_j = min(o.energy_j for o in options if o.energy_j is not None) or 1.0
-    best_s = min(o.latency_s for o in options) or 1.0
-    gain_energy = ((first.energy_j or 0.0) - (second.energy_j or 0.0)) / best_j
-    gain_latency = (first.latency_s - second.latency_s) / best_s
-    gain_use = first.underutilisation - second.underutilisation
+def _break_even(first: Option, second: Option, weights: Weights) -> str:
+    rows = terms(objectives([first, second]))
+    gain_energy, gain_latency, gain_use = (rows[0] - rows[1]).tolist()
     if gain_energy > 0:
         needed = -(weights.latency * gain_latency + weights.underutilisation * gain_use) / gain_energy
         return (
