@@ -1,0 +1,1 @@
+"""Repeated sampling that stops when it stops paying. Pure: votes, costs and budgets in, decisions out."""

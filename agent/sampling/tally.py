@@ -1,0 +1,52 @@
+"""Tally: answers of one question as they come, in the order of their first appearance."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Immutable counts. `since[i][j]` counts answer j since answer i first appeared, that first sample left out.
+
+    Counting a contender only after its first sample makes its identity known beforehand, which is what keeps a test of
+    it honest although the answers were not known in advance.
+    """
+
+    answers: tuple[Hashable, ...] = ()
+    counts: tuple[int, ...] = ()
+    since: tuple[tuple[int, ...], ...] = field(default=())
+
+    @property
+    def samples(self) -> int:
+        """Samples that gave an answer."""
+        return sum(self.counts)
+
+    def add(self, answer: Hashable) -> Tally:
+        """The tally with one more sample."""
+        if answer in self.answers:
+            index = self.answers.index(answer)
+            counts = tuple(c + (i == index) for i, c in enumerate(self.counts))
+            since = tuple(tuple(c + (j == index) for j, c in enumerate(row)) for row in self.since)
+            return Tally(self.answers, counts, since)
+        size = len(self.answers)
+        since = tuple((*row, 1) for row in self.since)
+        return Tally((*self.answers, answer), (*self.counts, 1), (*since, (0,) * (size + 1)))
+
+    def leader(self) -> int:
+        """Index of the most frequent answer, the earliest where several are. Raises ValueError without samples."""
+        if not self.counts:
+            raise ValueError("no sample has given an answer yet")
+        return max(range(len(self.counts)), key=lambda i: (self.counts[i], -i))
+
+    def runner_up(self) -> int | None:
+        """Index of the second most frequent answer; None while all agree."""
+        leader = self.leader()
+        others = [i for i in range(len(self.counts)) if i != leader]
+        return max(others, key=lambda i: (self.counts[i], -i), default=None)
+
+    @property
+    def agreement(self) -> float:
+        """Share of the samples that gave the leading answer, 0 without samples."""
+        return self.counts[self.leader()] / self.samples if self.counts else 0.0
