@@ -27,6 +27,14 @@ def agent(tmp_path_factory):
         yield process
 
 
+@pytest.fixture(autouse=True)
+def recovered(request):
+    """What an earlier test broke on purpose has come back before the next one begins."""
+    if "agent" in request.fixturenames:
+        process = request.getfixturevalue("agent")
+        process.wait_until(lambda: all(m["state"] == "ready" for m in process.status()["models"]), 30.0)
+
+
 def raw_onnx(entry: tuple[str, str, str], inputs: dict) -> dict:
     """The truth: onnxruntime itself, in this process."""
     import onnxruntime
