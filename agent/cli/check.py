@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _remarks(path: Path) -> list[str]:
     document = yaml_files.read_document(path)
     if yaml_files.detect_kind(document.data, path) != "settings":
         return []
-    return check_settings.absent_models(path, document)
+    return [*check_settings.absent_models(path, document), *check_settings.foreign_variables(os.environ)]
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:

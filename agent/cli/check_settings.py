@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.errors import ConfigError
 from agent.schema.settings import Settings
-from agent.storage import share, yaml_files
+from agent.storage import environment, share, yaml_files
 from agent.storage.problem import Problem, problems_of
 from agent.storage.yaml_text import Document
 
@@ -28,6 +29,15 @@ def named_problems(path: Path, document: Document) -> list[Problem]:
             inside = [p for p in problems_of(error) if p.file]
             problems += inside or [Problem(str(path), document.line((key,)), key, error.message)]
     return sorted(problems, key=lambda problem: problem.line)
+
+
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
+    """A line for every QEIL_ variable of this shell that an agent would refuse to start with."""
+    try:
+        environment.overrides(environ)
+    except ConfigError as error:
+        return [problem.text() for problem in problems_of(error)]
+    return []
 
 
 def absent_models(path: Path, document: Document) -> list[str]:

@@ -63,6 +63,10 @@ class AgentClient:
         """A JSON document."""
         return json.loads(self._request("GET", path, b"", {})[1])
 
+    def post(self, path: str) -> None:
+        """A request without a body whose answer says only that it was done."""
+        self._request("POST", path, b"", {})
+
     def infer(
         self, model: str, inputs: dict[str, npt.NDArray[Any]], parameters: dict[str, Any] | None = None
     ) -> Answer:

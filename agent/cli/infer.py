@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ def infer_command(model: str, file: Path | None, placement: str | None, url: str
         if not metadata["inputs"]:
             raise AgentError(f"model {model} cannot be asked yet: {_reason(client, model)}", status=503)
         inputs = random_inputs(metadata) if file is None else read_inputs(file, metadata)
+        started_s = time.perf_counter()
         answer = client.infer(model, inputs, {"placement": placement} if placement else None)
+        took_s = time.perf_counter() - started_s
     if as_json:
         outputs = {name: tensor.tolist() for name, tensor in answer.outputs.items()}
         click.echo(json.dumps({"outputs": outputs, "parameters": answer.parameters}))
@@ -46,10 +50,14 @@ def infer_command(model: str, file: Path | None, placement: str | None, url: str
     for name, tensor in answer.outputs.items():
         head = np.array2string(tensor.ravel()[:MAX_PRINTED], precision=5, separator=", ")
         click.echo(f"{name} {tensor.dtype} {list(tensor.shape)}: {head}{' …' if tensor.size > MAX_PRINTED else ''}")
-    cost = answer.parameters
-    click.echo(
-        f"on {cost.get('placement')} ({cost.get('provider')}), energy {cost.get('energy_j')} J {cost.get('provenance')}"
-    )
+    click.echo(cost_line(answer.parameters, took_s))
+
+
+def cost_line(cost: dict[str, Any], took_s: float) -> str:
+    """Where the answer came from, how long it took from here, and its joules with their provenance."""
+    energy_j = cost.get("energy_j")
+    joules = "energy unknown" if energy_j is None else f"{float(energy_j):.3g} J {cost.get('provenance')}"
+    return f"on {cost.get('placement')} ({cost.get('provider')}), {took_s * 1e3:.2f} ms with transport, {joules}"
 
 
 def _reason(client: AgentClient, model: str) -> str:
@@ -80,8 +88,10 @@ def read_inputs(file: Path, metadata: dict[str, Any]) -> dict[str, npt.NDArray[A
         if file.suffix == ".npy":
             return {_only(file, list(specs)): np.load(file, allow_pickle=False)}
         data = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file}: {error}") from error
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+        raise BadInput(f"{file}: {str(error).splitlines()[0]}") from error
     values = data if isinstance(data, dict) else {_only(file, list(specs)): data}
     return {n: np.array(v, _DTYPE[specs[n]["datatype"]] if n in specs else None) for n, v in values.items()}
 

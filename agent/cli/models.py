@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.models_load import load_command, unload_command
 from agent.cli.tables import print_table
 from agent.schema.settings import Settings
 
@@ -44,7 +45,11 @@ def add_command(file: Path, name: str | None, config: Path | None) -> None:
     workload = workload_of(open_artifact(file), name or file.stem, None)
     entry = model_store.add(file, name, _settings(config).state_dir)
     flops = sum(s.flops for s in workload.stages)
-    click.echo(f"{entry.name}: {flops / 1e9:.3g} G operations in {len(workload.stages)} stages, stored as {entry.path}")
+    work = f"{flops / 1e9:.3g} G operations" if flops >= 1e7 else f"{flops / 1e6:.3g} M operations"
+    click.echo(f"{entry.name}: {work} in {len(workload.stages)} stages, stored as {entry.path}")
+    click.echo(
+        f"served by every agent that starts with this state folder; a running one: qeil models load {entry.name}"
+    )
 
 
 @models_command.command("inspect")
@@ -73,6 +78,10 @@ def inspect_command(file: Path, as_json: bool) -> None:
     )
     for note in workload.notes:
         click.echo(f"note: {note}")
+
+
+models_command.add_command(load_command)
+models_command.add_command(unload_command)
 
 
 def _settings(config: Path | None) -> Settings:

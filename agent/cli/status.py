@@ -33,7 +33,7 @@ def status_command(url: str, as_json: bool) -> None:
     )
     print_table(
         "Models",
-        ["name", "state", "placement", "provider", "on it", "p50 ms", "p99 ms", "J each", "joules are"],
+        ["name", "state", "placement", "provider", "on it", "p50 ms", "p99 ms", "J p50", "joules are"],
         [_model(m) for m in status["models"]],
     )
     for condition in status["conditions"]:

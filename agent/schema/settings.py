@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent.schema.base import FileModel, Name
 
@@ -108,6 +108,13 @@ class Settings(FileModel):
     models: tuple[ModelEntry, ...] = ()
     simulated_accelerators: tuple[SimulatedAccelerator, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _named_folder(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("name a folder; empty would mean wherever the agent was started")
+        return value
 
     @model_validator(mode="after")
     def _unique_names(self) -> Settings:

@@ -127,7 +127,8 @@ class Dispatcher:
         loaded = [route.accelerator for route in model.routes]
         if request.placement is not None and request.placement not in loaded:
             names = ", ".join(loaded) or "no accelerator"
-            raise BadInput(f"model {request.model!r} is not loaded on {request.placement!r}; it is on {names}")
+            hint = "standby: all in the policy keeps every placement loaded" if loaded else "see qeil status"
+            raise BadInput(f"model {request.model!r} is not loaded on {request.placement!r}; it is on {names} ({hint})")
 
     # ------------------------------------------------------------------ attempts
 

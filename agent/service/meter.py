@@ -22,7 +22,9 @@ class MeterReading:
     p50_s: float | None
     p99_s: float | None
     energy_j: float | None
+    """Median joules of the recent answers; None while any of them is unknown."""
     provenance: EnergyProvenance
+    """The weakest of those answers': unknown, then modelled, then measured."""
     total_energy_j: float
     by_accelerator: dict[str, tuple[int, float]]
     """Accelerator → (requests, median time of the recent calls on the lane)."""
@@ -36,8 +38,7 @@ class Meter:
         self._requests = self._failed = self._replayed = 0
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._per_lane: dict[str, tuple[int, deque[float]]] = {}
-        self._energy_j: float | None = None
-        self._provenance: EnergyProvenance = "unknown"
+        self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=_RECENT)
         self._total_energy_j = 0.0
 
     def answered(
@@ -57,7 +58,7 @@ class Meter:
             count, times = self._per_lane.get(accelerator, (0, deque(maxlen=_RECENT)))
             times.append(execute_s)
             self._per_lane[accelerator] = (count + 1, times)
-            self._energy_j, self._provenance = energy_j, provenance
+            self._energies.append((energy_j, provenance))
             self._total_energy_j += energy_j or 0.0
 
     def failed(self) -> None:
@@ -73,10 +74,18 @@ class Meter:
             lanes = {
                 name: (count, _quantile(sorted(times), 0.5) or 0.0) for name, (count, times) in self._per_lane.items()
             }
+            energy_j, provenance = _energy(self._energies)
             return MeterReading(
                 self._requests, self._failed, self._replayed, _quantile(recent, 0.5), _quantile(recent, 0.99),
-                self._energy_j, self._provenance, self._total_energy_j, lanes,
+                energy_j, provenance, self._total_energy_j, lanes,
             )  # fmt: skip
+
+
+def _energy(recent: deque[tuple[float | None, EnergyProvenance]]) -> tuple[float | None, EnergyProvenance]:
+    known = sorted(energy_j for energy_j, _ in recent if energy_j is not None)
+    if not known or len(known) < len(recent):
+        return None, "unknown"
+    return _quantile(known, 0.5), "modelled" if any(p == "modelled" for _, p in recent) else "measured"
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

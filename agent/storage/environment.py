@@ -15,8 +15,8 @@ from agent.storage.schema_problems import closest
 from agent.storage.yaml_text import scalar
 
 PREFIX = "QEIL_"
-NOT_SETTINGS = frozenset({"QEIL_CONFIG"})
-"""Variables of ours that name no key: `QEIL_CONFIG` says where the settings are."""
+NOT_SETTINGS = frozenset({"QEIL_CONFIG", "QEIL_URL"})
+"""Variables of ours that name no key: where the settings are, and where clients find the agent."""
 FILE = "environment"
 
 

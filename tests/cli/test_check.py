@@ -150,3 +150,18 @@ def test_a_model_that_is_not_there_yet_is_a_remark_and_no_mistake(tmp_path, caps
     said = capsys.readouterr()
     assert "no problems" in said.out
     assert f"agent.yaml:4: models.0.path: there is no file {tmp_path / 'modl.onnx'} now" in said.err
+
+
+def test_a_variable_of_this_shell_that_names_no_setting_is_remarked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("QEIL_WIBBLE", "1")
+    path = tmp_path / "agent.yaml"
+    path.write_text("version: 1\n")
+    assert check([path], as_json=False) == 0
+    assert "QEIL_WIBBLE: no setting has this variable" in capsys.readouterr().err
+
+
+def test_an_empty_state_folder_is_refused(tmp_path, capsys):
+    path = tmp_path / "agent.yaml"
+    path.write_text('version: 1\nstate_dir: ""\n')
+    assert check([path], as_json=False) == 78
+    assert f"{path}:2: state_dir: name a folder" in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""`qeil models load` and `unload`: begin or end serving a configured model in a running agent."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from agent.cli.client import DEFAULT_URL, AgentClient, AgentError
+
+POLL_S = 0.1
+_ENDED = frozenset({"ready", "unavailable"})
+
+_url_option = click.option(
+    "--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens"
+)
+
+
+@click.command("load")
+@click.argument("name")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=120.0, show_default=True, help="seconds at most")
+@_url_option
+def load_command(name: str, wait_s: float, url: str) -> None:
+    """Serve NAME, a model of the settings or the store, and wait until it answers."""
+    with AgentClient(url) as client:
+        client.post(f"/v2/repository/models/{name}/load")
+        row = _settled(client, name, time.monotonic() + wait_s)
+        if row.get("state") != "ready":
+            raise AgentError(f"{name} is {row.get('state', 'not there yet')}: {row.get('reason') or 'no reason given'}")
+        click.echo(f"{name} is ready on {row['placement']} ({row['actual']}); try: qeil infer {name}")
+
+
+@click.command("unload")
+@click.argument("name")
+@_url_option
+def unload_command(name: str, url: str) -> None:
+    """Stop serving NAME; its file and configuration stay."""
+    with AgentClient(url) as client:
+        client.post(f"/v2/repository/models/{name}/unload")
+        click.echo(f"{name} is no longer served; back with: qeil models load {name}")
+
+
+def _settled(client: AgentClient, name: str, deadline_s: float) -> dict[str, Any]:
+    """The model's row of /status once it has ended loading, or as it is at the deadline; {} where there is none."""
+    while True:
+        rows = {m["name"]: m for m in client.get("/status")["models"]}
+        row: dict[str, Any] = rows.get(name, {})
+        if row.get("state") in _ENDED or time.monotonic() >= deadline_s:
+            return row
+        time.sleep(POLL_S)
