@@ -47,9 +47,7 @@ def add_command(file: Path, name: str | None, config: Path | None) -> None:
     flops = sum(s.flops for s in workload.stages)
     work = f"{flops / 1e9:.3g} G operations" if flops >= 1e7 else f"{flops / 1e6:.3g} M operations"
     click.echo(f"{entry.name}: {work} in {len(workload.stages)} stages, stored as {entry.path}")
-    click.echo(
-        f"served by every agent that starts with this state folder; a running one: qeil models load {entry.name}"
-    )
+    click.echo(f"an agent with this state folder serves it from its next start, or now: qeil models load {entry.name}")
 
 
 @models_command.command("inspect")

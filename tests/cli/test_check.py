@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agent.cli.check import check as check_files
 from agent.cli.main import COMMANDS, cli, exit_code, run
 from agent.errors import ConfigError, QeilError
 from agent.storage import share
@@ -105,7 +106,8 @@ def test_every_command_of_the_table_exists() -> None:
 
 def test_help_lists_the_commands_without_importing_them() -> None:
     code = (
-        "import sys; from agent.cli.main import run; run(['--help']); "
+        "import sys; from agent.cli.check import check as check_files
+from agent.cli.main import run; run(['--help']); "
         "sys.exit(any(m in sys.modules for m in ('pydantic', 'yaml', 'numpy')))"
     )
 
@@ -156,12 +158,12 @@ def test_a_variable_of_this_shell_that_names_no_setting_is_remarked(tmp_path, mo
     monkeypatch.setenv("QEIL_WIBBLE", "1")
     path = tmp_path / "agent.yaml"
     path.write_text("version: 1\n")
-    assert check([path], as_json=False) == 0
+    assert check_files([path], as_json=False) == 0
     assert "QEIL_WIBBLE: no setting has this variable" in capsys.readouterr().err
 
 
 def test_an_empty_state_folder_is_refused(tmp_path, capsys):
     path = tmp_path / "agent.yaml"
     path.write_text('version: 1\nstate_dir: ""\n')
-    assert check([path], as_json=False) == 78
+    assert check_files([path], as_json=False) == 78
     assert f"{path}:2: state_dir: name a folder" in capsys.readouterr().out

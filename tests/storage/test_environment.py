@@ -47,11 +47,11 @@ def test_text_stays_text_and_null_is_null() -> None:
 
 def test_an_unknown_variable_is_refused_with_the_closest_one() -> None:
     with pytest.raises(ConfigError) as refused:
-        apply_environment({}, {"QEIL_HTPP_PORT": "9", "QEIL_ZZZ": "1", "QEIL_CONFIG": "/etc/x.yaml"})
+        apply_environment({}, {"QEIL_HTPP_PORT": "9", "QEIL_QQQQQQQQ": "1", "QEIL_CONFIG": "/etc/x.yaml"})
 
     assert [p.text() for p in problems_of(refused.value)] == [
         "environment: QEIL_HTPP_PORT: no setting has this variable (did you mean QEIL_HTTP_PORT?)",
-        "environment: QEIL_ZZZ: no setting has this variable",
+        "environment: QEIL_QQQQQQQQ: no setting has this variable",
     ]
 
 
