@@ -40,9 +40,9 @@ def explain_model(model: str, profile: str, policy: str, config: Path | None) ->
     """The document of `qeil explain --json`."""
     from agent.cli.plan import read_workload
     from agent.placement import costing
+    from agent.placement.candidates import forbidden
     from agent.placement.explain import explain, flip
     from agent.placement.ranking import Option, rank
-    from agent.placement.tables import forbidden
     from agent.service import assembly, calibration, configuration
     from agent.storage import share, yaml_files
 

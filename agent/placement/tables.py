@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.errors import PlacementError
-from agent.placement import costing
-from agent.placement.problem import Problem
-from agent.schema.device import Accelerator, DeviceProfile, Link, Runtime
+from agent.placement.candidates import Candidate, candidates, room_bytes
+from agent.placement.problem import Bools, Floats, Ints, Problem
+from agent.placement.state import State
+from agent.schema.device import Accelerator, DeviceProfile, Link, OperatingPoint
 from agent.schema.policy import Policy
-from agent.schema.workload import Stage, Workload
+from agent.schema.workload import Workload
 
 ASSUMED_LINK_BYTES_PER_S = 4.0e9
 ASSUMED_LINK_OVERHEAD_S = 50e-6
@@ -25,93 +26,134 @@ SHARED_MEMORY_OVERHEAD_S = 20e-6
 
 @dataclass(frozen=True)
 class Tables:
-    """The problem and what was left out or assumed while making it."""
+    """The problem and what was left out or assumed while making it.
+
+    static_w: power of being on, by accelerator of the problem; silicon: physical unit behind each (two that are the
+    same unit cannot work at the same time); operating_points: name of each one's point, "" for full figures.
+    """
 
     problem: Problem
     notes: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
+    static_w: tuple[float, ...] = ()
+    silicon: tuple[str, ...] = ()
+    operating_points: tuple[str, ...] = ()
 
 
 def make_tables(
-    workload: Workload, profile: DeviceProfile, policy: Policy, temperatures_c: Mapping[str, float] | None = None
+    workload: Workload,
+    profile: DeviceProfile,
+    policy: Policy,
+    temperatures_c: Mapping[str, float] | None = None,
+    *,
+    state: State | None = None,
+    points: Mapping[str, OperatingPoint] | None = None,
 ) -> Tables:
     """Cost tables of every stage on every accelerator that could run it.
 
-    Raises PlacementError where no accelerator is left, with each one's reason.
+    temperatures_c: junctions, short for a state with nothing else. state: the board now; lost accelerators are left
+    out, free memory bounds the capacities, queues delay the entry to an accelerator. points: operating points by
+    accelerator; absent: the profile's full figures.
+
+    Raises:
+        PlacementError: no accelerator is left, with each one's reason.
+        ValueError: the state names something that the profile does not have, or holds no sensible number.
     """
-    temperatures = temperatures_c or {}
-    usable: list[tuple[Accelerator, Runtime]] = []
-    costs: list[costing.ModelCost] = []
-    excluded: list[tuple[str, str]] = []
+    now = state or State(temperatures_c=temperatures_c or {})
+    now.check(profile)
+    found, excluded = candidates(workload, profile, policy, now, points)
+    usable: list[Candidate] = []
     notes: list[str] = []
-    operators = sorted({op for stage in workload.stages for op in stage.operators})
-    for accelerator in profile.accelerators:
-        why = forbidden(policy, workload.model, accelerator.name)
-        why = why or costing.cannot_compute(workload, accelerator)
-        runtime = why or costing.choose_runtime(accelerator, workload.format, operators)
-        if isinstance(runtime, str):
-            excluded.append((accelerator.name, runtime))
+    for candidate in found:
+        if candidate.cost.energy_j is None:
+            why = "its energy per operation is unknown, so it cannot be compared in joules"
+            excluded.append((candidate.accelerator.name, why))
             continue
-        temperature_c = temperatures.get(accelerator.name, costing.REFERENCE_TEMPERATURE_C)
-        cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c)
-        if cost.energy_j is None:
-            excluded.append(
-                (accelerator.name, "its energy per operation is unknown, so it cannot be compared in joules")
-            )
-            continue
-        notes += cost.notes
-        usable.append((accelerator, runtime))
-        costs.append(cost)
+        notes += candidate.cost.notes
+        usable.append(candidate)
     if not usable:
         raise PlacementError("; ".join(f"{name}: {reason}" for name, reason in excluded) or "the profile is empty")
-    problem = _problem(workload, profile, policy, usable, costs, notes)
-    return Tables(problem, tuple(dict.fromkeys(notes)), tuple(excluded))
+    problem = _problem(workload, profile, policy, now, usable, notes)
+    named = points or {}
+    return Tables(
+        problem, tuple(dict.fromkeys(notes)), tuple(excluded),
+        tuple(c.cost.static_w or 0.0 for c in usable),
+        tuple(c.accelerator.silicon or c.accelerator.name for c in usable),
+        tuple(named[n].name if n in named else "" for n in problem.accelerators),
+    )  # fmt: skip
 
 
 def _problem(
     workload: Workload,
     profile: DeviceProfile,
     policy: Policy,
-    usable: list[tuple[Accelerator, Runtime]],
-    costs: list[costing.ModelCost],
+    state: State,
+    usable: list[Candidate],
     notes: list[str],
 ) -> Problem:
     stages, count = len(workload.stages), len(usable)
-    overhead = np.array([r.dispatch_overhead_s.value if r.dispatch_overhead_s else 0.0 for _, r in usable])
-    time = np.array([[c.stages[s].time_s for c in costs] for s in range(stages)])
-    static = np.array([c.static_w or 0.0 for c in costs])
-    energy = np.array([[c.stages[s].energy_j or 0.0 for c in costs] for s in range(stages)])
-    used = np.array([[c.stages[s].time_s * c.stages[s].dasi for c in costs] for s in range(stages)])
+    overheads = [c.runtime.dispatch_overhead_s for c in usable]
+    overhead = np.array([o.value if o else 0.0 for o in overheads])
+    time = np.array([[c.cost.stages[s].time_s for c in usable] for s in range(stages)])
+    static = np.array([c.cost.static_w or 0.0 for c in usable])
+    energy = np.array([[c.cost.stages[s].energy_j or 0.0 for c in usable] for s in range(stages)])
+    # Without the dispatch, as the whole-model cost has it; a stage of nothing must not make utilisation 0/0.
+    busy = np.maximum(time, 1e-12)
+    used = busy * np.array([[c.cost.stages[s].dasi for c in usable] for s in range(stages)])
     latency_transfer = np.zeros((max(0, stages - 1), count, count))
     energy_transfer = np.zeros_like(latency_transfer)
+    sizes = np.array([s.output_bytes for s in workload.stages[:-1]])
     for a in range(count):
         for b in range(count):
             if a != b:
-                per_byte_s, fixed_s, per_byte_j = transfer(profile, usable[a][0], usable[b][0], notes)
-                sizes = np.array([s.output_bytes for s in workload.stages[:-1]])
+                per_byte_s, fixed_s, per_byte_j = transfer(profile, usable[a].accelerator, usable[b].accelerator, notes)
                 latency_transfer[:, a, b] = sizes * per_byte_s + fixed_s + overhead[b]
                 energy_transfer[:, a, b] = sizes * per_byte_j + static[b] * overhead[b]
-    time[0] += overhead
+    waits = _waits(state, usable, time, notes)
+    time[0] += overhead + waits[0]
     energy[0] += static * overhead
-    domains = sorted({a.memory_domain for a, _ in usable})
+    latency_transfer += np.where(np.eye(count, dtype=bool), 0.0, waits[1:, None, :])
+    domains = sorted({c.accelerator.memory_domain for c in usable})
+    domain = np.array([domains.index(c.accelerator.memory_domain) for c in usable])
+    room = np.array([room_bytes(profile, name, policy, state) for name in domains])
+    memory, capacity, allowed = _memory(workload, domain, room)
     return Problem(
-        latency=time, energy=energy, busy_util_num=np.minimum(used, time), busy_den=time,
+        latency=time, energy=energy, busy_util_num=np.minimum(used, busy), busy_den=busy,
         transfer_latency=latency_transfer, transfer_energy=energy_transfer,
-        memory=np.array([[_held(s)] * count for s in workload.stages]),
-        capacity=np.array([_capacity(profile, name, policy) for name in domains]),
-        allowed=np.ones((stages, count), dtype=bool),
-        memory_domain=np.array([domains.index(a.memory_domain) for a, _ in usable]),
-        accelerators=tuple(a.name for a, _ in usable), stages=tuple(s.name for s in workload.stages),
+        memory=memory, capacity=capacity, allowed=allowed, memory_domain=domain,
+        accelerators=tuple(c.accelerator.name for c in usable), stages=tuple(s.name for s in workload.stages),
     )  # fmt: skip
 
 
-def _held(stage: Stage) -> float:
-    return stage.weight_bytes + stage.idle_weight_bytes + stage.arena_bytes + stage.kv_bytes
+def _waits(state: State, usable: list[Candidate], time: Floats, notes: list[str]) -> Floats:
+    """Seconds that work waiting for an accelerator delays the stage that enters it, at most, [stages, accelerators].
+
+    The queue has shrunk by at least the shortest time in which the stages before could have run. Whoever comes back to
+    an accelerator pays again, so the sum is an upper bound.
+    """
+    queue = np.array([state.queue_s.get(c.accelerator.name, 0.0) for c in usable])
+    if queue.any():
+        notes.append("work that waits for an accelerator delays each entry to it; latencies are upper bounds")
+    before = np.concatenate([[0.0], np.cumsum(time.min(axis=1))[:-1]])
+    left: Floats = np.maximum(0.0, queue[None, :] - before[:, None])
+    return left
 
 
-def _capacity(profile: DeviceProfile, domain: str, policy: Policy) -> float:
-    memory = profile.memory_domain(domain)
-    return (memory.capacity_bytes.value - memory.reserved_bytes.value) * policy.memory.max_cpq
+def _memory(workload: Workload, domain: Ints, room: Floats) -> tuple[Floats, Floats, Bools]:
+    """What a stage keeps [L, D], what of each domain may be kept [M], and which pairs may be used [L, D].
+
+    Weights and KV cache of the stages add up. Activations do not: stages run one after another and reuse one arena, so
+    a domain sets aside the largest arena among the stages that it may run. This is exact where a domain runs the stage
+    with that arena, as it does with the whole model, and a bound above what is needed where it does not: nothing is
+    admitted that does not fit, and nothing is refused that fits a domain as a whole. A stage that does not fit a
+    domain even alone may not run there, and its arena is not set aside, unless it fits nowhere.
+    """
+    kept = np.array([s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages])
+    arena = np.array([s.arena_bytes for s in workload.stages])
+    alone = (kept + arena)[:, None] <= room[None, :]
+    alone[~alone[:, domain].any(axis=1)] = True
+    aside = np.where(alone, arena[:, None], 0.0).max(axis=0)
+    return np.repeat(kept[:, None], len(domain), axis=1), np.maximum(0.0, room - aside), alone[:, domain]
 
 
 def transfer(
@@ -133,14 +175,4 @@ def _link(profile: DeviceProfile, source: Accelerator, target: Accelerator) -> L
         first, second = link.between
         if (first in ends[0] and second in ends[1]) or (first in ends[1] and second in ends[0]):
             return link
-    return None
-
-
-def forbidden(policy: Policy, model: str, accelerator: str) -> str | None:
-    """Why the policy keeps the model off the accelerator; None where it does not."""
-    if any(rule.model in ("*", model) and rule.accelerator == accelerator for rule in policy.forbidden):
-        return "forbidden by the policy"
-    pins = [rule.accelerator for rule in policy.pinned if rule.model in ("*", model)]
-    if pins and accelerator not in pins:
-        return f"the policy pins the model to {', '.join(pins)}"
     return None

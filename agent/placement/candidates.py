@@ -1,0 +1,132 @@
+"""Candidates: which accelerators may run a model, at what cost, and why the others may not.
+
+Also the order of whole-model placements, which is what the agent serves: `qeil plan`, `qeil explain` and the agent all
+ask here, so that they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.errors import PlacementError
+from agent.placement import costing
+from agent.placement.ranking import Option, rank
+from agent.placement.state import State, meant
+from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
+from agent.schema.policy import Policy
+from agent.schema.workload import Workload
+
+Reasons = list[tuple[str, str]]
+"""Accelerator and why it is left out."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A whole model on one accelerator."""
+
+    accelerator: Accelerator
+    runtime: Runtime
+    cost: costing.ModelCost
+
+
+def candidates(
+    workload: Workload,
+    profile: DeviceProfile,
+    policy: Policy,
+    state: State | None = None,
+    points: Mapping[str, OperatingPoint] | None = None,
+) -> tuple[list[Candidate], Reasons]:
+    """Accelerators that may and can run the workload, in the profile's order, and why the others cannot.
+
+    points: operating point by accelerator; absent: the profile's full figures.
+    Raises PlacementError where the policy pins the model to accelerators that this board does not have.
+    """
+    now = state or State()
+    check_pins(policy, workload.model, profile)
+    operators = sorted({op for stage in workload.stages for op in stage.operators})
+    found: list[Candidate] = []
+    rejected: Reasons = []
+    for accelerator in profile.accelerators:
+        name = accelerator.name
+        why = "it does not answer" if name in now.lost else forbidden(policy, workload.model, name)
+        why = why or costing.cannot_compute(workload, accelerator)
+        runtime = why or costing.choose_runtime(accelerator, workload.format, operators)
+        if isinstance(runtime, str):
+            rejected.append((name, runtime))
+            continue
+        temperature_c = now.temperatures_c.get(name, costing.REFERENCE_TEMPERATURE_C)
+        point = (points or {}).get(name)
+        cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c, point)
+        found.append(Candidate(accelerator, runtime, cost))
+    return found, rejected
+
+
+def whole_models(
+    workload: Workload, profile: DeviceProfile, policy: Policy, state: State | None = None
+) -> tuple[list[Candidate], Reasons]:
+    """The placements of the whole model on one accelerator that the policy admits, best first, and why not the others.
+
+    This is what the agent serves: the first one, and those after it when it fails.
+    """
+    found, rejected = candidates(workload, profile, policy, state)
+    admitted: list[Candidate] = []
+    for candidate in found:
+        problem = violates(candidate, policy, profile, state)
+        if problem is None:
+            admitted.append(candidate)
+        else:
+            rejected.append((candidate.accelerator.name, problem))
+    by_name = {c.accelerator.name: c for c in admitted}
+    return [by_name[o.name] for o in rank(options(admitted), policy.objective)], rejected
+
+
+def options(found: Sequence[Candidate]) -> list[Option]:
+    """The objectives of whole-model placements, to rank."""
+    return [Option(c.accelerator.name, c.cost.energy_j, c.cost.time_s, c.cost.underutilisation) for c in found]
+
+
+def violates(candidate: Candidate, policy: Policy, profile: DeviceProfile, state: State | None = None) -> str | None:
+    """Which limit of the policy the whole model on that accelerator breaks; None where it keeps all."""
+    cost = candidate.cost
+    domain = profile.memory_domain(candidate.accelerator.memory_domain)
+    room = domain.capacity_bytes.value - domain.reserved_bytes.value
+    if cost.held_bytes > room_bytes(profile, domain.name, policy, state):
+        taken = room - (state or State()).free_bytes.get(domain.name, room)
+        ratio = (cost.held_bytes + max(0.0, taken)) / room
+        return f"needs {ratio:.0%} of {domain.name} (memory.max_cpq allows {policy.memory.max_cpq:.0%})"
+    if policy.power_cap_w is not None and cost.energy_j is not None and cost.time_s > 0:
+        mean_w = cost.energy_j / cost.time_s
+        if mean_w > policy.power_cap_w:
+            return f"draws {mean_w:.1f} W modelled (power_cap_w allows {policy.power_cap_w:g} W)"
+    return None
+
+
+def room_bytes(profile: DeviceProfile, domain: str, policy: Policy, state: State | None = None) -> float:
+    """Bytes of a domain that a placement may hold: max_cpq of what is not reserved, less what others hold now."""
+    memory = profile.memory_domain(domain)
+    room = memory.capacity_bytes.value - memory.reserved_bytes.value
+    free = (state or State()).free_bytes.get(domain, room)
+    return max(0.0, room * policy.memory.max_cpq - max(0.0, room - free))
+
+
+def forbidden(policy: Policy, model: str, accelerator: str) -> str | None:
+    """Why the policy keeps the model off the accelerator; None where it does not."""
+    if any(rule.model in ("*", model) and rule.accelerator == accelerator for rule in policy.forbidden):
+        return "forbidden by the policy"
+    pins = [rule.accelerator for rule in policy.pinned if rule.model in ("*", model)]
+    if pins and accelerator not in pins:
+        return f"the policy pins the model to {', '.join(pins)}"
+    return None
+
+
+def check_pins(policy: Policy, model: str, profile: DeviceProfile) -> None:
+    """PlacementError where a pin of the model names only accelerators that the board does not have."""
+    pins = [rule.accelerator for rule in policy.pinned if rule.model in ("*", model)]
+    known = [a.name for a in profile.accelerators]
+    if pins and not set(pins) & set(known):
+        raise PlacementError(
+            f"the policy pins the model to {', '.join(pins)}; {profile.name} has only {', '.join(known)}"
+            + meant(pins[0], known),
+            constraint="pinned",
+        )
