@@ -75,7 +75,7 @@ def split(graph: Graph, max_stages: int = MAX_STAGES) -> tuple[Stage, ...]:
     kernels = group(graph)
     if not kernels:
         return (Stage(name="empty", work=(), weight_bytes=0, activation_bytes=0, input_bytes=0, output_bytes=0),)
-    chosen = choose(find_cuts(kernels, side_tensors(kernels)), _loads(kernels), max_stages)
+    chosen = choose(find_cuts(kernels, side_tensors(kernels)), cut_loads(kernels), max_stages)
     bounds = [0, *(c.position for c in chosen), len(kernels)]
     sizes = [_sum_bytes(graph, graph.inputs), *(graph.tensors[c.tensor].bytes for c in chosen)]
     sizes.append(_sum_bytes(graph, graph.outputs))
@@ -142,7 +142,7 @@ def _pack(cuts: Sequence[Cut], total: Sequence[float], limit: float, max_stages:
     return tuple(kept)
 
 
-def _loads(kernels: Sequence[Kernel]) -> list[float]:
+def cut_loads(kernels: Sequence[Kernel]) -> list[float]:
     """Cost of each kernel: its share of all operations plus its share of all bytes."""
     flops = [k.flops for k in kernels]
     moved = [k.moved_bytes + k.kv_bytes + sum(k.weights.values()) - k.idle_weight_bytes for k in kernels]
