@@ -17,6 +17,7 @@ from typing import Literal
 
 from agent.sampling.e_process import log_e
 from agent.sampling.tally import Tally
+from agent.sampling.worth import pays
 
 FIRST_SHARE = 0.7
 """Share of α for the answer that came first: it is the most likely one more often than not. The others share the rest
@@ -44,6 +45,7 @@ class Spent:
     temperature_c: float | None
     next_joules: float | None
     next_seconds: float
+    next_samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ def step(tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: floa
         budget: limits; the first one that the next batch would pass stops.
         spent: cost so far and of the next batch.
         alpha: error probability that is asked for, in (0, 1).
-        worth_j: joules that one more certified answer is worth; sampling stops when the next batch costs more than
-            `worth_j` times the chance that it changes the answer. None: certification and budgets alone decide.
+        worth_j: joules that one more right answer is worth; sampling stops when no number of further samples is
+            expected to improve the answer by as much as they cost (`worth.pays`). None: certification and budgets
+            alone decide.
 
     Raises ValueError for an alpha out of range.
     """
@@ -95,9 +98,10 @@ def step(tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: floa
     if leader is not None and reached <= alpha:
         return Verdict(True, "certified", leader, reached)
     reason = _over(tally, budget, spent)
-    if reason is None and leader is not None and worth_j is not None and spent.next_joules is not None:
-        # Until it is certified, the chance that the leader is not the mode bounds what more samples can change.
-        reason = "not_worth_it" if spent.next_joules > worth_j * min(0.5, reached) else None
+    if reason is None and worth_j is not None and spent.next_joules is not None:
+        price = spent.next_joules / spent.next_samples / worth_j
+        left = budget.max_samples - tally.samples
+        reason = None if pays(tally, spent.next_samples, left, price) else "not_worth_it"
     return Verdict(reason is not None, reason or "go_on", leader, reached)
 
 

@@ -116,8 +116,8 @@ def test_the_first_budget_that_the_next_batch_would_pass_stops(budget, spent, re
 def test_a_batch_that_costs_more_than_it_can_bring_is_not_bought():
     tally = tally_of(["a"] * 7)
     assert certified_alpha(tally) > 0.05
-    assert step(tally, Budget(64), FREE, 0.05, worth_j=2.0).reason == "not_worth_it"
-    assert step(tally, Budget(64), FREE, 0.05, worth_j=2000.0).reason == "go_on"
+    assert step(tally, Budget(64), FREE, 0.05, worth_j=20.0).reason == "not_worth_it"
+    assert step(tally, Budget(64), FREE, 0.05, worth_j=1e6).reason == "go_on"
     unknown = Spent(None, 0.0, None, None, 0.1)
     assert step(tally, Budget(64), unknown, 0.05, worth_j=2.0).reason == "go_on"
 
