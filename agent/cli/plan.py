@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +97,11 @@ def read_workload(model: str, phase: Phase) -> Workload:
     if path.suffix in (".onnx", ".tflite") or path.exists():
         return workload_of(open_artifact(path), path.stem, None)
     from agent.workload.catalogue import resolve_name
+    from agent.workload.naming import others
 
     entry = resolve_name(model)
     if entry is None:
-        raise BadInput(f"{model}: neither a model file nor a workload of the catalogue")
+        raise BadInput(f"{model}: neither a model file nor a workload of the catalogue{others(model)}")
     return entry.workload(phase=phase)
 
 
@@ -121,6 +123,7 @@ def _document(
     limits = Constraints(deadline_s=policy.admission.default_deadline_s, power_cap_w=policy.power_cap_w)
     choice = select(result.points(), policy.objective, limits)
     index = choice.index or 0  # never None without an incumbent
+    served = _served(workload, board, policy)
     energy_j, latency_s, underutilisation = result.front[index].objectives
     stages = [
         {"stage": stage.name, "accelerator": names[a]}
@@ -134,9 +137,31 @@ def _document(
             "assignment": list(result.front[index].assignment), "stages": stages, "energy_j": energy_j,
             "latency_s": latency_s, "underutilisation": underutilisation, "provenance": "modelled", "why": choice.why,
         },
+        "served": served | {"same_as_chosen": _only(result.front[index].assignment, names) == served["accelerator"]},
         "baselines": _baselines(tables), "excluded": [{"accelerator": n, "why": w} for n, w in tables.excluded],
         "notes": [*workload.notes, *tables.notes],
     }  # fmt: skip
+
+
+def _served(workload: Workload, board: DeviceProfile, policy: Policy) -> dict[str, Any]:
+    """What `qeil run` would load: the whole model on one accelerator, by the same rule of preference."""
+    from agent.placement.candidates import whole_models
+
+    found, rejected = whole_models(workload, board, policy)
+    if not found:
+        return {"accelerator": None, "why": "; ".join(f"{name}: {why}" for name, why in rejected)}
+    cost = found[0].cost
+    others = f"best of {len(found)} placements of the whole model" if len(found) > 1 else "the only one that may run it"
+    return {
+        "accelerator": cost.accelerator, "energy_j": cost.energy_j, "latency_s": cost.time_s,
+        "underutilisation": cost.underutilisation, "provenance": "modelled", "why": others,
+        "then": [c.accelerator.name for c in found[1:]],
+    }  # fmt: skip
+
+
+def _only(assignment: Sequence[int], names: Sequence[str]) -> str | None:
+    """The accelerator that runs every stage; None for a split."""
+    return names[assignment[0]] if len(set(assignment)) == 1 else None
 
 
 def _baselines(tables: Tables) -> dict[str, dict[str, float]]:
@@ -159,12 +184,26 @@ def _print_model(document: dict[str, Any]) -> None:
     click.echo(
         f"  {chosen['energy_j']:.4g} J, {chosen['latency_s'] * 1e3:.4g} ms, {chosen['provenance']}; {chosen['why']}"
     )
+    click.echo(_serving(document))
     for entry in document["excluded"]:
         click.echo(f"left out: {entry['accelerator']}: {entry['why']}")
     for note in document["notes"][:MAX_NOTES]:
         click.echo(f"note: {note}")
     if len(document["notes"]) > MAX_NOTES:
         click.echo(f"note: {len(document['notes']) - MAX_NOTES} more in --json")
+
+
+def _serving(document: dict[str, Any]) -> str:
+    served = document["served"]
+    if served["accelerator"] is None:
+        return f"served by qeil run: nothing; {served['why']}"
+    if served["same_as_chosen"]:
+        return f"served by qeil run: the same, the whole model on {served['accelerator']}"
+    joules = "energy unknown" if served["energy_j"] is None else f"{served['energy_j']:.4g} J"
+    return (
+        f"served by qeil run: the whole model on {served['accelerator']}, {joules}, "
+        f"{served['latency_s'] * 1e3:.4g} ms, {served['provenance']} (the agent loads a model on one accelerator)"
+    )
 
 
 def _runs(stages: list[dict[str, str]]) -> str:

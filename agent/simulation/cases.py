@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from agent.errors import BadInput, ConfigError
 from agent.schema.scenario import ScenarioWorkload
 from agent.schema.workload import Phase, Workload
-from agent.storage.schema_problems import closest
-from agent.workload.catalogue import CATALOGUE, resolve_name
+from agent.workload.naming import entry_of
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,10 @@ def make_case(asked: ScenarioWorkload) -> Case:
     Decode is taken at the middle of the generated tokens: its cost is affine in the context as long as one ceiling
     binds, and then the middle is the mean.
     """
-    entry = resolve_name(asked.model)
-    if entry is None:
-        near = closest(asked.model, list(CATALOGUE))
-        hint = f" (did you mean {near}?)" if near else ""
-        raise ConfigError(f"there is no model {asked.model!r} in the catalogue{hint}")
+    try:
+        entry = entry_of(asked.model)
+    except BadInput as error:
+        raise ConfigError(error.message) from error
     context = (asked.prompt_tokens or 0) + (asked.generated_tokens or 0) // 2
     try:
         passes = tuple(

@@ -198,3 +198,22 @@ def test_output_that_cannot_be_written_is_one_line():
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, opened for writing
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "qeil: the output could not be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("model", ["resnet-50", "gpt2-125m"])
+@pytest.mark.parametrize("board", ["core-ultra-258v", "jetson-orin-nano-super"])
+def test_max_efficiency_never_takes_more_joules_than_balanced_for_the_same_model(capsys, model, board):
+    found = {
+        policy: json.loads(ok(capsys, "plan", model, "--profile", board, "--policy", policy, "--json"))
+        for policy in ("balanced", "max-efficiency")
+    }
+    for marked in ("chosen", "served"):
+        assert found["max-efficiency"][marked]["energy_j"] <= found["balanced"][marked]["energy_j"]
+
+
+def test_a_plan_says_what_the_agent_would_serve_beside_the_best_split(capsys):
+    document = json.loads(ok(capsys, "plan", "gpt2-125m", "--profile", "core-ultra-258v", "--json"))
+    served, chosen = document["served"], document["chosen"]
+    alone = {stage["accelerator"] for stage in chosen["stages"]} == {served["accelerator"]}
+    assert served["same_as_chosen"] is alone
+    assert "served by qeil run: " in ok(capsys, "plan", "gpt2-125m", "--profile", "core-ultra-258v")
