@@ -1,0 +1,181 @@
+"""Strategy: how many samples to draw next, when to stop, and what to answer – the same for a live request and a replay.
+
+Samples come in batches, because a batch of the decoder shares the weights it reads. A sample without an answer that
+could be extracted is paid for but does not vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agent.sampling import baselines, csvet
+from agent.sampling.csvet import Budget, Spent
+from agent.sampling.tally import Tally
+
+Rule = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]
+"""One sample; a majority of k; the most probable of n; adaptive consistency; 2 → 4 → 8 at 75 %; this project's."""
+
+FIRST_BATCH = 2
+BATCH = 4
+"""Samples per batch once there are that many: the weights are read once for all of them."""
+MAX_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What was asked for. `threshold` is Beta's confidence or doubling's share; alpha and worth_j are of csvet."""
+
+    rule: Rule = "csvet"
+    max_samples: int = 16
+    alpha: float = 0.05
+    worth_j: float | None = None
+    threshold: float | None = None
+    budget_j: float | None = None
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_samples <= MAX_SAMPLES:
+            raise ValueError(f"max_samples must be between 1 and {MAX_SAMPLES}, got {self.max_samples}")
+        if self.rule == "greedy" and self.max_samples != 1:
+            raise ValueError(f"greedy draws one sample, so max_samples must be 1, got {self.max_samples}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must be between 0 and 1, got {self.alpha:g}")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be between 0 and 1, got {self.threshold:g}")
+        if self.worth_j is not None and not self.worth_j > 0:
+            raise ValueError(f"worth_j must be positive, got {self.worth_j:g}")
+        if self.worth_j is not None and self.rule != "csvet":
+            raise ValueError(f"worth_j belongs to csvet, not to {self.rule}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: its answer (None: none could be extracted), tokens decoded, mean log-probability, what it cost."""
+
+    answer: Hashable | None
+    tokens: int
+    seconds: float
+    joules: float | None = None
+    mean_logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Everything drawn for one question so far."""
+
+    samples: tuple[Sample, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+
+    def add(self, *samples: Sample) -> Progress:
+        """With these samples as well."""
+        tally = self.tally
+        for sample in samples:
+            tally = tally if sample.answer is None else tally.add(sample.answer)
+        return Progress((*self.samples, *samples), tally)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens decoded."""
+        return sum(sample.tokens for sample in self.samples)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all samples, one after another."""
+        return sum(sample.seconds for sample in self.samples)
+
+    @property
+    def joules(self) -> float | None:
+        """Joules of all samples; None where one's are unknown."""
+        known = [sample.joules for sample in self.samples if sample.joules is not None]
+        return sum(known) if len(known) == len(self.samples) else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Draw `next_samples` more, or stop (0) for `reason`; `certified` is the alpha at which the answer is certified."""
+
+    next_samples: int
+    reason: str
+    certified: float
+
+
+def batch_size(drawn: int, max_samples: int) -> int:
+    """Samples of the next batch: 2, 2, 4, 4, … up to the most that are allowed."""
+    size = FIRST_BATCH if drawn < 2 * FIRST_BATCH else BATCH
+    return max(0, min(size, max_samples - drawn))
+
+
+def decide(strategy: Strategy, progress: Progress, temperature_c: float | None = None) -> Decision:
+    """What to do after the samples drawn so far.
+
+    Costs of the next batch are expected to be the mean of the samples so far. Every rule ends at `max_samples` and at
+    its budgets; a budget of something that nobody measures or models is over at once.
+    """
+    drawn, limit = len(progress.samples), strategy.max_samples
+    following = batch_size(drawn, limit) if strategy.rule == "csvet" else _batch(strategy, drawn)
+    certified = csvet.certified_alpha(progress.tally)
+    if drawn == 0:
+        return Decision(following, "go_on", certified)
+    budget = Budget(limit, strategy.budget_j, strategy.budget_s)
+    verdict = csvet.step(
+        progress.tally, replace(budget, max_samples=limit if drawn < limit else progress.tally.samples),
+        _spent(progress, following, temperature_c), strategy.alpha if strategy.rule == "csvet" else 1e-300,
+        strategy.worth_j,
+    )  # fmt: skip
+    if verdict.stop:
+        return Decision(0, verdict.reason, certified)
+    if strategy.rule != "csvet" and _settled(strategy, progress.tally):
+        return Decision(0, "settled", certified)
+    return Decision(following, "go_on", certified)
+
+
+def answer(strategy: Strategy, progress: Progress) -> Hashable | None:
+    """The answer of the samples drawn; None where none of them gave one."""
+    voting = [s for s in progress.samples if s.answer is not None]
+    if not voting:
+        return None
+    if strategy.rule == "best-of-n":
+        scored = [s for s in voting if s.mean_logprob is not None]
+        if len(scored) < len(voting):
+            raise ValueError("best-of-n needs the log-probability of every sample")
+        return baselines.best_of_n([s.answer for s in scored], [s.mean_logprob or 0.0 for s in scored])
+    return progress.tally.answers[progress.tally.leader()]
+
+
+def replay(strategy: Strategy, pool: Sequence[Sample]) -> tuple[Progress, Decision]:
+    """The strategy on samples drawn before, in their order. Raises ValueError where the pool ends too early."""
+    progress = Progress()
+    while (decision := decide(strategy, progress)).next_samples:
+        batch = pool[len(progress.samples) : len(progress.samples) + decision.next_samples]
+        if len(batch) < decision.next_samples:
+            raise ValueError(f"the strategy wants {decision.next_samples} more samples than the {len(pool)} there are")
+        progress = progress.add(*batch)
+    return progress, decision
+
+
+def _batch(strategy: Strategy, drawn: int) -> int:
+    """The baselines as they are published: Beta looks after every sample, doubling at its looks, the others once."""
+    if strategy.rule == "beta":
+        return min(1, strategy.max_samples - drawn)
+    if strategy.rule == "doubling":
+        looks = [min(look, strategy.max_samples) for look in baselines.DOUBLING_LOOKS if look > drawn]
+        return max(0, (looks[0] if looks else drawn) - drawn)
+    return strategy.max_samples - drawn
+
+
+def _spent(progress: Progress, following: int, temperature_c: float | None) -> Spent:
+    per_sample = 1.0 / len(progress.samples)
+    joules = progress.joules
+    return Spent(
+        joules, progress.seconds, temperature_c, None if joules is None else joules * per_sample * following,
+        progress.seconds * per_sample * following, max(1, following),
+    )  # fmt: skip
+
+
+def _settled(strategy: Strategy, tally: Tally) -> bool:
+    if strategy.rule == "doubling":
+        return baselines.doubling(tally, strategy.threshold or baselines.DOUBLING_SHARE)
+    confidence = strategy.threshold or baselines.BETA_CONFIDENCE
+    return strategy.rule == "beta" and baselines.adaptive_consistency(tally, confidence)
