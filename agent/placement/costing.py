@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.physics import energy as energy_model
 from agent.physics import leakage, pressure, roofline
-from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, OperatingPoint, Runtime
+from agent.schema.device import Accelerator, DeviceProfile, Efficiency, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.workload import Family, Precision, Stage, Work, Workload
 
 ASSUMED_SHARE = 0.3
@@ -247,27 +247,38 @@ def _coefficients(
     return peaks, costs
 
 
+def computed_in(precision: Precision, accelerator: Accelerator) -> Precision:
+    """The precision an accelerator computes a kind of operands in: their own, the next wider one, or any it has."""
+    for usable in (precision, *_WIDER[precision]):
+        if usable in accelerator.peak_flops_per_s:
+            return usable
+    return next(iter(accelerator.peak_flops_per_s))
+
+
+def efficiency_of(family: Family, precision: Precision, runtime: Runtime) -> Efficiency | None:
+    """The profile's efficiency that stands for a family: its own or its nearest relative's; None: one is assumed."""
+    table = {(e.family, e.precision): e for e in runtime.compute_efficiency}
+    if (family, precision) in table:
+        return table[family, precision]
+    relatives = [e for (f, _), e in table.items() if f == family]
+    if not relatives and family in _PRODUCTS:
+        relatives = [e for (f, p), e in table.items() if f in _PRODUCTS and p == precision]
+    return relatives[0] if relatives else None
+
+
 def _computed_in(precision: Precision, accelerator: Accelerator, notes: list[str]) -> Precision:
-    if precision in accelerator.peak_flops_per_s:
-        return precision
-    for wider in _WIDER[precision]:
-        if wider in accelerator.peak_flops_per_s:
-            notes.append(f"{accelerator.name}: no {precision} peak in the profile, {wider} used")
-            return wider
-    known = next(iter(accelerator.peak_flops_per_s))
-    notes.append(f"{accelerator.name}: no {precision} peak in the profile, {known} used")
-    return known
+    usable = computed_in(precision, accelerator)
+    if usable != precision:
+        notes.append(f"{accelerator.name}: no {precision} peak in the profile, {usable} used")
+    return usable
 
 
 def _share(family: Family, precision: Precision, accelerator: Accelerator, runtime: Runtime, notes: list[str]) -> float:
-    table = {(e.family, e.precision): e.share.value for e in runtime.compute_efficiency}
-    if (family, precision) in table:
-        return table[family, precision]
-    relatives = [v for (f, _), v in table.items() if f == family]
-    if not relatives and family in _PRODUCTS:
-        relatives = [v for (f, p), v in table.items() if f in _PRODUCTS and p == precision]
-    share = relatives[0] if relatives else ASSUMED_SHARE
-    origin = "its nearest relative" if relatives else "an assumption"
+    found = efficiency_of(family, precision, runtime)
+    if found is not None and (found.family, found.precision) == (family, precision):
+        return found.share.value
+    share = ASSUMED_SHARE if found is None else found.share.value
+    origin = "an assumption" if found is None else "its nearest relative"
     notes.append(f"{accelerator.name}: efficiency of {family} in {precision} unknown, {share:.2f} from {origin}")
     return share
 
