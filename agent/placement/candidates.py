@@ -70,15 +70,29 @@ def whole_models(
     This is what the agent serves: the first one, and those after it when it fails.
     """
     found, rejected = candidates(workload, profile, policy, state)
+    ranked, refused = admit(found, profile, policy, state)
+    return ranked, rejected + refused
+
+
+def admit(
+    found: Sequence[Candidate], profile: DeviceProfile, policy: Policy, state: State | None = None
+) -> tuple[list[Candidate], Reasons]:
+    """Those that keep the policy's limits, best first, and what each of the others breaks.
+
+    A placement that takes longer than a request may by default stands behind all that do not: a client may still grant
+    it the time.
+    """
     admitted: list[Candidate] = []
+    refused: Reasons = []
     for candidate in found:
         problem = violates(candidate, policy, profile, state)
         if problem is None:
             admitted.append(candidate)
         else:
-            rejected.append((candidate.accelerator.name, problem))
+            refused.append((candidate.accelerator.name, problem))
     by_name = {c.accelerator.name: c for c in admitted}
-    return [by_name[o.name] for o in rank(options(admitted), policy.objective)], rejected
+    order = rank(options(admitted), policy.objective, policy.admission.default_deadline_s)
+    return [by_name[o.name] for o in order], refused
 
 
 def options(found: Sequence[Candidate]) -> list[Option]:

@@ -22,11 +22,16 @@ class Option:
     underutilisation: float
 
 
-def rank(options: Sequence[Option], objective: Objective) -> tuple[Option, ...]:
+def rank(options: Sequence[Option], objective: Objective, deadline_s: float | None = None) -> tuple[Option, ...]:
     """Best first, by the same rule as a point of a front is chosen (`agent.placement.preference`).
 
     Energy counts only if it is known for every option: unknown is neither good nor bad. Ties keep the given order.
+    Those that take longer than deadline_s stand behind all that do not.
     """
+    if deadline_s is not None:
+        late = [o for o in options if o.latency_s > deadline_s]
+        if late:
+            return rank([o for o in options if o.latency_s <= deadline_s], objective) + rank(late, objective)
     if not options:
         return ()
     rows = objectives(options)

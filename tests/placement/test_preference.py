@@ -68,3 +68,11 @@ def test_lexicographic_ranks_everything_and_the_last_objective_is_strict():
     rows = np.array([[1.0, 3.0, 0.0], [1.01, 2.0, 0.0], [9.0, 1.0, 0.0]])
     objective = Objective(method="lexicographic", order=("energy", "latency"), tolerance=0.02)
     assert best_first(rows, objective, frame(rows), 9).tolist() == [1, 0, 2]
+
+
+def test_who_misses_the_deadline_stands_behind_who_keeps_it():
+    objective = Objective(method="weights", weights=Weights(energy=1, latency=0, underutilisation=0))
+    options = [Option("frugal", 1.0, 9.0, 0.0), Option("late", 2.0, 8.0, 0.0), Option("fast", 5.0, 1.0, 0.0)]
+    assert [o.name for o in rank(options, objective)] == ["frugal", "late", "fast"]
+    assert [o.name for o in rank(options, objective, deadline_s=2.0)] == ["fast", "frugal", "late"]
+    assert [o.name for o in rank(options, objective, deadline_s=0.5)] == ["frugal", "late", "fast"]
