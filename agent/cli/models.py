@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from agent.cli.models_load import load_command, unload_command
+from agent.cli.models_split import split_command
 from agent.cli.tables import print_table
 from agent.schema.settings import Settings
 
@@ -80,6 +81,7 @@ def inspect_command(file: Path, as_json: bool) -> None:
 
 models_command.add_command(load_command)
 models_command.add_command(unload_command)
+models_command.add_command(split_command)
 
 
 def _settings(config: Path | None) -> Settings:
