@@ -29,8 +29,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("agent.cli.explain:explain_command", "Say why a model runs where it runs, down to the sources."),
     "simulate": ("agent.cli.simulate:simulate_command", "Compare placements of many models on boards, by a scenario."),
     "validate": ("agent.cli.validate:validate_command", "Compare predictions with a table of measurements."),
+    "evaluate": ("agent.cli.evaluate:evaluate_command", "Score a served model and what repeated samples are worth."),
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
+    "diag": ("agent.cli.diag:diag_command", "Pack what helps to find a fault, without secrets."),
+    "fleet": ("agent.cli.fleet:fleet_command", "Keys and signatures for the boards of a fleet."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),
 }
 """Name → (module:attribute, one line for --help)."""

@@ -1,0 +1,180 @@
+"""`qeil evaluate`: questions put to a served model, and what each sampling strategy makes of its samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.client import DEFAULT_URL
+from agent.cli.tables import print_table
+from agent.errors import BadInput
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from agent.evaluation.questions.question import Questions
+
+FILES = ("gsm8k", "arc")
+GENERATED = ("arithmetic", "logic", "choice")
+DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
+
+
+@click.command("evaluate")
+@click.option("--dataset", required=True, type=click.Choice([*FILES, "wikitext", *GENERATED]), help="what to ask")
+@click.option("--data", type=click.Path(path_type=Path), help="the data set's own file, for gsm8k, arc and wikitext")
+@click.option("--model", required=True, help="as the server names it")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="an OpenAI-compatible server")
+@click.option("--questions", type=click.IntRange(1), help="at most so many [default: all, generated: 200]")
+@click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="per question")
+@click.option("--max-tokens", type=click.IntRange(1, 65536), default=256, show_default=True, help="per sample")
+@click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.7, show_default=True)
+@click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
+              help="error probability that csvet certifies at")  # fmt: skip
+@click.option("--worth-j", type=click.FloatRange(0, min_open=True), help="joules that a right answer is worth")
+@click.option("--price-usd", type=click.FloatRange(0, min_open=True), help="price of the board, for PPP")
+@click.option("--compare", default=DEFAULT_COMPARED, show_default=True, help="strategies, with commas")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True,
+              help="folder of the run; the same again resumes it")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="also write an HTML report")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON")
+def evaluate_command(**options: Any) -> None:
+    """Ask MODEL every question several times and show what each strategy would have answered, and at what cost.
+
+    Samples are kept in --out as they come: a run that was interrupted goes on where it was and ends with the same
+    result. QEIL_API_KEY is sent as the bearer token if it is set.
+    """
+    from agent.evaluation.questions.endpoint import Endpoint
+
+    if options["dataset"] == "wikitext" or options["dataset"] in FILES:
+        if options["data"] is None:
+            raise BadInput(f"--dataset {options['dataset']} needs --data FILE, the data set's own file")
+    elif options["data"] is not None:
+        raise BadInput(f"--dataset {options['dataset']} is generated and takes no --data")
+    endpoint = Endpoint(
+        options["url"], options["model"], options["max_tokens"], options["temperature"],
+        os.environ.get("QEIL_API_KEY"),
+    )  # fmt: skip
+    try:
+        document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
+    finally:
+        endpoint.close()
+    if options["as_json"]:
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    if options["dataset"] == "wikitext":
+        click.echo(
+            f"{document['dataset']}: perplexity {document['perplexity']:.3f} over {document['tokens']} tokens of "
+            f"{document['documents']} passages ({document['low']:.3f} to {document['high']:.3f} at 95 %)"
+        )
+        return
+    _print(document)
+    if options["report"] is not None:
+        click.echo(f"report: {options['report']}")
+
+
+def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
+    from agent.evaluation.questions import document, report
+    from agent.evaluation.questions.journal import Journal
+    from agent.evaluation.questions.running import run
+
+    names = [name.strip() for name in options["compare"].split(",") if name.strip()]
+    document.strategies(names, options["samples"], options["alpha"], options["worth_j"], ())  # refused before the work
+    questions = _load(options)
+    header = {
+        "dataset": questions.name, "questions": len(questions.questions), "model": options["model"],
+        "seed": options["seed"], "max_tokens": options["max_tokens"], "temperature": options["temperature"],
+    }  # fmt: skip
+    journal = Journal(options["out"], header)
+    try:
+        with _Progress() as progressed:
+            run(questions, endpoint, journal, options["samples"], options["seed"], progressed)
+        results = document.answered(questions, journal, options["samples"])
+    finally:
+        journal.close()
+    compared = document.strategies(names, options["samples"], options["alpha"], options["worth_j"], results)
+    made = document.build(questions, options["model"], results, compared, journal.provenance(), options["price_usd"])
+    if options["report"] is not None:
+        report.write(made, options["report"])
+    return made
+
+
+def _load(options: dict[str, Any]) -> Questions:
+    from agent.evaluation.questions import generated, reading
+
+    if options["dataset"] in FILES:
+        return reading.read(options["data"], options["questions"])
+    lines = generated.lines(options["dataset"], options["questions"] or 200, options["seed"])
+    return reading.parsed(f"{options['dataset']}-{options['seed']}", lines)
+
+
+def _perplexity(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
+    from agent.evaluation.questions import perplexity
+
+    with _Progress() as progressed:
+        return perplexity.measure(options["data"], endpoint, options["questions"], progressed)
+
+
+class _Progress:
+    """A progress bar with the time left on stderr that stays out of pipes."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("samples", total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._bar.start()
+        return self._report
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def _report(self, step: int, steps: int) -> None:
+        self._bar.update(self._task, completed=step, total=steps)
+
+
+def _print(document: dict[str, Any]) -> None:
+    from agent.evaluation.questions.report import fit_sentence
+
+    energy = "unknown" if document["energy_j"] is None else f"{document['energy_j']:.4g} J {document['provenance']}"
+    click.echo(
+        f"{document['model']} on {document['dataset']}: {document['n']} questions, "
+        f"{document['samples_per_question']} samples each, {document['tokens']} tokens, energy {energy}\n"
+    )
+    print_table(
+        "Strategies on the same samples",
+        ["strategy", "right", "95 %", "samples", "tokens", "J", "certified", "not mode"],
+        [
+            [
+                row["strategy"], f"{row['accuracy']:.1%}",
+                f"{row['accuracy_interval'][0]:.1%}–{row['accuracy_interval'][1]:.1%}", f"{row['samples']:.2f}",
+                f"{row['tokens']:.0f}", "–" if row["energy_j"] is None else f"{row['energy_j']:.3g}",
+                f"{row['certified_share']:.0%}",
+                "–" if row["not_the_pools_mode"] is None else f"{row['not_the_pools_mode']:.1%}",
+            ]
+            for row in document["strategies"]
+        ],
+    )  # fmt: skip
+    print_table(
+        "Chance that at least one of k samples is right", ["k", "pass@k", "95 %"],
+        [[k, f"{v:.1%}", f"{low:.1%}–{high:.1%}"] for k, (v, low, high) in document["pass_at"].items()],
+    )  # fmt: skip
+    click.echo(fit_sentence(document))
+    for what, key, unit in (("IPW", "ipw", "%/W"), ("ECE", "ece", "1/J"), ("PPP", "ppp", "tokens/(s·USD·W)")):
+        if document[key] is not None:
+            click.echo(f"{what} {document[key]:.4g} {unit}, from {document['provenance']} joules")
+    if document["no_answer"]:
+        click.echo(f"‼ {document['no_answer']} samples gave no answer that could be read")
+    for skipped in document["skipped"][:10]:
+        click.echo(f"‼ line {skipped['line']} skipped: {skipped['reason']}")
+    if len(document["skipped"]) > 10:
+        click.echo(f"‼ and {len(document['skipped']) - 10} more lines skipped")

@@ -1,0 +1,169 @@
+"""Endpoint: asks a model for samples over the OpenAI protocol, this agent's or any other server's."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.errors import BadInput, Overloaded, QeilError
+
+MAX_ANSWER_BYTES = 64 * 2**20
+TIMEOUT_S = 600.0
+RETRIES = 5
+"""Times a request is sent again while the server says 429 or 503."""
+MAX_RETRY_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sample as the server gave it. Joules are the request's, shared evenly over its samples; None: not said."""
+
+    text: str
+    tokens: int
+    seconds: float
+    joules: float | None
+    provenance: str
+    mean_logprob: float | None
+
+
+class Endpoint:
+    """One connection to BASE/v1; not for several threads. `model` as the server names it."""
+
+    def __init__(self, base_url: str, model: str, max_tokens: int, temperature: float, api_key: str | None = None):
+        parts = urlsplit(base_url if "//" in base_url else f"//{base_url}")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise BadInput(f"{base_url}: {error}") from error
+        if parts.scheme not in {"", "http", "https"} or not parts.hostname:
+            raise BadInput(f"{base_url}: expected http://HOST[:PORT]")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
+        path = parts.path.rstrip("/")
+        self._path = path if path.endswith("/v1") else f"{path}/v1"
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self.model, self._max_tokens, self._temperature = model, max_tokens, temperature
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def sample(self, prompt: str, count: int, seed: int, greedy: bool = False) -> list[Drawn]:
+        """`count` samples of one prompt. Raises QeilError for an answer that is none, Overloaded after the retries."""
+        body = {
+            "model": self.model, "messages": [{"role": "user", "content": prompt}], "n": count, "seed": seed,
+            "max_tokens": self._max_tokens, "temperature": 0.0 if greedy else self._temperature, "logprobs": True,
+        }  # fmt: skip
+        started_s = time.monotonic()
+        data = self._post("/chat/completions", body)
+        took_s = time.monotonic() - started_s
+        choices = _list(data, "choices")
+        if len(choices) != count:
+            raise QeilError(f"the server gave {len(choices)} samples where {count} were asked for")
+        usage = data.get("usage") or {}
+        energy = usage.get("energy") or {}
+        joules, total = energy.get("energy_j"), usage.get("completion_tokens")
+        texts = [_text(choice) for choice in choices]
+        counts = [_counted(choice) for choice in choices]
+        tokens = [c if c is not None else round((total or 0) / count) for c in counts]
+        provenance = "unknown" if joules is None else str(energy.get("provenance", "unknown"))
+        return [
+            Drawn(text, n, took_s / count, None if joules is None else joules / count, provenance, _logprob(choice))
+            for text, n, choice in zip(texts, tokens, choices, strict=True)
+        ]
+
+    def logprobs(self, text: str) -> list[float]:
+        """Log-probabilities of the tokens of a text, the first left out, by completions that echo their prompt.
+
+        Raises QeilError where the server does not give them.
+        """
+        body = {"model": self.model, "prompt": text, "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
+        choice = _list(self._post("/completions", body), "choices")[:1]
+        values = ((choice[0].get("logprobs") or {}).get("token_logprobs") or []) if choice else []
+        found = [float(v) for v in values if v is not None and math.isfinite(v)]
+        if not found:
+            raise QeilError(
+                "the server gives no log-probabilities of a prompt (completions with echo), so no perplexity"
+            )
+        return found
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        payload = json.dumps(body).encode()
+        for attempt in range(RETRIES + 1):
+            status, headers, raw = self._once(path, payload)
+            if status not in {429, 503} or attempt == RETRIES:
+                break
+            time.sleep(min(MAX_RETRY_WAIT_S, _retry_after_s(headers.get("retry-after"), attempt)))
+        if status in {429, 503}:
+            raise Overloaded(f"the server is busy after {RETRIES} retries: {_message(raw)}", 30.0)
+        if status >= 400:
+            raise QeilError(f"the server refused {path}: HTTP {status}: {_message(raw)}")
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise QeilError(f"the server's answer to {path} is no JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise QeilError(f"the server's answer to {path} is no JSON object")
+        return data
+
+    def _once(self, path: str, payload: bytes) -> tuple[int, dict[str, str], bytes]:
+        try:
+            self._connection.request("POST", self._path + path, payload, self._headers)
+            response = self._connection.getresponse()
+            raw = response.read(MAX_ANSWER_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            host = f"{self._connection.host}:{self._connection.port}"
+            raise QeilError(f"no answer from {host} ({error or type(error).__name__})") from error
+        if len(raw) > MAX_ANSWER_BYTES:
+            self._connection.close()
+            raise QeilError(f"the server's answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, raw
+
+
+def _retry_after_s(header: str | None, attempt: int) -> float:
+    try:
+        return max(0.0, float(header or ""))
+    except ValueError:
+        return 0.5 * 2.0**attempt
+
+
+def _list(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    value = data.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise QeilError(f"the server's answer has no list {key!r}")
+    return value
+
+
+def _text(choice: dict[str, Any]) -> str:
+    message = choice.get("message") or {}
+    return str(message.get("content") or "")
+
+
+def _tokens(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    return ((choice.get("logprobs") or {}).get("content")) or []
+
+
+def _counted(choice: dict[str, Any]) -> int | None:
+    return len(_tokens(choice)) or None
+
+
+def _logprob(choice: dict[str, Any]) -> float | None:
+    values = [float(token["logprob"]) for token in _tokens(choice) if "logprob" in token]
+    return sum(values) / len(values) if values else None
+
+
+def _message(raw: bytes) -> str:
+    try:
+        data = json.loads(raw)
+    except ValueError:
+        return raw[:200].decode("utf-8", "replace").strip() or "no message"
+    error = data.get("error") if isinstance(data, dict) else None
+    return str(error.get("message") if isinstance(error, dict) else error or data)[:300]

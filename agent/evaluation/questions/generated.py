@@ -1,0 +1,79 @@
+"""Generated questions whose answers are known by construction, in the formats of GSM8K and ARC, the same for a seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from random import Random
+from typing import Any, Literal
+
+Task = Literal["arithmetic", "logic", "choice"]
+TASKS: tuple[Task, ...] = ("arithmetic", "logic", "choice")
+
+_THINGS = ("apples", "boxes", "coins", "cards", "eggs", "books", "stones", "tickets")
+_PLACES = ("basket", "shop", "crate", "drawer", "garden", "bus")
+_NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gil", "Hana")
+_LETTERS = "ABCD"
+
+
+def lines(task: Task, count: int, seed: int = 0) -> list[str]:
+    """JSON lines of `count` questions. Raises ValueError for an unknown task or a count below 1."""
+    if task not in TASKS or count < 1:
+        raise ValueError(f"expected one of {', '.join(TASKS)} and a count of at least 1, got {task!r} and {count}")
+    rng = Random(f"{task}-{seed}")  # noqa: S311  (questions, not secrets)
+    make: dict[Task, Callable[[Random], dict[str, Any]]] = {
+        "arithmetic": _arithmetic, "logic": _order, "choice": _largest,
+    }  # fmt: skip
+    return [json.dumps({"id": f"{task}-{seed}-{i}", **make[task](rng)}, ensure_ascii=False) for i in range(count)]
+
+
+def _arithmetic(rng: Random) -> dict[str, Any]:
+    """One to three steps of adding, taking away and multiplying, as in GSM8K, small enough for small models."""
+    thing, place, name = rng.choice(_THINGS), rng.choice(_PLACES), rng.choice(_NAMES)
+    total = rng.randint(2, 20)
+    text, work = f"There are {total} {thing} in the {place}.", ""
+    for _ in range(rng.randint(1, 3)):
+        kind, amount = rng.choice(("add", "take", "times")), rng.randint(2, 9)
+        if kind == "take" and amount < total:
+            text += f" {name} takes {amount} of them away."
+            work += f"{total}-{amount}=<<{total}-{amount}={total - amount}>>{total - amount}\n"
+            total -= amount
+        elif kind == "times" and total * amount <= 100:
+            text += f" Then there are {amount} times as many."
+            work += f"{total}*{amount}=<<{total}*{amount}={total * amount}>>{total * amount}\n"
+            total *= amount
+        else:
+            text += f" {name} adds {amount} more."
+            work += f"{total}+{amount}=<<{total}+{amount}={total + amount}>>{total + amount}\n"
+            total += amount
+    return {"question": f"{text} How many {thing} are in the {place} now?", "answer": f"{work}#### {total}"}
+
+
+def _order(rng: Random) -> dict[str, Any]:
+    """Who is tallest, from a chain of comparisons in any order: exactly one answer follows."""
+    names = rng.sample(_NAMES, 4)
+    facts = [f"{a} is taller than {b}." for a, b in pairwise(names)]
+    rng.shuffle(facts)
+    asked, right = rng.choice((("tallest", names[0]), ("shortest", names[-1])))
+    return _choices(rng, f"{' '.join(facts)} Who is the {asked}?", right, [n for n in names if n != right])
+
+
+def _largest(rng: Random) -> dict[str, Any]:
+    """Which of four numbers is the largest or smallest."""
+    numbers = rng.sample(range(10, 1000), 4)
+    asked, right = rng.choice((("largest", max(numbers)), ("smallest", min(numbers))))
+    others = [str(n) for n in numbers if n != right]
+    return _choices(rng, f"Which of these numbers is the {asked}?", str(right), others)
+
+
+def _choices(rng: Random, text: str, right: str, others: list[str]) -> dict[str, Any]:
+    options = [right, *others]
+    rng.shuffle(options)
+    return {
+        "question": {
+            "stem": text,
+            "choices": [{"label": label, "text": o} for label, o in zip(_LETTERS, options, strict=True)],
+        },
+        "answerKey": _LETTERS[options.index(right)],
+    }

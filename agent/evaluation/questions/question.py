@@ -1,0 +1,44 @@
+"""Question: what is asked, and the answer that counts as right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["number", "choice"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """`truth` is canonical: a number without separators and trailing zeros, or the label of a choice."""
+
+    id: str
+    kind: Kind
+    text: str
+    truth: str
+    choices: tuple[tuple[str, str], ...] = ()
+    """Label and text of each, for `choice`."""
+
+    def prompt(self) -> str:
+        """The text that a model is given."""
+        if self.kind == "number":
+            return f"{self.text}\nThink step by step, then give the final number after ####."
+        options = "\n".join(f"{label}. {text}" for label, text in self.choices)
+        return f"{self.text}\n{options}\nAnswer with the letter of the right choice, as in: The answer is A."
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A line that holds no question, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All questions of a file in its order, and the lines that were left out."""
+
+    name: str
+    questions: tuple[Question, ...]
+    skipped: tuple[Skipped, ...] = ()

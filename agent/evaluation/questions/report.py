@@ -1,0 +1,154 @@
+"""Report: an evaluation as one HTML file with its plots inside, for screens of any width and for paper."""
+
+from __future__ import annotations
+
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+from agent.errors import QeilError, StorageError
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
+figure svg { width: 100%; height: auto; }
+.note { background: var(--soft); padding: .5rem .8rem; border-radius: .4rem; }
+@media print {
+  body { max-width: none; font-size: 11pt; }
+  .scroll { overflow: visible; } figure { break-inside: avoid; }
+}
+"""
+
+
+def write(document: dict[str, Any], target: Path) -> None:
+    """Write the report. Raises QeilError without matplotlib, StorageError where the file cannot be written."""
+    page = render(document)
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{target}: {error.strerror or error}") from error
+
+
+def render(document: dict[str, Any]) -> str:
+    """The page."""
+    title = f"{document['model']} on {document['dataset']}"
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{_text(title)}</h1>", f"<p>{_text(_summary(document))}</p>",
+        "<h2>Strategies on the same samples</h2>", _strategies(document),
+        f"<figure>{_svg(_draw_strategies, document)}</figure>",
+        "<h2>Chance that at least one of k samples is right</h2>", _passes(document),
+        f"<figure>{_svg(_draw_coverage, document)}</figure>", f"<p class='note'>{_text(fit_sentence(document))}</p>",
+        _skipped(document), "</main></body></html>",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def fit_sentence(document: dict[str, Any]) -> str:
+    """The coverage law of the run in a sentence, or why there is none."""
+    fit = document["fits"]["coverage"]
+    if fit["unsupported_because"]:
+        return f"No coverage law is claimed: {fit['unsupported_because']}."
+    alpha, beta = fit["alpha_interval"], fit["beta_interval"]
+    return (
+        f"{fit['law']} with alpha {fit['alpha']:.3g} ({alpha[0]:.3g} to {alpha[1]:.3g}) and beta {fit['beta']:.3g} "
+        f"({beta[0]:.3g} to {beta[1]:.3g}), R² {fit['r_squared']:.3f}."
+    )
+
+
+def _summary(document: dict[str, Any]) -> str:
+    energy = document["energy_j"]
+    joules = "joules unknown" if energy is None else f"{energy:.4g} J {document['provenance']}"
+    return (
+        f"{document['n']} questions, {document['samples_per_question']} samples each beside a greedy answer, "
+        f"{document['tokens']} tokens, {joules}. {document['no_answer']} samples gave no answer that could be read; "
+        f"{len(document['skipped'])} lines of the file were skipped."
+    )
+
+
+def _strategies(document: dict[str, Any]) -> str:
+    head = ["strategy", "right", "95 % interval", "samples", "tokens", "joules", "certified", "of those not the mode"]
+    rows = [
+        [
+            row["strategy"], f"{row['accuracy']:.1%}",
+            f"{row['accuracy_interval'][0]:.1%} – {row['accuracy_interval'][1]:.1%}", f"{row['samples']:.2f}",
+            f"{row['tokens']:.0f}", "unknown" if row["energy_j"] is None else f"{row['energy_j']:.3g}",
+            f"{row['certified_share']:.0%}",
+            "–" if row["not_the_pools_mode"] is None else f"{row['not_the_pools_mode']:.1%}",
+        ]
+        for row in document["strategies"]
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _passes(document: dict[str, Any]) -> str:
+    rows = [[k, f"{v:.1%}", f"{low:.1%} – {high:.1%}"] for k, (v, low, high) in document["pass_at"].items()]
+    return _table(["k", "pass@k", "95 % interval"], rows)
+
+
+def _skipped(document: dict[str, Any]) -> str:
+    if not document["skipped"]:
+        return ""
+    rows = [[str(s["line"]), s["reason"]] for s in document["skipped"][:100]]
+    return "<h2>Lines without a question</h2>" + _table(["line", "why"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    cells = "".join(f"<th scope='col'>{_text(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class='scroll'><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _svg(draw: Any, document: dict[str, Any]) -> str:
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  (an extra)
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
+    draw(figure.subplots(), document)
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": draw.__name__}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _draw_strategies(axes: Any, document: dict[str, Any]) -> None:
+    joules = all(row["energy_j"] is not None for row in document["strategies"])
+    for row, marker in zip(document["strategies"], "osD^vP*XhH8<>dp", strict=False):
+        cost = row["energy_j"] if joules else row["tokens"]
+        low, high = row["accuracy_interval"]
+        share = row["accuracy"] * 100
+        reach = [[max(0.0, share - low * 100)], [max(0.0, high * 100 - share)]]
+        axes.errorbar(cost, share, yerr=reach, fmt=marker, capsize=2, label=row["strategy"], elinewidth=0.8)
+    axes.set_xlabel(f"joules per question, {document['provenance']}" if joules else "tokens per question")
+    axes.set_ylabel("right answers [%]")
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _draw_coverage(axes: Any, document: dict[str, Any]) -> None:
+    ks = [int(k) for k in document["pass_at"]]
+    values = [[v * 100 for v in row] for row in document["pass_at"].values()]
+    axes.fill_between(ks, [v[1] for v in values], [v[2] for v in values], alpha=0.2, label="95 % interval")
+    axes.plot(ks, [v[0] for v in values], "o-", label="pass@k, unbiased")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.set_xlabel("samples k")
+    axes.set_ylabel("questions [%]")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=8)

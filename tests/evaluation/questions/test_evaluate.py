@@ -1,0 +1,207 @@
+"""`qeil evaluate` from outside: against a server, killed and resumed, with bad options, and its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.evaluate import evaluate_command
+from agent.errors import BadInput, Overloaded, QeilError
+from agent.evaluation.questions import generated, perplexity, report, scoring
+from agent.evaluation.questions.endpoint import Endpoint
+from tests.evaluation.questions.server import serving
+
+
+def arguments(url: str, folder, *more: str, dataset: str = "arithmetic") -> list[str]:
+    return ["--dataset", dataset, "--model", "toy", "--url", url, "--out", str(folder), *more]
+
+
+def evaluated(url: str, folder, *more: str, dataset: str = "arithmetic") -> dict:
+    result = CliRunner().invoke(evaluate_command, arguments(url, folder, "--json", *more, dataset=dataset))
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def without_times(document: dict) -> dict:
+    text = json.dumps(document)
+    data = json.loads(text)
+    for key in ("seconds", "tokens_per_s", "mean_power_w", "ipw", "ppp"):
+        data.pop(key)
+    for row in data["strategies"]:
+        row.pop("seconds")
+    return data
+
+
+def test_the_result_has_what_the_contract_says_and_the_numbers_fit_together(tmp_path):
+    with serving(skill=0.7) as server:
+        found = evaluated(server.url, tmp_path, "--questions", "20", "--samples", "8", "--price-usd", "100")
+    keys = "dataset model n pass_at energy_j mean_power_w provenance ipw ece ppp tokens samples_used fits"
+    assert set(keys.split()) <= set(found)
+    assert found["n"] == 20
+    assert found["energy_j"] == pytest.approx(20 * 8 * 0.5)
+    assert found["provenance"] == "modelled"
+    values = [found["pass_at"][k][0] for k in ("1", "2", "4", "8")]
+    assert values == sorted(values)
+    assert all(low <= value <= high for value, low, high in found["pass_at"].values())
+    rows = {row["strategy"]: row for row in found["strategies"]}
+    assert rows["majority of 8"]["samples"] == 8
+    assert rows["greedy"]["accuracy"] == 1.0
+    assert rows["csvet 0.05"]["tokens"] <= rows["majority of 8"]["tokens"]
+    assert found["ece"] == pytest.approx(found["pass_at"]["8"][0] / found["energy_j"])
+
+
+def test_joules_that_the_server_does_not_say_are_unknown_and_so_is_what_follows(tmp_path):
+    with serving(energy=False) as server:
+        found = evaluated(server.url, tmp_path, "--questions", "3", "--samples", "4")
+    assert found["provenance"] == "unknown"
+    assert {found[key] for key in ("energy_j", "mean_power_w", "ipw", "ece", "ppp")} == {None}
+
+
+def test_killed_three_times_it_ends_with_the_result_of_an_undisturbed_run(tmp_path):
+    options = ["--questions", "12", "--samples", "8", "--json"]
+    with serving() as server:
+        undisturbed = evaluated(server.url, tmp_path / "a", *options[:-1])
+        server.delay_s = 0.02
+        command = [sys.executable, "-m", "agent.cli.main", "evaluate", *arguments(server.url, tmp_path / "b", *options)]
+        journal = tmp_path / "b" / "samples.jsonl"
+        for kill in range(3):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            lines = 0 if kill == 0 else journal.read_bytes().count(b"\n")
+            while not journal.exists() or journal.read_bytes().count(b"\n") < lines + 5:
+                time.sleep(0.005)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        server.delay_s = 0.0
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert without_times(json.loads(done.stdout)) == without_times(undisturbed)
+
+
+def test_a_journal_cut_in_the_middle_of_a_line_goes_on_before_it(tmp_path):
+    with serving() as server:
+        whole = evaluated(server.url, tmp_path, "--questions", "4", "--samples", "4")
+        journal = tmp_path / "samples.jsonl"
+        journal.write_bytes(journal.read_bytes()[:-40])
+        assert without_times(evaluated(server.url, tmp_path, "--questions", "4", "--samples", "4")) == without_times(
+            whole
+        )
+
+
+def test_a_folder_of_another_run_and_a_damaged_journal_are_refused(tmp_path):
+    with serving() as server:
+        evaluated(server.url, tmp_path, "--questions", "2", "--samples", "2")
+        with pytest.raises(BadInput, match="temperature"):
+            evaluated(server.url, tmp_path, "--questions", "2", "--samples", "2", "--temperature", "0.2")
+        journal = tmp_path / "samples.jsonl"
+        journal.write_bytes(journal.read_bytes() + b"nonsense\n")
+        with pytest.raises(BadInput, match=r"samples\.jsonl:6"):
+            evaluated(server.url, tmp_path, "--questions", "2", "--samples", "2")
+
+
+def test_more_samples_can_be_added_to_a_run(tmp_path):
+    with serving() as server:
+        evaluated(server.url, tmp_path, "--questions", "2", "--samples", "4")
+        asked = len(server.requests)
+        assert evaluated(server.url, tmp_path, "--questions", "2", "--samples", "8")["samples_per_question"] == 8
+        assert len(server.requests) == asked + 2
+
+
+def test_broken_lines_are_named_in_the_output(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("\n".join([*generated.lines("arithmetic", 3), "{"]))
+    with serving() as server:
+        command = arguments(server.url, tmp_path / "run", "--data", str(path), "--samples", "2", dataset="gsm8k")
+        result = CliRunner().invoke(evaluate_command, command)
+    assert "line 4 skipped" in result.output
+    assert "Strategies on the same samples" in result.output
+
+
+@pytest.mark.parametrize(("more", "dataset", "why"), [
+    ([], "gsm8k", "needs --data"), (["--data", "x"], "logic", "takes no --data"),
+    (["--compare", "csvet,magic"], "logic", "unknown strategy 'magic'"),
+])  # fmt: skip
+def test_contradictory_options_are_refused_before_anything_is_asked(tmp_path, more, dataset, why):
+    with serving() as server:
+        with pytest.raises(BadInput, match=why):
+            evaluated(server.url, tmp_path / "x", *more, dataset=dataset)
+        assert not server.requests
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_said(tmp_path):
+    with serving() as server:
+        endpoint = Endpoint(server.url, "toy", 10, 0.7)
+        server.refuse = [503, 503]
+        assert len(endpoint.sample("There are 2 eggs. How many?", 2, 1)) == 2
+        server.refuse = [503] * 10
+        with pytest.raises(Overloaded, match="busy"):
+            endpoint.sample("x", 1, 1)
+        server.refuse = [400]
+        with pytest.raises(QeilError, match="HTTP 400: busy"):
+            endpoint.sample("x", 1, 1)
+        endpoint.close()
+    with pytest.raises(QeilError, match="no answer from"):
+        Endpoint(server.url, "toy", 10, 0.7).sample("x", 1, 1)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:99999"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(BadInput):
+        Endpoint(url, "toy", 10, 0.7)
+
+
+def test_perplexity_of_a_text_is_read_from_its_log_probabilities(tmp_path):
+    path = tmp_path / "wiki.test.tokens"
+    path.write_text("\n = First = \n\n" + "word " * 900 + "\n\n = Second = \n\n = = part = = \n" + "more words " * 50)
+    with serving() as server:
+        found = evaluated(server.url, tmp_path / "run", "--data", str(path), dataset="wikitext")
+        assert found["perplexity"] == pytest.approx(2.718281828**0.5)
+        assert found["documents"] == 5
+        server.logprobs_of_prompts = False
+        with pytest.raises(QeilError, match="no perplexity"):
+            evaluated(server.url, tmp_path / "run", "--data", str(path), dataset="wikitext")
+
+
+def test_passages_lose_nothing_and_are_short():
+    text = " = A = \n" + "x" * 5000 + "\n = B = \nshort\n"
+    pieces = perplexity.passages(text)
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= perplexity.MAX_CHARACTERS
+    assert any(piece.startswith(" = B") for piece in pieces)
+
+
+def test_an_empty_text_has_no_perplexity(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("\n\n")
+    with serving() as server, pytest.raises(BadInput, match="no text"):
+        evaluated(server.url, tmp_path / "run", "--data", str(path), dataset="wikitext")
+
+
+def test_the_report_is_one_file_with_plots_and_no_address_outside(tmp_path):
+    with serving() as server:
+        evaluated(server.url, tmp_path, "--questions", "5", "--samples", "4", "--report", str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<svg") == 2
+    assert "src=" not in page
+    assert "viewport" in page
+    assert "majority of 4" in page
+
+
+def test_names_in_the_report_are_text_not_markup(tmp_path):
+    with serving() as server:
+        found = evaluated(server.url, tmp_path, "--questions", "2", "--samples", "2")
+    found["model"] = "<script>alert(1)</script>"
+    assert "<script>" not in report.render(found)
+
+
+def test_wilson_is_the_published_interval():
+    low, high = scoring.wilson(81, 263)
+    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    with pytest.raises(ValueError, match="at least one"):
+        scoring.wilson(0, 0)
