@@ -58,6 +58,12 @@ class Verdict:
     log_odds: float
     chances: Mapping[Hashable, float]
 
+    def calibrated(self) -> dict[Hashable, float]:
+        """The chances with the leader at its confidence; the others and "none of these" share what is left."""
+        rest = 1.0 - self.chances[self.answer]
+        factor = (1.0 - self.confidence) / rest if rest > 0 else 0.0
+        return {a: self.confidence if a == self.answer else c * factor for a, c in self.chances.items()}
+
 
 def consensus(votes: Sequence[Vote], reliabilities: Reliabilities) -> dict[Hashable, float]:
     """Probability of each answer given, by the weighted votes; what is missing to 1 is "none of these".

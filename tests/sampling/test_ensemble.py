@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sampling.ensemble import Calibration, brier, calibration_error, consensus, decide, learn
+from agent.sampling.ensemble import Calibration, Verdict, brier, calibration_error, consensus, decide, learn
 from agent.sampling.reliability import Reliabilities, Reliability, Source, Vote
 
 SOURCES = [Source("smol", "choice", "int8", name) for name in ("cpu", "gpu", "npu")]
@@ -106,3 +106,18 @@ def test_scores_of_certainty():
 def test_extreme_odds_do_not_overflow():
     assert Calibration(slope=1e6).probability(-1e6) == pytest.approx(0.0)
     assert Calibration(slope=1e6).probability(1e6) == pytest.approx(1.0)
+
+
+@given(VOTES.filter(bool))
+def test_calibrated_chances_are_probabilities_that_keep_the_order_of_the_rest(votes):
+    verdict = decide(votes, Reliabilities(), Calibration(slope=0.5))
+    chances = verdict.calibrated()
+    assert chances[verdict.answer] == verdict.confidence
+    assert sum(chances.values()) <= 1 + 1e-9
+    rest = [a for a in chances if a != verdict.answer]
+    assert sorted(rest, key=lambda a: (chances[a], a)) == sorted(rest, key=lambda a: (verdict.chances[a], a))
+
+
+def test_certainty_leaves_nothing_to_the_rest():
+    sure = Verdict("a", 0.9, 9.0, {"a": 1.0, "b": 0.0})
+    assert sure.calibrated() == {"a": 0.9, "b": 0.0}
