@@ -1,4 +1,4 @@
-"""`qeil explain`: why a model runs where it runs, down to the coefficients and their sources."""
+"""`qeil explain`: where a choice of placement comes from, what would change it, and where each joule comes from."""
 
 from __future__ import annotations
 
@@ -10,82 +10,151 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.tables import dash, print_table
-from agent.errors import PlacementError
-
 if TYPE_CHECKING:
-    from agent.placement.explain import Explanation
+    from agent.placement.flips import Flip
+    from agent.placement.reasons import Why
+    from agent.placement.wishes import Binding
+    from agent.schema.policy import Policy
+    from agent.schema.workload import Phase
+    from agent.storage.yaml_text import Document
 
 
 @click.command("explain")
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--problem", type=click.Path(path_type=Path), help="your own cost tables (.npz) instead of a model")
 @click.option("--profile", default="auto", show_default=True, help="board: auto, a shipped profile's name, or a path")
 @click.option("--policy", default="balanced", show_default=True, help="a shipped policy's name, or a path")
+@click.option("--phase", type=click.Choice(["forward", "prefill", "decode"]), default="forward", show_default=True)
+@click.option("--power-cap-w", type=click.FloatRange(0, min_open=True), help="instead of the policy's power_cap_w")
+@click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="instead of the policy's default deadline")
+@click.option("--seed", default=1, show_default=True, help="of the search, for --problem")
 @click.option("--config", type=click.Path(path_type=Path), help="settings, for the calibration in their state folder")
+@click.option("--all", "every", is_flag=True, help="the coefficients of every placement, not only of the chosen one")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
-def explain_command(model: str, profile: str, policy: str, config: Path | None, as_json: bool) -> None:
-    """Take the predicted time and energy of MODEL apart, for every accelerator that could run it."""
-    document = explain_model(model, profile, policy, config)
+def explain_command(
+    model: str | None, problem: Path | None, profile: str, policy: str, phase: Phase, power_cap_w: float | None,
+    deadline_ms: float | None, seed: int, config: Path | None, every: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Say why MODEL (or one's own tables) is placed where it is, which limit binds, and what would change it."""
+    from agent.cli.explain_text import print_parts, print_placement, print_why
+
+    if (model is None) == (problem is None):
+        raise click.UsageError("give a MODEL or --problem FILE.npz")
+    if problem is not None:
+        from agent.cli.explain_problem import explain_problem
+
+        document = explain_problem(problem, policy, seed, power_cap_w, deadline_ms)
+    else:
+        assert model is not None  # noqa: S101  (checked above)
+        document = explain_model(model, profile, policy, config, phase, power_cap_w, deadline_ms)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
+    if problem is not None:
+        print_parts(document)
     for entry in document["placements"]:
-        _print(entry, entry["accelerator"] == document["chosen"])
-    click.echo(f"chosen under {document['policy']}: {document['chosen']}; {document['flip']}")
+        print_placement(entry, entry["accelerator"] == document["chosen"], every)
+    print_why(document)
     for left_out in document["rejected"]:
         click.echo(f"left out: {left_out['accelerator']}: {left_out['why']}")
+    for note in document["notes"]:
+        click.echo(f"note: {note}")
 
 
-def explain_model(model: str, profile: str, policy: str, config: Path | None) -> dict[str, Any]:
-    """The document of `qeil explain --json`."""
+def explain_model(
+    model: str, profile: str, policy: str, config: Path | None, phase: Phase = "forward",
+    power_cap_w: float | None = None, deadline_ms: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The document of `qeil explain MODEL --json`."""
     from agent.cli.plan import read_workload
-    from agent.placement import costing
-    from agent.placement.candidates import forbidden
-    from agent.placement.explain import explain, flip
-    from agent.placement.ranking import Option, rank
+    from agent.placement.candidates import candidates
+    from agent.placement.explain import explain
+    from agent.placement.reasons import why
     from agent.service import assembly, calibration, configuration
-    from agent.storage import share, yaml_files
 
     settings = configuration.load_settings(config, {}, dict(os.environ))
     board = calibration.apply_saved(assembly.base_profile(profile), settings.state_dir)
-    wishes = yaml_files.load_policy(share.find_policy(policy))
-    workload = read_workload(model, "forward")
-    operators = sorted({op for stage in workload.stages for op in stage.operators})
-    found: dict[str, Explanation] = {}
-    rejected = []
-    for accelerator in board.accelerators:
-        why = forbidden(wishes, workload.model, accelerator.name)
-        why = why or costing.cannot_compute(workload, accelerator)
-        runtime = why or costing.choose_runtime(accelerator, workload.format, operators)
-        if isinstance(runtime, str):
-            rejected.append({"accelerator": accelerator.name, "why": runtime})
-        else:
-            found[accelerator.name] = explain(workload, board, accelerator, runtime)
-    if not found:
-        raise PlacementError("; ".join(f"{r['accelerator']}: {r['why']}" for r in rejected))
-    options = [Option(e.accelerator, e.energy_j, e.time_s, 1.0 - e.dasi) for e in found.values()]
-    ranked = rank(options, wishes.objective)
+    wishes = read_policy(policy, power_cap_w, deadline_ms)
+    workload = read_workload(model, phase)
+    reasons = why(workload, board, wishes)
+    runtimes = {c.accelerator.name: c for c in candidates(workload, board, wishes)[0]}
+    explained = [
+        dataclasses.asdict(explain(workload, board, runtimes[o.name].accelerator, runtimes[o.name].runtime))
+        for o in reasons.ranked
+    ]
+    _add_lines(explained, profile)
     return {
-        "model": workload.model, "board": board.name, "policy": wishes.name, "chosen": ranked[0].name,
-        "flip": flip(options, wishes.objective), "provenance": "modelled",
-        "placements": [dataclasses.asdict(found[o.name]) for o in ranked], "rejected": rejected,
-        "notes": list(workload.notes),
+        "model": workload.model, "phase": workload.phase, "board": board.name, "policy": wishes.name,
+        "chosen": reasons.chosen.name, "provenance": "modelled", **why_document(reasons),
+        "why": f"{_rule(wishes)} of {len(reasons.ranked)} that may run the whole model, as the agent serves it",
+        "placements": explained, "rejected": [{"accelerator": n, "why": w} for n, w in reasons.rejected],
+        "notes": [*reasons.notes, *workload.notes],
     }  # fmt: skip
 
 
-def _print(entry: dict[str, Any], chosen: bool) -> None:
-    mark = "► " if chosen else "  "
-    click.secho(f"{mark}{entry['accelerator']} through {entry['provider']} (modelled)", bold=chosen)
-    click.echo(
-        f"    {entry['time_s'] * 1e3:.4g} ms = {entry['compute_bound_s'] * 1e3:.4g} bound by compute + "
-        f"{entry['memory_bound_s'] * 1e3:.4g} by memory + {entry['overhead_s'] * 1e3:.4g} dispatch; "
-        f"DASI {entry['dasi']:.2f}"
-    )
-    click.echo(
-        f"    {dash(entry['energy_j'], '.4g')} J = {dash(entry['switching_j'], '.4g')} switching + "
-        f"{dash(entry['static_j'], '.4g')} being on; thermal yield Φ {dash(entry['thermal_yield'], '.2f')}"
-    )
-    rows = [[c["name"], f"{c['value']:.4g} {c['unit']}", c["provenance"], c["source"]] for c in entry["coefficients"]]
-    print_table("", ["coefficient", "value", "is", "source"], rows)
-    for note in entry["notes"]:
-        click.echo(f"    note: {note}")
+def why_document(reasons: Why) -> dict[str, Any]:
+    """Choice, runner-up, binding limits and flips as plain data."""
+    return {
+        "choice": dataclasses.asdict(reasons.chosen),
+        "runner_up": dataclasses.asdict(reasons.ranked[1]) if len(reasons.ranked) > 1 else None,
+        "binding": [binding_document(b) for b in reasons.binding],
+        "flips": [flip_document(f) for f in reasons.flips],
+    }
+
+
+def binding_document(bound: Binding) -> dict[str, Any]:
+    """One limit that binds."""
+    return dataclasses.asdict(bound) | {"least": None if bound.least is None else flip_document(bound.least)}
+
+
+def flip_document(flip: Flip) -> dict[str, Any]:
+    """One flip with its relative change."""
+    return dataclasses.asdict(flip) | {"relative": flip.relative}
+
+
+def read_policy(policy: str, power_cap_w: float | None, deadline_ms: float | None) -> Policy:
+    """A policy with the limits given on the command line in the place of its own."""
+    from agent.storage import share, yaml_files
+
+    wishes = yaml_files.load_policy(share.find_policy(policy))
+    if power_cap_w is not None:
+        wishes = wishes.model_copy(update={"power_cap_w": power_cap_w})
+    if deadline_ms is not None:
+        admission = wishes.admission.model_copy(update={"default_deadline_s": deadline_ms / 1e3})
+        wishes = wishes.model_copy(update={"admission": admission})
+    return wishes
+
+
+def _rule(policy: Policy) -> str:
+    objective = policy.objective
+    if objective.method == "weights" and objective.weights is not None:
+        weights = objective.weights.model_dump()
+        return "least ln-product by weights (" + ", ".join(f"{k} {v:g}" for k, v in weights.items()) + ")"
+    if objective.method == "knee":
+        return "closest to the ideal"
+    return f"least {', then '.join(objective.order)} (within {objective.tolerance:.0%})"
+
+
+def _add_lines(explained: list[dict[str, Any]], profile: str) -> None:
+    """File and line of each coefficient that still is what the profile's file says."""
+    from agent.storage import share, yaml_files
+
+    document: Document | None = None
+    name = ""
+    if profile != "auto":
+        path = share.find_profile(profile)
+        document, name = yaml_files.read_document(path), path.name
+    for entry in explained:
+        for row in entry["coefficients"]:
+            line = None if document is None else _line(document, (*row["place"], "value"), row["value"])
+            row["file"], row["line"] = (name, line) if line else (None, None)
+            row["place"] = ".".join(str(key) for key in row["place"])
+
+
+def _line(document: Document, place: tuple[str | int, ...], value: float) -> int | None:
+    if place not in document.positions:
+        return None
+    found = document.data
+    for key in place:
+        found = found[key]
+    return document.line(place) if found == value else None

@@ -1,28 +1,38 @@
-"""Explain: from a second or joule of a placement back to coefficients and sources, and what would flip the choice."""
+"""Explain: one placement taken apart – from a second or a joule back to coefficients and where they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.placement import costing
-from agent.placement.preference import terms
-from agent.placement.ranking import Option, objectives, rank
-from agent.schema.base import Quantity
+from agent.placement.knobs import KeyPath, Knob, knobs
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
-from agent.schema.policy import Objective, Weights
-from agent.schema.workload import Family, Precision, Workload
+from agent.schema.workload import Workload
+
+_STEP = 0.01
+"""Relative change of a coefficient by which its effect is found."""
+_LINEAR = ("energy per", "power of being on", "leakage")
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One number that went into the answer."""
+    """One number that went into the answer.
+
+    place: key in the profile; stands: whether it is there, or was assumed by the model. energy_j: joules of the answer
+    that are this coefficient times what it multiplies; None for a speed. energy_per_percent and latency_per_percent:
+    relative change of joules and of seconds for one percent more of it, by costing anew.
+    """
 
     name: str
     value: float
     unit: str
     provenance: str
     source: str
+    place: KeyPath
+    stands: bool
+    energy_j: float | None
+    energy_per_percent: float | None
+    latency_per_percent: float
 
 
 @dataclass(frozen=True)
@@ -61,77 +71,37 @@ def explain(
     thermal_yield = None
     if cost.switching_j is not None and cost.energy_j:
         thermal_yield = cost.switching_j / cost.energy_j
+    rows = tuple(
+        _coefficient(knob, cost, recost(workload, profile, accelerator, runtime, knob, 1.0 + _STEP, temperature_c))
+        for knob in knobs(workload, profile, accelerator, runtime)
+    )
     return Explanation(
         accelerator=accelerator.name, provider=runtime.provider, time_s=cost.time_s, energy_j=cost.energy_j,
         compute_bound_s=bound_s["compute"], memory_bound_s=bound_s["memory"] + bound_s["cache"],
         overhead_s=cost.time_s - stages_s,
         switching_j=cost.switching_j, static_j=static_j, thermal_yield=thermal_yield,
-        dasi=1.0 - cost.underutilisation, coefficients=_coefficients(workload, profile, accelerator, runtime),
-        notes=cost.notes,
+        dasi=1.0 - cost.underutilisation, coefficients=rows, notes=cost.notes,
     )  # fmt: skip
 
 
-def _coefficients(
-    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, runtime: Runtime
-) -> tuple[Coefficient, ...]:
-    domain = profile.memory_domain(accelerator.memory_domain)
-    used = sorted({(w.family, w.precision) for s in workload.stages for w in s.work if w.flops > 0})
-    rows = [
-        _row(f"peak {precision}", accelerator.peak_flops_per_s[precision], "operations/s")
-        for precision in sorted({p for _, p in used})
-        if precision in accelerator.peak_flops_per_s
-    ]
-    rows += [_row(f"share of it by {f} in {p}", share, "of peak") for f, p, share in _shares(runtime, used)]
-    rows.append(_row(f"bandwidth of {domain.name}", domain.bandwidth_bytes_per_s, "bytes/s"))
-    optional = (
-        ("share of it", runtime.bandwidth_efficiency, "of peak"),
-        ("bandwidth in cache", runtime.cache_bytes_per_s, "bytes/s"),
-        ("dispatch", runtime.dispatch_overhead_s, "s per inference"),
-        ("node", runtime.node_overhead_s, "s per graph node"),
-    )
-    rows += [_row(name, quantity, unit) for name, quantity, unit in optional if quantity is not None]
-    rows += [
-        _row(f"energy per operation in {precision}", quantity, "J")
-        for precision, quantity in accelerator.energy_j_per_flop.items()
-        if any(p == precision for _, p in used)
-    ]
-    rows.append(_row(f"energy per byte of {domain.name}", domain.energy_j_per_byte, "J"))
-    rows.append(_row("power of being on", accelerator.base_power_w, "W"))
-    if accelerator.leakage is not None:
-        rows.append(_row(f"leakage at {accelerator.leakage.reference_c:g} °C", accelerator.leakage.power_w, "W"))
-    return tuple(rows)
+def recost(
+    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, runtime: Runtime, knob: Knob, factor: float,
+    temperature_c: float,
+) -> costing.ModelCost:  # fmt: skip
+    """The cost of the whole model there with one coefficient multiplied."""
+    changed = knob.scaled(profile, factor)
+    again = changed.accelerator(accelerator.name)
+    runtime = again.runtimes[accelerator.runtimes.index(runtime)]
+    return costing.model_cost(workload, changed, again, runtime, temperature_c)
 
 
-def _shares(runtime: Runtime, used: Sequence[tuple[Family, Precision]]) -> list[tuple[str, str, Quantity]]:
-    return [(e.family, e.precision, e.share) for e in runtime.compute_efficiency if (e.family, e.precision) in used]
-
-
-def _row(name: str, quantity: Quantity, unit: str) -> Coefficient:
-    return Coefficient(name, quantity.value, unit, quantity.provenance, quantity.source)
-
-
-def flip(options: Sequence[Option], objective: Objective) -> str:
-    """What would make the runner-up the first choice, as one sentence."""
-    ranked = rank(options, objective)
-    if len(ranked) < 2:
-        return "it is the only placement that may run the model"
-    first, second = ranked[0], ranked[1]
-    if objective.method != "weights" or objective.weights is None:
-        return f"runner-up is {second.name}; the policy's {objective.method} objective prefers {first.name}"
-    if first.energy_j is None or second.energy_j is None:
-        return f"runner-up is {second.name}; energy is unknown, so latency alone decides"
-    if second.energy_j >= first.energy_j and second.latency_s >= first.latency_s:
-        return f"runner-up is {second.name}, worse in energy and in latency: no weights would choose it"
-    return _break_even(first, second, objective.weights)
-
-
-def _break_even(first: Option, second: Option, weights: Weights) -> str:
-    rows = terms(objectives([first, second]))
-    gain_energy, gain_latency, gain_use = (rows[0] - rows[1]).tolist()
-    if gain_energy > 0:
-        needed = -(weights.latency * gain_latency + weights.underutilisation * gain_use) / gain_energy
-        return (
-            f"runner-up is {second.name}; it would be chosen from weights.energy {needed:.3g} (now {weights.energy:g})"
-        )
-    needed = -(weights.energy * gain_energy + weights.underutilisation * gain_use) / gain_latency
-    return f"runner-up is {second.name}; it would be chosen from weights.latency {needed:.3g} (now {weights.latency:g})"
+def _coefficient(knob: Knob, cost: costing.ModelCost, more: costing.ModelCost) -> Coefficient:
+    energy_j = per_percent = None
+    if cost.energy_j and more.energy_j is not None:
+        per_percent = more.energy_j / cost.energy_j - 1.0
+        if knob.name.startswith(_LINEAR):
+            energy_j = (more.energy_j - cost.energy_j) / _STEP
+    return Coefficient(
+        knob.name, knob.quantity.value, knob.unit, knob.quantity.provenance, knob.quantity.source, knob.place,
+        knob.stands, energy_j, per_percent, more.time_s / cost.time_s - 1.0,
+    )  # fmt: skip

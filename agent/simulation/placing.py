@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from agent.errors import PlacementError
 from agent.placement.baselines import single
+from agent.placement.choice import mark
 from agent.placement.greedy import greedy
+from agent.placement.limits import Constraints
 from agent.placement.problem import Problem
-from agent.placement.selection import Constraints, select
 from agent.placement.solve import solve
 from agent.placement.tables import Tables, make_tables
 from agent.schema.device import DeviceProfile
@@ -85,7 +86,7 @@ def row_of(placement: str, tables: Tables, front: Rows, profile: DeviceProfile, 
         index = int(np.lexsort((points[:, 0], points[:, 1]))[0])
     else:
         limits = Constraints(deadline_s=policy.admission.default_deadline_s, power_cap_w=policy.power_cap_w)
-        index = select(points, policy.objective, limits).index or 0  # never None without an incumbent
+        return np.array(mark(problem, front, policy.objective, limits).assignment, dtype=np.int8)
     row: Rows = front[index]
     return row
 

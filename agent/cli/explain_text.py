@@ -1,0 +1,136 @@
+"""Sentences of `qeil explain`: the choice, what binds, and what would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from agent.cli.tables import dash, print_table
+
+Row = dict[str, Any]
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, seconds as milliseconds where that reads better."""
+    if unit == "s" and abs(value) < 1.0:
+        return f"{value * 1e3:.4g} ms"
+    if unit == "s/J":
+        return f"{value * 1e3:.4g} ms/J"
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def effect(energy_j: float | None, latency_s: float | None) -> str:
+    """What a change brings, as `saves 40 ms and 0.1 J` or `saves 40 ms, costs 0.1 J`; empty where nobody knows."""
+    parts = [(v, amount(abs(v), unit)) for v, unit in ((latency_s, "s"), (energy_j, "J")) if v]
+    saves = " and ".join(text for value, text in parts if value < 0)
+    costs = " and ".join(text for value, text in parts if value > 0)
+    return ", ".join(f"{verb} {text}" for verb, text in (("saves", saves), ("costs", costs)) if text)
+
+
+def binding_sentence(bound: Row) -> str:
+    """One limit that binds, and the price of the next bit of it."""
+    now = "" if bound["now"] is None else f" {amount(bound['now'], bound['unit'])}"
+    brings = effect(bound["energy_j"], bound["latency_s"])
+    text = f"{bound['limit']}{now}: without it, {bound['then']}" + (f"; that {brings}" if brings else "")
+    least = bound["least"]
+    if least is None:
+        return text
+    more = amount(abs(least["at"] - least["now"]), bound["unit"])
+    which = "more" if least["at"] > least["now"] else "less"
+    brings = effect(least["energy_j"], least["latency_s"]) or "makes no difference"
+    return f"{text}. {more} {which} already {brings} ({least['then']})"
+
+
+def flip_sentence(flip: Row) -> str:
+    """One number, its value that flips the choice, and what that brings."""
+    unit = flip["unit"]
+    then = "nothing could be served" if flip["then"] is None else flip["then"]
+    brings = effect(flip["energy_j"], flip["latency_s"])
+    now, at = flip["now"], flip["at"]
+    if now is None:
+        start = f"{flip['what']} set to {amount(at, unit)}"
+    elif flip["kind"] == "coefficient":
+        values = f" ({now:.4g} to {at:.4g} {unit})" if unit else ""
+        start = f"{flip['what']} {100 * (at / now - 1):+.3g} %{values}"
+    else:
+        start = f"{flip['what']} from {amount(now, unit)} to {amount(at, unit)}"
+    unsure = "" if flip["certain"] else " (perhaps earlier: the search is no proof)"
+    return f"{start}: {then}{'; that ' + brings if brings and flip['then'] else ''}{unsure}"
+
+
+def print_why(document: Row) -> None:
+    """The choice, the runner-up, limits and flips."""
+    for sentence in why_sentences(document):
+        click.echo(sentence)
+
+
+def why_sentences(document: Row) -> Iterator[str]:
+    """The same, sentence by sentence."""
+    chosen, second = document["choice"], document["runner_up"]
+    joules = "energy unknown" if chosen["energy_j"] is None else f"{chosen['energy_j']:.4g} J"
+    yield f"chosen under {document['policy']}: {chosen['name']}: {joules}, {amount(chosen['latency_s'], 's')}"
+    yield f"  why: {document['why']}"
+    if second is None:
+        yield "  runner-up: none; nothing else may be chosen"
+    else:
+        brings = effect(
+            None if None in (second["energy_j"], chosen["energy_j"]) else second["energy_j"] - chosen["energy_j"],
+            second["latency_s"] - chosen["latency_s"],
+        )
+        use = second["underutilisation"] - chosen["underutilisation"]
+        yield f"  runner-up: {second['name']}: {brings or 'costs the same'}; under-utilisation {use:+.2f}"
+    if not document["binding"]:
+        yield "  binds: no limit; lifting any of them changes nothing"
+    for bound in document["binding"]:
+        yield f"  binds: {binding_sentence(bound)}"
+    for flip in document["flips"]:
+        yield f"  would change it: {flip_sentence(flip)}"
+    if not document["flips"]:
+        yield "  would change it: no weight, price, limit or coefficient within a factor of 2"
+
+
+def print_parts(document: Row) -> None:
+    """Where the joules and seconds of a placement of one's own tables go."""
+    rows = [
+        [p["name"], str(p["stages"]), f"{p['energy_j']:.4g}", amount(p["latency_s"], "s")] for p in document["parts"]
+    ]
+    print_table(f"The chosen one of a front of {document['front']}", ["accelerator", "stages", "J", "time"], rows)
+
+
+def print_placement(entry: Row, chosen: bool, every: bool) -> None:
+    """One placement taken apart; `every`: with its coefficients although it is not the chosen one."""
+    mark = "► " if chosen else "  "
+    click.secho(f"{mark}{entry['accelerator']} through {entry['provider']} (modelled)", bold=chosen)
+    click.echo(
+        f"    {entry['time_s'] * 1e3:.4g} ms = {entry['compute_bound_s'] * 1e3:.4g} bound by compute + "
+        f"{entry['memory_bound_s'] * 1e3:.4g} by memory + {entry['overhead_s'] * 1e3:.4g} dispatch; "
+        f"DASI {entry['dasi']:.2f}"
+    )
+    click.echo(
+        f"    {dash(entry['energy_j'], '.4g')} J = {dash(entry['switching_j'], '.4g')} switching + "
+        f"{dash(entry['static_j'], '.4g')} being on; thermal yield Φ {dash(entry['thermal_yield'], '.2f')}"
+    )
+    if not chosen and not every:
+        return
+    rows = [_coefficient_row(c) for c in entry["coefficients"]]
+    columns = ["coefficient", "value", "J of the answer", "+1 %: energy", "time", "is", "source"]
+    print_table("", columns, rows)
+    for note in entry["notes"]:
+        click.echo(f"    note: {note}")
+
+
+def _coefficient_row(row: Row) -> list[str]:
+    source = f"{row['file']}:{row['line']} {row['source']}" if row["line"] else row["source"]
+    energy_j = "" if row["energy_j"] is None else f"{row['energy_j']:.3g}"
+    return [
+        row["name"], f"{row['value']:.4g} {row['unit']}", energy_j, _percent(row["energy_per_percent"]),
+        _percent(row["latency_per_percent"]), row["provenance"], source,
+    ]  # fmt: skip
+
+
+def _percent(change: float | None) -> str:
+    if change is None:
+        return "–"
+    return "0" if abs(change) < 5e-6 else f"{100 * change:+.2f} %"

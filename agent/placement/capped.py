@@ -1,0 +1,38 @@
+"""Capped: placements for a power cap, which need not lie on the Pareto front.
+
+Mean power is energy over time, so a slower placement may keep a cap that every faster one breaks, although it is worse
+in all three objectives. Energy − cap · latency is a sum over stages, hence its minimum is a shortest path: memory
+aside, the cap can be kept exactly where that is at or below 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.placement.problem import Problem
+from agent.placement.seeds import shortest_paths
+
+_PRICES = np.concatenate([np.geomspace(1e-3, 1e3, 25), [np.inf]])
+"""Prices of a joule above the cap, relative to the joules and seconds of the placement; the last one is cap only."""
+
+
+def under_cap(problem: Problem, cap_w: float) -> NDArray[np.int8]:
+    """Assignments [n, L] that fit in memory and draw at most `cap_w` on average: for the cap alone, and for mixtures
+    with energy, with latency, and with both. Empty where none was found."""
+    alone = [np.full(problem.stage_count, a) for a in range(problem.accelerator_count)]
+    allowed = np.where(problem.allowed, 0.0, np.inf)
+    scale_j, scale_s = problem.energy.mean() or 1.0, problem.latency.mean() or 1.0
+    tables, links = [], []
+    for wish_j, wish_s in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        for price in _PRICES:
+            wish, over = (0.0, 1.0) if np.isinf(price) else (1.0, float(price))
+            per_j = wish * wish_j / scale_j + over / scale_j
+            per_s = wish * wish_s / scale_s - over * cap_w / scale_j
+            tables.append(per_j * problem.energy + per_s * problem.latency + allowed)
+            links.append(per_j * problem.transfer_energy + per_s * problem.transfer_latency)
+    rows = np.unique(np.concatenate([shortest_paths(np.array(tables), np.array(links)), np.array(alone)]), axis=0)
+    rows = rows[problem.feasible(rows)]
+    points = problem.objectives(rows)
+    kept: NDArray[np.int8] = rows[points[:, 0] <= cap_w * points[:, 1]].astype(np.int8)
+    return kept
