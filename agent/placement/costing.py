@@ -13,6 +13,7 @@ import numpy as np
 
 from agent.physics import energy as energy_model
 from agent.physics import leakage, pressure, roofline
+from agent.physics.operating_point import voltage_ratio
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.workload import Family, Precision, Stage, Work, Workload
 
@@ -21,6 +22,9 @@ ASSUMED_SHARE = 0.3
 ASSUMED_BANDWIDTH_SHARE = 0.6
 REFERENCE_TEMPERATURE_C = 45.0
 """Junction temperature used where the caller knows none."""
+
+VOLTAGE_EXPONENT = 0.4
+"""s of V ∝ f^s above the voltage floor: the middle of what rails of one family show (power exponents 1.4–2.2)."""
 
 _PRODUCTS = ("conv", "gemm", "attention")
 """Families that are relatives of each other: all are products of matrices in the end."""
@@ -188,7 +192,7 @@ def _stage_cost(
     switching_j: float | None = None
     stretched_s = 0.0
     if all(c is not None for c in j_per_flop):
-        costs = np.array([c for c in j_per_flop if c is not None] or [0.0])
+        costs = np.array([c for c in j_per_flop if c is not None] or [0.0]) * _voltage_share(accelerator, point, notes)
         blended = float(energy_model.blended_j_per_flop(flops, costs))
         crossing = traffic + linked + host_bytes
         switching_j = float(energy_model.switching_energy(total, crossing, blended, domain.energy_j_per_byte.value))
@@ -230,6 +234,18 @@ def _point(point: OperatingPoint | None) -> tuple[float, float, float]:
     if point is None:
         return 1.0, 1.0, 1.0
     return point.active_units_share, point.clock_share, point.memory_clock_share
+
+
+def _voltage_share(accelerator: Accelerator, point: OperatingPoint | None, notes: list[str]) -> float:
+    """Switching energy of an operation relative to that at full clock: V², where the voltage floor is known."""
+    if point is None or point.clock_share == 1.0:
+        return 1.0
+    floor = accelerator.voltage_floor_clock_share
+    if floor is None:
+        notes.append(f"{accelerator.name}: voltage floor unknown, energy per operation as at full clock")
+        return 1.0
+    volts = voltage_ratio([point.clock_share, 1.0], floor, VOLTAGE_EXPONENT)
+    return float((volts[0] / volts[1]) ** 2)
 
 
 def _coefficients(

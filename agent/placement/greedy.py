@@ -38,7 +38,8 @@ def greedy(problem: Problem) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
                 f"greedy has no room left for stage {problem.stages[stage]!r}; try method pgsam, which looks ahead",
                 stage=stage,
             )
-        score = np.where(fits, problem.energy[stage] * problem.latency[stage] * factors, np.inf)
+        score = np.full(len(fits), np.inf)
+        score[fits] = (problem.energy[stage] * problem.latency[stage])[fits] * factors[fits]
         best = int(score.argmin())
         chosen[stage] = best
         room[problem.domain[best]] -= problem.memory[stage, best]

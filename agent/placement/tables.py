@@ -9,6 +9,7 @@ import numpy as np
 
 from agent.errors import PlacementError
 from agent.placement.candidates import Candidate, candidates, room_bytes
+from agent.placement.pace import Pace, pace_of
 from agent.placement.problem import Bools, Floats, Ints, Problem
 from agent.placement.state import State
 from agent.schema.device import Accelerator, DeviceProfile, Link, OperatingPoint
@@ -26,18 +27,18 @@ SHARED_MEMORY_OVERHEAD_S = 20e-6
 
 @dataclass(frozen=True)
 class Tables:
-    """The problem and what was left out or assumed while making it.
+    """The problem, how fast its units can take requests one after another, and what was left out or assumed.
 
-    static_w: power of being on, by accelerator of the problem; silicon: physical unit behind each (two that are the
-    same unit cannot work at the same time); operating_points: name of each one's point, "" for full figures.
+    places: accelerators behind each choice of the problem, one for each phase it is about. silicon: physical unit
+    behind each choice; choices of one unit cannot work at the same time.
     """
 
     problem: Problem
     notes: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
-    static_w: tuple[float, ...] = ()
-    silicon: tuple[str, ...] = ()
-    operating_points: tuple[str, ...] = ()
+    pace: Pace
+    places: tuple[tuple[str, ...], ...]
+    silicon: tuple[str, ...]
 
 
 def make_tables(
@@ -73,14 +74,18 @@ def make_tables(
         usable.append(candidate)
     if not usable:
         raise PlacementError("; ".join(f"{name}: {reason}" for name, reason in excluded) or "the profile is empty")
-    problem = _problem(workload, profile, policy, now, usable, notes)
-    named = points or {}
-    return Tables(
-        problem, tuple(dict.fromkeys(notes)), tuple(excluded),
-        tuple(c.cost.static_w or 0.0 for c in usable),
-        tuple(c.accelerator.silicon or c.accelerator.name for c in usable),
-        tuple(named[n].name if n in named else "" for n in problem.accelerators),
+    problem, waits = _problem(workload, profile, policy, now, usable, notes)
+    silicon = tuple(c.accelerator.silicon or c.accelerator.name for c in usable)
+    bound = np.array([[c.cost.stages[s].binding == "memory" for c in usable] for s in range(len(workload.stages))])
+    domains = tuple(c.accelerator.memory_domain for c in usable)
+    # A queue is waited for once, not by every request of a stream.
+    entering = np.where(np.eye(len(usable), dtype=bool), 0.0, waits[1:, None, :])
+    pace = pace_of(
+        np.maximum(0.0, problem.latency - np.eye(len(waits), 1) * waits[0]),
+        np.maximum(0.0, problem.transfer_latency - entering), silicon, domains, bound,
     )  # fmt: skip
+    places = tuple((name,) for name in problem.accelerators)
+    return Tables(problem, tuple(dict.fromkeys(notes)), tuple(excluded), pace, places, silicon)
 
 
 def _problem(
@@ -90,7 +95,8 @@ def _problem(
     state: State,
     usable: list[Candidate],
     notes: list[str],
-) -> Problem:
+) -> tuple[Problem, Floats]:
+    """The problem, and what of its latencies is work that waits now [L, D]."""
     stages, count = len(workload.stages), len(usable)
     overheads = [c.runtime.dispatch_overhead_s for c in usable]
     overhead = np.array([o.value if o else 0.0 for o in overheads])
@@ -116,13 +122,16 @@ def _problem(
     domains = sorted({c.accelerator.memory_domain for c in usable})
     domain = np.array([domains.index(c.accelerator.memory_domain) for c in usable])
     room = np.array([room_bytes(profile, name, policy, state) for name in domains])
-    memory, capacity, allowed = _memory(workload, domain, room)
-    return Problem(
+    kept = np.array([s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages])
+    arena = np.array([s.arena_bytes for s in workload.stages])
+    memory, capacity, allowed = memory_tables(kept, arena, domain, room)
+    problem = Problem(
         latency=time, energy=energy, busy_util_num=np.minimum(used, busy), busy_den=busy,
         transfer_latency=latency_transfer, transfer_energy=energy_transfer,
         memory=memory, capacity=capacity, allowed=allowed, memory_domain=domain,
         accelerators=tuple(c.accelerator.name for c in usable), stages=tuple(s.name for s in workload.stages),
     )  # fmt: skip
+    return problem, waits
 
 
 def _waits(state: State, usable: list[Candidate], time: Floats, notes: list[str]) -> Floats:
@@ -139,17 +148,17 @@ def _waits(state: State, usable: list[Candidate], time: Floats, notes: list[str]
     return left
 
 
-def _memory(workload: Workload, domain: Ints, room: Floats) -> tuple[Floats, Floats, Bools]:
+def memory_tables(kept: Floats, arena: Floats, domain: Ints, room: Floats) -> tuple[Floats, Floats, Bools]:
     """What a stage keeps [L, D], what of each domain may be kept [M], and which pairs may be used [L, D].
 
     Weights and KV cache of the stages add up. Activations do not: stages run one after another and reuse one arena, so
     a domain sets aside the largest arena among the stages that it may run. This is exact where a domain runs the stage
     with that arena, as it does with the whole model, and a bound above what is needed where it does not: nothing is
-    admitted that does not fit, and nothing is refused that fits a domain as a whole. A stage that does not fit a
-    domain even alone may not run there, and its arena is not set aside, unless it fits nowhere.
+    admitted that does not fit, and nothing is refused that fits a domain as a whole. A stage that does not fit a domain
+    even alone may not run there, and its arena is not set aside, unless it fits nowhere.
+
+    kept, arena: bytes of each stage [L]; domain: of each choice [D]; room: bytes of each domain [M].
     """
-    kept = np.array([s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages])
-    arena = np.array([s.arena_bytes for s in workload.stages])
     alone = (kept + arena)[:, None] <= room[None, :]
     alone[~alone[:, domain].any(axis=1)] = True
     aside = np.where(alone, arena[:, None], 0.0).max(axis=0)

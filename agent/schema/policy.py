@@ -26,6 +26,9 @@ class Weights(FileModel):
         return self
 
 
+Goal = Literal["latency", "throughput"]
+
+
 class Objective(FileModel):
     """Which point of the Pareto front is wanted."""
 
@@ -35,6 +38,10 @@ class Objective(FileModel):
         default=(), description="for method: lexicographic, most important first"
     )
     tolerance: float = Field(default=0.02, ge=0, le=1, description="share by which an earlier objective may give way")
+    goal: Goal = Field(
+        default="latency",
+        description="what latency means: that of one request, or (throughput) the time between requests in a pipeline",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Objective:

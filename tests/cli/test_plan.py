@@ -1,0 +1,142 @@
+"""`qeil plan MODEL` from outside: phases, operating points, losses, state, sizes, goals, and bad input in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.cli.main import run
+
+BOARD = ("--profile", "jetson-orin-nx")
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEIL_STATE_DIR", str(tmp_path / "state"))
+
+
+def ok(capsys, *arguments: str) -> str:
+    assert run(["plan", *arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def document(capsys, *arguments: str) -> dict:
+    return json.loads(ok(capsys, *arguments, "--json"))
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert run(["plan", *arguments]) != 0
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_request_of_a_language_model_may_split_its_phases(capsys):
+    asked = ("gpt2-125m", *BOARD, "--phase", "both", "--generate-tokens", "16", "--prompt-tokens", "64")
+    found = document(capsys, *asked)
+    assert found["phase"] == "both"
+    assert found["accelerators"] == ["gpu", "gpu>cpu", "cpu>gpu", "cpu"]
+    assert set(found["chosen"]["stages"][0]) == {"stage", "accelerator", "prefill", "decode"}
+    parts = found["request"]
+    total_s = parts["prefill_s"] + 16 * parts["token_s"] + parts["hand_over_s"]
+    assert found["chosen"]["latency_s"] == pytest.approx(total_s)
+    assert "tokens: " in ok(capsys, *asked)
+
+
+def test_sizes_that_nobody_gave_are_said_and_those_given_are_not(capsys):
+    notes = " ".join(document(capsys, "bert-base", *BOARD)["notes"])
+    assert "128 tokens of input assumed" in notes
+    assert "precision fp32 assumed" in notes
+    given = document(capsys, "bert-base", *BOARD, "--prompt-tokens", "384", "--precision", "int8")
+    assert "assumed;" not in " ".join(given["notes"])
+    assert "cache, assumed" in " ".join(document(capsys, "gpt2-125m", *BOARD, "--phase", "decode")["notes"])
+
+
+def test_more_work_takes_longer(capsys):
+    times = [
+        document(capsys, "bert-base", *BOARD, "--method", "single:gpu", *more)["chosen"]["latency_s"]
+        for more in ((), ("--batch", "4"), ("--prompt-tokens", "512"))
+    ]
+    assert times[0] < min(times[1:])
+
+
+def test_precision_brings_chips_of_integers_in(capsys):
+    assert "dla" not in document(capsys, "resnet-50", *BOARD)["accelerators"]
+    assert "dla" in document(capsys, "resnet-50", *BOARD, "--precision", "int8")["accelerators"]
+
+
+def test_operating_points_are_choices_of_which_one_holds_at_a_time(capsys):
+    found = document(capsys, "mobilenet-v2", *BOARD, "--operating-points", "--budget-ms", "400")
+    names = found["accelerators"]
+    assert "gpu@10w" in names
+    for point in found["front"]:
+        modes = {names[i].partition("@")[2] for i in point["assignment"] if names[i] != "dla"}
+        assert len(modes) == 1
+    assert {name for point in found["front"] for name in (names[i] for i in point["assignment"])} > {"gpu"}
+
+
+def test_both_latencies_of_every_point_are_there(capsys):
+    found = document(capsys, "mobilenet-v2", *BOARD, "--precision", "int8")
+    assert all(0 < p["period_s"] <= p["objectives"][1] * (1 + 1e-9) for p in found["front"])
+    fast = document(capsys, "mobilenet-v2", *BOARD, "--precision", "int8", "--goal", "throughput")
+    assert fast["goal"] == "throughput"
+    assert min(p["period_s"] for p in fast["front"]) <= min(p["period_s"] for p in found["front"])
+    assert fast["chosen"]["period_s"] < found["chosen"]["period_s"]
+    assert "period ms" in ok(capsys, "mobilenet-v2", *BOARD)
+
+
+def test_after_a_loss_it_plans_again_from_what_ran(capsys):
+    found = document(capsys, "resnet-50", *BOARD, "--lost", "gpu")
+    assert found["replanned"]["lost"] == ["gpu"]
+    assert {s["accelerator"] for s in found["replanned"]["from"]} == {"gpu"}
+    assert {s["accelerator"] for s in found["chosen"]["stages"]} == {"cpu"}
+    assert "single:gpu" not in found["baselines"]
+    assert {"accelerator": "gpu", "why": "it does not answer"} in found["excluded"]
+    assert found["served"]["accelerator"] == "cpu"
+    assert "before gpu was lost: gpu (20 stages); planned again" in ok(capsys, "resnet-50", *BOARD, "--lost", "gpu")
+
+
+def test_a_loss_elsewhere_leaves_the_placement_as_it_is(capsys):
+    before = document(capsys, "resnet-50", *BOARD)["chosen"]["stages"]
+    assert document(capsys, "resnet-50", *BOARD, "--lost", "cpu")["chosen"]["stages"] == before
+
+
+def test_the_state_of_the_board_counts(capsys):
+    rest = document(capsys, "resnet-50", *BOARD)["baselines"]["single:gpu"]
+    hot = document(capsys, "resnet-50", *BOARD, "--temperature", "gpu=95")["baselines"]["single:gpu"]
+    busy = document(capsys, "resnet-50", *BOARD, "--queue", "gpu=1")["baselines"]["single:gpu"]
+    assert hot["energy_j"] >= rest["energy_j"]
+    assert busy["latency_s"] == pytest.approx(rest["latency_s"] + 1.0)
+    assert "no placement fits" in refused(capsys, "resnet-50", *BOARD, "--free", "dram=1e6")
+
+
+def test_the_settings_say_which_policy_and_board(capsys, tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"version: 1\nstate_dir: {tmp_path}\npolicy: max-efficiency\nprofile: raspberry-pi-5\n")
+    found = document(capsys, "mobilenet-v2", "--config", str(path))
+    assert (found["policy"], found["board"]) == ("max-efficiency", "raspberry-pi-5")
+    other = document(capsys, "mobilenet-v2", "--config", str(path), "--policy", "battery", *BOARD)
+    assert (other["policy"], other["board"]) == ("battery", "jetson-orin-nx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resnet-50", *BOARD, "--method", "foo"], "unknown method 'foo', expected one of pgsam, exact"),
+        (["resnet-50", *BOARD, "--method", "single:gpuu"], "did you mean 'gpu'"),
+        (["resnet-50", *BOARD, "--seed", "-1"], "-1 is not in the range"),
+        (["resnet-50", *BOARD, "--lost", "gpuu"], "lost: there is no 'gpuu' among gpu, dla, cpu (did you mean gpu?)"),
+        (["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu"], "may run only on cpu, gpu"),
+        (["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu", "--method", "exact"], "it does not answer"),
+        (["resnet-50", *BOARD, "--temperature", "gpu"], "--temperature 'gpu': write NAME=NUMBER"),
+        (["resnet-50", *BOARD, "--queue", "gpu=x"], "--queue 'gpu=x': write NAME=NUMBER"),
+        (["resnet-50", *BOARD, "--queue", "=1"], "--queue '=1': write NAME=NUMBER"),
+        (["resnet-50", *BOARD, "--queue", "gpu=nan"], "queue_s['gpu'] is nan"),
+        (["resnet-50", *BOARD, "--phase", "both"], "no decoder language model"),
+        (["resnet-50", *BOARD, "--phase", "decode"], "no phase decode"),
+        (["resnet-50", *BOARD, "--batch", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
