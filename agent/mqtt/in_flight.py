@@ -47,6 +47,10 @@ class InFlight:
             token = self._tokens.pop(number)
             return None if token is None else Publication(token, reason_code)
 
+    def count(self) -> int:
+        """Messages without an answer."""
+        return len(self._tokens)
+
     def lose(self) -> list[Publication]:
         """The connection is gone: the outcomes of all that had none."""
         with self._lock:

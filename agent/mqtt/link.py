@@ -22,10 +22,12 @@ import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import LinkError
 from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.in_flight import InFlight, Publication
+from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
 from agent.mqtt.poll_loop import Wake, turn
 from agent.mqtt.topics import Topics
 from agent.ports import Clock, LinkStatus
@@ -39,6 +41,11 @@ GOODBYE_S = 2.0
 _SESSION_TAKEN_OVER = 0x8E
 _USER_TIMEOUT_MS = 1500
 _HEADER_BYTES = 512
+SPARE_MESSAGES = 4
+"""Room beside telemetry for the birth, reported state and responses."""
+RECEIVE_MAXIMUM, MAX_INBOUND_BYTES = 16, 512 * 1024
+"""Requests that the broker may send before the first is acknowledged, and the largest packet it may send."""
+_KEEP_RETAINED_AWAY = 2
 
 _log = structlog.get_logger("mqtt")
 
@@ -56,9 +63,11 @@ class Link:
         on_message: Callable[[str, bytes], None],
         on_published: Callable[[Publication], None],
         on_connected: Callable[[], None],
+        on_request: Callable[[Inbound], None] | None = None,
     ) -> None:
         """`birth()` gives the fields of the retained state message beside online, boot and conn.
 
+        `on_request` gets commands and desired states and acknowledges them; without it they are not subscribed to.
         LinkError if the TLS files or the password file cannot be used.
         """
         self._settings = settings
@@ -69,6 +78,7 @@ class Link:
         self._on_message = on_message
         self._on_published = on_published
         self._on_connected = on_connected
+        self._on_request = on_request
         self.client_id = f"{topics.tenant}-{topics.board}"
         self.storm: str | None = None
         """Set while sessions end one after the other as soon as they begin."""
@@ -77,6 +87,7 @@ class Link:
         self._since_s: float | None = None
         self._connections = 0
         self._last_error: str | None = None
+        self._before = 0
         self._taken_over = False
         self._max_packet_bytes = MAX_PAYLOAD_BYTES
         self._receive_maximum = settings.max_inflight
@@ -88,9 +99,11 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def _make_client(self) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5)
-        client.max_inflight_messages_set(self._settings.max_inflight + 1)  # one for the birth
-        client.max_queued_messages_set(self._settings.max_inflight + 2)
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, manual_ack=True
+        )
+        client.max_inflight_messages_set(self._settings.max_inflight + SPARE_MESSAGES)
+        client.max_queued_messages_set(self._settings.max_inflight + 2 * SPARE_MESSAGES)
         client.on_connect = self._fenced(self._connect_done)
         client.on_disconnect = self._fenced(self._disconnected)
         client.on_publish = self._fenced(self._published)
@@ -120,7 +133,7 @@ class Link:
         except (OSError, UnicodeDecodeError) as error:
             raise LinkError(f"mqtt.password_file: {self._settings.password_file}: {error}") from error
 
-    def _fenced(self, callback: Callable[..., None]) -> Callable[..., None]:
+    def _fenced(self, callback: Callable[..., object]) -> Callable[..., None]:
         """A paho thread ends for good on an exception in a callback; ours are counted and logged instead."""
 
         def safe(*arguments: Any) -> None:
@@ -160,10 +173,23 @@ class Link:
         self.counters["published"] += 1
         return True
 
-    def _hand_over(self, topic: str, payload: bytes, token: int | None) -> paho.MQTTMessageInfo:
-        """Rows have a token; the retained state has none."""
+    def send(self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None) -> bool:
+        """Hand over one QoS 1 message that nobody waits for; False if there is no connection or no room for it now."""
+        room = min(self._settings.max_inflight + SPARE_MESSAGES, self._receive_maximum) - self._current[1].count()
+        if not self._connected or self._stop.is_set() or room <= 0:
+            return False
+        properties = None
+        if correlation is not None:
+            properties = _properties(PacketTypes.PUBLISH)
+            properties.CorrelationData = correlation
+        return self._hand_over(topic, payload, None, retain, properties).rc == paho.MQTT_ERR_SUCCESS
+
+    def _hand_over(
+        self, topic: str, payload: bytes, token: int | None, retain: bool = False, properties: Properties | None = None
+    ) -> paho.MQTTMessageInfo:
+        """Rows have a token; what nobody waits for has none."""
         client, in_flight = self._current
-        info = client.publish(topic, payload, 1, retain=token is None)
+        info = client.publish(topic, payload, 1, retain, properties)
         if info.rc == paho.MQTT_ERR_SUCCESS:
             publication = in_flight.handed_over(info.mid, token)
             if publication is not None:
@@ -173,7 +199,7 @@ class Link:
     def publish_birth(self) -> None:
         """Renew the retained state, for example after a policy change."""
         if self._connected and not self._stop.is_set():
-            self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None)
+            self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None, True)
 
     @property
     def connected(self) -> bool:
@@ -187,8 +213,8 @@ class Link:
 
     @property
     def max_inflight(self) -> int:
-        """Messages that the broker (ReceiveMaximum) and the settings let wait for their acknowledgement."""
-        return max(1, min(self._settings.max_inflight, self._receive_maximum - 1))
+        """Rows' messages that broker (ReceiveMaximum) and settings let wait for their acknowledgement."""
+        return max(1, min(self._settings.max_inflight, self._receive_maximum - SPARE_MESSAGES))
 
     def alive(self) -> bool:
         """Whether the thread runs and makes progress."""
@@ -198,9 +224,8 @@ class Link:
     def status(self) -> LinkStatus:
         """As shown in status and telemetry; `loop_alive_s` is the last sign of life."""
         alive_s = self._alive_s if self._thread.is_alive() else None
-        return LinkStatus(
-            self._connected, self._since_s, self._connections, self._last_error, alive_s, dict(self.counters)
-        )
+        facts = (self._connected, self._since_s, self._connections, self._last_error)
+        return LinkStatus(*facts, alive_s, dict(self.counters))
 
     # ------------------------------------------------------------------ own thread
 
@@ -217,9 +242,24 @@ class Link:
 
     def _session(self) -> float:
         """One connection from attempt to end; seconds to wait before the next."""
+        refused_s = self.begin()
+        if refused_s is not None:
+            return refused_s
+        while self.step(TURN_S) and not self._stop.is_set():
+            pass
+        if self._stop.is_set():
+            self._goodbye(self._current[0])
+            return 0.0
+        return self.ended()
+
+    def begin(self) -> float | None:
+        """For a loop of many links, which calls this, `step` and `ended` instead of `start`: try to connect.
+
+        None where that is under way, else seconds to wait before the next attempt.
+        """
         self._alive_s = self._clock.monotonic_s()
         self.counters["attempts"] += 1
-        before = self._connections
+        self._before = self._connections
         try:
             client = self._make_client()
             self._current = (client, InFlight())
@@ -227,26 +267,37 @@ class Link:
         except (OSError, ValueError, LinkError) as error:
             self._unreachable(error)
             return self._backoff.refused()
-        while turn(client, self._wake, TURN_S) and not self._stop.is_set():
-            self._alive_s = self._clock.monotonic_s()
-            if self._connected and self._alive_s - (self._since_s or self._alive_s) >= STABLE_S:
-                self.storm = None
-        if self._stop.is_set():
-            self._goodbye(client)
-            return 0.0
-        return self._after(before)
+        return None
+
+    def step(self, timeout_s: float) -> bool:
+        """Wait for work at most this long and do it; False when the connection is gone."""
+        if not turn(self._current[0], self._wake, timeout_s):
+            return False
+        self._alive_s = self._clock.monotonic_s()
+        if self._connected and self._alive_s - (self._since_s or self._alive_s) >= STABLE_S:
+            self.storm = None
+        return True
+
+    def fileno(self) -> int:
+        """The connection's descriptor, -1 without one."""
+        connection = self._current[0].socket()
+        return -1 if connection is None else int(connection.fileno())
+
+    def ended(self) -> float:
+        """The connection is gone; seconds to wait before the next attempt."""
+        return self._after(self._before)
 
     def _connect(self, client: paho.Client) -> None:
         properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._settings.session_expiry_s
-        client.connect(
-            self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=False,
-            properties=properties,
-        )  # fmt: skip
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.MaximumPacketSize = MAX_INBOUND_BYTES
+        to = self._settings
+        client.connect(to.host, to.port, to.keepalive_s, clean_start=False, properties=properties)
 
     def _unreachable(self, error: Exception) -> None:
-        place = f"{self._settings.host}:{self._settings.port}"
-        cause = error.message if isinstance(error, LinkError) else f"{place} is unreachable: {error}"
+        where = f"{self._settings.host}:{self._settings.port} is unreachable"
+        cause = error.message if isinstance(error, LinkError) else f"{where}: {error}"
         if self._last_error != cause:
             _log.warning("no connection to the broker", cause=cause)
         self._last_error = cause
@@ -269,7 +320,7 @@ class Link:
         """Replace the will by a farewell and disconnect in order."""
         if self._connected:
             farewell = self._state(False, self._connections, why="stop")
-            info = self._hand_over(self._topics.state, farewell, None)
+            info = self._hand_over(self._topics.state, farewell, None, True)
             until_s = self._clock.monotonic_s() + GOODBYE_S
             while not info.is_published() and turn(client, self._wake, 0.1):
                 if self._clock.monotonic_s() > until_s:
@@ -297,16 +348,23 @@ class Link:
             return
         now_s = self._clock.monotonic_s()
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", MAX_PAYLOAD_BYTES + _HEADER_BYTES)
-        self._receive_maximum = getattr(properties, "ReceiveMaximum", self._settings.max_inflight + 1)
+        self._receive_maximum = getattr(properties, "ReceiveMaximum", self._settings.max_inflight + SPARE_MESSAGES)
         self._taken_over = False
         self._since_s = now_s
         self._last_error = None
         self._connections += 1
-        client.subscribe(self._topics.ack, 0)
-        self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None)
+        self._subscribe(client)
+        self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None, True)
         self._connected = True
         _log.info("connected", broker=f"{self._settings.host}:{self._settings.port}", connection=self._connections)
         self._on_connected()
+
+    def _subscribe(self, client: paho.Client) -> None:
+        wanted = [(self._topics.ack, SubscribeOptions(0))]
+        if self._on_request is not None:
+            wanted.append((self._topics.commands, SubscribeOptions(1, retainHandling=_KEEP_RETAINED_AWAY)))
+            wanted.append((self._topics.desired, SubscribeOptions(1)))
+        client.subscribe(wanted)
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if getattr(reason, "value", 0) == _SESSION_TAKEN_OVER:
@@ -319,8 +377,18 @@ class Link:
         if publication is not None:
             self._on_published(publication)
 
-    def _message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        self._on_message(message.topic, bytes(message.payload))
+    def _message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        topic, payload = message.topic, bytes(message.payload)
+        if self._on_request is not None and (self._topics.is_command(topic) or topic == self._topics.desired):
+            response = getattr(message.properties, "ResponseTopic", None)
+            correlation = getattr(message.properties, "CorrelationData", b"")[:MAX_CORRELATION_BYTES] or None
+            mid, qos = message.mid, message.qos
+            self._on_request(Inbound(topic, payload, response, correlation, lambda: self._fenced(client.ack)(mid, qos)))
+            return
+        try:
+            self._on_message(topic, payload)
+        finally:
+            client.ack(message.mid, message.qos)
 
 
 def _detect_dead_peers(_client: paho.Client, _data: Any, connection: Any) -> None:

@@ -31,3 +31,34 @@ class Topics:
     def ack(self) -> str:
         """The backend's acknowledgement after its commit."""
         return f"{self._base}/down/ack"
+
+    @property
+    def commands(self) -> str:
+        """What to listen to for commands."""
+        return f"{self._base}/down/cmd/+"
+
+    def command(self, name: str) -> str:
+        """A command's own topic; what runs is what the signed text says."""
+        return f"{self._base}/down/cmd/{name}"
+
+    @property
+    def desired(self) -> str:
+        """Retained: the state that the fleet wants."""
+        return f"{self._base}/down/des"
+
+    @property
+    def reported(self) -> str:
+        """Retained: what became of the desired state."""
+        return f"{self._base}/up/rep"
+
+    def response(self, name: str) -> str:
+        """Where progress and end of a command go."""
+        return f"{self._base}/up/res/{name}"
+
+    def takes_response(self, topic: str) -> bool:
+        """Whether a caller may have its responses there: in our own part of the tree, or anybody could be hit."""
+        return topic.startswith(self.response("")) and not set(topic) & {"+", "#", "\0"} and len(topic) <= 512
+
+    def is_command(self, topic: str) -> bool:
+        """Whether a message there is a command."""
+        return topic.startswith(self.command(""))

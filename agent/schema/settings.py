@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -50,6 +50,10 @@ class MqttTls(FileModel):
     key: Path | None = None
 
 
+TrustedKey = Annotated[str, Field(pattern=r"^RW[0-9A-Za-z+/]{54}$")]
+"""A minisign public key: the second line of its .pub file."""
+
+
 class MqttSettings(FileModel):
     """The broker. Absent from the settings: no MQTT at all."""
 
@@ -67,6 +71,9 @@ class MqttSettings(FileModel):
     )
     max_inflight: int = Field(default=20, ge=1, le=1000)
     resend_s: float = Field(default=30.0, gt=0)
+    trusted_keys: tuple[TrustedKey, ...] = Field(
+        default=(), max_length=2, description="who may command this board: the current key and the next one"
+    )
 
 
 class OutboxSettings(FileModel):

@@ -24,12 +24,14 @@ from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
+from agent.service.command_actions import Agent, Rejections
 from agent.service.dispatcher import Dispatcher
 from agent.service.inference import AgentInference
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.model_set import ModelSet
 from agent.service.planner import Planner
 from agent.service.policy_watch import PolicyWatch
+from agent.service.remote import Remote
 from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
@@ -90,12 +92,20 @@ class App:
             lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force,
             lambda: self.supervisor.snapshot, self.supervisor.post,
         )  # fmt: skip
+        sensors = self._sensors()
         self.sampler = Sampler(
-            self._sensors(), PolicyWatch(policy_path), self._clock,
+            sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self.models.edited,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells)
+        self.remote: Remote | None = None
+        if settings.mqtt is not None:
+            agent = Agent(
+                settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,
+                lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock,
+            )  # fmt: skip
+            self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
 
     def _sensors(self) -> tuple[Sensor, ...]:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))
@@ -121,6 +131,8 @@ class App:
         self.supervisor.start()
         self.sampler.start()
         self.reporting.start()
+        if self.remote is not None:
+            self.remote.start()
 
     def wait_ready(self, timeout_s: float) -> list[str]:
         """Wait until every model is ready or will not be; the reasons of those that are not."""
@@ -154,7 +166,8 @@ class App:
 
     def _beat(self) -> None:
         """Feed the watchdog, but only with proof that the tick, the sampler and the link's loop make progress."""
-        if self.supervisor.alive() and self.sampler.alive() and self.reporting.alive():
+        remote = self.remote is None or self.remote.alive()
+        if self.supervisor.alive() and self.sampler.alive() and self.reporting.alive() and remote:
             snapshot = self.supervisor.snapshot
             self._manager.progress(f"{snapshot.agent.mode}, {len(snapshot.models)} models")
 
@@ -168,6 +181,8 @@ class App:
             time.sleep(0.01)  # nothing signals "last answer sent"; a stop may poll
         self.dispatcher.fail_all(Overloaded("the agent is shutting down", 5.0))
         self.http.stop(2.0)
+        if self.remote is not None:
+            self.remote.stop()
         self.models.stop()
         self.sampler.stop()
         self.supervisor.stop()

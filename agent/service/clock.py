@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+CLOCK_SET_S = 1_735_689_600.0
+"""2025-01-01: a wall clock before this was never set."""
+
 
 class SystemClock:
     """CLOCK_MONOTONIC and wall time of this machine."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from agent.errors import QeilError
+from agent.errors import PlacementError, QeilError
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AgentSnapshot
@@ -47,10 +47,16 @@ class ModelSet:
         if edit.policy is None:
             self._post(PolicyRejectedEvent(edit.error or "unreadable"))
             return
-        self._submit(edit.policy, f"policy {edit.policy.name} edited", Future())
+        self.propose(edit.policy, f"policy {edit.policy.name} edited")
 
     def change(self, name: str, load: bool) -> Future[None]:
         """Serve a configured model or stop serving it; the future completes when the plan is handed over."""
+        done: Future[None] = Future()
+        self.want(name, load).add_done_callback(lambda proposed: _forward(proposed, done))
+        return done
+
+    def want(self, name: str, load: bool) -> Future[InForce]:
+        """As `change`; the future tells what was handed over. NotFound for a model that is not configured."""
         known = {m.name: m for m in self._configured()}
         if name not in known:
             raise unknown_model(name, list(known))
@@ -59,19 +65,23 @@ class ModelSet:
                 self._wanted[name] = known[name]
             else:
                 self._wanted.pop(name, None)
-        done: Future[None] = Future()
-        self._submit(self._in_force().policy, f"model {name} {'load' if load else 'unload'}", done)
-        return done
+        return self.propose(None, f"model {name} {'load' if load else 'unload'}")
 
-    def _submit(self, policy: Policy, why: str, done: Future[None]) -> None:
+    def propose(self, policy: Policy | None, why: str) -> Future[InForce]:
+        """Plan the wanted models under a policy (None: the one in force) and hand the plan to the supervisor.
+
+        The future fails with PlacementError where a model that is placed now could not be placed.
+        """
+        done: Future[InForce] = Future()
         with self._lock:
             if self._pending >= MAX_PENDING_PLANS:
                 done.set_exception(QeilError("too many changes at once; try again"))
-                return
+                return done
             self._pending += 1
-        self._executor.submit(self._plan, policy, why, done)
+        self._executor.submit(self._plan, policy or self._in_force().policy, why, done)
+        return done
 
-    def _plan(self, policy: Policy, why: str, done: Future[None]) -> None:
+    def _plan(self, policy: Policy, why: str, done: Future[InForce]) -> None:
         try:
             digest = yaml_files.digest(policy)
             with self._lock:
@@ -81,10 +91,13 @@ class ModelSet:
             plan = self._planner.plan(policy, digest, wanted, temperatures)
             unplaceable = self._lost(plan)
             if unplaceable:
-                self._post(PolicyRejectedEvent(f"policy {policy.name}: {unplaceable}"))
-            else:
-                self._post(PlanEvent(InForce(policy, digest, plan), why))
-            done.set_result(None)
+                cause = f"policy {policy.name}: {unplaceable}"
+                self._post(PolicyRejectedEvent(cause))
+                done.set_exception(PlacementError(cause))
+                return
+            proposed = InForce(policy, digest, plan)
+            self._post(PlanEvent(proposed, why))
+            done.set_result(proposed)
         except Exception as error:  # noqa: BLE001  (thread root: the caller's future carries it)
             done.set_exception(error)
             self._post(PolicyRejectedEvent(f"planning failed: {error}"))
@@ -103,3 +116,12 @@ class ModelSet:
     def stop(self) -> None:
         """No further plans."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _forward(proposed: Future[InForce], done: Future[None]) -> None:
+    """Whoever asks for the change alone hears of a plan that could not be made by the condition, as with a file."""
+    error = proposed.exception()
+    if error is None or isinstance(error, PlacementError):
+        done.set_result(None)
+    else:
+        done.set_exception(error)

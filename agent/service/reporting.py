@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from agent import __version__
+from agent.mqtt.inbound import Inbound
 from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
@@ -17,6 +18,7 @@ from agent.ports import Clock, Reading
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.energy import EnergyMeter, EnergyWindow
+from agent.service.clock import CLOCK_SET_S
 from agent.service.supervisor import ConditionEvent, Event
 from agent.service.telemetry import Window, next_window
 from agent.storage.outbox import Outbox
@@ -24,8 +26,6 @@ from agent.storage.outbox import Outbox
 _CHECK_S = 1.0
 MAX_SENSOR_GAP_S = 10.0
 """Power is not interpolated over longer silences."""
-CLOCK_SET_S = 1_735_689_600.0
-"""2025-01-01: a clock before this was never set."""
 EVICTING_S = 600.0
 """The outbox counts as full for this long after it had to make room."""
 
@@ -51,6 +51,9 @@ class Reporting:
         self._link: Link | None = None
         self._publisher: Publisher | None = None
         self._told: tuple[str, ...] = ()
+        self._on_request: Callable[[Inbound], None] = _unheard
+        self._on_connected: Callable[[], None] = _nothing
+        self._on_event: Callable[[str, Mapping[str, Any]], None] = _unseen
         self._evicted = (0, float("-inf"))
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
@@ -59,7 +62,7 @@ class Reporting:
             self._publisher = Publisher(self.outbox, topics, settings.mqtt, clock)
             self._link = Link(
                 settings.mqtt, topics, boot, clock, self._birth, self._publisher.on_message,
-                self._publisher.on_published, self._publisher.on_connected,
+                self._publisher.on_published, self._connected, self._requested,
             )  # fmt: skip
 
     def attach(
@@ -71,6 +74,27 @@ class Reporting:
     ) -> None:
         """Connect to the supervisor: where conditions go, and where totals and the cadence come from."""
         self._post, self._snapshot, self._energies, self._window_s = post, snapshot, energies_j, window_s
+
+    def listen(
+        self,
+        on_request: Callable[[Inbound], None],
+        on_connected: Callable[[], None],
+        on_event: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        """Where requests from the fleet go, and who else hears of connections and events; none of them may wait."""
+        self._on_request, self._on_connected, self._on_event = on_request, on_connected, on_event
+
+    def _connected(self) -> None:
+        if self._publisher is not None:
+            self._publisher.on_connected()
+        self._on_connected()
+
+    def _requested(self, inbound: Inbound) -> None:
+        self._on_request(inbound)
+
+    def send(self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None) -> bool:
+        """Hand a message to the link; False if it cannot take it now."""
+        return self._link is not None and self._link.send(topic, payload, retain, correlation)
 
     # ------------------------------------------------------------------ the supervisor's thread
 
@@ -107,11 +131,29 @@ class Reporting:
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Something that happened once; committed at once."""
-        now_s = self._clock.monotonic_s()
-        stamp = {"ts": round(self._clock.wall_s(), 3), "mono": round(now_s, 3), "tq": self._time_quality()}
-        self.outbox.append("evt", {**stamp, "event": kind, **fields})
+        self.record(kind, fields)
+        self._on_event(kind, fields)
         if kind == "policy_accepted" and self._link is not None:
             self._link.publish_birth()
+
+    # ------------------------------------------------------------------ any thread
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> bool:
+        """Append an event row; False if it cannot be kept."""
+        return self.outbox.append("evt", {**self.stamp(), "event": kind, **fields})
+
+    def record_safely(self, kind: str, fields: Mapping[str, Any]) -> bool:
+        """Append an event row and wait for the disk; False if it did not take it."""
+        kept = self.record(kind, fields)
+        self.outbox.flush()
+        return kept and self.outbox.failing is None
+
+    def stamp(self) -> dict[str, Any]:
+        """Wall clock, monotonic clock, and what is known of the former."""
+        return {
+            "ts": round(self._clock.wall_s(), 3), "mono": round(self._clock.monotonic_s(), 3),
+            "tq": self._time_quality(),
+        }  # fmt: skip
 
     # ------------------------------------------------------------------ life
 
@@ -148,8 +190,7 @@ class Reporting:
 
     def _birth(self) -> dict[str, Any]:
         snapshot = self._snapshot()
-        stamp = {"ts": round(self._clock.wall_s(), 3), "mono": round(self._clock.monotonic_s(), 3)}
-        fields: dict[str, Any] = {**stamp, "tq": self._time_quality(), "agent": __version__}
+        fields: dict[str, Any] = {**self.stamp(), "agent": __version__}
         if snapshot is not None:
             fields["policy"] = {"name": snapshot.agent.policy, "sha256": snapshot.agent.policy_digest}
             fields["profile"] = snapshot.agent.profile
@@ -226,3 +267,15 @@ def _rail(window: EnergyWindow) -> dict[str, Any]:
 
 def _nowhere(event: Event) -> None:
     """Before the supervisor is attached there is nobody to tell."""
+
+
+def _unheard(inbound: Inbound) -> None:
+    """Nobody listens yet: without an acknowledgement the broker keeps the message."""
+
+
+def _nothing() -> None:
+    """Nobody else hears of connections."""
+
+
+def _unseen(kind: str, fields: Mapping[str, Any]) -> None:
+    """Nobody else hears of events."""

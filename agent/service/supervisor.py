@@ -74,7 +74,17 @@ class SuspectEvent:
 
 @dataclass(frozen=True)
 class DrainEvent:
-    """No new requests; finish what runs."""
+    """No new requests, finish what runs; `on` False takes them again."""
+
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class RestartLaneEvent:
+    """End a lane's process so that a new one begins."""
+
+    accelerator: str
+    cause: str
 
 
 Event = (
@@ -86,6 +96,7 @@ Event = (
     | ConditionEvent
     | SuspectEvent
     | DrainEvent
+    | RestartLaneEvent
 )
 
 
@@ -214,9 +225,16 @@ class Supervisor:
             self.conditions.clear(event.type)
         elif isinstance(event, SuspectEvent):
             self._telemetry.event("inference_failed", {"accelerator": event.accelerator, "cause": event.cause})
+        elif isinstance(event, RestartLaneEvent):
+            self._restart(event)
         else:
-            self._draining = True
+            self._draining = event.on
         return True
+
+    def _restart(self, event: RestartLaneEvent) -> None:
+        lane = self.keepers[event.accelerator].lane
+        if lane is not None and lane.alive():
+            lane.kill(event.cause)
 
     def _lane_died(self, event: LaneDiedEvent, now_s: float) -> bool:
         keeper = self.keepers[event.accelerator]

@@ -261,7 +261,7 @@ def test_the_brokers_receive_maximum_is_kept_and_dead_peers_are_noticed(broker):
     link = make_link(broker.port, max_inflight=1000)
     link.start()
     until(lambda: link.status().connected)
-    assert link.max_inflight == 19
+    assert link.max_inflight == 16
     connection = link._current[0].socket()
     assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
     link.stop()

@@ -9,7 +9,9 @@ import jsonschema
 import pytest
 
 from agent.mqtt.topics import Topics
+from agent.schema.command import Command
 from tests.mqtt.payloads import SCHEMAS, validate
+from tests.mqtt.signed import command_text, signed
 
 STATE = {
     "v": 1, "online": True, "boot": 3, "conn": 1, "ts": 1.0, "mono": 2.0, "tq": "ntp", "agent": "0.1",
@@ -35,9 +37,23 @@ def test_every_topic_has_a_schema_that_names_it():
     topics = Topics("t", "b")
     base = "qeil/v1/t/b/"
     published = {"state": topics.state, "ack": topics.ack, **{cls: topics.rows(cls) for cls in ("tlm", "evt", "gap")}}
+    published |= {"res": topics.response("NAME"), "envelope": topics.command("NAME")}
     for name, topic in published.items():
         assert base + names.pop(name) == topic
-    assert names == {}
+    assert names == {"cmd": "Command"}
+
+
+def test_the_schema_of_commands_is_the_one_that_boards_check_by():
+    published = json.loads((SCHEMAS / "cmd.json").read_text())
+    for key, value in Command.model_json_schema().items():
+        if key not in {"title", "description"}:
+            assert published[key] == value
+
+
+def test_a_signed_command_fits_its_schemas():
+    text = command_text("plan")
+    validate("envelope", json.loads(signed(text)))
+    validate("cmd", json.loads(text))
 
 
 @pytest.mark.parametrize(

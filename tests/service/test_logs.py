@@ -24,3 +24,18 @@ def test_people_get_words(capsys):
     structlog.get_logger("t").warning("policy rejected", cause="x")
     assert "policy rejected" in capsys.readouterr().err
     logs.configure("warning")
+
+
+def test_the_level_changes_for_loggers_that_are_in_use_already(capsys):
+    logs.configure("warning", human=False)
+    log = structlog.get_logger("t")
+    log.info("before")
+    logs.set_level("debug")
+    assert logs.level() == "debug"
+    log.debug("during")
+    logs.set_level("error")
+    log.warning("after")
+    log.exception("always", exc_info=False)
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["during", "always"]
+    logs.configure("warning")

@@ -1,0 +1,111 @@
+"""`qeil fleet`: the fleet's side – so far the keys, and signing what boards then obey."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from agent.mqtt.signing_key import SigningKey
+    from agent.schema.base import FileModel
+
+DEFAULT_KEY = Path("fleet.key")
+_key_option = click.option(
+    "--key", "key_path", type=click.Path(path_type=Path), default=DEFAULT_KEY, show_default=True, help="the secret key"
+)
+
+
+@click.group("fleet")
+def fleet_command() -> None:
+    """Keys and signatures for the boards of a fleet."""
+
+
+@fleet_command.group("keys")
+def keys_group() -> None:
+    """The keys that commands and desired states are signed with."""
+
+
+@keys_group.command("generate")
+@_key_option
+@click.option("--no-password", is_flag=True, help="keep the key unencrypted (for tests, or where it is encrypted else)")
+def generate_command(key_path: Path, no_password: bool) -> None:
+    """Make a key pair in minisign's format: the secret key, and its public half beside it as KEY.pub.
+
+    The password is asked for, or taken from QEIL_FLEET_PASSWORD.
+    """
+    from agent.mqtt import signing_key
+
+    password = None if no_password else _password(confirm=True)
+    key = signing_key.generate()
+    signing_key.save(key, key_path, password)
+    click.echo(f"{key_path} is the secret key: keep it off the boards. Put its public half into their settings:")
+    click.echo(f"  mqtt:\n    trusted_keys: [{key.public.text()}]")
+
+
+@fleet_command.command("sign")
+@click.argument("file", type=click.Path(path_type=Path))
+@_key_option
+@click.option("--out", type=click.Path(path_type=Path), help="write here instead of to stdout")
+@click.option(
+    "--expires",
+    "expires_s",
+    type=click.FloatRange(1),
+    default=300.0,
+    show_default=True,
+    help="seconds a command is good for",
+)
+def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float) -> None:
+    """Check and sign FILE, a command or a desired state as YAML or JSON, and print the message to publish.
+
+    A command's id, iat and exp are filled in where they are missing.
+    """
+    from agent.mqtt.envelope import sealed
+    from agent.storage import yaml_files
+
+    document = yaml_files.read_document(file)
+    schema, filled = _completed(document.data, expires_s)
+    yaml_files.validate(type(document)(filled, document.positions), schema, str(file))
+    text = json.dumps(filled, ensure_ascii=False, separators=(",", ":"))
+    comment = f"{filled['kind']} {filled.get('id') or filled.get('ver')} for {filled['tenant']}/{filled['board']}"
+    message = sealed(text, _load(key_path).sign(text.encode(), comment))
+    if out is None:
+        click.echo(message.decode())
+        return
+    try:
+        out.write_bytes(message)
+    except OSError as error:
+        raise click.ClickException(f"{out}: {error.strerror}") from error
+    click.echo(f"written to {out}")
+
+
+def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel], dict[str, Any]]:
+    from agent.schema.command import Command
+
+    now_s = round(time.time(), 3)
+    made = {"v": 1, "kind": "command", "id": new_id(), "iat": now_s, **data}
+    made.setdefault("exp", round(made["iat"] + expires_s, 3) if isinstance(made["iat"], int | float) else now_s)
+    return Command, made
+
+
+def new_id() -> str:
+    """An id that is used once and sorts by time: milliseconds since 1970, then randomness."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def _load(path: Path) -> SigningKey:
+    from agent.mqtt import signing_key
+
+    return signing_key.load(path, _password(confirm=False) if signing_key.needs_password(path) else None)
+
+
+def _password(confirm: bool) -> str:
+    given = os.environ.get("QEIL_FLEET_PASSWORD")
+    if given is not None:
+        return given
+    return str(click.prompt("Password of the key", hide_input=True, confirmation_prompt=confirm, err=True))

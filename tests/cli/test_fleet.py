@@ -1,0 +1,110 @@
+"""`qeil fleet keys` and `sign`, and `qeil diag`: what an operator does by hand."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from agent.cli.diag import diag_command
+from agent.cli.fleet import fleet_command
+from agent.cli.main import run
+from agent.mqtt import signing_key
+from agent.mqtt.envelope import opened
+from agent.mqtt.minisign import parse_public_key
+from agent.schema.command import Command
+from agent.service import redaction
+
+
+def invoke(*arguments, **options):
+    return CliRunner().invoke(fleet_command, [str(a) for a in arguments], catch_exceptions=False, **options)
+
+
+@pytest.fixture
+def key(tmp_path):
+    result = invoke("keys", "generate", "--no-password", "--key", tmp_path / "fleet.key")
+    text = result.output.split("[")[1].split("]")[0]
+    return tmp_path / "fleet.key", parse_public_key(text)
+
+
+def test_a_command_is_completed_signed_and_can_be_checked_with_the_printed_key(tmp_path, key):
+    path, public = key
+    (tmp_path / "c.yaml").write_text("tenant: acme\nboard: b1\ncommand: plan\n")
+    message = invoke("sign", tmp_path / "c.yaml", "--key", path, "--expires", "60").output
+    document, _ = opened(message.strip().encode(), [public])
+    command = Command.model_validate(document)
+    assert (command.command, round(command.exp - command.iat)) == ("plan", 60)
+    again = json.loads(invoke("sign", tmp_path / "c.yaml", "--key", path).output)
+    assert json.loads(again["doc"])["id"] != command.id
+
+
+def test_what_a_board_would_refuse_is_not_signed(tmp_path, key, capsys):
+    (tmp_path / "c.yaml").write_text("tenant: acme\nbord: b1\ncommand: plan\n")
+    assert run(["fleet", "sign", str(tmp_path / "c.yaml"), "--key", str(key[0])]) == 78
+    assert "did you mean board" in capsys.readouterr().err
+
+
+def test_the_message_can_go_to_a_file(tmp_path, key):
+    (tmp_path / "c.json").write_text(json.dumps({"tenant": "acme", "board": "b1", "command": "plan"}))
+    result = invoke("sign", tmp_path / "c.json", "--key", key[0], "--out", tmp_path / "m")
+    assert "written to" in result.output
+    assert opened((tmp_path / "m").read_bytes(), [key[1]])
+
+
+def test_an_encrypted_key_asks_for_its_password(tmp_path, monkeypatch):
+    monkeypatch.setattr(signing_key, "_OPS", 32768)
+    monkeypatch.setattr(signing_key, "_MEMORY_BYTES", 16 * 1024 * 1024)
+    path = tmp_path / "k"
+    made = invoke("keys", "generate", "--key", path, input="hush\nhush\n")
+    assert "trusted_keys" in made.output
+    assert "hush" not in made.output
+    (tmp_path / "c.yaml").write_text("tenant: acme\nboard: b1\ncommand: plan\n")
+    assert '"sig"' in invoke("sign", tmp_path / "c.yaml", "--key", path, input="hush\n").output
+    monkeypatch.setenv("QEIL_FLEET_PASSWORD", "hush")
+    assert '"sig"' in invoke("sign", tmp_path / "c.yaml", "--key", path).output
+
+
+def test_diag_without_an_agent_says_what_is_not_in_it(tmp_path):
+    password = tmp_path / "password"
+    password.write_text("hunter2")
+    config = tmp_path / "agent.yaml"
+    mqtt = {"host": "h", "username": "joe", "password_file": str(password)}
+    config.write_text(yaml.safe_dump({"version": 1, "state_dir": str(tmp_path / "state"), "mqtt": mqtt}))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "boot.json").write_text('{"note": "password=hunter2"}')
+    arguments = ["--config", str(config), "--url", "http://127.0.0.1:9", "--json"]
+    made = json.loads(CliRunner().invoke(diag_command, arguments).output)
+    assert any(line.startswith("outbox.json") for line in made["missing"])
+    with tarfile.open(made["path"]) as archive:
+        texts = {n: archive.extractfile(n).read().decode() for n in archive.getnames()}
+    assert not any("hunter2" in text or "joe" in text for text in texts.values())
+    assert any(str(password) in text for text in texts.values())
+    plain = CliRunner().invoke(diag_command, arguments[:-1])
+    assert "not in it: status" in plain.stderr
+    for _ in range(5):
+        CliRunner().invoke(diag_command, arguments)
+    assert len(list((tmp_path / "state" / "diag").iterdir())) <= 3
+
+
+@pytest.mark.parametrize(
+    ("dirty", "secret"),
+    [
+        ("mqtts://joe:hunter2@broker/x", "hunter2"),
+        ("Authorization: Bearer abcdefgh12345", "abcdefgh12345"),
+        ("password: 'hunter2' rest", "hunter2"),
+        ("api_key=hunter2", "hunter2"),
+        ("-----BEGIN EC PRIVATE KEY-----\nhunter2\n-----END EC PRIVATE KEY-----", "hunter2"),
+        ({"mqtt": {"password": "hunter2"}}, "hunter2"),
+        ([{"api_key": ["hunter2"]}], "hunter2"),
+    ],
+)
+def test_secrets_are_taken_out(dirty, secret):
+    assert secret not in json.dumps(redaction.redacted(dirty))
+
+
+def test_what_is_no_secret_stays():
+    document = {"password_file": "/etc/p", "tokens": 5, "key": "http.port", "secret": None, "n": [1, "text"]}
+    assert redaction.redacted(document) == document

@@ -1,0 +1,408 @@
+"""Commands over fake parts: every crash point, every refusal, nothing run twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from agent.errors import PlacementError, StorageError
+from agent.mqtt.inbound import Inbound
+from agent.mqtt.topics import Topics
+from agent.schema.command import KINDS, Command
+from agent.service import command_intake
+from agent.service.command_intake import CommandIntake, Refusal
+from agent.service.command_reports import REFUSALS_A_MINUTE, CommandReports
+from agent.service.commands import CommandFailed, Commands, Run
+from agent.storage.command_table import CommandTable
+from tests.fakes import FakeClock
+from tests.mqtt.signed import KEY, command_text, signed
+
+TOPICS = Topics("acme", "b1")
+
+
+class FakeRecorder:
+    """An outbox that can refuse."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict]] = []
+        self.safe = True
+
+    def record(self, kind, fields) -> bool:
+        self.events.append((kind, dict(fields)))
+        return True
+
+    def record_safely(self, kind, fields) -> bool:
+        return self.safe and self.record(kind, fields)
+
+    def stamp(self) -> dict:
+        return {"ts": 1.0, "mono": 1.0, "tq": "ntp"}
+
+
+class World:
+    """Commands without threads: `send` takes in, `work` runs."""
+
+    def __init__(self, folder, actions=None) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.recorder = FakeRecorder()
+        self.sent: list[tuple[str, dict, bytes | None]] = []
+        self.linked = True
+        self.acknowledged = 0
+        self.ran: list[str] = []
+        self.actions = actions or {}
+        self.boot()
+
+    def boot(self) -> None:
+        """As after a start, with whatever is on disk."""
+        self.table = CommandTable(self.folder / "commands.db", self.clock.wall_s())
+        self.reports = CommandReports(TOPICS, 1, self.recorder, self._send, self.clock)
+        actions = {name: self._action(name) for name, kind in KINDS.items() if kind.supported}
+        self.commands = Commands(
+            self.table, CommandIntake(self.table, TOPICS, [KEY.public]), self.reports, {**actions, **self.actions},
+            self.clock,
+        )  # fmt: skip
+
+    def _action(self, name):
+        def act(args, run):
+            self.ran.append(name)
+            return {"did": name}
+
+        return act
+
+    def _send(self, topic, payload, correlation) -> bool:
+        if self.linked:
+            self.sent.append((topic, json.loads(payload), correlation))
+        return self.linked
+
+    def _acknowledge(self) -> None:
+        self.acknowledged += 1
+
+    def text(self, name="plan", **fields) -> str:
+        return command_text(name, self.clock.wall_s(), **fields)
+
+    def send(self, text, payload=None, **options) -> str:
+        inbound = Inbound(
+            TOPICS.command("x"), payload or signed(text), options.get("topic"), options.get("correlation"),
+            self._acknowledge,
+        )  # fmt: skip
+        self.commands.take(inbound)
+        return json.loads(text)["id"] if payload is None else ""
+
+    def work(self) -> None:
+        self.commands.recover()
+        self.commands.round()
+
+    def crash(self) -> None:
+        """The process is gone; the disk is not."""
+        self.table.close()
+        self.boot()
+
+    def statuses(self, command_id) -> list[str]:
+        return [d["status"] for _, d, _ in self.sent if d["id"] == command_id]
+
+    def ends(self, command_id) -> list[dict]:
+        return [fields for kind, fields in self.recorder.events if kind == "command" and fields["id"] == command_id]
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.table.close()
+
+
+def test_a_command_is_accepted_run_and_ended_and_each_is_told(world):
+    command = world.send(world.text())
+    assert world.acknowledged == 1
+    assert world.statuses(command) == ["accepted"]
+    world.work()
+    assert world.statuses(command) == ["accepted", "running", "ok"]
+    assert world.ran == ["plan"]
+    assert world.ends(command) == [
+        {"id": command, "command": "plan", "status": "ok", "attempts": 1, "out": {"did": "plan"}}
+    ]
+    world.work()
+    assert world.ran == ["plan"]
+    assert len(world.ends(command)) == 1
+
+
+def test_every_supported_kind_has_arguments_that_can_be_checked(world):
+    given = {"restart-lane": {"accelerator": "cpu"}, "set-log-level": {"level": "info"}}
+    given |= {"model-add": {"name": "m"}, "model-remove": {"name": "m"}}
+    for name, kind in KINDS.items():
+        command = world.send(world.text(name, args=given.get(name, {})))
+        world.work()
+        assert world.statuses(command)[-1] == ("ok" if kind.supported else "rejected")
+
+
+def test_a_repeat_gets_the_stored_result_before_during_and_after(world):
+    text = world.text()
+    command = world.send(text)
+    world.send(text)
+    assert world.statuses(command) == ["accepted", "accepted"]
+    world.work()
+    world.send(text)
+    world.crash()
+    world.send(text)
+    world.work()
+    assert world.statuses(command)[-2:] == ["ok", "ok"]
+    assert world.sent[-1][1]["repeat"]
+    assert world.sent[-1][1]["out"] == {"did": "plan"}
+    assert world.ran == ["plan"]
+
+
+def test_a_crash_between_acceptance_and_begin_runs_it_at_the_next_start(world):
+    command = world.send(world.text("drain"))
+    world.crash()
+    world.work()
+    assert world.ran == ["drain"]
+    assert world.ends(command)[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize(("name", "args"), [("restart-lane", {"accelerator": "cpu"}), ("drain", {}), ("calibrate", {})])
+def test_a_crash_while_it_runs_ends_what_must_not_be_repeated_as_interrupted(world, name, args):
+    command = world.send(world.text(name, args=args))
+    world.table.begin(command, world.clock.wall_s())
+    world.crash()
+    world.work()
+    assert world.ran == []
+    (end,) = world.ends(command)
+    assert (end["status"], end["code"], end["attempts"]) == ("failed", "interrupted", 1)
+    assert world.statuses(command)[-1] == "failed"
+
+
+def test_a_crash_while_it_runs_begins_what_may_be_repeated_once_more_and_no_third_time(world):
+    command = world.send(world.text("plan"))
+    world.table.begin(command, world.clock.wall_s())
+    world.crash()
+    world.work()
+    assert world.ran == ["plan"]
+    assert world.ends(command)[0]["attempts"] == 2
+
+    other = world.send(world.text("plan"))
+    for _ in range(2):
+        world.table.begin(other, world.clock.wall_s())
+    world.crash()
+    world.work()
+    assert world.ran == ["plan"]
+    assert world.ends(other)[0]["code"] == "interrupted"
+
+
+def test_a_crash_between_the_end_and_its_telling_tells_it_at_the_next_start(world):
+    command = world.send(world.text())
+    world.recorder.safe = False
+    world.work()
+    assert world.ends(command) == []
+    world.crash()
+    world.recorder.safe = True
+    world.work()
+    assert len(world.ends(command)) == 1
+    assert world.ran == ["plan"]
+    world.crash()
+    world.work()
+    assert len(world.ends(command)) == 1
+
+
+def test_a_command_that_waited_too_long_is_not_begun(world):
+    command = world.send(world.text())
+    world.clock.advance(61)
+    world.work()
+    assert world.ran == []
+    assert world.ends(command)[0]["status"] == "expired"
+
+
+def test_failures_carry_the_code_of_what_failed(tmp_path):
+    def own(args, run):
+        raise CommandFailed("still_busy", "3 requests")
+
+    def ours(args, run):
+        raise PlacementError("does not fit")
+
+    def bug(args, run):
+        raise ZeroDivisionError("oops")
+
+    world = World(tmp_path, {"drain": own, "plan": ours, "reload": bug})
+    found = {}
+    for name in ("drain", "plan", "reload"):
+        command = world.send(world.text(name))
+        world.work()
+        found[name] = (world.ends(command)[0]["code"], world.ends(command)[0]["message"])
+    assert found["drain"] == ("still_busy", "3 requests")
+    assert found["plan"] == ("infeasible", "does not fit")
+    assert found["reload"] == ("bug", "ZeroDivisionError: oops")
+    world.table.close()
+
+
+def test_progress_is_told_at_most_once_a_second_and_a_limit_ends_it(tmp_path):
+    world: World
+
+    def slow(args, run):
+        for i in range(2000):
+            world.clock.advance(0.25)
+            run.progress(f"step {i}", i / 2000)
+        return {}
+
+    world = World(tmp_path, {"plan": slow})
+    command = world.send(world.text())
+    world.work()
+    told = [d["progress"]["message"] for _, d, _ in world.sent if d["id"] == command and "progress" in d]
+    assert told[:3] == ["step 0", "step 4", "step 8"]
+    assert world.ends(command)[0]["code"] == "timed_out"
+    world.table.close()
+
+
+def test_a_stop_while_it_runs_ends_it_as_interrupted(tmp_path):
+    world: World
+
+    def waits(args, run):
+        world.commands._stopping.set()
+        run.wait(lambda: False, "for ever")
+
+    world = World(tmp_path, {"plan": waits})
+    command = world.send(world.text())
+    world.work()
+    assert world.ends(command)[0]["code"] == "interrupted"
+    world.table.close()
+
+
+def test_responses_go_where_the_caller_wants_in_our_own_tree_only(world):
+    mine = TOPICS.response("mine")
+    world.send(world.text(), topic=mine, correlation=b"c")
+    assert world.sent[-1][0] == mine
+    assert world.sent[-1][2] == b"c"
+    for foreign in ("qeil/v1/acme/b2/up/res/x", TOPICS.response("#"), TOPICS.response("a+"), TOPICS.state):
+        world.send(world.text(), topic=foreign)
+        assert world.sent[-1][0] == TOPICS.response("plan")
+
+
+def test_responses_wait_for_the_link_and_the_oldest_give_way(world):
+    world.linked = False
+    command = world.send(world.text())
+    world.work()
+    world.linked = True
+    world.reports.retry()
+    assert world.statuses(command) == ["accepted", "running", "ok"]
+
+
+def test_refusals_beyond_the_rate_are_counted_and_told_with_the_next(world):
+    for _ in range(REFUSALS_A_MINUTE + 7):
+        world.send("", payload=b"{")
+    kinds = [kind for kind, _ in world.recorder.events]
+    assert kinds.count("command_refused") == REFUSALS_A_MINUTE
+    assert world.reports.counters["refused"] == REFUSALS_A_MINUTE + 7
+    world.clock.advance(61)
+    world.send("", payload=b"{")
+    assert world.recorder.events[-1][1]["suppressed"] == 7
+    assert world.acknowledged == REFUSALS_A_MINUTE + 8
+
+
+def test_what_is_refused_leaves_no_row_that_anybody_without_a_key_could_fill_the_table_with(world):
+    world.send("", payload=b"{}")
+    world.send("", payload=signed(world.text(board="b2")))
+    assert world.table.recent(10) == []
+
+
+def judged(world, **fields):
+    inbound = Inbound("t", signed(world.text(**fields)), None, None, lambda: None)
+    return world.commands._intake.judge(inbound, world.clock.wall_s())
+
+
+def test_a_board_that_does_not_know_the_time_takes_no_command(world):
+    text = world.text()
+    world.clock.offset_s = -world.clock.now_s
+    inbound = Inbound("t", signed(text), None, None, lambda: None)
+    verdict = world.commands._intake.judge(inbound, world.clock.wall_s())
+    assert isinstance(verdict, Refusal)
+    assert verdict.code == "clock_unset"
+
+
+def test_a_forgotten_command_cannot_be_replayed(world, monkeypatch):
+    text = world.text("restart-lane", args={"accelerator": "cpu"})
+    world.send(text)
+    world.work()
+    world.clock.advance(8 * 86_400)
+    world.send(world.text())
+    world.work()
+    world.clock.offset_s -= 8 * 86_400  # somebody sets the board's clock back
+    world.send(text)
+    world.work()
+    assert world.ran == ["restart-lane", "plan"]
+    assert world.recorder.events[-1][1]["code"] == "replayed"
+
+
+def test_too_many_waiting_commands_are_refused_as_busy(world, monkeypatch):
+    monkeypatch.setattr(command_intake, "MAX_WAITING", 2)
+    states = [judged(world).row.state for _ in range(3)]
+    assert states == ["accepted", "accepted", "rejected"]
+
+
+def test_a_disk_that_takes_nothing_refuses_and_says_so(world):
+    class Full:
+        def judge(self, inbound, wall_s):
+            raise StorageError("database or disk is full")
+
+    world.commands._intake = Full()
+    world.send("", payload=b"{}")
+    assert world.recorder.events[-1][1]["code"] == "storage"
+
+
+def test_an_end_that_the_disk_refuses_is_written_when_it_takes_it_again(world, monkeypatch):
+    monkeypatch.setattr("agent.service.commands.RETRY_S", 0.01)
+    command = world.send(world.text())
+    finish, failures = world.table.finish, [StorageError("full"), StorageError("full")]
+
+    def failing(*arguments):
+        if failures:
+            raise failures.pop()
+        finish(*arguments)
+
+    monkeypatch.setattr(world.table, "finish", failing)
+    world.work()
+    assert world.ends(command)[0]["status"] == "ok"
+    assert world.ran == ["plan"]
+
+
+def test_threads_take_in_while_a_command_runs_and_end_when_told(tmp_path):
+    release, begun = threading.Event(), threading.Event()
+
+    def holds(args, run: Run):
+        begun.set()
+        run.wait(release.is_set, "for the test")
+        return {}
+
+    world = World(tmp_path, {"plan": holds})
+    world.commands.start()
+    first = world.text()
+    world.commands.on_request(Inbound("t", signed(first), None, None, world._acknowledge))
+    assert begun.wait(10)
+    second = world.text("reload")
+    world.commands.on_request(Inbound("t", signed(second), None, None, world._acknowledge))
+    until(lambda: world.statuses(json.loads(second)["id"]) == ["accepted"])
+    assert world.commands.alive()
+    release.set()
+    until(lambda: world.ends(json.loads(second)["id"]))
+    assert world.ends(json.loads(first)["id"])[0]["status"] == "ok"
+    world.commands.stop()
+    assert not world.commands.alive()
+
+
+def test_a_full_inbox_leaves_the_message_with_the_broker(world):
+    for _ in range(70):
+        world.commands.on_request(Inbound("t", b"{}", None, None, world._acknowledge))
+    assert world.commands.counters["dropped"] == 6
+    assert world.acknowledged == 0
+
+
+def test_the_command_schema_bounds_a_commands_life():
+    with pytest.raises(ValueError, match="exp must lie after iat"):
+        Command.model_validate_json(command_text("plan", 1000.0, exp=999.0))
+
+
+def until(condition, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
