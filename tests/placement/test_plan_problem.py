@@ -13,7 +13,7 @@ from agent.errors import ConfigError, PlacementError
 from agent.placement.pareto import normalised_hypervolume
 
 HERE = Path(__file__).parent / "data" / "decode_L12_D2_loose_j0_s101.npz"
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "placement"
+KNOWN = Path(__file__).parents[2] / "benchmarks" / "data" / "placement"
 NAMES = (
     "decode_L12_D2_loose_j0_s101",
     "decode_L26_D4_loose_j0_s113",
@@ -42,9 +42,7 @@ def test_the_shipped_problem_is_solved_exactly_and_proven() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_known_problems_reach_their_exact_hypervolume(name: str) -> None:
-    file = SHARED / f"{name}.npz"
-    if not file.exists():
-        pytest.skip(f"{name}.npz with its exact front is not on this machine")
+    file = KNOWN / f"{name}.npz"
 
     assert ratio(file, plan_problem(file, seed=1)) >= 0.998
 
