@@ -118,7 +118,8 @@ class FakeLane:
         self.hold = False
         held, self.held = self.held, []
         for _, inputs, future in held:
-            self._run(inputs, future)
+            if not future.cancelled():
+                self._run(inputs, future)
 
     def die(self, cause: str = "SIGKILL") -> None:
         self._dead = True
@@ -128,7 +129,8 @@ class FakeLane:
         held, self.held = self.held, []
         self._on_death(cause)
         for _, _, future in held:
-            future.set_exception(LaneDied(cause))
+            if not future.cancelled():
+                future.set_exception(LaneDied(cause))
 
     def kill(self, cause: str) -> None:
         self.die(cause)

@@ -42,6 +42,26 @@ class AcceleratorStatus:
 
 
 @dataclass(frozen=True)
+class StageStatus:
+    """One stage of a model that is split over several accelerators: predicted beside measured (medians).
+
+    receives: tensors that come from earlier stages; a hand-over lasts from their arrival in the agent to the answer of
+    this stage, less its execution, measured on an idle lane. None: unknown, or not measured yet.
+    """
+
+    accelerator: str
+    name: str
+    state: str
+    receives: tuple[str, ...]
+    crossing_bytes: float | None
+    predicted_ms: float | None
+    measured_p50_ms: float | None
+    predicted_handover_ms: float | None
+    measured_handover_ms: float | None
+    requests: int = 0
+
+
+@dataclass(frozen=True)
 class PlacementStatus:
     """One candidate placement of a model, in order of preference."""
 
@@ -54,6 +74,8 @@ class PlacementStatus:
     predicted_energy_j: float | None
     measured_p50_ms: float | None
     reason: str | None = None
+    stages: tuple[StageStatus, ...] = ()
+    """Of a split model, in order."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from agent.errors import (
 from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
 from agent.service.meter import Meter
 from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
+from agent.service.split_meter import SplitMeter
+from agent.service.split_run import Progress, SplitRun, resumable
 
 _log = structlog.get_logger("request")
 
@@ -43,6 +45,10 @@ class _Job:
     tried: set[str] = field(default_factory=set)
     replays: int = 0
     last_error: QeilError | None = None
+    progress: Progress | None = None
+    """Of a split model: what its stages made so far."""
+    give_up: Callable[[], object] | None = None
+    """Drops the call that is under way, for a client that has gone."""
 
 
 class Dispatcher:
@@ -59,6 +65,7 @@ class Dispatcher:
         self._tickets = 0
         self._service_s = 0.05
         self.meters: dict[str, Meter] = {}
+        self.split_meter = SplitMeter()
         self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0}
 
     # ------------------------------------------------------------------ requests
@@ -144,7 +151,7 @@ class Dispatcher:
             return
         wanted = job.request.placement
         candidates = [
-            routing.Route(r.accelerator, r.usable and r.lane.alive(), r.capacity_share, r.lane.queue_length())
+            routing.Route(r.accelerator, r.usable and r.alive(), r.capacity_share, r.queue_length())
             for r in model.routes
             if wanted in (None, r.accelerator)
         ]
@@ -157,25 +164,54 @@ class Dispatcher:
         self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
 
     def _submit(self, job: _Job, route: RouteEntry) -> None:
+        if route.stages:
+            self._submit_split(job, route)
+            return
+        job.progress = None
         try:
             reply = route.lane.submit(job.request.model, job.request.inputs, job.request.outputs, job.deadline_s)
         except QeilError as error:
-            self._attempt_failed(job, route, error)
+            self._attempt_failed(job, route, error, route.accelerator)
             return
+        self._watch(job, reply.cancel)
         reply.add_done_callback(lambda done: self._finished(job, route, done))
 
+    def _submit_split(self, job: _Job, route: RouteEntry) -> None:
+        request = job.request
+        kept = job.progress
+        if kept is None or not resumable(kept, route):
+            kept = Progress(route.split, request.inputs)
+        job.progress = kept
+        run = SplitRun(
+            route, request.model, kept, request.outputs, job.deadline_s, self._clock, self.split_meter,
+            lambda reply: self._answer(job, route, reply),
+            lambda accelerator, error: self._attempt_failed(job, route, error, accelerator),
+        )  # fmt: skip
+        self._watch(job, run.cancel)
+        run.start()
+
+    @staticmethod
+    def _watch(job: _Job, give_up: Callable[[], object]) -> None:
+        job.give_up = give_up
+        if job.future.done():
+            give_up()
+
     def _finished(self, job: _Job, route: RouteEntry, done: Future[LaneReply]) -> None:
+        if done.cancelled():
+            return
         error = done.exception()
         if error is None:
             self._answer(job, route, done.result())
         elif isinstance(error, QeilError):
-            self._attempt_failed(job, route, error)
+            self._attempt_failed(job, route, error, route.accelerator)
         else:
-            self._attempt_failed(job, route, InferenceFailed(f"{type(error).__name__}: {error}"))
+            sentence = f"{type(error).__name__}: {error}"
+            self._attempt_failed(job, route, InferenceFailed(sentence), route.accelerator)
 
-    def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError) -> None:
+    def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
+        """`accelerator` is the one at fault, of those that the placement needs."""
         if isinstance(error, InferenceFailed):
-            self._on_suspect(route.accelerator, error.message)
+            self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
         if not replayable or job.replays >= self._table.policy.recovery.max_replays:
             self._fail(job, error)
@@ -249,6 +285,8 @@ class Dispatcher:
     def _release(self, job: _Job) -> None:
         with self._lock:
             self._in_flight.discard(job)
+        if job.future.cancelled() and job.give_up is not None:
+            job.give_up()
 
     # ------------------------------------------------------------------ supervisor's side
 

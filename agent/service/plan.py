@@ -10,13 +10,24 @@ from agent.schema.workload import Workload
 
 @dataclass(frozen=True)
 class Candidate:
-    """One placement of a whole model on one accelerator. Energies are modelled; None where a coefficient is unknown."""
+    """One placement of a model. Energies are modelled; None where a coefficient is unknown.
+
+    `stages` is empty for a whole model on one accelerator. A model that is split over several has one entry per stage;
+    `accelerator` then is their names joined by +, and `split` says which cut of which file it is.
+    """
 
     accelerator: str
     load: LoadSpec
     predicted_s: float | None
     dynamic_j: float | None
     static_w: float | None
+    stages: tuple[StageCandidate, ...] = ()
+    split: str = ""
+
+    @property
+    def pieces(self) -> tuple[Candidate, ...]:
+        """What is loaded on lanes: the model itself, or each of its stages."""
+        return self.stages or (self,)
 
     @property
     def predicted_energy_j(self) -> float | None:
@@ -24,6 +35,36 @@ class Candidate:
         if self.predicted_s is None or self.dynamic_j is None or self.static_w is None:
             return None
         return self.dynamic_j + self.static_w * self.predicted_s
+
+
+@dataclass(frozen=True)
+class StageCandidate(Candidate):
+    """One stage of a split model. `given` and `answers` are the model's own inputs and outputs.
+
+    receives: tensors of earlier stages; sends: tensors that later ones read; handover_s, crossing_bytes: predicted time
+    and size of what arrives from the stage before, None where nobody knows.
+    """
+
+    given: tuple[str, ...] = ()
+    receives: tuple[str, ...] = ()
+    sends: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    handover_s: float | None = None
+    crossing_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class StagePlacement:
+    """The best placement of a model stage by stage, modelled: (stage, accelerator) in order, J, s.
+
+    exact: proven to be on the front; planning_s: how long it took to find.
+    """
+
+    stages: tuple[tuple[str, str], ...]
+    energy_j: float
+    latency_s: float
+    exact: bool
+    planning_s: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +79,8 @@ class ModelPlan:
     rejected: tuple[tuple[str, str], ...] = ()
     """(accelerator, why it is no candidate)."""
     reason: str | None = None
+    stage_placement: StagePlacement | None = None
+    """After a change: what would be best stage by stage, whatever the agent serves."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,23 @@ from dataclasses import dataclass, field
 from agent.ports import Lane, LoadReport, ModelMetadata
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode
+from agent.service.plan import StageCandidate
+
+
+@dataclass(frozen=True)
+class StageRoute:
+    """One stage of a split model on its lane, where it goes by the name `stage.load.model`."""
+
+    stage: StageCandidate
+    lane: Lane
+
+    def modelled_energy_j(self, execute_s: float) -> float | None:
+        """As of a whole model."""
+        return _energy_j(self.stage.dynamic_j, self.stage.static_w, execute_s)
+
+
+def _energy_j(dynamic_j: float | None, static_w: float | None, execute_s: float) -> float | None:
+    return None if dynamic_j is None or static_w is None else dynamic_j + static_w * execute_s
 
 
 @dataclass(frozen=True)
@@ -24,12 +41,21 @@ class RouteEntry:
     predicted_s: float | None
     dynamic_j: float | None
     static_w: float | None
+    stages: tuple[StageRoute, ...] = ()
+    """Of a split model, in order; `lane` is then that of the first."""
+    split: str = ""
 
     def modelled_energy_j(self, execute_s: float) -> float | None:
         """Switching energy of the model plus static power over the time it really took; None where unknown."""
-        if self.dynamic_j is None or self.static_w is None:
-            return None
-        return self.dynamic_j + self.static_w * execute_s
+        return _energy_j(self.dynamic_j, self.static_w, execute_s)
+
+    def alive(self) -> bool:
+        """Whether every lane it needs accepts calls."""
+        return all(s.lane.alive() for s in self.stages) if self.stages else self.lane.alive()
+
+    def queue_length(self) -> int:
+        """Calls that wait on the fullest lane it needs."""
+        return max(s.lane.queue_length() for s in self.stages) if self.stages else self.lane.queue_length()
 
 
 @dataclass(frozen=True)

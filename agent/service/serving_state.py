@@ -12,11 +12,13 @@ from agent.control import fallback, lane_health
 from agent.ports import LoadReport, ModelMetadata
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode, ModelStatus, PlacementStatus
+from agent.schema.workload import Workload
 from agent.service.dispatcher import Dispatcher
-from agent.service.lane_keeper import LaneKeeper, LoadedModel
+from agent.service.lane_keeper import LaneKeeper
 from agent.service.meter import MeterReading
+from agent.service.placed import Placed, placed, stage_statuses
 from agent.service.plan import Candidate, ModelPlan, Plan
-from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
+from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable, StageRoute
 
 _KEPT = {"cold": 1, "warm": 2, "all": 1_000}
 
@@ -45,7 +47,8 @@ class ServingState:
         """Load what the plan keeps loaded. A refused candidate's place is taken by the next one."""
         for model in wanted.plan.models:
             for candidate in self._kept(model, wanted.policy):
-                self._keepers[candidate.accelerator].place(candidate, wanted.policy.recovery)
+                for piece in candidate.pieces:
+                    self._keepers[piece.accelerator].place(piece, wanted.policy.recovery)
 
     def _kept(self, model: ModelPlan, policy: Policy) -> tuple[Candidate, ...]:
         alive = [c for c in model.candidates if not self._refused(c)]
@@ -55,9 +58,8 @@ class ServingState:
         loaded = self._loaded(candidate)
         return loaded is not None and loaded.state == "refused"
 
-    def _loaded(self, candidate: Candidate) -> LoadedModel | None:
-        loaded = self._keepers[candidate.accelerator].models.get(candidate.load.model)
-        return loaded if loaded is not None and loaded.candidate.load == candidate.load else None
+    def _loaded(self, candidate: Candidate, workload: Workload | None = None) -> Placed | None:
+        return placed(candidate, self._keepers, workload)
 
     def propose(self, wanted: InForce) -> None:
         """Begin to bring up a plan beside the current one."""
@@ -73,11 +75,18 @@ class ServingState:
         for model in pending.plan.models:
             for candidate in self._kept(model, pending.policy):
                 loaded = self._loaded(candidate)
-                if loaded is not None and loaded.state == "loading":
+                if loaded is not None and loaded.state == "loading" and self._awaited(model, candidate):
                     return None
         previous, self.current, self.pending = self.current, pending, None
         self._unload_rest()
         return previous
+
+    def _awaited(self, model: ModelPlan, candidate: Candidate) -> bool:
+        """Whether a swap waits for that load: not on a lane that is down, unless the model would be without a home."""
+        if self._keepers[candidate.accelerator].health.phase not in {"open", "stopped"}:
+            return True
+        current = self.current.plan.model(model.name)
+        return current is not None and self._served(current) and not self._served(model)
 
     def lost_models(self, wanted: InForce) -> list[str]:
         """Models that are served now and would not be under the wanted plan."""
@@ -95,7 +104,8 @@ class ServingState:
         self._unload_rest()
 
     def _unload_rest(self) -> None:
-        kept = {(c.accelerator, m.name) for m in self.current.plan.models for c in m.candidates}
+        candidates = [c for m in self.current.plan.models for c in m.candidates]
+        kept = {(p.accelerator, p.load.model) for c in candidates for p in c.pieces}
         for keeper in self._keepers.values():
             for name in list(keeper.models):
                 if (keeper.name, name) not in kept:
@@ -155,25 +165,31 @@ class ServingState:
         routes = []
         hopeful = False
         for candidate in model.candidates:
-            keeper = self._keepers[candidate.accelerator]
-            loaded = self._loaded(candidate)
-            expected = loaded is not None and loaded.state != "refused" and keeper.verdict.permit
-            hopeful = hopeful or (expected and keeper.health.phase not in {"open", "stopped"})
-            if loaded is None or loaded.report is None or keeper.lane is None:
+            keepers = [self._keepers[piece.accelerator] for piece in candidate.pieces]
+            loaded = self._loaded(candidate, model.workload)
+            permitted = all(k.verdict.permit for k in keepers)
+            expected = loaded is not None and loaded.state != "refused" and permitted
+            hopeful = hopeful or (expected and not any(k.health.phase in {"open", "stopped"} for k in keepers))
+            lanes = [k.lane for k in keepers if k.lane is not None]
+            if loaded is None or loaded.report is None or len(lanes) < len(keepers):
                 continue
-            ramp = lane_health.capacity_share(keeper.health, policy.recovery, now_s)
-            usable = loaded.state == "ready" and ramp > 0 and keeper.verdict.permit
+            ramps = [lane_health.capacity_share(k.health, policy.recovery, now_s) for k in keepers]
+            shares = [k.verdict.capacity_share for k in keepers]
             routes.append(
                 RouteEntry(
-                    candidate.accelerator, keeper.lane, loaded.report, usable,
-                    ramp * keeper.verdict.capacity_share / best_share, keeper.verdict.capacity_share,
+                    candidate.accelerator, lanes[0], loaded.report,
+                    loaded.state == "ready" and min(ramps) > 0 and permitted,
+                    min(ramp * share for ramp, share in zip(ramps, shares, strict=True)) / best_share, min(shares),
                     candidate.predicted_s, candidate.dynamic_j, candidate.static_w,
+                    tuple(StageRoute(s, lane) for s, lane in zip(candidate.stages, lanes, strict=False)),
+                    candidate.split,
                 )
             )  # fmt: skip
         return ModelRoutes(self._metadata(model, any(r.usable for r in routes)), tuple(routes), hopeful)
 
     def _metadata(self, model: ModelPlan, ready: bool) -> ModelMetadata:
-        reports = [s.report for s in map(self._loaded, model.candidates) if s is not None and s.report is not None]
+        everywhere = [self._loaded(c, model.workload) for c in model.candidates]
+        reports = [s.report for s in everywhere if s is not None and s.report is not None]
         platform = "onnxruntime_onnx" if any(c.load.format == "onnx" for c in model.candidates) else "litert_tflite"
         inputs, outputs = (reports[0].inputs, reports[0].outputs) if reports else ((), ())
         return ModelMetadata(model.name, (model.version,), platform, inputs, outputs, ready, self.reason(model))
@@ -210,11 +226,13 @@ class ServingState:
             placement=chosen.accelerator if chosen else None,
             p50_ms=_ms(reading.p50_s), p99_ms=_ms(reading.p99_s), energy_j=reading.energy_j,
             provenance=reading.provenance, requests=reading.requests, failed=reading.failed,
-            replayed=reading.replayed, candidates=self._placements(model, reading),
+            replayed=reading.replayed, candidates=self._placements(model, reading, dispatcher),
             reason=self.reason(model) if chosen is None else None,
         )  # fmt: skip
 
-    def _placements(self, model: ModelPlan, reading: MeterReading) -> tuple[PlacementStatus, ...]:
+    def _placements(
+        self, model: ModelPlan, reading: MeterReading, dispatcher: Dispatcher
+    ) -> tuple[PlacementStatus, ...]:
         rows = []
         for candidate in model.candidates:
             loaded = self._loaded(candidate)
@@ -223,11 +241,15 @@ class ServingState:
             rows.append(
                 PlacementStatus(
                     accelerator=candidate.accelerator, state=loaded.state if loaded else "not loaded",
-                    requested=candidate.load.runtime.provider, actual=", ".join(report.actual) if report else "",
+                    requested=", ".join(dict.fromkeys(p.load.runtime.provider for p in candidate.pieces)),
+                    actual=", ".join(report.actual) if report else "",
                     accelerated_fraction=report.accelerated_fraction if report else None,
                     predicted_ms=_ms(candidate.predicted_s), predicted_energy_j=candidate.predicted_energy_j,
                     measured_p50_ms=_ms(measured[1]) if measured else None,
                     reason=loaded.reason if loaded else None,
+                    stages=stage_statuses(
+                        candidate, self._keepers, dispatcher.split_meter.stages(model.name, candidate.accelerator)
+                    ),
                 )
             )  # fmt: skip
         rows += [PlacementStatus(name, "rejected", "", "", None, None, None, None, why) for name, why in model.rejected]

@@ -210,8 +210,9 @@ class Cutter:
             raise ModelLoadFailed(f"cannot be cut at {_named(before[-1])}: {len(copies)} operators would run twice")
         if len(rest) > MAX_NAMED:
             raise ModelLoadFailed(f"cannot be cut at {_named(before[-1])}: {len(rest)} more tensors cross there")
+        verb = "crosses" if len(rest) == 1 else "cross"
         raise ModelLoadFailed(
-            f"cannot be cut at {_named(before[-1])}: {_named(rest)} {'crosses' if len(rest) == 1 else 'cross'} there too; "
+            f"cannot be cut at {_named(before[-1])}: {_named(rest)} {verb} there too; "
             f"a boundary of all of them is {','.join((*before[-1], *rest))}"
         )
 
