@@ -32,6 +32,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from agent.placement.solve import solve
+from agent.placement.state import State
 from agent.placement.warm import replan, without
 from agent.schema.settings import ModelEntry
 from agent.service.board import make_board
@@ -97,7 +98,7 @@ def service(folder: Path) -> Subject:
 
     def plan(number: int) -> object:
         temperatures = {a.name: 40.0 + 10.0 * (number % 3) for a in profile.accelerators}
-        return planner.plan(policy, digest, models, temperatures)
+        return planner.plan(policy, digest, models, State(temperatures))
 
     return plan
 

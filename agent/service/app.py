@@ -16,9 +16,12 @@ from agent.api.server import HttpServer
 from agent.backends.factory import LaneFactory
 from agent.backends.probe import RuntimeInventory
 from agent.errors import Overloaded
+from agent.placement.state import State
 from agent.ports import Lane, LaneSpec, Sensor
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
+from agent.schema.snapshot import AgentSnapshot
+from agent.sensors.host import available_bytes
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
@@ -29,7 +32,9 @@ from agent.service.dispatcher import Dispatcher
 from agent.service.inference import AgentInference
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.model_set import ModelSet
+from agent.service.plan import Plan
 from agent.service.planner import Planner
+from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyWatch
 from agent.service.remote import Remote
 from agent.service.reporting import Reporting
@@ -90,8 +95,10 @@ class App:
             self.supervisor.post(event)
         self.models = ModelSet(
             lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force,
-            lambda: self.supervisor.snapshot, self.supervisor.post,
+            lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
         )  # fmt: skip
+        self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
+        self.supervisor.after_tick = lambda now_s: self._replanner.look(self.supervisor.keepers, now_s)
         sensors = self._sensors()
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
@@ -109,6 +116,10 @@ class App:
 
     def _sensors(self) -> tuple[Sensor, ...]:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))
+
+    def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
+        free_bytes = available_bytes(SysfsReader(Path("/")))
+        return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes)
 
     def _keeper(self, accelerator: Accelerator) -> LaneKeeper:
         simulated = accelerator.name in self.board.simulated

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.errors import PlacementError, QeilError
+from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AgentSnapshot
@@ -31,13 +32,16 @@ class ModelSet:
         in_force: Callable[[], InForce],
         snapshot: Callable[[], AgentSnapshot],
         post: Callable[[Event], None],
+        state: Callable[[AgentSnapshot, Plan], State] = lambda *_: State(),
     ) -> None:
+        """`state(snapshot, plan)` is the board as it is now, under the plan in force."""
         self._configured = configured
         self._wanted = {m.name: m for m in configured()}
         self._planner = planner
         self._in_force = in_force
         self._snapshot = snapshot
         self._post = post
+        self._state = state
         self._lock = threading.Lock()
         self._pending = 0
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="planner")
@@ -86,9 +90,8 @@ class ModelSet:
             digest = yaml_files.digest(policy)
             with self._lock:
                 wanted = tuple(self._wanted.values())
-            snapshot = self._snapshot()
-            temperatures = {a.name: a.temperature_c for a in snapshot.accelerators if a.temperature_c is not None}
-            plan = self._planner.plan(policy, digest, wanted, temperatures)
+            running = self._in_force().plan
+            plan = self._planner.plan(policy, digest, wanted, self._state(self._snapshot(), running), running)
             unplaceable = self._lost(plan)
             if unplaceable:
                 cause = f"policy {policy.name}: {unplaceable}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import ModelLoadFailed, PlacementError
 from agent.placement import candidates as placement
 from agent.placement.candidates import whole_models
+from agent.placement.ranking import objectives
+from agent.placement.selection import Incumbent, select
 from agent.placement.state import State
 from agent.ports import LoadSpec, Simulation
 from agent.schema.policy import Policy
@@ -15,6 +19,7 @@ from agent.schema.settings import ModelEntry
 from agent.service.artifacts import open_artifact, workload_of
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.plan import Candidate, ModelPlan, Plan
+from agent.service.stage_planner import StagePlanner
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
@@ -22,23 +27,32 @@ SIMULATED_AMBIENT_C = 25.0
 
 
 class Planner:
-    """Stateless but for the cache folder; every call reads the model files again by digest."""
+    """Reads the model files again by digest at every call; keeps the fronts of its re-plans. One thread at a time."""
 
-    def __init__(self, board: Board, cache_dir: Path | None) -> None:
+    def __init__(self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives monotonic seconds."""
         self._board = board
         self._cache_dir = cache_dir
+        self._stages = StagePlanner(board.profile, clock)
 
     def plan(
         self,
         policy: Policy,
         digest: str,
         models: Sequence[ModelEntry],
-        temperatures_c: Mapping[str, float] | None = None,
+        state: State | None = None,
+        running: Plan | None = None,
     ) -> Plan:
-        """A plan for all models; a model that cannot be read or placed is in it with its reason."""
-        return Plan(digest, tuple(self.plan_model(policy, entry, temperatures_c or {}) for entry in models))
+        """A plan for all models; a model that cannot be read or placed is in it with its reason.
 
-    def plan_model(self, policy: Policy, entry: ModelEntry, temperatures_c: Mapping[str, float]) -> ModelPlan:
+        state: the board now; accelerators that are lost stand behind all others, so that a model is loaded elsewhere
+        and is at home again when they are back. running: the plan in force, from which a re-plan starts: what serves a
+        model goes on doing so unless another placement is worth the change.
+        """
+        now = state or State()
+        return Plan(digest, tuple(self.plan_model(policy, entry, now, running) for entry in models))
+
+    def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model."""
         try:
             artifact = open_artifact(entry.path)
@@ -46,13 +60,19 @@ class Planner:
         except ModelLoadFailed as error:
             return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)
         try:
-            found, rejected = whole_models(workload, self._board.profile, policy, State(temperatures_c=temperatures_c))
+            found, rejected = whole_models(workload, self._board.profile, policy, replace(state, lost=frozenset()))
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
+        before = running.model(entry.name) if running is not None else None
+        found = _ordered(found, policy, state, before)
         candidates = [self._candidate(c, entry, artifact.format) for c in found]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
+        stages = None
+        if before is not None and candidates:
+            order = [c.accelerator for c in (*before.candidates, *candidates)]
+            stages = self._stages.replan(workload, policy, state, list(dict.fromkeys(order)))
         return ModelPlan(
-            entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason
+            entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
         )
 
     def _candidate(self, chosen: placement.Candidate, entry: ModelEntry, format_: str) -> Candidate:
@@ -69,3 +89,22 @@ class Planner:
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+
+
+def _ordered(
+    found: Sequence[placement.Candidate], policy: Policy, state: State, before: ModelPlan | None
+) -> list[placement.Candidate]:
+    """Best first, whoever is lost behind all others; the first one before stays first where that costs little."""
+    alive = [c for c in found if c.accelerator.name not in state.lost]
+    lost = [c for c in found if c.accelerator.name in state.lost]
+    serving = before.candidates[0].accelerator if before is not None and before.candidates else None
+    at = next((i for i, c in enumerate(alive) if c.accelerator.name == serving), None)
+    if at and _stays(alive[at], alive[0], policy):
+        alive.insert(0, alive.pop(at))
+    return alive + lost
+
+
+def _stays(serving: placement.Candidate, best: placement.Candidate, policy: Policy) -> bool:
+    rows = objectives(placement.options([best, serving]))
+    first, own = rows[0].tolist(), rows[1].tolist()
+    return select([first], policy.objective, incumbent=Incumbent((own[0], own[1], own[2]))).index is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from agent.control import lane_health
 from agent.control.thermal_governor import Level, ZoneInput
@@ -12,6 +13,7 @@ from agent.schema.policy import Policy
 from agent.schema.snapshot import AcceleratorStatus
 from agent.service.conditions import ConditionBook
 from agent.service.lane_keeper import LaneKeeper
+from agent.service.plan import ModelPlan
 from agent.service.serving_state import ServingState
 
 _ACTING = {"passive", "hot", "critical"}
@@ -100,6 +102,17 @@ def update_conditions(
             book.set(kind, reason, f"requests for {model.name} get 503", "see the reason; qeil doctor", wall_s)
         for keeper in keepers.values():
             _fallback_condition(book, keeper, model.name, wall_s)
+
+
+def planned(model: ModelPlan, why: str) -> dict[str, Any]:
+    """What is told of a model when a plan is made: who serves it, and what would be best stage by stage."""
+    fields: dict[str, Any] = {"model": model.name, "cause": why, "serves": [c.accelerator for c in model.candidates]}
+    best = model.stage_placement
+    if best is not None:
+        fields["stages"] = [accelerator for _, accelerator in best.stages]
+        fields |= {"energy_j": best.energy_j, "latency_s": best.latency_s, "provenance": "modelled"}
+        fields["planning_ms"] = best.planning_s * 1e3
+    return fields
 
 
 def _sensor_condition(book: ConditionBook, profile: DeviceProfile, policy: Policy, wall_s: float) -> None:

@@ -143,6 +143,8 @@ class Supervisor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._mode: Mode = "starting"
+        self.after_tick: Callable[[float], None] = lambda _: None
+        """Called at the end of every tick, on this thread; must not block."""
         self.last_tick_s = clock.monotonic_s()
         self.snapshot = AgentSnapshot(info)
 
@@ -177,6 +179,11 @@ class Supervisor:
     def in_force(self) -> InForce:
         """Policy and plan in force (immutable)."""
         return self._state.current
+
+    @property
+    def wanted(self) -> InForce:
+        """Policy and plan that are being brought up, else those in force."""
+        return self._state.pending or self._state.current
 
     # ------------------------------------------------------------------ thread
 
@@ -272,6 +279,8 @@ class Supervisor:
     def _proposed(self, event: PlanEvent) -> None:
         _log.info("plan proposed", why=event.why, policy=event.wanted.policy.name, digest=event.wanted.digest)
         self._state.propose(event.wanted)
+        for model in event.wanted.plan.models:
+            self._telemetry.event("planned", status_view.planned(model, event.why))
 
     def _rejected(self, cause: str) -> None:
         wall_s = self._clock.wall_s()
@@ -293,6 +302,7 @@ class Supervisor:
         for keeper in self.keepers.values():
             self._permit(keeper, now_s + policy.recovery.permit_s)
         self._publish(now_s)
+        self.after_tick(now_s)
         self.last_tick_s = now_s
 
     def _check_lane(self, keeper: LaneKeeper, now_s: float) -> None:

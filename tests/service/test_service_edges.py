@@ -69,7 +69,7 @@ class FakePlanner:
         self.possible = True
         self.fails: Exception | None = None
 
-    def plan(self, policy, digest, models, temperatures_c=None):
+    def plan(self, policy, digest, models, state=None, running=None):
         if self.fails is not None:
             raise self.fails
         return plan_of({m.name: ["cpu"] if self.possible else [] for m in models}, digest)
