@@ -90,6 +90,11 @@ class Plan:
     policy_digest: str
     models: tuple[ModelPlan, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(m.name for m in self.models)
+
     def model(self, name: str) -> ModelPlan | None:
         """The plan of that model, if there is one."""
         return next((m for m in self.models if m.name == name), None)

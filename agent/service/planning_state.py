@@ -16,6 +16,8 @@ from agent.service.plan import Plan
 
 LOST_AFTER_S = 2.0
 """A lane that restarts is back sooner than this as a rule; planning without it would only move models about."""
+BACK_AFTER_S = 2.0
+"""A lane that dies again sooner than this never was back."""
 MIN_GAP_S = 2.0
 """Shortest time between two re-plans, whatever happens."""
 COLDEST_C, HOTTEST_C = -55.0, 150.0
@@ -91,6 +93,7 @@ class Replanner:
         """`propose(why)` plans on a thread of its own."""
         self._propose = propose
         self._down_since_s: dict[str, float] = {}
+        self._ready_since_s: dict[str, float] = {}
         self._planned: dict[str, str] | None = None
         self._planned_s = float("-inf")
         self.lost: frozenset[str] = frozenset()
@@ -109,14 +112,22 @@ class Replanner:
         self._propose(", ".join(changes))
 
     def _trouble(self, keeper: LaneKeeper, now_s: float) -> str | None:
+        """What is wrong with a lane. One that was planned without is back when it has been ready for a while."""
+        state, name = keeper.state(), keeper.name
+        if state != "ready":
+            self._ready_since_s.pop(name, None)
+        if state not in {"ready", "starting"}:
+            down_s = now_s - self._down_since_s.setdefault(name, now_s)
+            return _LOST if state in _DOWN or down_s >= LOST_AFTER_S or self._is_lost(name) else None
+        if self._is_lost(name) and now_s - self._ready_since_s.setdefault(name, now_s) < BACK_AFTER_S:
+            return _LOST
+        self._down_since_s.pop(name, None)
         if not keeper.verdict.permit:
             return "is stopped by heat"
-        state = keeper.state()
-        if state in {"ready", "starting"}:
-            self._down_since_s.pop(keeper.name, None)
-            return _DERATED if keeper.verdict.level is not Level.NOMINAL else None
-        down_s = now_s - self._down_since_s.setdefault(keeper.name, now_s)
-        return "is lost" if state in _DOWN or down_s >= LOST_AFTER_S else None
+        return _DERATED if keeper.verdict.level is not Level.NOMINAL else None
+
+    def _is_lost(self, name: str) -> bool:
+        return (self._planned or {}).get(name) == _LOST
 
 
-_DERATED = "is derated by heat"
+_DERATED, _LOST = "is derated by heat", "is lost"

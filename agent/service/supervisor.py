@@ -343,10 +343,13 @@ class Supervisor:
             self._state.abandon()
             self._rejected(f"policy {pending.policy.name}: no placement could be loaded for {', '.join(lost)}")
             return
-        if self._state.commit_if_ready() is not None:
-            self.conditions.clear("policy_rejected")
+        previous = self._state.commit_if_ready()
+        if previous is None:
+            return
+        self.conditions.clear("policy_rejected")
+        _log.info("plan in force", policy=pending.policy.name, digest=pending.digest)
+        if previous.digest != pending.digest or previous.plan.names != pending.plan.names:
             self._on_policy(pending)
-            _log.info("policy in force", policy=pending.policy.name, digest=pending.digest)
             self._telemetry.event("policy_accepted", {"policy": pending.policy.name, "digest": pending.digest})
 
     def _permit(self, keeper: LaneKeeper, until_s: float) -> None:

@@ -122,6 +122,33 @@ def test_a_lane_that_restarts_at_once_is_not_worth_a_plan():
     assert watched.why == []
 
 
+@dataclasses.dataclass
+class Lane:
+    """What a replanner sees of a lane keeper."""
+
+    name: str = "gpu0"
+    word: str = "ready"
+    verdict: ThermalVerdict = dataclasses.field(default_factory=lambda: ThermalVerdict(True, 1.0, Level.NOMINAL, ""))
+
+    def state(self) -> str:
+        return self.word
+
+
+def test_a_lane_that_dies_again_at_once_was_never_back():
+    lane, why = Lane(), []
+    replanner = Replanner(why.append)
+    at = 0.0
+    for word, seconds in (
+        ("ready", 3), ("restarting", 4), ("ready", 1), ("restarting", 1), ("starting", 1), ("ready", 1.5),
+        ("quarantined", 9), ("restarting", 1), ("ready", 4),
+    ):  # fmt: skip
+        lane.word = word
+        for _ in range(round(seconds * 10)):
+            at += 0.1
+            replanner.look({"gpu0": lane}, at)
+    assert why == ["gpu0 is lost", "gpu0 is back"]
+
+
 def test_heat_is_a_reason_once_and_its_end_is_another():
     zone = {"name": "soc", "source": "thermal_zone", "type": "cpu-thermal", "critical": True}
     watched = Watched(zones=(zone,))
