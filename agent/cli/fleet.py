@@ -86,8 +86,11 @@ def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float)
 
 def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel], dict[str, Any]]:
     from agent.schema.command import Command
+    from agent.schema.desired import Desired
 
     now_s = round(time.time(), 3)
+    if "command" not in data:
+        return Desired, {"v": 1, "kind": "desired", "iat": now_s, **data}
     made = {"v": 1, "kind": "command", "id": new_id(), "iat": now_s, **data}
     made.setdefault("exp", round(made["iat"] + expires_s, 3) if isinstance(made["iat"], int | float) else now_s)
     return Command, made

@@ -35,7 +35,7 @@ from agent.service.model_set import ModelSet
 from agent.service.plan import Plan
 from agent.service.planner import Planner
 from agent.service.planning_state import Replanner, planning_state
-from agent.service.policy_watch import PolicyWatch
+from agent.service.policy_watch import PolicyEdit, PolicyWatch
 from agent.service.remote import Remote
 from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
@@ -89,7 +89,7 @@ class App:
         )  # fmt: skip
         self.reporting.attach(
             self.supervisor.post, lambda: self.supervisor.snapshot, self.dispatcher.energies_j,
-            lambda: self.supervisor.in_force.policy.telemetry.window_s,
+            self._window_s,
         )  # fmt: skip
         for event in policy.events:
             self.supervisor.post(event)
@@ -102,7 +102,7 @@ class App:
         sensors = self._sensors()
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
-            lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self.models.edited,
+            lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells)
@@ -130,6 +130,16 @@ class App:
             "simulated" if simulated else (runtime.backend if runtime else "none"),
             runtime.provider if runtime else "none",
         )  # fmt: skip
+
+    def _window_s(self) -> float:
+        wanted = self.remote.window_s() if self.remote is not None else None
+        return wanted or self.supervisor.in_force.policy.telemetry.window_s
+
+    def _edited(self, edit: PolicyEdit) -> None:
+        if self.remote is not None:
+            self.remote.edited(edit)
+        else:
+            self.models.edited(edit)
 
     def _post(self, event: LaneDiedEvent | LoadDoneEvent) -> None:
         self.supervisor.post(event)

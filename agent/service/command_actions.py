@@ -22,6 +22,7 @@ from agent.service.serving_state import InForce
 from agent.service.supervisor import DrainEvent, Event, RestartLaneEvent
 from agent.storage import yaml_files
 
+SUPERSEDED_S = 10.0
 _LANE_ENDED = frozenset({"quarantined", "refused", "stopped"})
 
 
@@ -79,13 +80,19 @@ class Actions:
         future = propose()
         run.wait(future.done, "planning")
         wanted = future.result()
-        run.wait(lambda: self._settled(wanted, before), "loading beside what is in force")
-        if self._agent.in_force() is not wanted:
+        replaceable_s = self._agent.clock.monotonic_s() + SUPERSEDED_S
+        run.wait(lambda: self._settled(wanted, before, replaceable_s), "loading beside what is in force")
+        now = self._agent.in_force()
+        if now is not wanted and not _equal(now, wanted):
             raise CommandFailed("rejected", self._agent.rejections.cause)
-        return wanted
+        return now
 
-    def _settled(self, wanted: InForce, before: int) -> bool:
-        return self._agent.in_force() is wanted or self._agent.rejections.count > before
+    def _settled(self, wanted: InForce, before: int, replaceable_s: float) -> bool:
+        """In force, refused, or replaced by a later plan for the same (a lane was lost, the board got hot)."""
+        now = self._agent.in_force()
+        if now is wanted or self._agent.rejections.count > before:
+            return True
+        return _equal(now, wanted) and self._agent.clock.monotonic_s() >= replaceable_s
 
     def reload(self, _: NoArgs, run: Run) -> dict[str, Any]:
         """Read the policy file again."""
@@ -199,6 +206,10 @@ class Actions:
         before = logs.level()
         logs.set_level(args.level)
         return {"level": args.level, "before": before}
+
+
+def _equal(one: InForce, other: InForce) -> bool:
+    return one.digest == other.digest and {m.name for m in one.plan.models} == {m.name for m in other.plan.models}
 
 
 def _state(model: ModelStatus | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.errors import PlacementError, QeilError
@@ -70,6 +70,25 @@ class ModelSet:
             else:
                 self._wanted.pop(name, None)
         return self.propose(None, f"model {name} {'load' if load else 'unload'}")
+
+    def select(self, names: Sequence[str] | None) -> dict[str, ModelEntry]:
+        """Want exactly these (None: all that are configured) from the next plan on; what was wanted, for `restore`.
+
+        NotFound names the first that is not configured.
+        """
+        known = {m.name: m for m in self._configured()}
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise unknown_model(unknown[0], list(known))
+        with self._lock:
+            before = self._wanted
+            self._wanted = {name: known[name] for name in (known if names is None else names)}
+            return before
+
+    def restore(self, wanted: dict[str, ModelEntry]) -> None:
+        """Want again what was wanted before, from the next plan on."""
+        with self._lock:
+            self._wanted = dict(wanted)
 
     def propose(self, policy: Policy | None, why: str) -> Future[InForce]:
         """Plan the wanted models under a policy (None: the one in force) and hand the plan to the supervisor.

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from dataclasses import replace
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
 
 from agent.errors import StorageError
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.minisign import parse_public_key
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
+from agent.service import logs
 from agent.service.command_actions import Actions, Agent
-from agent.service.command_intake import CommandIntake
+from agent.service.command_intake import CommandIntake, Refusal
 from agent.service.command_reports import CommandReports
 from agent.service.commands import Commands
+from agent.service.desired import FILE as DESIRED_FILE
+from agent.service.desired import DesiredState
+from agent.service.desired_apply import DesiredApplier
+from agent.service.policy_watch import PolicyEdit
 from agent.service.reporting import Reporting
 from agent.service.supervisor import ConditionEvent
 from agent.storage.command_table import CommandTable
@@ -26,53 +33,124 @@ _log = structlog.get_logger("remote")
 
 
 class Remote:
-    """Life and wiring. Without a usable command table the agent serves on and says that nobody can command it."""
+    """Life and wiring. What cannot read its files is left out: the agent serves on and says that it is."""
 
     def __init__(self, mqtt: MqttSettings, board: str, boot: int, agent: Agent, reporting: Reporting) -> None:
         self._agent = agent
         self._reporting = reporting
         self._topics = Topics(mqtt.tenant, board)
-        self.commands: Commands | None = None
+        self._boot = boot
+        self._keys = [parse_public_key(key) for key in mqtt.trusted_keys]
+        self._reports = CommandReports(
+            self._topics, boot, reporting, lambda *m: reporting.send(m[0], m[1], False, m[2]), agent.clock
+        )
+        self._actions = Actions(replace(agent, local_policy=self.overrules_policy))
+        self._applier = DesiredApplier(agent, self._actions)
+        self.commands = self._make_commands()
+        self.desired = self._make_desired()
+        reporting.listen(self._request, self._connected, agent.rejections.on_event)
+
+    def _make_commands(self) -> Commands | None:
+        agent = self._agent
         try:
             table = CommandTable(agent.settings.state_dir / TABLE_FILE, agent.clock.wall_s())
         except StorageError as error:
             self._condition("commands_unavailable", error.message, "nothing can be commanded", "repair state_dir")
-            return
+            return None
         if table.recovered is not None:
             mend = "send commands that were issued before anew; delete the damaged file"
             self._condition("commands_recovered", table.recovered, "older commands are refused", mend)
-        keys = [parse_public_key(key) for key in mqtt.trusted_keys]
-        intake = CommandIntake(table, self._topics, keys)
-        reports = CommandReports(
-            self._topics, boot, reporting, lambda *m: reporting.send(m[0], m[1], False, m[2]), agent.clock
-        )
-        self.commands = Commands(table, intake, reports, Actions(agent).table(), agent.clock)
-        reporting.listen(self._request, self._connected, self._event)
+        intake = CommandIntake(table, self._topics, self._keys)
+        return Commands(table, intake, self._reports, self._actions.table(), agent.clock)
+
+    def _make_desired(self) -> DesiredState | None:
+        agent = self._agent
+        try:
+            return DesiredState(
+                agent.settings.state_dir, self._topics, self._keys, self._applier.apply, self, self._facts, agent.clock
+            )
+        except (StorageError, ValidationError) as error:
+            cause = error.message if isinstance(error, StorageError) else f"{DESIRED_FILE} is not one of ours"
+            mend = f"remove {agent.settings.state_dir / DESIRED_FILE}; the next version is then taken, whichever it is"
+            self._condition("desired_unavailable", cause, "the desired state is not followed", mend)
+            return None
 
     def _condition(self, kind: str, cause: str, consequence: str, mend: str) -> None:
         _log.warning(kind, cause=cause)
         self._agent.post(ConditionEvent(kind, cause, consequence, mend))
 
+    # ------------------------------------------------------------------ from the link's thread
+
     def _request(self, inbound: Inbound) -> None:
-        if self.commands is not None:
+        if inbound.topic == self._topics.desired:
+            if self.desired is not None:
+                self.desired.on_request(inbound)
+        elif self.commands is not None:
             self.commands.on_request(inbound)
 
     def _connected(self) -> None:
-        """Nothing to say yet."""
+        if self.desired is not None:
+            self.desired.on_connected()
 
-    def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        self._agent.rejections.on_event(kind, fields)
+    # ------------------------------------------------------------------ what the desired state changes here
+
+    def window_s(self) -> float | None:
+        """Telemetry window that the fleet wants, None where it is the policy's."""
+        return self._applier.window_s
+
+    def overrules_policy(self) -> str | None:
+        """Why the policy file is not in force."""
+        return None if self.desired is None else self.desired.overrules_policy()
+
+    def edited(self, edit: PolicyEdit) -> None:
+        """The policy file changed: it counts unless the fleet sets the policy."""
+        overruled = self.overrules_policy()
+        if overruled is None:
+            self._agent.post(ConditionEvent("policy_overruled", None))
+            self._agent.models.edited(edit)
+        else:
+            mend = "change the desired state, or leave its policy out"
+            self._condition("policy_overruled", overruled, "the changed policy file is not in force", mend)
+
+    # ------------------------------------------------------------------ the desired state's outlet
+
+    def refused(self, refusal: Refusal) -> None:
+        """A message that was not taken."""
+        self._reports.refused(refusal)
+
+    def report(self, fields: dict[str, Any]) -> bool:
+        """The retained reported state."""
+        document = {"v": 1, "boot": self._boot, **self._reporting.stamp(), **fields}
+        payload = json.dumps(document, separators=(",", ":")).encode()
+        return self._reporting.send(self._topics.reported, payload, retain=True)
+
+    def event(self, fields: dict[str, Any]) -> None:
+        """What became of a version."""
+        self._reporting.record_safely("desired", fields)
+
+    def _facts(self) -> dict[str, Any]:
+        snapshot, policy = self._agent.snapshot(), self._agent.in_force()
+        return {
+            "policy": policy.policy.name, "policy_digest": policy.digest,
+            "models": {m.name: m.state for m in snapshot.models}, "log_level": logs.level(),
+            "window_s": self._applier.window_s or policy.policy.telemetry.window_s,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ life
 
     def start(self) -> None:
         """Go on with what was left, then with what comes."""
-        if self.commands is not None:
-            self.commands.start()
+        for part in self._parts():
+            part.start()
 
     def alive(self) -> bool:
         """Whether its threads run."""
-        return self.commands is None or self.commands.alive()
+        return all(part.alive() for part in self._parts())
 
     def stop(self) -> None:
         """End."""
-        if self.commands is not None:
-            self.commands.stop()
+        for part in self._parts():
+            part.stop()
+
+    def _parts(self) -> tuple[Commands | DesiredState, ...]:
+        return tuple(part for part in (self.commands, self.desired) if part is not None)

@@ -16,6 +16,7 @@ from agent.mqtt import signing_key
 from agent.mqtt.envelope import opened
 from agent.mqtt.minisign import parse_public_key
 from agent.schema.command import Command
+from agent.schema.desired import Desired
 from agent.service import redaction
 
 
@@ -39,6 +40,13 @@ def test_a_command_is_completed_signed_and_can_be_checked_with_the_printed_key(t
     assert (command.command, round(command.exp - command.iat)) == ("plan", 60)
     again = json.loads(invoke("sign", tmp_path / "c.yaml", "--key", path).output)
     assert json.loads(again["doc"])["id"] != command.id
+
+
+def test_a_desired_state_is_signed_too(tmp_path, key):
+    (tmp_path / "d.yaml").write_text("tenant: acme\nboard: b1\nver: 3\npolicy: quiet\nmodels: [a]\n")
+    message = invoke("sign", tmp_path / "d.yaml", "--key", key[0]).output
+    document, _ = opened(message.strip().encode(), [key[1]])
+    assert Desired.model_validate_json(json.dumps(document)).ver == 3
 
 
 def test_what_a_board_would_refuse_is_not_signed(tmp_path, key, capsys):

@@ -47,6 +47,7 @@ class FleetClient:
                 validate("res", document)
                 self.responses.append((part.removeprefix("res/"), document, correlation))
             elif part == "rep":
+                validate("rep", document)
                 self.reported.append(document)
             elif "rows" in document:
                 self._store(client, document)
@@ -64,6 +65,10 @@ class FleetClient:
         made = Properties(PacketTypes.PUBLISH)
         for key, value in properties.items():
             setattr(made, key, value)
+        for _ in range(500):
+            if self.client.is_connected():
+                break
+            time.sleep(0.02)
         self.client.publish(f"{BASE}/down/{topic}", payload, 1, retain, made).wait_for_publish(10)
 
     def command(self, name: str, args: dict | None = None, **fields) -> str:

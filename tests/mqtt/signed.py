@@ -26,3 +26,9 @@ def command_text(name: str, now_s: float | None = None, **fields) -> str:
 
 def signed(text: str, key=KEY) -> bytes:
     return sealed(text, key.sign(text.encode(), "test"))
+
+
+def desired_text(ver: int, **fields) -> str:
+    """A desired state of acme/b1."""
+    document = {"v": 1, "kind": "desired", "tenant": "acme", "board": "b1", "ver": ver, "iat": time.time()}
+    return json.dumps({**document, **fields})

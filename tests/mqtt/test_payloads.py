@@ -10,8 +10,9 @@ import pytest
 
 from agent.mqtt.topics import Topics
 from agent.schema.command import Command
+from agent.schema.desired import Desired
 from tests.mqtt.payloads import SCHEMAS, validate
-from tests.mqtt.signed import command_text, signed
+from tests.mqtt.signed import command_text, desired_text, signed
 
 STATE = {
     "v": 1, "online": True, "boot": 3, "conn": 1, "ts": 1.0, "mono": 2.0, "tq": "ntp", "agent": "0.1",
@@ -37,15 +38,16 @@ def test_every_topic_has_a_schema_that_names_it():
     topics = Topics("t", "b")
     base = "qeil/v1/t/b/"
     published = {"state": topics.state, "ack": topics.ack, **{cls: topics.rows(cls) for cls in ("tlm", "evt", "gap")}}
-    published |= {"res": topics.response("NAME"), "envelope": topics.command("NAME")}
+    published |= {"res": topics.response("NAME"), "envelope": topics.command("NAME"), "rep": topics.reported}
     for name, topic in published.items():
         assert base + names.pop(name) == topic
-    assert names == {"cmd": "Command"}
+    assert names == {"cmd": "Command", "des": "Desired"}
 
 
-def test_the_schema_of_commands_is_the_one_that_boards_check_by():
-    published = json.loads((SCHEMAS / "cmd.json").read_text())
-    for key, value in Command.model_json_schema().items():
+@pytest.mark.parametrize(("name", "schema"), [("cmd", Command), ("des", Desired)])
+def test_the_schema_of_what_is_signed_is_the_one_that_boards_check_by(name, schema):
+    published = json.loads((SCHEMAS / f"{name}.json").read_text())
+    for key, value in schema.model_json_schema().items():
         if key not in {"title", "description"}:
             assert published[key] == value
 
@@ -54,6 +56,7 @@ def test_a_signed_command_fits_its_schemas():
     text = command_text("plan")
     validate("envelope", json.loads(signed(text)))
     validate("cmd", json.loads(text))
+    validate("des", json.loads(desired_text(3, models=["a"])))
 
 
 @pytest.mark.parametrize(
