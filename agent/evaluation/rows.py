@@ -39,6 +39,8 @@ class Load:
     weight_bytes: float
     activation_bytes: float
     """Of one sample: what on-chip memories hold beside the weights."""
+    elements: float = 0.0
+    """Elements of the residual stream times layers of a prompt: what normalisations and rotations go through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class Case:
         found = re.search(r"results_(v[\d.]+)/.*/results/([^/-]+)", self.row.source)
         system = "/".join(found.groups()) if found else re.sub(r"[^a-z]", "", self.row.source.lower())[8:28]
         return f"{self.site.board}/{system}/{self.row.power_mode}"
+
+    @property
+    def language(self) -> bool:
+        """Whether the model is a decoder, whose operations are exact by its sizes."""
+        return self.task in ("decode", "prefill", "generate")
 
     @property
     def release(self) -> str:
@@ -199,7 +206,8 @@ def _prefill(arch: Language, stored: Format, batch: float, tokens: float) -> Loa
     attention = 2.0 * tokens * tokens * arch.hidden * arch.attention_layers
     flops = batch * (2.0 * tokens * arch.active_body_params + attention)
     stream = 2.0 * batch * tokens * arch.layers * arch.hidden * 8.0
-    return Load("prefill", 1.0, flops, 0.0, weights + stream, 0.0, arch.params, arch.layers, weights, 0.0)
+    elements = batch * tokens * arch.layers * arch.hidden
+    return Load("prefill", 1.0, flops, 0.0, weights + stream, 0.0, arch.params, arch.layers, weights, 0.0, elements)
 
 
 def _scaled(load: Load, batch: float) -> Load:
@@ -214,6 +222,7 @@ def _scaled(load: Load, batch: float) -> Load:
         load.kernels,
         load.weight_bytes,
         load.activation_bytes,
+        load.elements * batch,
     )
 
 

@@ -1,6 +1,6 @@
 """Terms of a case: which constants and which families of coefficients make up its time and its power.
 
-time  = Σ phases [ max(F/(η_c·P̂) + F_dw/(η_dw·P̂), B/(η_m·β̂), cycles/(units·f), spill/link) + kernels·τ + τ_query ]
+time  = Σ phases [ max(F/(η_c·P̂) + F_dw/(η_dw·P̂), B/(η_m·β̂), cycles/(units·f), spill/link) + elements·cycles/(units·f) + kernels·τ + τ_query ]
 power = idle + switched on (units·f·V²) + busy arithmetic + memory traffic, each in the scope it is measured in
 """
 
@@ -11,17 +11,25 @@ from agent.evaluation.regression import Term, level
 from agent.evaluation.rows import Case, Load
 from agent.physics.operating_point import voltage_ratio
 
-VOLTAGE_EXPONENT = 0.4
-"""s of V ∝ f^s above the voltage floor: the middle of what rails of one family show (power exponents 1.4–2.2)."""
+VOLTAGE_EXPONENT = 0.6
+"""s of V ∝ f^s above the voltage floor: the upper end of what one family's rails show (power exponents 1.4–2.2); the
+walls of AGX Orin between 0.65 and 1.3 GHz want no less."""
 
 KERNEL_S = 10e-6
+IMAGE_BYTES = 224.0 * 224.0 * 3.0
+TENSOR_BYTES = {"ssd": 300.0 * 300.0 * 3.0 + 1917.0 * 95.0, "yolo": 640.0 * 640.0 * 3.0 + 8400.0 * 84.0}
+"""Input and output of one sample that cross the link of a stick, by task; others take an image."""
+GPU_LAUNCH_HZ = 1e9
 QUERY_S = 100e-6
+CYCLES_PER_ELEMENT = 50.0
 CYCLES_PER_WEIGHT = 0.12
 HOST_W = 3.0
 """Orders of magnitude from which the coefficients start; the fit corrects every one of them."""
 
 IDLE_SHARE = {"wall": 1.0, "peak-wall": 1.0, "rail": 0.15, "component": 0.1}
 """Share of the board's idle power that a scope sees, before the fit; other scopes 0.3."""
+WHOLE = ("wall", "peak-wall")
+"""Scopes that see everything a board draws: there idle power is what a meter says, up to what software changes."""
 MEMORY_J_PER_BYTE = 60e-12
 
 
@@ -50,6 +58,14 @@ def spilt_bytes(load: Load, accelerator: Accelerator) -> float:
     return load.weight_bytes if accelerator.streams_all else min(excess, load.weight_bytes)
 
 
+def _launch_clock_hz(accelerator: Accelerator) -> float:
+    """Clock at which a launch takes its reference time.
+
+    One for all GPUs, where a launch waits for a pipeline of so many cycles; each CPU and NPU its own.
+    """
+    return GPU_LAUNCH_HZ if accelerator.kind == "gpu" else accelerator.clock_hz
+
+
 def _where(case: Case) -> tuple[str, str, str]:
     kind = case.row.device
     return kind, f"{case.path}/{kind}", f"{case.path}/{kind}/{case.site.accelerator.silicon}"
@@ -67,7 +83,7 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
     terms = [
         Term("compute", load.flops / peak / 0.3, compute),
         Term("ceiling", load.bytes_moved / bandwidth / 0.6, memory),
-        Term("added", load.kernels * KERNEL_S * own.clock_hz / site.clock_hz, _launch_keys(case, load)),
+        Term("added", load.kernels * KERNEL_S * _launch_clock_hz(own) / site.clock_hz, _launch_keys(case, load)),
         Term("added", QUERY_S, _query_keys(case, load)),
     ]
     if load.depthwise_flops:
@@ -77,12 +93,18 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
     if load.kv_bytes:
         cache = ("v:all", f"v.kind:{kind}", f"v.path:{path}", f"v.here:{here}", *memory[1:3])
         terms.append(Term("added", load.kv_bytes / bandwidth / 0.6, cache))
+    if load.elements:
+        passes = ("e:all", f"e.kind:{kind}", f"e.path:{path}", f"e.here:{here}")
+        terms.append(Term("added", load.elements * CYCLES_PER_ELEMENT / (site.units * site.clock_hz), passes))
     if load.cycles:
         terms += _issue_terms(case, load)
     if own.sram_bytes is not None and own.link_bytes_per_s:
         link = ("l:all", f"l.kin:{own.kin}", f"l.silicon:{own.silicon}", f"l.board:{site.board}")
         spilt_s = spilt_bytes(load, own) / own.link_bytes_per_s
         terms.append(Term("added", spilt_s, (*link, f"l.mode:{own.kin}/{case.mode}")))
+        if own.kind == "tpu":
+            tensors_s = case.samples * TENSOR_BYTES.get(case.task, IMAGE_BYTES) / own.link_bytes_per_s
+            terms.append(Term("added", tensors_s, ("x:all", f"x.kin:{own.kin}", f"x.task:{case.task}")))
     return tuple(terms)
 
 
@@ -167,8 +189,9 @@ def _issue_terms(case: Case, load: Load) -> list[Term]:
 def time_keys(case: Case) -> tuple[str, ...]:
     """Coefficients on the whole time: how an architecture deviates from its operation counts."""
     kind = case.row.device
+    counted = () if case.language else (f"a.model:{case.model}",)
     return (
-        f"a.model:{case.model}",
+        *counted,
         f"a.model.path:{case.path}/{kind}/{case.model}",
         f"a.board:{case.site.board}/{kind}",
         f"a.site:{case.installation}/{kind}",
@@ -217,7 +240,11 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
     )
     busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{kind}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
     return (
-        Term("added", idle, (f"base:{scope}", f"base.silicon:{scope}/{own.silicon}")),
+        Term(
+            "added",
+            idle,
+            (f"idle:{scope}",) if scope in WHOLE else (f"base:{scope}", f"base.silicon:{scope}/{own.silicon}"),
+        ),
         Term("added", 0.3 * full, on),
         Term("added", 0.7 * full * busy, busy_keys),
         Term("added", MEMORY_J_PER_BYTE * bytes_per_s, (f"dram:{scope}", f"dram.silicon:{own.silicon}", *on[:1])),
