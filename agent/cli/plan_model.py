@@ -150,7 +150,7 @@ def _document(
     point, first = front.points[index], case.workloads[0]
     energy_j, latency_s, underutilisation = point.objectives
     said = [note for w in case.workloads for note in w.notes]
-    said += [*notes, *(note for t in front.tables for note in t.notes), _PERIOD]
+    said += [*notes, *(note for t in front.tables for note in t.notes)]
     served = _served(case, front)
     alone = {place for places in front.places(point) for place in places}
     same = len(alone) == 1 and alone == {served["accelerator"]} and not ways[point.way].points
@@ -175,12 +175,6 @@ def _document(
     if len(case.workloads) > 1:
         document["request"] = {"generated_tokens": case.tokens, **_phases(case, ways, point, front)}
     return document if replanned is None else document | {"replanned": replanned}
-
-
-_PERIOD = (
-    "the pipelined period takes accelerators of one memory as exclusive while they are bound by its bandwidth, "
-    "so it is an upper bound there"
-)
 
 
 def _excluded(case: _Case, front: Front) -> list[dict[str, str]]:

@@ -78,6 +78,9 @@ def make_tables(
     silicon = tuple(c.accelerator.silicon or c.accelerator.name for c in usable)
     bound = np.array([[c.cost.stages[s].binding == "memory" for c in usable] for s in range(len(workload.stages))])
     domains = tuple(c.accelerator.memory_domain for c in usable)
+    shared = np.array([domains.count(domain) > 1 for domain in domains])
+    if bound[:, shared].any():
+        notes.append("period: stages bound by one memory's bandwidth take turns, so it is an upper bound")
     # A queue is waited for once, not by every request of a stream.
     entering = np.where(np.eye(len(usable), dtype=bool), 0.0, waits[1:, None, :])
     pace = pace_of(

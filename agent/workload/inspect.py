@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,18 +66,23 @@ def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int =
         batch = dims.get("batch", DEFAULTS["batch"])
         return (_workload(path, "tflite", tflite_graph.read(tflite_graph.load(path), batch), "forward", batch, 1),)
     try:
-        from agent.workload import onnx_graph  # noqa: PLC0415  (optional package)
+        from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
     except ImportError as error:
         raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
 
     model = onnx_graph.load(path)
+    beside = onnx_outside.check_outside(model, path)
     batch = dims.get("batch", DEFAULTS["batch"])
-    graph = onnx_graph.read(model, {**dims, "past": 0})
+    graph = _with_notes(onnx_graph.read(model, {**dims, "past": 0}), beside)
     if not _has_cache(graph):
         return (_workload(path, "onnx", graph, "forward", batch, max_stages),)
     prefill = _workload(path, "onnx", graph, "prefill", batch, max_stages)
     step = onnx_graph.read(model, {"past": DECODE_CONTEXT, **dims, "sequence": 1, "sequence_length": 1})
-    return prefill, _workload(path, "onnx", step, "decode", batch, max_stages)
+    return prefill, _workload(path, "onnx", _with_notes(step, beside), "decode", batch, max_stages)
+
+
+def _with_notes(graph: Graph, notes: tuple[str, ...]) -> Graph:
+    return replace(graph, notes=(*notes, *graph.notes))
 
 
 def _has_cache(graph: Graph) -> bool:

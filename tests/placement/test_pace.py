@@ -45,6 +45,7 @@ def test_stages_bound_by_one_memory_take_turns_and_others_do_not():
     for stages, shared in ((bound, True), (free, False)):
         pair = [stages.model_copy(update={"name": name}) for name in "ab"]
         tables = make_tables(load(*pair), profile, POLICY)
+        assert shared == any("take turns" in note for note in tables.notes)
         latency = tables.problem.latency
         period = tables.pace.period_s([0, 1])[0]
         assert period >= latency.max() if shared else period < latency[:, 0].sum()

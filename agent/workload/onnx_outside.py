@@ -1,0 +1,47 @@
+"""Weights outside an ONNX file: where it says they are, and whether a runtime would take them from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from agent.errors import ModelLoadFailed
+
+
+def check_outside(model: Any, path: Path) -> tuple[str, ...]:
+    """What is to be said about the files of weights beside `path`: which of them are not there.
+
+    Raises ModelLoadFailed for a place outside the model's folder, which runtimes refuse: a link out of it too.
+    """
+    root = path.parent.resolve()
+    missing = []
+    for location in dict.fromkeys(_locations(model.graph)):
+        source = (root / location).resolve()
+        if Path(location).is_absolute() or not source.is_relative_to(root):
+            raise ModelLoadFailed(f"weights should be in {location!r}, which is not in the model's folder")
+        if not source.is_file():
+            missing.append(location)
+    if not missing:
+        return ()
+    return (f"weights are not there, so no runtime can load it: {', '.join(missing[:4])}; sizes are those it states",)
+
+
+def _locations(graph: Any) -> Iterator[str]:
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _tensors(attribute.g)
