@@ -3,8 +3,8 @@
 Levels run from what everything shares (`c`) over kind, family and silicon to one software path on one silicon family
 at one precision. Set by hand; scaling groups of them by 0.6 and 1.6 changed held-out errors little, so they were kept.
 The spread of `host` is small by judgement: one old board must not set the host power of its whole class.
-c compute efficiency, d depthwise, m bandwidth efficiency, i issue cycles, e element-wise passes over a prompt, l link of
-weights, x link of tensors, k kernel launch, q per query, a architecture's operation counts, t tail over mean;
+c compute efficiency, d depthwise, m bandwidth efficiency, i issue cycles, e element-wise passes over a prompt, l link
+of weights, x link of tensors, k kernel launch, q per query, a architecture's operation counts, t tail over mean;
 on/busy/idle/base/dram/host are terms of power. A decoder's operations follow from its sizes, so it has no a.model.
 """
 

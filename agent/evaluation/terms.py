@@ -1,6 +1,7 @@
 """Terms of a case: which constants and which families of coefficients make up its time and its power.
 
-time  = Σ phases [ max(F/(η_c·P̂) + F_dw/(η_dw·P̂), B/(η_m·β̂), cycles/(units·f), spill/link) + elements·cycles/(units·f) + kernels·τ + τ_query ]
+time  = Σ phases [ max(F/(η_c·P̂) + F_dw/(η_dw·P̂), B/(η_m·β̂), cycles/(units·f)) + KV/(η_v·β̂) + spill/link
+                   + elements·cycles/(units·f) + kernels·τ + τ_query ]
 power = idle + switched on (units·f·V²) + busy arithmetic + memory traffic, each in the scope it is measured in
 """
 
