@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.evaluation.spelling import model_name, model_pattern
 from agent.storage import yaml_files
 
 
@@ -58,12 +59,12 @@ class Architectures:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._entries: list[tuple[re.Pattern[str], Architecture]] = []
-        self._entries += [(re.compile(e["match"]), _language(e)) for e in document["llm"]]
-        self._entries += [(re.compile(e["match"]), _vision(e)) for e in document["vision"]]
+        self._entries += [(model_pattern(e["match"]), _language(e)) for e in document["llm"]]
+        self._entries += [(model_pattern(e["match"]), _vision(e)) for e in document["vision"]]
 
     def find(self, model: str) -> Architecture | None:
         """Architecture of a model's name as people write it, or None."""
-        text = model.lower().strip()
+        text = model_name(model)
         for pattern, architecture in self._entries:
             if pattern.search(text):
                 return architecture

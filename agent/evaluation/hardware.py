@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.evaluation.spelling import board_pattern, device_kind, mode_pattern
 from agent.evaluation.table import Measurement
 from agent.storage import yaml_files
+from agent.storage.schema_problems import closest
 
 _CLOCK = {
     "gpu": r"GPU (\d+(?:\.\d+)?)",
@@ -64,12 +67,18 @@ class Site:
     dla: Accelerator | None = None
     dla_clock_hz: float = 0.0
 
+    @property
+    def device(self) -> str:
+        """What ran, as the tables of the fit write it."""
+        return f"{self.accelerator.kind}+dla" if self.dla else self.accelerator.kind
+
 
 class Hardware:
     """The table of boards; lookups never fail silently: they return a `Site` or the sentence that says why not."""
 
     def __init__(self, document: dict[str, Any], name: str = "hardware") -> None:
         self._boards = document["boards"]
+        self._patterns = [[board_pattern(pattern) for pattern in board["match"]] for board in self._boards]
         self._name = name
 
     @cached_property
@@ -79,22 +88,20 @@ class Hardware:
 
     def board_with(self, text: str, kind: str) -> str | None:
         """Name of the first board that `text` names and that has an accelerator of that kind."""
-        for board in self._boards:
-            named = any(re.search(pattern, text, re.IGNORECASE) for pattern in board["match"])
-            if named and kind in board["accelerators"]:
-                return str(board["name"])
-        return None
+        found = next((board for board in self._named(text) if kind in board["accelerators"]), None)
+        return str(found["name"]) if found else None
 
     def site(self, row: Measurement) -> Site | str:
         """Accelerator and operating point of a row, or why there is none."""
-        board = self._board(row.board)
+        boards = list(self._named(row.board))
+        if not boards:
+            return f"board {row.board!r} is not known{self._suggestion(row.board)} (known: {', '.join(self.known)})"
+        kind, _, extra = (device_kind(row.device, boards[0]["accelerators"]) or row.device).partition("+")
+        board = next((board for board in boards if kind in board["accelerators"]), None)
         if board is None:
-            return f"board {row.board!r} is not known (known: {', '.join(self.known)})"
-        kind, _, extra = row.device.partition("+")
-        entry = board["accelerators"].get(kind)
-        if entry is None:
-            have = ", ".join(sorted(board["accelerators"]))
-            return f"device {row.device!r} of {board['name']} has no published peaks (known: {have})"
+            have = ", ".join(sorted(boards[0]["accelerators"]))
+            return f"device {row.device!r} of {boards[0]['name']} has no published peaks (known: {have})"
+        entry = board["accelerators"][kind]
         mode = self._mode(board, row)
         accelerator = _accelerator(kind, board, entry)
         dla_entry = board["accelerators"].get("dla") if extra == "dla" else None
@@ -118,29 +125,36 @@ class Hardware:
             or (dla.clock_hz if dla else 0.0),
         )
 
-    def _board(self, text: str) -> dict[str, Any] | None:
-        for board in self._boards:
-            if any(re.search(pattern, text, re.IGNORECASE) for pattern in board["match"]):
-                return dict(board)
-        return None
+    def _named(self, text: str) -> Iterator[dict[str, Any]]:
+        """Boards that a text names, the most particular first."""
+        for board, patterns in zip(self._boards, self._patterns, strict=True):
+            if any(pattern.search(text) for pattern in patterns):
+                yield dict(board)
+
+    def _suggestion(self, text: str) -> str:
+        near = closest(text.strip(), self.known)
+        return f" – did you mean {near}?" if near else ""
 
     def _mode(self, board: dict[str, Any], row: Measurement) -> dict[str, Any]:
-        for mode in board.get("modes", ()):
-            texts = (row.source,) if "source" in mode else (row.power_mode, row.board)
-            pattern = mode.get("source") or mode["match"]
-            if any(re.search(pattern, text, re.IGNORECASE) for text in texts if text):
-                return dict(mode)
+        """The mode that the row's `power_mode` names; failing that, the source or the board's own name."""
+        modes = list(board.get("modes", ()))
+        for text in (row.power_mode, row.board):
+            for mode in modes:
+                where = row.source if "source" in mode else text
+                if where and mode_pattern(mode.get("source") or mode["match"]).search(where):
+                    return dict(mode)
         return {}
 
 
 def _accelerator(kind: str, board: dict[str, Any], entry: dict[str, Any]) -> Accelerator:
     clock_hz = 1e6 * entry["clock_mhz"]
+    shared = board["accelerators"].get("gpu", {}).get("bandwidth", 1e9)
     return Accelerator(
         kind=kind,
         silicon=entry.get("silicon", board["silicon"]),
         kin=entry.get("kin", board["kin"]),
         peak_flops_per_s={p: float(entry[p]) for p in ("fp32", "fp16", "int8") if p in entry},
-        bandwidth_bytes_per_s=float(entry.get("bandwidth", 1e9)),
+        bandwidth_bytes_per_s=float(entry.get("bandwidth", shared)),
         units=float(entry["units"]),
         clock_hz=clock_hz,
         memory_hz=1e6 * entry.get("memory_mhz", 1000),

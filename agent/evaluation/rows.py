@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.evaluation.architectures import Architectures, Language, Vision
+from agent.evaluation.fallback import architecture_of, suggestion
 from agent.evaluation.hardware import Hardware, Site
 from agent.evaluation.precision import Format, storage_format
 from agent.evaluation.software import relatives, software_path
@@ -103,12 +104,13 @@ def case_of(row: Measurement, hardware: Hardware, architectures: Architectures) 
     why = excluded(row) or _unpredictable(row)
     if why:
         return why
-    architecture = architectures.find(row.model)
+    architecture = architectures.find(row.model) or architecture_of(row.model)
     if architecture is None:
-        return f"model {row.model!r} is not in the catalogue of architectures"
+        return f"model {row.model!r} is in no catalogue{suggestion(row.model)}"
     site = hardware.site(row)
     if isinstance(site, str):
         return site
+    row = replace(row, device=site.device)
     path = software_path(row)
     stored = storage_format(row, path, language=isinstance(architecture, Language))
     if isinstance(architecture, Vision):
