@@ -61,7 +61,8 @@ def plan_model(ask: Ask) -> dict[str, Any]:
         goal = {"goal": ask.goal}
         policy = policy.model_copy(update={"objective": policy.objective.model_copy(update=goal)})
     budget_s = None if ask.budget_ms is None else ask.budget_ms / 1e3
-    effort = Effort(ask.method, ask.seed, budget_s, time.perf_counter if budget_s else None)
+    clock = time.perf_counter if budget_s else None
+    effort = Effort(ask.method, ask.seed, budget_s, clock, policy.power_cap_w)
     try:
         ask.state.check(board)
         workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes))
@@ -93,7 +94,7 @@ def _planned(case: _Case, points: bool) -> dict[str, Any]:
     if not warm:
         return _document(case, front, ways, _chosen(front, case.policy), began_s, notes, None)
     before = _chosen(front, case.policy)
-    running = front.points[before[0]]
+    running = front.pool[before[0]]
     lost_s = time.perf_counter()
     after = again(front, ways, lost, case.effort, goal)
     names = {"lost": lost, "from": _stages(case, front, running), "replan_ms": (time.perf_counter() - lost_s) * 1e3}
@@ -127,11 +128,11 @@ def _chosen(front: Front, policy: Policy, running: Placed | None = None) -> tupl
     from agent.placement.selection import Constraints, Incumbent, select
 
     limits = Constraints(deadline_s=policy.admission.default_deadline_s, power_cap_w=policy.power_cap_w)
-    stays = None if running is None else next((i for i, p in enumerate(front.points) if _same(p, running)), None)
+    stays = None if running is None else next((i for i, p in enumerate(front.pool) if _same(p, running)), None)
     rows = front.rows(policy.objective.goal)
     incumbent = None if stays is None else Incumbent((rows[stays][0], rows[stays][1], rows[stays][2]))
     choice = select(
-        rows, policy.objective, limits, incumbent, request_s=[p.objectives[1] for p in front.points]
+        rows, policy.objective, limits, incumbent, request_s=[p.objectives[1] for p in front.pool]
     )  # fmt: skip
     index = stays if choice.index is None else choice.index
     return index or 0, choice.why
@@ -147,7 +148,7 @@ def _document(
 ) -> dict[str, Any]:  # fmt: skip
     elapsed_ms = (time.perf_counter() - began_s) * 1e3
     index, why = choice
-    point, first = front.points[index], case.workloads[0]
+    point, first = front.pool[index], case.workloads[0]
     energy_j, latency_s, underutilisation = point.objectives
     said = [note for w in case.workloads for note in w.notes]
     said += [*notes, *(note for t in front.tables for note in t.notes)]

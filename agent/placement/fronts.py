@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import PlacementError
+from agent.placement.capped import under_cap
 from agent.placement.pace import pipelines
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats
@@ -42,7 +43,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class Front:
-    """A merged front in lexicographic order. `exact`: proven complete in energy, latency and under-utilisation."""
+    """A merged front in lexicographic order. `exact`: proven complete in energy, latency and under-utilisation.
+
+    beside: placements off the front that keep the power cap, which nothing on it may do.
+    """
 
     method: str
     seed: int
@@ -51,12 +55,18 @@ class Front:
     choices: tuple[str, ...]
     points: tuple[Placed, ...]
     tables: tuple[Tables, ...]
+    beside: tuple[Placed, ...] = ()
+
+    @property
+    def pool(self) -> tuple[Placed, ...]:
+        """What a placement is chosen among."""
+        return self.points + self.beside
 
     def rows(self, goal: Goal = "latency") -> Floats:
-        """Energy, latency (or the period, for goal throughput) and under-utilisation of each point [n, 3]."""
-        made = np.array([p.objectives for p in self.points])
+        """Energy, latency (or the period, for goal throughput) and under-utilisation of the pool [n, 3]."""
+        made = np.array([p.objectives for p in self.pool])
         if goal == "throughput":
-            made[:, 1] = [p.period_s for p in self.points]
+            made[:, 1] = [p.period_s for p in self.pool]
         return made
 
     def places(self, point: Placed) -> tuple[tuple[str, ...], ...]:
@@ -66,12 +76,13 @@ class Front:
 
 @dataclass(frozen=True)
 class Effort:
-    """How to search: as for `solve`; a time budget is shared by all ways."""
+    """How to search: as for `solve`; a time budget is shared by all ways. cap_w: power cap to keep, if any."""
 
     method: str = "pgsam"
     seed: int = 1
     budget_s: float | None = None
     clock: Callable[[], float] | None = None
+    cap_w: float | None = None
 
 
 def search(ways: Sequence[Way], tables: Sequence[Tables], effort: Effort, goal: Goal = "latency") -> Front:
@@ -139,11 +150,14 @@ def _front(
         raise errors[0]
     choices: dict[str, int] = {}
     points: list[Placed] = []
+    beside: list[Placed] = []
     for way, (each, result) in enumerate(zip(tables, found, strict=True)):
         labels = [_label(ways[way], places) for places in each.places]
         index = [choices.setdefault(label, len(choices)) for label in labels]
         if isinstance(result, Result):
             points += _placed(way, each, _pool(each, result, goal), index)
+            if effort.cap_w is not None and effort.method == "pgsam":
+                beside += _placed(way, each, under_cap(each.problem, effort.cap_w), index)
     objectives = np.array([p.objectives for p in points])
     if goal == "throughput":
         objectives[:, 1] = [p.period_s for p in points]
@@ -151,7 +165,7 @@ def _front(
     return Front(
         effort.method, effort.seed, sum(r.evaluations for r in solved),
         goal == "latency" and proven, tuple(choices),
-        tuple(points[i] for i in nondominated(objectives)), tuple(tables),
+        tuple(points[i] for i in nondominated(objectives)), tuple(tables), tuple(beside),
     )  # fmt: skip
 
 

@@ -128,3 +128,14 @@ def test_a_request_of_two_phases_is_searched_like_any_other():
         front = search([Way()], [tables], Effort(), goal)
         assert front.choices == ("gpu", "gpu>npu", "npu>gpu", "npu")
         assert all(len(names) == 2 for p in front.points for names in front.places(p))
+
+
+def test_under_a_power_cap_a_slower_placement_off_the_front_may_be_the_only_one():
+    tables = make_tables(WORKLOAD, BOARD, POLICY)
+    free = search([Way()], [tables], Effort())
+    assert free.beside == ()
+    watts = [p.objectives[0] / p.objectives[1] for p in free.points]
+    capped = search([Way()], [tables], Effort(cap_w=min(watts)))
+    assert len(capped.pool) > len(capped.points)
+    assert all(p.objectives[0] / p.objectives[1] <= min(watts) * (1 + 1e-9) for p in capped.beside)
+    assert len(capped.rows()) == len(capped.pool)
