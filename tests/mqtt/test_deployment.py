@@ -90,11 +90,12 @@ class Peer:
     def vanish(self) -> None:
         """As a crash: the broker sends the will."""
         self.client.loop_stop()
-        self.client.socket().close()
+        self.client._reset_sockets()
 
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        self.client._reset_sockets()  # paho forgets them where it was disconnected by the broker
 
 
 def until(condition, timeout_s=15.0):
@@ -217,6 +218,7 @@ def test_without_a_certificate_of_our_authority_nobody_gets_in(deployment, tmp_p
             client.loop(0.05)
     except OSError:
         pass
+    client._reset_sockets()
     assert connected == []
 
 
