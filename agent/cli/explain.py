@@ -109,7 +109,8 @@ def binding_document(bound: Binding) -> dict[str, Any]:
 
 def flip_document(flip: Flip) -> dict[str, Any]:
     """One flip with its relative change."""
-    return dataclasses.asdict(flip) | {"relative": flip.relative}
+    place = ".".join(str(key) for key in flip.place)
+    return dataclasses.asdict(flip) | {"relative": flip.relative, "place": place or None}
 
 
 def read_policy(policy: str, power_cap_w: float | None, deadline_ms: float | None) -> Policy:

@@ -13,6 +13,9 @@ from agent.placement.limits import Constraints
 from agent.placement.reasons_front import why_point
 from agent.placement.solve import solve
 
+_UNPROVEN = "the front is the best known, not proven"
+_IMPROVED = "a placement better than the one that `qeil plan` marks was met on the way; that one is explained"
+
 
 def explain_problem(
     file: Path, policy: str, seed: int, power_cap_w: float | None, deadline_ms: float | None
@@ -35,5 +38,5 @@ def explain_problem(
         "parts": [dataclasses.asdict(part) for part in reasons.parts],
         "binding": [binding_document(b) for b in reasons.binding],
         "flips": [flip_document(f) for f in reasons.flips], "placements": [], "rejected": [],
-        "notes": [] if result.exact else ["the front is the best known, not proven"],
+        "notes": [] if result.exact else [_UNPROVEN, *([_IMPROVED] if reasons.improved else [])],
     }  # fmt: skip

@@ -7,6 +7,8 @@ aside, the cap can be kept exactly where that is at or below 0.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +33,20 @@ def under_cap(problem: Problem, cap_w: float) -> NDArray[np.int8]:
             per_s = wish * wish_s / scale_s - over * cap_w / scale_j
             tables.append(per_j * problem.energy + per_s * problem.latency + allowed)
             links.append(per_j * problem.transfer_energy + per_s * problem.transfer_latency)
-    rows = np.unique(np.concatenate([shortest_paths(np.array(tables), np.array(links)), np.array(alone)]), axis=0)
+    paths = shortest_paths(np.array(tables), np.array(links))
+    rows = np.unique(np.concatenate([paths, *_spliced(paths), np.array(alone, dtype=np.int8)]), axis=0)
     rows = rows[problem.feasible(rows)]
     points = problem.objectives(rows)
     kept: NDArray[np.int8] = rows[points[:, 0] <= cap_w * points[:, 1]].astype(np.int8)
     return kept
+
+
+def _spliced(paths: NDArray[np.int8]) -> list[NDArray[np.int8]]:
+    """One path up to a cut and its neighbour from there on: a price finds only corners of the hull, this what is
+    between two of them."""
+    found = [paths[:0]]
+    for one, other in itertools.pairwise(paths):
+        if (one != other).any():
+            cut = np.arange(1, len(one))[:, None] > np.arange(len(one))[None, :]
+            found += [np.where(cut, one, other), np.where(cut, other, one)]
+    return found

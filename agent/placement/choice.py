@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agent.placement.capped import under_cap
-from agent.placement.limits import Constraints
-from agent.placement.problem import Problem
+from agent.placement.limits import Constraints, kept_by_all, limits_on
+from agent.placement.pareto import nondominated
+from agent.placement.problem import Floats, Problem
 from agent.placement.selection import select
 from agent.schema.policy import Objective
 
@@ -41,8 +42,22 @@ def mark(problem: Problem, rows: ArrayLike, objective: Objective, limits: Constr
     """
     known = pool(problem, rows, limits)
     points = problem.objectives(known)
+    known = known[undominated(points, limits)]
+    points = problem.objectives(known)
     choice = select(points, objective, limits)
     index = choice.index or 0  # never None without a placement in force
     energy_j, latency_s, unused = points[index].tolist()
     second = None if choice.runner_up is None else tuple(known[choice.runner_up].tolist())
     return Marked(tuple(known[index].tolist()), (energy_j, latency_s, unused), second, choice.why)
+
+
+def undominated(points: Floats, limits: Constraints) -> NDArray[np.intp]:
+    """Indices of what no other one beats that keeps the limits as well; of all where none keeps them.
+
+    A knee depends on the whole set, so that a set of which more was found than the front must be cut down to it.
+    """
+    kept = np.flatnonzero(kept_by_all(limits_on(points, limits), len(points)))
+    if not len(kept):
+        return np.arange(len(points))
+    found: NDArray[np.intp] = kept[nondominated(points[kept])]
+    return found

@@ -22,6 +22,8 @@ _FIRST = 1e-4
 _EXACT = 1e-3
 """How sharply the value itself is found, as a share of it."""
 _STEPS = 60
+_TRIES = 8
+"""Choices that come and go on the way are followed towards the present value so often, then nothing is stated."""
 
 
 class Named(Protocol):
@@ -65,6 +67,8 @@ class Flip:
     energy_j: float | None
     latency_s: float | None
     certain: bool = True
+    place: tuple[str | int, ...] = ()
+    """Key of the number in the profile, for a coefficient."""
 
     @property
     def relative(self) -> float | None:
@@ -76,10 +80,14 @@ def nearest(choose: Callable[[float], T], same: Callable[[T], bool], now: float,
     """The value nearest to `now`, in the direction of `limit`, at which `choose` gives something else.
 
     None where nothing changes up to and including `limit`, as far as a geometric walk of the range shows. The value is
-    rounded away from `now`, so that what is printed is what was tried.
+    rounded away from `now`, so that what is printed is what was tried. ValueError where it already differs at `now`.
     """
+    if not same(choose(now)):
+        raise ValueError("the present value already gives another choice")
     turn = _walk(choose, same, now, limit)
-    while turn is not None:
+    for _ in range(_TRIES):
+        if turn is None:
+            return None
         found = _settle(choose, same, now, limit, *turn)
         if isinstance(found, Turn):
             return found
@@ -93,7 +101,7 @@ def _walk(
     """Shares of the range between which the choice changes first."""
     before, share = 0.0, _FIRST
     while True:
-        if not same(choose(now + share * (limit - now))):
+        if not same(choose(_value(now, limit, share))):
             return before, share
         if share >= 1.0:
             return None
@@ -109,19 +117,24 @@ def _settle(
         if high - low <= _SHARP * high and (high - low) * span <= _EXACT * abs(now + high * (limit - now)):
             break
         middle = math.sqrt(low * high) if low > 0.0 else 0.5 * high
-        if same(choose(now + middle * (limit - now))):
+        if same(choose(_value(now, limit, middle))):
             low = middle
         else:
             high = middle
-    at = _readable(now, now + high * (limit - now), limit)
+    at = _readable(now, _value(now, limit, high), limit)
     then = choose(at)
     if same(then):
-        at = now + high * (limit - now)
+        at = _value(now, limit, high)
         then = choose(at)
     holds = now + SHORT * (at - now)
     if not same(choose(holds)):
         return (holds - now) / (limit - now)
     return Turn(at, holds, then)
+
+
+def _value(now: float, limit: float, share: float) -> float:
+    """The value at a share of the way; the limit itself at its end, where rounding must not step over it."""
+    return limit if share == 1.0 else now + share * (limit - now)
 
 
 def _readable(now: float, at: float, limit: float) -> float:

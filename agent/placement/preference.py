@@ -55,9 +55,14 @@ def weight_vector(objective: Objective) -> Floats:
 
 
 def best_first(rows: Floats, objective: Objective, within: tuple[Floats, Floats], most: int) -> NDArray[np.intp]:
-    """Indices of the `most` best of `rows` [n, 3], best first; ties keep the given order."""
+    """Indices of the `most` best of `rows` [n, 3], best first.
+
+    Of equals the one of less energy is first, then of less latency, then of less under-utilisation: who is chosen must
+    not depend on the order of the options, and never is one that another one beats. True equals keep the given order.
+    """
     if objective.method != "lexicographic":
-        return np.argsort(scores(rows, objective, within), kind="stable")[:most]
+        columns = (rows[:, 2], rows[:, 1], rows[:, 0], scores(rows, objective, within))
+        return np.lexsort(columns)[:most]
     left = np.arange(len(rows))
     found: list[int] = []
     while len(left) and len(found) < most:
@@ -71,4 +76,5 @@ def _first(rows: Floats, left: NDArray[np.intp], objective: Objective) -> int:
     for column in columns[:-1]:
         values = rows[left, column]
         left = left[values <= values.min() * (1.0 + objective.tolerance)]
-    return int(left[rows[left, columns[-1]].argmin()])
+    kept = rows[left]
+    return int(left[np.lexsort((kept[:, 2], kept[:, 1], kept[:, 0], kept[:, columns[-1]]))[0]])

@@ -118,7 +118,7 @@ def _settings(situation: _Situation) -> Iterator[Setting]:
     powers = [o.energy_j / o.latency_s for o in everyone if o.energy_j is not None and o.latency_s]
     yield Setting(
         "constraint", "power_cap_w", "W", policy.power_cap_w, max([*powers, policy.power_cap_w or 0.0]) * 1.01 + 1e-9,
-        lambda value: situation.under(policy.model_copy(update={"power_cap_w": value})),
+        min(powers, default=0.0), lambda value: situation.under(policy.model_copy(update={"power_cap_w": value})),
     )  # fmt: skip
     now_s = policy.admission.default_deadline_s
 
@@ -127,13 +127,14 @@ def _settings(situation: _Situation) -> Iterator[Setting]:
         return situation.under(policy.model_copy(update={"admission": admission}))
 
     loosest_s = max([*(o.latency_s for o in everyone), now_s]) * 1.01
-    yield Setting("constraint", "admission.default_deadline_s", "s", now_s, loosest_s, deadline)
+    tightest_s = min(o.latency_s for o in everyone)
+    yield Setting("constraint", "admission.default_deadline_s", "s", now_s, loosest_s, tightest_s, deadline)
 
     def room(value: float) -> Pair:
         memory = policy.memory.model_copy(update={"max_cpq": value})
         return situation.under(policy.model_copy(update={"memory": memory}))
 
-    yield Setting("memory", "memory.max_cpq", "", policy.memory.max_cpq, 0.999, room)
+    yield Setting("memory", "memory.max_cpq", "", policy.memory.max_cpq, 0.999, 0.0, room)
 
 
 def _binding(situation: _Situation) -> Iterator[Binding]:
@@ -185,7 +186,9 @@ def _coefficients(situation: _Situation) -> list[Flip]:
                 if turn is not None:
                     value = knob.quantity.value
                     made = flip("coefficient", f"{owner}: {knob.name}", knob.unit, 1.0, turn)
-                    found[key] = replace(made, now=value, at=made.at * value, holds=made.holds * value)
+                    found[key] = replace(
+                        made, now=value, at=made.at * value, holds=made.holds * value, place=knob.place
+                    )
     nearest_first = sorted(found.values(), key=lambda f: abs(f.relative or 0.0))
     return nearest_first[:MOST_COEFFICIENTS]
 

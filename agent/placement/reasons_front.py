@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from agent.errors import PlacementError
 from agent.placement.capped import under_cap
-from agent.placement.choice import mark, pool
+from agent.placement.choice import mark, pool, undominated
 from agent.placement.flips import Flip, Turn, nearest
 from agent.placement.limits import Constraints, kept_by_all, limits_on
 from agent.placement.problem import Floats, Problem
@@ -32,6 +32,7 @@ FACTOR = 2.0
 MOST_TABLES = 6
 """Tables whose flips are searched again and stated, nearest first."""
 _ROUNDS = 4
+_RESTARTS = 8
 _EVALUATIONS = 60_000
 _WARM = 256
 _SLIGHTLY_LESS = 0.999
@@ -60,6 +61,11 @@ class WhyPoint:
     parts: tuple[Part, ...]
     binding: tuple[Binding, ...]
     flips: tuple[Flip, ...]
+    improved: bool
+
+
+class _Better(Exception):
+    """A search for something else met a placement that is better as things are."""
 
 
 class _Known:
@@ -94,9 +100,11 @@ class _Known:
         """Who is chosen under other costs, capacities or wishes, and what the present choice costs then."""
         shown = self.points if points is None else points
         kept = np.flatnonzero((self.used <= (self.problem.capacity if capacity is None else capacity)).all(axis=1))
-        stays = self.option(self.at, shown)
+        wish, bounds, stays = objective or self.objective, limits or self.limits, self.option(self.at, shown)
+        if wish.method == "knee":
+            kept = kept[undominated(shown[kept], bounds)]
         try:
-            index = select(shown[kept], objective or self.objective, limits or self.limits).index or 0
+            index = select(shown[kept], wish, bounds).index or 0
         except PlacementError:
             return None, stays
         return self.option(int(kept[index]), shown), stays
@@ -113,6 +121,8 @@ class _Known:
         """Placements more to choose among."""
         self.rows = np.unique(np.concatenate([self.rows, rows]), axis=0)
         self._measure()
+        if not self.same(self.pick()):
+            raise _Better
 
     def power_w(self) -> float:
         """Mean power of the choice."""
@@ -129,18 +139,35 @@ class _Known:
             proven = self.search(made(turn.holds))
             if self.same(choose(turn.holds)):
                 self.search(made(turn.at))
-                return Turn(turn.at, turn.holds, choose(turn.at)), proven
+                then = choose(turn.at)
+                if not self.same(then) and self.same(choose(turn.holds)):
+                    return Turn(turn.at, turn.holds, then), proven
             turn = nearest(choose, self.same, now, limit)
-        return None if turn is None else (turn, False)
+        return None
 
 
 def why_point(problem: Problem, front: ArrayLike, objective: Objective, limits: Constraints, seed: int = 0) -> WhyPoint:
-    """Why that one of `front` (assignments [n, L]) is chosen. Raises PlacementError where nothing keeps the limits."""
-    known = _Known(problem, np.asarray(front, dtype=np.int8), objective, limits, seed)
+    """Why that one of `front` (assignments [n, L]) is chosen. Raises PlacementError where nothing keeps the limits.
+
+    Where the front is not proven, a search made for a statement may meet a better placement; then that one is explained
+    instead, and `improved` is true.
+    """
+    rows = np.asarray(front, dtype=np.int8)
+    for attempt in range(_RESTARTS):
+        known = _Known(problem, rows, objective, limits, seed)
+        try:
+            return _why(known, attempt > 0)
+        except _Better:
+            rows = known.rows
+    raise PlacementError("the front is too incomplete to explain; search it with a larger budget first")
+
+
+def _why(known: _Known, improved: bool) -> WhyPoint:
+    problem, objective, limits = known.problem, known.objective, known.limits
     # Searches first: what they find is there for every other statement.
     bindings = list(_memory(known))
     flips = _tables(known)
-    known.learn(under_cap(problem, _SLIGHTLY_LESS * known.power_w()))
+    _learn_caps(known)
     kept = kept_by_all(limits_on(known.points, limits), len(known.rows))
     fits = (known.used <= problem.capacity).all(axis=1)
     admitted = [known.option(int(i)) for i in np.flatnonzero(kept & fits)]
@@ -156,7 +183,7 @@ def why_point(problem: Problem, front: ArrayLike, objective: Objective, limits: 
         second = known.option(int(np.flatnonzero((known.rows == np.array(known.runner_up)).all(axis=1))[0]))
     return WhyPoint(
         known.option(known.at), tuple(known.own.tolist()), second, known.rule, parts_of(problem, known.own),
-        tuple(bindings), (*found, *flips),
+        tuple(bindings), (*found, *flips), improved,
     )  # fmt: skip
 
 
@@ -178,17 +205,31 @@ def parts_of(problem: Problem, row: Rows) -> tuple[Part, ...]:
 
 def _settings(known: _Known) -> Iterator[Setting]:
     limits, points = known.limits, known.points
-    power_w = float((points[:, 0] / np.maximum(points[:, 1], 1e-300)).max())
-    for name, unit, now, most in (
+    power_w = points[:, 0] / np.maximum(points[:, 1], 1e-300)
+    for name, unit, now, values in (
         ("power_cap_w", "W", limits.power_cap_w, power_w),
-        ("deadline_s", "s", limits.deadline_s, float(points[:, 1].max())),
-        ("energy_cap_j", "J", limits.energy_cap_j, float(points[:, 0].max())),
+        ("deadline_s", "s", limits.deadline_s, points[:, 1]),
+        ("energy_cap_j", "J", limits.energy_cap_j, points[:, 0]),
     ):
+        least, most = float(values.min()), float(values.max())
 
         def choose(value: float, name: str = name) -> Pair:
             return known.pick(limits=replace(limits, **{name: value}))
 
-        yield Setting("constraint", name, unit, now, max(most, now or 0.0) * 1.01 + 1e-12, choose)
+        yield Setting("constraint", name, unit, now, max(most, now or 0.0) * 1.01 + 1e-12, least, choose)
+
+
+def _learn_caps(known: _Known) -> None:
+    """What keeps a cap need not be on the front, so it is sought where a change of the cap would flip the choice."""
+    known.learn(under_cap(known.problem, _SLIGHTLY_LESS * known.power_w()))
+    for _ in range(_ROUNDS if known.limits.power_cap_w is not None else 0):
+        cap = next(_settings(known))
+        turn = nearest(cap.choose, known.same, cap.now or 0.0, cap.loosest)
+        if turn is None:
+            return
+        known.learn(under_cap(known.problem, turn.holds))
+        if known.same(cap.choose(turn.holds)):
+            return
 
 
 def _memory(known: _Known) -> Iterator[Binding]:

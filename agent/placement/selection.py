@@ -78,7 +78,8 @@ def select(
     if not kept.any() and not stays:
         raise infeasible(limits)
     candidates = np.flatnonzero(kept)
-    within = frame(rows)
+    # A knee is one of what may be chosen: what breaks a limit must not move it.
+    within = frame(rows[candidates] if len(candidates) else rows)
     costs = rows[candidates]
     if incumbent is not None:
         costs = costs + np.array([incumbent.switch_energy_j, incumbent.switch_latency_s, 0.0])

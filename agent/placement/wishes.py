@@ -22,13 +22,14 @@ _LOOSE = 1e4
 
 @dataclass(frozen=True)
 class Setting:
-    """A limit with a size: `now` is None where it is not set, `loosest` is where it cannot bind any more."""
+    """A limit with a size. now: None where it is not set; loosest: binds nothing; tightest: one still keeps it."""
 
     kind: Kind
     name: str
     unit: str
     now: float | None
     loosest: float
+    tightest: float
     choose: Callable[[float], Pair]
 
 
@@ -107,7 +108,9 @@ def price(objective: Objective, chosen: Option, admitted: Sequence[Option], same
 def tightened(setting: Setting, same: Same) -> Iterator[Flip]:
     """The limit at which the choice breaks it and somebody else does not."""
     now = setting.loosest if setting.now is None else setting.now
-    turn = nearest(setting.choose, same, now, 0.0)
+    if now <= setting.tightest:
+        return
+    turn = nearest(setting.choose, same, now, setting.tightest)
     if turn is not None and turn.then[0] is not None:
         yield flip(setting.kind, setting.name, setting.unit, setting.now, turn)
 

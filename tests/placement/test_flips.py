@@ -76,3 +76,25 @@ def test_what_a_change_brings_is_unknown_where_a_joule_is():
     assert (made.then, made.energy_j, made.latency_s) == ("b", None, -1.0)
     assert made.relative == pytest.approx(turn.at - 1.0)
     assert flip("weight", "w", "", None, turn).relative is None
+
+
+def test_a_present_value_that_chooses_otherwise_is_a_mistake():
+    with pytest.raises(ValueError, match="already"):
+        nearest(lambda _: "b", lambda name: name == "a", 1.0, 2.0)
+
+
+def test_where_the_readable_value_would_not_flip_the_exact_one_is_given():
+    def choose(value: float) -> bool:
+        return 4.321 <= value <= 4.3216
+
+    turn = nearest(choose, lambda flipped: not flipped, 0.0, 4.3215)
+    assert turn is not None
+    assert choose(turn.at)
+
+
+def test_a_choice_that_comes_and_goes_without_end_is_not_stated():
+    def choose(value: float) -> bool:
+        return int(value * 1e9) % 2 == 1 or value >= 5.0
+
+    turn = nearest(choose, lambda flipped: not flipped, 0.0, 10.0)
+    assert turn is None or not choose(turn.holds)

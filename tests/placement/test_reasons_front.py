@@ -1,0 +1,123 @@
+"""Why a point of a front: each statement holds when the changed tables are solved exactly and chosen from anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import PlacementError
+from agent.placement.choice import mark
+from agent.placement.limits import Constraints
+from agent.placement.problem import Problem
+from agent.placement.reasons_front import WhyPoint, name_of, why_point
+from agent.placement.solve import solve
+from agent.schema.policy import Objective, Weights
+from tests.placement.problems import random_problem
+from tests.placement.test_choice import two
+
+LEXICOGRAPHIC = Objective(method="lexicographic", order=("latency", "energy"), tolerance=0.05)
+
+
+def weights(energy: float, latency: float, unused: float) -> Objective:
+    return Objective(method="weights", weights=Weights(energy=energy, latency=latency, underutilisation=unused))
+
+
+def chosen(problem: Problem, objective: Objective, limits: Constraints) -> str | None:
+    """The choice from the exact front, and under a cap from what keeps it."""
+    try:
+        front = solve(problem, "exact").assignments()
+        return name_of(problem, np.array(mark(problem, front, objective, limits).assignment, dtype=np.int8))
+    except PlacementError:
+        return None
+
+
+def explained(problem: Problem, objective: Objective, limits: Constraints) -> WhyPoint:
+    return why_point(problem, solve(problem, "exact").assignments(), objective, limits)
+
+
+def asked_again(flip, value: float, problem: Problem, objective: Objective, limits: Constraints) -> str | None:
+    """Who is chosen with the number that a flip is about at `value`, from tables solved exactly."""
+    if flip.kind == "weight":
+        made = Weights(**{**objective.weights.model_dump(), flip.what.rpartition(".")[2]: value})
+        return chosen(problem, objective.model_copy(update={"weights": made}), limits)
+    if flip.kind == "tolerance":
+        return chosen(problem, objective.model_copy(update={"tolerance": value}), limits)
+    if flip.kind == "constraint":
+        return chosen(problem, objective, replace(limits, **{flip.what: value}))
+    if flip.kind == "memory":
+        names = flip.what.removeprefix("memory of ").split(", ")
+        capacity = problem.capacity.copy()
+        capacity[problem.domain[problem.accelerators.index(names[0])]] = value
+        return chosen(replace(problem, capacity=capacity), objective, limits)
+    table, _, name = flip.what.partition(" of ")
+    table = f"transfer_{table}" if name == "transfers" else table
+    changed = getattr(problem, table).copy()
+    changed[..., slice(None) if name == "transfers" else problem.accelerators.index(name)] *= value
+    return chosen(replace(problem, **{table: changed}), objective, limits)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 10_000), st.sampled_from([(4, 2), (5, 3), (6, 2)]), st.sampled_from([0.8, 9.0]), st.booleans(),
+    st.sampled_from([weights(1.0, 1.0, 0.1), weights(2.0, 0.5, 0.0), LEXICOGRAPHIC, Objective(method="knee")]),
+)  # fmt: skip
+def test_every_stated_flip_changes_the_choice_and_nine_tenths_of_it_does_not(seed, size, room, shared, objective):
+    problem, limits = random_problem(seed, *size, room=room, shared=shared), Constraints()
+    now = chosen(problem, objective, limits)
+    if now is None:
+        return
+    reasons = explained(problem, objective, limits)
+    assert reasons.chosen.name == now
+    least = [b.least for b in reasons.binding if b.least is not None]
+    for flip in (*reasons.flips, *least):
+        if flip.kind != "price" and flip.certain:
+            assert asked_again(flip, flip.holds, problem, objective, limits) == now, flip
+            assert asked_again(flip, flip.at, problem, objective, limits) != now, flip
+
+
+def test_the_parts_add_up_to_the_objectives():
+    problem = random_problem(5, 6, 3, room=9.0)
+    reasons = explained(problem, weights(1, 1, 0), Constraints())
+    energy_j, latency_s, _ = problem.objectives([reasons.assignment])[0]
+    assert sum(p.energy_j for p in reasons.parts) == pytest.approx(energy_j)
+    assert sum(p.latency_s for p in reasons.parts) == pytest.approx(latency_s)
+    assert sum(p.stages for p in reasons.parts[:-1]) == problem.stage_count
+
+
+def test_a_cap_binds_and_the_next_watt_is_priced():
+    problem = two(watts=(10.0, 6.0), seconds=(1.0, 2.0))
+    reasons = explained(problem, weights(0, 1, 0), Constraints(power_cap_w=6.5))
+    assert reasons.chosen.name == "slow"
+    (bound,) = reasons.binding
+    assert (bound.limit, bound.then, bound.latency_s, bound.energy_j) == ("power_cap_w", "hot", -2.0, -4.0)
+    assert bound.least is not None
+    assert bound.least.then in ("hot×1 → slow×1", "slow×1 → hot×1")
+    assert bound.least.at == pytest.approx(22.0 / 3.0, rel=0.02)
+
+
+def test_memory_binds_and_the_next_bytes_are_priced():
+    roomy = two(watts=(1.0, 1.0), seconds=(1.0, 2.0))
+    reasons = explained(replace(roomy, capacity=np.array([1.2, 9.0])), weights(0, 1, 0), Constraints())
+    (bound,) = reasons.binding
+    assert (bound.limit, bound.unit, bound.then) == ("memory of hot", "bytes", "hot")
+    assert bound.least is not None
+    assert bound.least.at == pytest.approx(2.0, rel=0.01)
+    assert bound.least.certain
+
+
+def test_one_that_is_alone_has_no_runner_up_and_nothing_flips_it():
+    problem = replace(
+        two(watts=(1.0, 1.0), seconds=(1.0, 2.0)), allowed=np.array([[True, False], [True, False]])
+    )  # fmt: skip
+    reasons = explained(problem, weights(1, 1, 0), Constraints())
+    assert (reasons.chosen.name, reasons.runner_up, reasons.binding, reasons.flips) == ("hot", None, (), ())
+
+
+def test_nothing_that_keeps_the_limits_is_an_error_with_the_relaxation():
+    problem = two(watts=(1.0, 1.0), seconds=(1.0, 2.0))
+    with pytest.raises(PlacementError, match="deadline_s 1 s; 2 s would admit one"):
+        explained(problem, weights(1, 1, 0), Constraints(deadline_s=1.0))
