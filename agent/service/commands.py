@@ -209,6 +209,7 @@ class Commands:
             return
         self._table.begin(row.id, self._clock.wall_s())
         row = replace(row, state="running", attempts=row.attempts + 1)
+        _log.info("command begins", id=row.id, command=row.name, attempt=row.attempts)
         self._reports.state(row)
         run = Run(
             self._clock, kind.limit_s, self._stopping, lambda text, share: self._reports.progress(row, text, share)

@@ -1,0 +1,211 @@
+"""An agent that is killed again and again while telemetry and commands flow; what must hold afterwards is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from agent.schema.command import KINDS
+from agent.storage import share
+from tests.broker import Broker
+from tests.integration.agent_process import MAGIKA, ROOT, models
+from tests.integration.fleet_client import FleetClient
+from tests.mqtt.signed import KEY
+
+MENU = (
+    ("plan", {}), ("set-log-level", {"level": "info"}), ("restart-lane", {"accelerator": "cpu"}), ("collect-diag", {}),
+    ("drain", {"wait_s": 1}), ("drain", {"on": False}), ("model-remove", {"name": "magika"}),
+    ("model-add", {"name": "magika"}), ("reload", {}), ("evaluate", {}), ("model-add", {"name": "nothing"}),
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """Everything that was found; the lists must be empty."""
+
+    kills: int = 0
+    in_flight_kills: int = 0
+    """Kills while a command was running or waiting."""
+    commands: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    interrupted: int = 0
+    begun_again: int = 0
+    lost_rows: list = field(default_factory=list)
+    holes: list = field(default_factory=list)
+    run_twice: list = field(default_factory=list)
+    without_end: list = field(default_factory=list)
+    contradictory: list = field(default_factory=list)
+
+
+class Killing:
+    """One broker, one fleet, one state folder, many lives of an agent."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.rng = random.Random(seed)
+        self.broker = Broker(folder)
+        self.fleet = FleetClient(self.broker.port)
+        self.sent: dict[str, str] = {}
+        self.committed: set[tuple] = set()
+        self.outcome = Outcome()
+        policy = folder / "policy.yaml"
+        text = share.find_policy("balanced").read_text()
+        policy.write_text(text.replace("window_s: 10", "window_s: 0.2").replace("sample_s: 1", "sample_s: 0.2"))
+        mqtt = {
+            "host": "127.0.0.1", "port": self.broker.port, "tenant": "acme", "resend_s": 1,
+            "trusted_keys": [KEY.public.text()],
+        }  # fmt: skip
+        document = {
+            "version": 1, "state_dir": str(folder / "state"), "board": "b1", "profile": "generic-x86",
+            "policy": str(policy), "http": {"port": 0}, "outbox": {"flush_s": 0.05}, "models": models(MAGIKA),
+            "mqtt": mqtt,
+        }  # fmt: skip
+        (folder / "agent.yaml").write_text(yaml.safe_dump(document))
+
+    def start(self) -> subprocess.Popen:
+        with (self.folder / "agent.log").open("ab") as log:
+            command = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(self.folder / "agent.yaml")]
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, cwd=ROOT, start_new_session=True)
+
+    def first(self) -> None:
+        """A first life in which the broker learns that the board listens: before that it would keep nothing for it."""
+        process = self.start()
+        end_s = time.monotonic() + 60.0
+        while not self.fleet.rows:
+            assert time.monotonic() < end_s, (self.folder / "agent.log").read_text()[-3000:]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+    def send(self) -> None:
+        name, args = self.rng.choice(MENU)
+        now_s = time.time()
+        command = self.fleet.command(name, args, iat=now_s, exp=now_s + 3600)
+        self.sent[command] = name
+
+    def life(self, seconds: float) -> None:
+        """Start, send commands at random moments, kill."""
+        process = self.start()
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            if self.rng.random() < 0.5:
+                self.send()
+            time.sleep(self.rng.uniform(0.02, 0.3))
+        assert process.poll() is None, (self.folder / "agent.log").read_text()[-3000:]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.outcome.kills += 1
+        self._look()
+
+    def _look(self) -> None:
+        """What was on disk at the moment of death."""
+        state = self.folder / "state"
+        if (state / "outbox.db").exists():
+            db = sqlite3.connect(state / "outbox.db")
+            self.committed |= set(db.execute("SELECT boot, cls, seq FROM rows WHERE payload IS NOT NULL"))
+            db.close()
+        if (state / "commands.db").exists():
+            db = sqlite3.connect(state / "commands.db")
+            query = "SELECT COUNT(*) FROM commands WHERE state IN ('accepted', 'running')"
+            self.outcome.in_flight_kills += db.execute(query).fetchone()[0] > 0
+            db.close()
+
+    def settle(self, timeout_s: float = 120.0) -> None:
+        """A last life that ends in order, once everything that waits is through."""
+        process = self.start()
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s and not (self._all_ended() and self._delivered()):
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+    def ends(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        with self.fleet.lock:
+            for row in self.fleet.rows.values():
+                if row.get("event") == "command":
+                    found.setdefault(row["id"], []).append(f"{row['status']} {row.get('code', '')}")
+        return found
+
+    def _all_ended(self) -> bool:
+        return self.sent.keys() <= self.ends().keys()
+
+    def _delivered(self) -> bool:
+        with self.fleet.lock:
+            return self.committed <= self.fleet.rows.keys()
+
+    def judge(self) -> Outcome:
+        made, ends = self.outcome, self.ends()
+        made.commands, made.rows, made.duplicates = len(self.sent), len(self.fleet.rows), self.fleet.duplicates
+        made.lost_rows = sorted(self.committed - self.fleet.rows.keys())
+        last: Counter = Counter()
+        for boot, cls, seq in self.fleet.rows:
+            last[boot, cls] = max(last[boot, cls], seq)
+        made.holes = [
+            (boot, cls, seq)
+            for (boot, cls), top in last.items()
+            for seq in range(top)
+            if (boot, cls, seq) not in self.fleet.rows
+        ]
+        made.without_end = sorted(self.sent.keys() - ends.keys())
+        made.contradictory = [(c, e) for c, e in ends.items() if len(set(e)) > 1]
+        made.interrupted = sum(e[0] == "failed interrupted" for e in ends.values())
+        begun, done = self._from_log()
+        made.begun_again = sum(n > 1 for n in begun.values())
+        for command, times in begun.items():
+            kind = KINDS[self.sent[command]]
+            if times > (2 if kind.repeatable else 1):
+                made.run_twice.append((command, self.sent[command], times))
+        made.run_twice += [(command, "ended", n) for command, n in done.items() if n > 1]
+        return made
+
+    def _from_log(self) -> tuple[Counter, Counter]:
+        """How often each command was begun, and how often it came to an end of its own: the log is the witness."""
+        begun: Counter = Counter()
+        done: Counter = Counter()
+        for line in (self.folder / "agent.log").read_text(errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a kill in the middle of a line
+            if event.get("event") == "command begins":
+                begun[event["id"]] += 1
+            elif event.get("event") == "command ended" and event.get("code") != "interrupted":
+                done[event["id"]] += event["id"] in begun
+        return begun, done
+
+    def close(self) -> None:
+        self.fleet.close()
+        self.broker.stop()
+
+
+def run(folder: Path, kills: int, seed: int) -> Outcome:
+    killing = Killing(folder, seed)
+    try:
+        killing.first()
+        for _ in range(kills):
+            killing.life(killing.rng.uniform(0.5, 5.0))
+        killing.settle()
+        return killing.judge()
+    finally:
+        killing.close()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="qeil-kills-") as made:
+        begun_s = time.monotonic()
+        outcome = run(Path(made), int(sys.argv[1]) if len(sys.argv) > 1 else 100, 1)
+        sys.stdout.write(f"{outcome}\n{time.monotonic() - begun_s:.0f} s\n")
