@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.tables import print_table
+from agent.errors import ConfigError
 
 if TYPE_CHECKING:
     from agent.evaluation.validation import Validation
@@ -31,24 +32,37 @@ def validate_command(table: Path, as_json: bool, plot: Path | None, tier: str | 
     from agent.evaluation.table import read_table
     from agent.evaluation.validation import validate
 
-    tiers = frozenset(name.strip() for name in tier.split(",")) if tier else None
+    tiers = frozenset(name.strip() for name in tier.split(",")) if tier is not None else None
     rows = read_table(table)
+    _check_tiers(table, tiers, {row.tier for row in rows})
     result = validate(rows, load_catalogue(), load_coefficients(find_coefficients()), tiers)
-    if plot is not None:
+    if plot is not None and result.mapped:
         parity.plot(result.comparisons, {name: case.row.tier for name, case in result.cases.items()}, plot)
     if as_json:
         click.echo(json.dumps(result.document(), indent=2))
-        return
-    _print(result, every_row)
+    else:
+        _print(result, every_row)
+    if not result.mapped:
+        raise ConfigError(f"{table}: none of its {result.rows} rows can be predicted, so nothing was compared")
+
+
+def _check_tiers(table: Path, asked: frozenset[str] | None, there: set[str]) -> None:
+    """Raises ConfigError for a tier that no row has."""
+    missing = sorted((asked or frozenset()) - there)
+    if missing:
+        have = ", ".join(sorted(name or "(none)" for name in there))
+        names = ", ".join(name or "(empty)" for name in missing)
+        raise ConfigError(f"{table}: no row has tier {names}; its tiers are {have}")
 
 
 def _print(result: Validation, every_row: bool) -> None:
     document = result.document()
     if every_row:
         _print_rows(document["rows_detail"])
-    for title, key in (("board", "by_board"), ("task", "by_task"), ("tier", "by_tier")):
-        _print_scores(f"By {title}", title, document[key])
-    _print_scores("All", "", {"all rows": document["summary"]})
+    if result.mapped:
+        for title, key in (("board", "by_board"), ("task", "by_task"), ("tier", "by_tier")):
+            _print_scores(f"By {title}", title, document[key])
+        _print_scores("All", "", {"all rows": document["summary"]})
     reasons: dict[str, list[str]] = {}
     for item in document["unmapped"]:
         reasons.setdefault(item["why"], []).append(item["row_id"])
@@ -72,8 +86,8 @@ def _print_rows(details: list[dict[str, Any]]) -> None:
             item["board"],
             item["model"],
             item["quantity"],
-            f"{item['measured']:.4g}",
-            f"{item['predicted']:.4g} ± {100 * item['rel_uncertainty']:.0f} %",
+            f"{item['measured']:.4g} {item['unit']}",
+            f"{item['predicted']:.4g} {item['unit']} ± {100 * item['rel_uncertainty']:.0f} %",
             f"{100 * item['ape']:.1f} %",
         ]
         for item in details

@@ -23,22 +23,27 @@ class Format:
 _RULES: tuple[tuple[str, Format], ...] = (
     (r"q1_0", Format("q1", 0.16, "int8", 2)),
     (r"q2_0", Format("q2", 0.28, "int8", 2)),
+    (r"iq1", Format("q1", 0.22, "int8", 2)),
+    (r"iq2", Format("q2k", 0.31, "int8", 2)),
+    (r"iq3", Format("q3k", 0.44, "int8", 2)),
+    (r"iq4", Format("q4", 0.56, "int8", 2)),
+    (r"q6_k", Format("q6", 0.82, "int8", 2)),
     (r"q2_k", Format("q2k", 0.36, "int8", 2)),
     (r"q3_k", Format("q3k", 0.46, "int8", 2)),
-    (r"q8_0", Format("q8", 1.0625, "int8", 2)),
-    (r"q5_", Format("q5", 0.70, "int8", 2)),
+    (r"q8_0|\bq8\b", Format("q8", 1.0625, "int8", 2)),
+    (r"q5_|\bq5\b", Format("q5", 0.70, "int8", 2)),
     (r"q4f16", Format("w4", 0.5625, "fp16", 2)),
-    (r"q4_|gguf|4-bit", Format("q4", 0.61, "int8", 2)),
+    (r"q4_|\bq4\b|gguf|4-bit|4bit", Format("q4", 0.61, "int8", 2)),
     (r"w4a16_g", Format("w4g", 0.60, "int8", 2)),
     (r"fp4|mxfp4|nvfp4", Format("fp4", 0.5625, "int8", 2)),
-    (r"w4|int4", Format("w4", 0.5625, "fp16", 2)),
+    (r"w4|int4|awq|gptq|i4\b|nf4", Format("w4", 0.5625, "fp16", 2)),
     (r"w8a16", Format("w8a16", 1.0, "int8", 2)),
-    (r"w8a8|int8|uint8|fp8", Format("int8", 1.0, "int8", 1)),
-    (r"fp16|float16|w16|bf16|^float$", Format("fp16", 2.0, "fp16", 2)),
-    (r"fp32|float32", Format("fp32", 4.0, "fp32", 4)),
+    (r"w8a8|w8|int-?8|uint-?8|\bi8|\bu8|fp8|8-?bit|quantized", Format("int8", 1.0, "int8", 1)),
+    (r"fp-?16|float-?16|w16|bf-?16|^float$|\bf16|half|tf32", Format("fp16", 2.0, "fp16", 2)),
+    (r"fp-?32|float-?32|\bf32|single|full", Format("fp32", 4.0, "fp32", 4)),
 )
 
-INT8, FP16, FP32, W4 = _RULES[12][1], _RULES[13][1], _RULES[14][1], _RULES[10][1]
+INT8, FP16, FP32, W4 = _RULES[-3][1], _RULES[-2][1], _RULES[-1][1], _RULES[-5][1]
 _INTEGER_PATHS = {"edgetpu", "qaic", "rknn", "hailo", "rkllm", "tflite"}
 
 

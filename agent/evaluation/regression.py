@@ -3,7 +3,7 @@
 An observation is y = s · Σ_parts w·[max(Σ compute terms, other ceilings) + Σ added terms], each term a known constant
 times exp(Σ of its coefficients). A coefficient belongs to a level (all rows, a silicon family, a software path on it …)
 and is pulled towards 0 – that is towards what its relatives say – by a normal prior of that level's spread. Solved by
-Gauss–Newton on log y with Huber weights; a partially pooled hierarchical model (Gelman & Hill 2007,
+damped Gauss–Newton on log y with Huber weights; a partially pooled hierarchical model (Gelman & Hill 2007,
 ch. 12; Huber 1964, doi:10.1214/aoms/1177703732).
 """
 
@@ -26,8 +26,14 @@ HUBER = 1.5
 """Residuals beyond this many scales count linearly, not squared."""
 
 
-HALVINGS = 6
-"""Times a step is halved before the last trial is taken."""
+TRIES = 6
+"""Steps of ever more damping that are tried before the fit counts as settled."""
+
+ENOUGH = 1e-5
+"""A step that lowers the objective by a smaller share ends the fit."""
+
+SPREAD_OF_MEDIAN = 1.4826
+"""Standard deviation over median absolute deviation of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ def solve(
     spreads: Mapping[str, float],
     *,
     scale: float = 0.08,
-    steps: int = 25,
+    steps: int = 60,
     minimum_rows: Mapping[str, int] | None = None,
 ) -> Solution:
     """Fit the coefficients of every key that appears.
@@ -166,7 +172,7 @@ def solve(
     keys = sorted(k for k, n in counts.items() if level(k) in spreads and n >= needed.get(level(k), 1))
     problem = _Problem(observations, keys)
     precision = np.array([spreads[level(key)] ** -2 for key in keys])
-    theta, covariance, spread = _gauss_newton(problem, precision, scale, steps)
+    theta, covariance, spread = _levenberg(problem, precision, scale, steps)
     deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     return Solution(
         dict(zip(keys, theta.tolist(), strict=True)),
@@ -185,33 +191,47 @@ def _rows_behind(observations: Sequence[Observation]) -> dict[str, int]:
     return {key: len(rows) for key, rows in groups.items()}
 
 
-def _gauss_newton(problem: _Problem, precision: Array, floor: float, steps: int) -> tuple[Array, Array, float]:
+def _levenberg(problem: _Problem, precision: Array, floor: float, steps: int) -> tuple[Array, Array, float]:
+    """Gauss–Newton steps that are taken only if they pay, damped more after each one that did not.
+
+    Where two ceilings meet the objective has a kink; a plain Gauss–Newton jumps to and fro across it for ever.
+    """
     theta = np.zeros(problem.size)
+    damping = 0.05
     spread = 0.5
-    damping = 1.0
     predicted, shares = problem.predict(theta)
-    normal = np.diag(precision)
+    normal, gradient = _normal(problem, shares, problem.log_values - predicted, theta, precision, spread)
     for _ in range(steps):
         residual = problem.log_values - predicted
-        jacobian = problem.jacobian(shares)
-        spread = max(floor, 1.4826 * float(np.median(np.abs(residual))))
-        weights = problem.weights * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-12)) / spread**2
-        normal = (jacobian * weights[:, None]).T @ jacobian + np.diag(precision)
-        gradient = jacobian.T @ (weights * residual) - precision * theta
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)) * 0.05, gradient)
-        step = np.clip(step, -1.0, 1.0)
+        spread = max(floor, min(spread, SPREAD_OF_MEDIAN * float(np.median(np.abs(residual)))))
         best = _objective(problem, residual, theta, precision, spread)
-        for _try in range(HALVINGS):
+        normal, gradient = _normal(problem, shares, residual, theta, precision, spread)
+        gained = 0.0
+        for _try in range(TRIES):
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+            step = np.clip(step, -1.0, 1.0)
             trial, trial_shares = problem.predict(theta + step)
-            if _objective(problem, problem.log_values - trial, theta + step, precision, spread) <= best + 1e-9:
+            gained = best - _objective(problem, problem.log_values - trial, theta + step, precision, spread)
+            if gained > 0:
+                theta, predicted, shares = theta + step, trial, trial_shares
+                damping = max(1e-4, damping / 3.0)
                 break
-            step = 0.5 * step
-        theta, predicted, shares = theta + step, trial, trial_shares
-        damping *= 0.7
-        if float(np.max(np.abs(step), initial=0.0)) < 1e-4:
+            damping *= 4.0
+        if gained <= ENOUGH * best:
             break
     covariance: Array = np.linalg.inv(normal).astype(np.float64)
     return theta, covariance, spread
+
+
+def _normal(
+    problem: _Problem, shares: Array, residual: Array, theta: Array, precision: Array, spread: float
+) -> tuple[Array, Array]:
+    """Normal matrix and gradient of the objective with Huber weights."""
+    jacobian = problem.jacobian(shares)
+    weights = problem.weights * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residual), 1e-12)) / spread**2
+    normal: Array = (jacobian * weights[:, None]).T @ jacobian + np.diag(precision)
+    gradient: Array = jacobian.T @ (weights * residual) - precision * theta
+    return normal, gradient
 
 
 def _objective(problem: _Problem, residual: Array, theta: Array, precision: Array, spread: float) -> float:

@@ -19,6 +19,11 @@ DEFAULT_PROMPT = 512.0
 OFFLINE_BATCH = 256.0
 """Samples in flight in an offline run on an accelerator: enough that launches and weights no longer count."""
 
+_PHASES: tuple[tuple[str, str], ...] = (
+    ("decode", r"^decode|(?<!prefill\+)\bdecod|\btg ?\d*\b|token.?generation|\btpot\b|inter.token|eval rate"),
+    ("prefill", r"^prefill|prefill(?!\+)|\bpp ?\d*\b|\bttft\b|first.token|prompt.(eval|process)"),
+)
+
 SUMMARY = (800.0, 70.0)
 """Mean prompt and answer of the news summarisation that MLPerf runs without stating lengths [tokens]."""
 
@@ -157,18 +162,18 @@ def _vision_case(row: Measurement, site: Site, path: str, stored: Format, arch: 
 
 
 def _language_case(row: Measurement, site: Site, path: str, stored: Format, arch: Language) -> Case | str:
-    task = row.task.lower()
-    if not re.search(r"decode|prefill|generat|end-to-end|summar|chat", task):
+    task = _phase(row)
+    if task is None:
         return f"task {row.task!r} of a language model is none of decode, prefill, generation, summarisation"
     batch = row.batch or 1.0
     prompt, generated = row.prompt_tokens, row.gen_tokens
     if "batch" in row.notes.lower() and "not recorded" in row.notes.lower():
         return "the batch size is not recorded"
-    if task.startswith("decode"):
+    if task == "decode":
         context = (prompt or DEFAULT_CONTEXT) + (generated or 0.0) / 2.0
         loads: tuple[Load, ...] = (_decode(arch, stored, batch, context, 1.0),)
         unit, mode = batch, "single" if batch == 1 else "batch"
-    elif task.startswith("prefill"):
+    elif task == "prefill":
         tokens = prompt or _bucket(row)
         loads = (_prefill(arch, stored, batch, tokens),)
         unit, mode = tokens * batch, "single"
@@ -187,8 +192,21 @@ def _language_case(row: Measurement, site: Site, path: str, stored: Format, arch
             loads = tuple(_scaled(load, 16.0) for load in loads)
             unit *= 16.0
             mode = "offline"
-    label = "decode" if task.startswith("decode") else "prefill" if task.startswith("prefill") else "generate"
+    label = task if task in ("decode", "prefill") else "generate"
     return Case(row, site, path, stored, label, arch.name, mode, batch, loads, unit, _statistic(row), _scope(row))
+
+
+def _phase(row: Measurement) -> str | None:
+    """What a language model's row measured: decode, prefill, or the text of a task that has both; None for neither.
+
+    A rate in tokens per second without a task that says more is one of generation.
+    """
+    task = row.task.lower()
+    for phase, pattern in _PHASES:
+        if re.search(pattern, task):
+            return phase
+    known = re.search(r"generat|end-to-end|summar|chat|\bllm\b|completion|inference|throughput", task)
+    return task if known or (not task and row.tokens_per_s) else None
 
 
 def _decode(arch: Language, stored: Format, batch: float, context: float, times: float) -> Load:
@@ -252,11 +270,11 @@ def _scope(row: Measurement) -> str:
     if not text and (row.power_w or row.energy_j or row.derived_power_w):
         return "rail" if "VDD" in row.energy_unit else "wall"
     for name, pattern in (
-        ("rail", r"vdd_cpu_gpu_cv|rail"),
-        ("peak-wall", r"wall, peak"),
-        ("component", r"component|nvml"),
-        ("module", r"module|vdd_in"),
-        ("wall", r"wall"),
+        ("rail", r"vdd_cpu_gpu_cv|vdd_gpu_soc|rail"),
+        ("peak-wall", r"(wall|ac|plug|meter).*peak|peak.*(wall|plug|meter)"),
+        ("component", r"component|nvml|nvidia-smi|rapl|package|\bsoc\b|powermetrics"),
+        ("module", r"module|vdd_in|tegrastats|jtop|pom_5v_in|\bsom\b"),
+        ("wall", r"wall|\bac\b|plug|meter|usb|poe|\bdc\b|board|system|outlet|mains|kill"),
     ):
         if re.search(pattern, text):
             return name

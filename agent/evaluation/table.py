@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import csv
-import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from agent.errors import ConfigError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""A table of a million rows is smaller; a larger file is not one."""
+"""A table of MAX_ROWS rows is smaller; a larger file is not one."""
+
+MAX_ROWS = 100_000
+"""Rows of a table; each is predicted and kept."""
+
+MAX_CELL_CHARS = 4096
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 MAX_VALUE = 1e12
-"""No latency, rate, power or token count of a board comes near."""
+"""Beyond any number of a board, where no column says less."""
+
+LIMITS: Mapping[str, float] = MappingProxyType({
+    "batch": 65_536.0, "prompt_tokens": 10e6, "gen_tokens": 10e6, "power_w": 1e6, "derived_power_w": 1e6,
+    "idle_power_w": 1e6, "latency_ms": 1e9, "mean_latency_ms": 1e9, "tokens_per_s": 1e9, "throughput_ips": 1e9,
+})  # fmt: skip
+"""Largest believable value of a column: a larger one is a slip of units."""
 
 REQUIRED = ("row_id", "board", "device", "model", "task")
 """Columns without which no row means anything; every other column may be missing and counts as empty."""
@@ -61,16 +76,20 @@ def read_table(path: Path) -> list[Measurement]:
     Numbers are finite and above 0 (token counts may be 0). Raises ConfigError with `file:line: column: what`.
     """
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8-sig") if size <= MAX_FILE_BYTES else ""
+        with path.open("rb") as file:
+            # A device or pipe has no size, so what is read is bounded, not what the file claims to be.
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES / 1e6:.0f} MB, too large for a table")
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: contains a NUL byte, so it is not text; save it as CSV in UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
-    if size > MAX_FILE_BYTES:
-        raise ConfigError(
-            f"{path}: {size / 1e6:.0f} MB is too large for a table (at most {MAX_FILE_BYTES / 1e6:.0f} MB)"
-        )
     return parse_table(text, str(path))
 
 
@@ -80,9 +99,12 @@ def parse_table(text: str, name: str) -> list[Measurement]:
     try:
         header = [cell.strip() for cell in next(reader, [])]
         _check_header(header, name)
-        rows = [
-            _row(header, cells, f"{name}:{reader.line_num}") for cells in reader if any(cell.strip() for cell in cells)
-        ]
+        rows = []
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append(_row(header, cells, f"{name}:{reader.line_num}"))
+            if len(rows) > MAX_ROWS:
+                raise ConfigError(f"{name}:{reader.line_num}: more than {MAX_ROWS} rows; split the table")
     except csv.Error as error:
         raise ConfigError(f"{name}:{reader.line_num}: not valid CSV: {error}") from error
     if not rows:
@@ -107,6 +129,9 @@ def _row(header: list[str], cells: list[str], where: str) -> Measurement:
         raise ConfigError(f"{where}: {len(cells)} cells, but the header names {len(header)} columns (a stray comma?)")
     raw = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
     texts = {column: raw[column] for column in TEXTS if column in raw}
+    for column, text in texts.items():
+        if len(text) > MAX_CELL_CHARS or not text.replace("\n", " ").replace("\t", " ").isprintable():
+            raise ConfigError(f"{where}: {column}: holds control characters or more than {MAX_CELL_CHARS} characters")
     if not texts["row_id"]:
         raise ConfigError(f"{where}: row_id: is empty")
     numbers = {column: _number(raw[column], f"{where}: {column}", column) for column in NUMBERS if raw.get(column)}
@@ -114,12 +139,11 @@ def _row(header: list[str], cells: list[str], where: str) -> Measurement:
 
 
 def _number(cell: str, where: str, column: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise ConfigError(f"{where}: {cell[:40]!r} is not a number (leave the cell empty where unknown)") from None
-    if not math.isfinite(value) or not 0 <= value <= MAX_VALUE or (value == 0 and not column.endswith("_tokens")):
-        raise ConfigError(f"{where}: {cell[:40]} is out of range; it must be above 0 and at most {MAX_VALUE:.0e}")
+    if not _NUMBER.fullmatch(cell):
+        raise ConfigError(f"{where}: {cell[:40]!r} is not a number (leave the cell empty where unknown)")
+    value, limit = float(cell), LIMITS.get(column, MAX_VALUE)
+    if not 0 <= value <= limit or (value == 0 and not column.endswith("_tokens")):
+        raise ConfigError(f"{where}: {cell[:40]} is out of range; it must be above 0 and at most {limit:g}")
     return value
 
 

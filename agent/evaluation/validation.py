@@ -12,7 +12,7 @@ from agent.evaluation.forecast import Coefficients
 from agent.evaluation.rows import Case, case_of
 from agent.evaluation.scores import Score, by_quantity, grouped
 from agent.evaluation.table import Measurement
-from agent.evaluation.targets import Comparison, Quantity, compare
+from agent.evaluation.targets import UNITS, Comparison, Quantity, compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Validation:
         return {
             "row_id": item.row_id,
             "quantity": item.quantity,
+            "unit": UNITS[item.quantity],
             "measured": item.measured,
             "predicted": item.predicted,
             "ape": item.ape,

@@ -17,7 +17,7 @@ from tests.evaluation.worlds import HARDWARE, case, catalogue, row, why
         ({"tier": "D"}, "tier D"),
         ({"notes": "INFERRED from SingleStream"}, "INFERRED"),
         ({"notes": "identical to SingleStream"}, "a copy of another row"),
-        ({"model": "NoSuchNet"}, "model 'NoSuchNet' is not in the catalogue"),
+        ({"model": "NoSuchNet"}, "model 'NoSuchNet' is in no catalogue"),
         ({"board": "Nobody's"}, "is not known (known: Big, Small, Stick)"),
         ({"device": "npu"}, "device 'npu' of Big has no published peaks (known: cpu, dla, gpu)"),
         ({"latency_ms": ""}, "no latency, throughput, power or energy"),
