@@ -21,6 +21,8 @@ ASSUMED_LINK_OVERHEAD_S = 50e-6
 ASSUMED_LINK_J_PER_BYTE = 60e-12
 """Used between memory domains whose link the profile does not describe; noted wherever used. 4 GB/s and 50 µs are a
 PCIe 3 x4 copy with its synchronisation; 60 pJ/byte is one DRAM read and write (physics coefficients, LPDDR4)."""
+WHOLE_SHARE, WHOLE_NODES = 0.4, 8
+"""Share of the work and number of nodes from which a stage that could not be cut is mentioned."""
 SHARED_MEMORY_OVERHEAD_S = 20e-6
 """Hand-over between two accelerators on one memory: a fence and a wake-up, no copy."""
 
@@ -78,6 +80,7 @@ def make_tables(
     silicon = tuple(c.accelerator.silicon or c.accelerator.name for c in usable)
     bound = np.array([[c.cost.stages[s].binding == "memory" for c in usable] for s in range(len(workload.stages))])
     domains = tuple(c.accelerator.memory_domain for c in usable)
+    notes += _chain_notes(workload)
     shared = np.array([domains.count(domain) > 1 for domain in domains])
     if bound[:, shared].any():
         notes.append("period: stages bound by one memory's bandwidth take turns, so it is an upper bound")
@@ -149,6 +152,22 @@ def _waits(state: State, usable: list[Candidate], time: Floats, notes: list[str]
     before = np.concatenate([[0.0], np.cumsum(time.min(axis=1))[:-1]])
     left: Floats = np.maximum(0.0, queue[None, :] - before[:, None])
     return left
+
+
+def _chain_notes(workload: Workload) -> list[str]:
+    """What the chain of stages leaves out of a graph with branches."""
+    several = [s.name for s in workload.stages[:-1] if s.output_tensors > 1]
+    notes = []
+    if several:
+        notes.append(
+            f"{len(several)} boundaries are crossed by several tensors, from {several[0]} on: branches run one after "
+            "another in the graph's order, and a tensor crosses with every change of accelerator until it is used"
+        )
+    flops = sum(s.flops for s in workload.stages)
+    heavy = [s for s in workload.stages if s.nodes > WHOLE_NODES and s.flops > WHOLE_SHARE * flops]
+    if len(workload.stages) > 1:
+        notes += [f"branches of {s.name} are one stage, with {s.flops / flops:.0%} of the work" for s in heavy]
+    return notes
 
 
 def memory_tables(kept: Floats, arena: Floats, domain: Ints, room: Floats) -> tuple[Floats, Floats, Bools]:

@@ -1,7 +1,7 @@
 """What a model asks of the hardware: stages with operations and bytes. Data only.
 
-A stage is a run of graph nodes between two single-tensor cuts, so stages form a chain and one tensor crosses
-each boundary.
+A stage is a run of graph nodes between two cuts, so stages form a chain; one tensor crosses a boundary, or a few where
+a graph has heavy branches.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Stage(FileModel):
     )
     activation_bytes: float = Field(ge=0, description="bytes read plus written by the stage's nodes, weights excluded")
     input_bytes: float = Field(ge=0, description="bytes of the tensor that enters the stage")
-    output_bytes: float = Field(ge=0, description="bytes of the tensor that leaves the stage")
+    output_bytes: float = Field(ge=0, description="bytes of all that leaves the stage")
+    output_tensors: int = Field(default=1, ge=0, description="tensors that leave the stage")
     kv_bytes: float = Field(default=0.0, ge=0, description="KV cache bytes read plus written")
     arena_bytes: float = Field(default=0.0, ge=0, description="peak bytes of live activations")
     operators: tuple[str, ...] = Field(default=(), description="distinct operator types, to check backend coverage")

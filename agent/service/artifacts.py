@@ -17,7 +17,7 @@ from agent.storage import state_file
 from agent.workload.inspect import inspect_in_child
 
 INSPECT_TIMEOUT_S = 120.0
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 MAX_MODEL_BYTES = 2**31
 """A protobuf or FlatBuffer cannot be longer."""
 

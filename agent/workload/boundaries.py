@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from agent.workload.graph import Graph
 from agent.workload.kernels import Kernel, group
-from agent.workload.stages import MAX_STAGES, Cut, choose, cut_loads, find_cuts, side_tensors
-
-MAX_TENSORS = 4
-"""Most tensors that may cross a boundary that was not asked for by name."""
+from agent.workload.stages import MAX_STAGES, MAX_TENSORS, Cut, choose, cut_loads, cuts_of, side_tensors
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Places:
 
     def planned(self, after: Sequence[int]) -> tuple[int, ...]:
         """Positions behind those stages of the graph's workload (`stages.split`), counted from 0."""
-        chosen = choose(find_cuts(self._kernels, self._side), self._loads, MAX_STAGES)
+        chosen = cuts_of(self._kernels, MAX_STAGES)
         return tuple(chosen[index].position for index in after)
 
     def even(self, stages: int) -> tuple[int, ...]:
@@ -64,7 +61,10 @@ class Places:
                 return None
             best = min(
                 range(begin, end),
-                key=lambda i: abs(at[places[i].position] - at[target]) / at[-1] + (len(places[i].tensors) - 1) / 30,
+                key=lambda i: (
+                    places[i].position != target
+                    and abs(at[places[i].position] - at[target]) / at[-1] + (len(places[i].tensors) - 1) / 30
+                ),
             )
             found.append(places[best])
             begin = best + 1

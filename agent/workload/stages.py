@@ -1,8 +1,13 @@
-"""Stages: where a graph can be cut so that one tensor crosses, and which cuts to keep. Pure.
+"""Stages: where a graph can be cut so that one tensor crosses, or a few, and which cuts to keep. Pure.
 
 A boundary lies between two kernels where exactly one activation is alive: produced before, read after. Graph inputs
 that are read again later do not count (they are at hand everywhere), nor do side tensors: values worth less than a
 thousandth of the graph's work and weights (masks, positions), which each stage computes again for itself.
+
+Parallel branches between two such boundaries are one stage as long as that is light (series-parallel reduction). A
+heavy one – detectors with several heads, networks with long skips, a decoder that reads its encoder – is cut further
+where a few activations are alive. Its stages are a chain in the graph's order, and all that is alive is taken to cross
+together at each of their boundaries.
 """
 
 from __future__ import annotations
@@ -18,31 +23,65 @@ from agent.workload.graph import Graph, merge_work
 from agent.workload.kernels import Kernel, group, live_bytes_peak
 
 MAX_STAGES = 24
+MAX_TENSORS = 4
+"""Most tensors that cross a boundary."""
+HEAVY_SHARE = 0.2
+"""Share of the graph's cost from which a stretch without a single-tensor boundary is cut at several tensors."""
 SIDE_SHARE = 1e-3
 """Share of the graph's operations and of its weights below which a value is computed again rather than passed on."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A boundary before kernel `position`, crossed by `tensor`."""
+    """A boundary before kernel `position`, crossed by `tensor` and the `others`."""
 
     position: int
     tensor: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """All that cross."""
+        return (self.tensor, *self.others)
 
 
-def find_cuts(kernels: Sequence[Kernel], side: frozenset[str] = frozenset()) -> tuple[Cut, ...]:
-    """Every boundary where exactly one tensor outside `side` is alive, in order."""
+def find_cuts(kernels: Sequence[Kernel], side: frozenset[str] = frozenset(), most: int = 1) -> tuple[Cut, ...]:
+    """Every boundary where 1 to `most` tensors outside `side` are alive, in order.
+
+    Of several tensors that stay the same over some kernels the first boundary counts.
+    """
     last: dict[str, int] = {}
     for index, kernel in enumerate(kernels):
         last.update(dict.fromkeys(kernel.reads, index))
     cuts = []
-    alive: set[str] = set()
+    alive: dict[str, None] = {}
     for index, kernel in enumerate(kernels[:-1]):
-        alive.update(n for n in kernel.writes if n not in side)
-        alive = {n for n in alive if last.get(n, -1) > index}
-        if len(alive) == 1:
-            cuts.append(Cut(index + 1, next(iter(alive))))
+        alive.update(dict.fromkeys(n for n in kernel.writes if n not in side))
+        alive = {n: None for n in alive if last.get(n, -1) > index}
+        if 1 <= len(alive) <= most:
+            first, *others = alive
+            cut = Cut(index + 1, first, tuple(others))
+            if most == 1 or not cuts or cuts[-1].tensors != cut.tensors:
+                cuts.append(cut)
     return tuple(cuts)
+
+
+def places(kernels: Sequence[Kernel], side: frozenset[str], loads: Sequence[float]) -> tuple[Cut, ...]:
+    """Where stages may end: at single tensors, and inside what is heavy between two of them at a few, in order."""
+    single = find_cuts(kernels, side)
+    bounds = [0, *(c.position for c in single), len(kernels)]
+    heavy = [(a, b) for a, b in pairwise(bounds) if sum(loads[a:b]) > HEAVY_SHARE * sum(loads)]
+    if not heavy:
+        return single
+    several = find_cuts(kernels, side, MAX_TENSORS)
+    inside = [c for c in several for a, b in heavy if a < c.position < b and not _shares(kernels[a:b], c.position - a)]
+    return tuple(sorted((*single, *inside), key=lambda c: c.position))
+
+
+def _shares(kernels: Sequence[Kernel], position: int) -> bool:
+    """Whether kernels on both sides read the same weights, which two stages would hold twice."""
+    before = {name for k in kernels[:position] for name in k.weights}
+    return any(name in before for k in kernels[position:] for name in k.weights)
 
 
 def side_tensors(kernels: Sequence[Kernel]) -> frozenset[str]:
@@ -75,15 +114,21 @@ def split(graph: Graph, max_stages: int = MAX_STAGES) -> tuple[Stage, ...]:
     kernels = group(graph)
     if not kernels:
         return (Stage(name="empty", work=(), weight_bytes=0, activation_bytes=0, input_bytes=0, output_bytes=0),)
-    chosen = choose(find_cuts(kernels, side_tensors(kernels)), cut_loads(kernels), max_stages)
+    chosen = cuts_of(kernels, max_stages)
     bounds = [0, *(c.position for c in chosen), len(kernels)]
-    sizes = [_sum_bytes(graph, graph.inputs), *(graph.tensors[c.tensor].bytes for c in chosen)]
+    sizes = [_sum_bytes(graph, graph.inputs), *(_sum_bytes(graph, c.tensors) for c in chosen)]
     sizes.append(_sum_bytes(graph, graph.outputs))
     seen: set[str] = set()
     return tuple(
-        _stage(graph, index, kernels[bounds[index] : bounds[index + 1]], sizes[index], sizes[index + 1], seen)
-        for index in range(len(bounds) - 1)
+        _stage(graph, index, kernels[bounds[index] : bounds[index + 1]], (sizes[index], sizes[index + 1], count), seen)
+        for index, count in enumerate([*(len(c.tensors) for c in chosen), len(graph.outputs)])
     )
+
+
+def cuts_of(kernels: Sequence[Kernel], max_stages: int) -> tuple[Cut, ...]:
+    """The boundaries between the stages that `split` makes."""
+    loads = cut_loads(kernels)
+    return choose(places(kernels, side_tensors(kernels), loads), loads, max_stages)
 
 
 def choose(cuts: Sequence[Cut], loads: Sequence[float], max_stages: int) -> tuple[Cut, ...]:
@@ -151,8 +196,10 @@ def cut_loads(kernels: Sequence[Kernel]) -> list[float]:
 
 
 def _stage(
-    graph: Graph, index: int, kernels: Sequence[Kernel], input_bytes: float, output_bytes: float, seen: set[str]
+    graph: Graph, index: int, kernels: Sequence[Kernel], ends: tuple[float, float, int], seen: set[str]
 ) -> Stage:
+    """The stage of some kernels. ends: bytes that enter, bytes that leave, and in how many tensors."""
+    input_bytes, output_bytes, tensors = ends
     idle = sum(k.idle_weight_bytes for k in kernels)
     operators = sorted({op for k in kernels for op in k.operators})
     name = kernels[0].name or operators[0]
@@ -163,7 +210,7 @@ def _stage(
         name=name, work=merge_work([w for k in kernels for w in k.work]),
         weight_bytes=max(0.0, _unique_bytes(kernels) - idle), idle_weight_bytes=idle,
         activation_bytes=sum(k.moved_bytes for k in kernels), input_bytes=input_bytes, output_bytes=output_bytes,
-        kv_bytes=sum(k.kv_bytes for k in kernels), arena_bytes=live_bytes_peak(kernels, graph),
+        output_tensors=tensors, kv_bytes=sum(k.kv_bytes for k in kernels), arena_bytes=live_bytes_peak(kernels, graph),
         operators=tuple(operators), nodes=sum(k.nodes for k in kernels),
     )  # fmt: skip
 

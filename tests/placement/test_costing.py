@@ -272,3 +272,15 @@ def test_a_float_model_needs_converting_for_a_chip_of_integers(precision, fits):
     reason = costing.cannot_compute(load(stage(precision=precision)), linked().accelerator("a"))
     assert (reason is None) == fits
     assert fits or "needs converting first" in reason
+
+
+def test_what_a_chain_leaves_out_of_branches_is_said():
+    profile = board(unit("a"))
+    wide = stage("heads", output_tensors=3)
+    assert not any("several tensors" in n for n in make_tables(load(stage("a"), stage("b")), profile, POLICY).notes)
+    notes = " ".join(make_tables(load(stage("a"), wide, stage("end")), profile, POLICY).notes)
+    assert "1 boundaries are crossed by several tensors, from heads on" in notes
+    heavy = stage("neck", flops=9e9).model_copy(update={"nodes": 60})
+    assert any("branches of neck are one stage, with 99% of the work" in n
+               for n in make_tables(load(stage("a"), heavy), profile, POLICY).notes)  # fmt: skip
+    assert not any("are one stage" in n for n in make_tables(load(heavy), profile, POLICY).notes)
