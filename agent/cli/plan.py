@@ -59,9 +59,10 @@ def plan_command(
     if (model is None) == (problem is None):
         raise click.UsageError("give a MODEL or --problem FILE.npz")
     if problem is not None:
+        from agent.cli.plan_marks import marked
         from agent.cli.plan_problem import plan_problem
 
-        document = plan_problem(problem, seed, method, budget_ms)
+        document = marked(plan_problem(problem, seed, method, budget_ms), problem, options["policy"] or "balanced")
     else:
         from agent.cli.plan_model import plan_model
 
@@ -76,7 +77,7 @@ def plan_command(
     from agent.cli import plan_show
 
     if problem is not None:
-        plan_show.show_front(document, None)
+        plan_show.show_problem(document)
     else:
         plan_show.show_model(document)
 

@@ -12,6 +12,19 @@ MAX_ROWS = 20
 MAX_NOTES = 6
 
 
+def show_problem(document: dict[str, Any]) -> None:
+    """Front, baselines and choice of one's own cost tables."""
+    chosen = document["chosen"]
+    show_front(document, chosen and chosen["assignment"])
+    rows = [[n, f"{b['energy_j']:.4g}", f"{b['latency_s'] * 1e3:.4g}"] for n, b in document["baselines"].items()]
+    print_table("Baselines", ["method", "J", "ms"], rows)
+    if chosen is None:
+        click.echo(f"chosen under {document['policy']}: nothing; {document['why']}")
+        return
+    what = f"{chosen['energy_j']:.4g} J, {chosen['latency_s'] * 1e3:.4g} ms"
+    click.echo(f"chosen under {document['policy']}: {what}; {document['why']}")
+
+
 def show_model(document: dict[str, Any]) -> None:
     """Front, baselines, choice, and what is to be said about them."""
     chosen = document["chosen"]

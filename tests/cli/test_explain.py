@@ -1,0 +1,105 @@
+"""`qeil plan --problem` and `qeil explain`: choice, baselines, drawing, limits and flips as a user sees them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import run
+from agent.storage import share
+
+PROBLEM = Path(__file__).parents[1] / "placement" / "data" / "decode_L12_D2_loose_j0_s101.npz"
+BOARD = ("--profile", "core-ultra-285hx-npu-rtx-pro-5000", "--phase", "prefill")
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEIL_STATE_DIR", str(tmp_path / "state"))
+
+
+def ok(capsys, *arguments: str) -> str:
+    assert run(arguments) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_own_tables_are_drawn_with_choice_and_baselines(capsys, tmp_path):
+    target = tmp_path / "front.svg"
+    assert run(["plan", "--problem", str(PROBLEM), "--plot", str(target), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["chosen"]["assignment"] in [p["assignment"] for p in document["front"]]
+    assert {"greedy", "single:0", "single:1"} <= set(document["baselines"])
+    drawn = target.read_text()
+    for text in ("chosen = greedy = single:0", "under-utilisation", "latency [ms]"):
+        assert f"<!-- {text} -->" in drawn
+
+
+def test_own_tables_under_a_cap_that_nothing_keeps_have_a_front_but_no_choice(capsys, tmp_path):
+    policy = tmp_path / "tiny.yaml"
+    policy.write_text(share.find_policy("battery").read_text().replace("power_cap_w: 7", "power_cap_w: 0.1"))
+    assert run(["plan", "--problem", str(PROBLEM), "--policy", str(policy)]) == 0
+    text = capsys.readouterr().out
+    assert "Pareto front: 16 placements" in text
+    assert "nothing; no placement keeps power_cap_w 0.1 W" in text
+
+
+def test_explain_prices_the_cap_that_binds(capsys):
+    asked = ("explain", "gpt2-125m", *BOARD, "--power-cap-w", "40")
+    document = json.loads(ok(capsys, *asked, "--json"))
+    (bound,) = document["binding"]
+    assert (bound["limit"], bound["now"], bound["then"]) == ("power_cap_w", 40.0, "gpu")
+    assert bound["least"]["at"] > bound["least"]["holds"] > 40.0
+    assert bound["latency_s"] < 0
+    text = ok(capsys, *asked)
+    assert "binds: power_cap_w 40 W: without it, gpu; that saves" in text
+    assert "W more already saves" in text
+    assert "left out: gpu: draws" in text
+
+
+def test_explain_says_which_line_of_the_profile_a_joule_comes_from(capsys):
+    document = json.loads(ok(capsys, "explain", "gpt2-125m", *BOARD, "--json"))
+    path = share.find_profile(BOARD[1])
+    lines = path.read_text().splitlines()
+    seen = 0
+    for placement in document["placements"]:
+        for row in placement["coefficients"]:
+            assert row["stands"] or row["provenance"] == "assumed"
+            if row["line"] is not None:
+                seen += 1
+                assert row["file"] == path.name
+                assert lines[row["line"] - 1].strip().startswith("value:")
+                assert float(lines[row["line"] - 1].split(":")[1]) == row["value"]
+    assert seen > 10
+
+
+def test_explain_agrees_with_plan_and_names_a_runner_up(capsys):
+    planned = json.loads(ok(capsys, "plan", "gpt2-125m", *BOARD, "--json"))
+    explained = json.loads(ok(capsys, "explain", "gpt2-125m", *BOARD, "--json"))
+    assert explained["chosen"] == planned["served"]["accelerator"]
+    assert explained["runner_up"]["name"] == planned["served"]["then"][0]
+    assert explained["choice"]["energy_j"] == pytest.approx(planned["served"]["energy_j"])
+    assert any(f["kind"] == "weight" for f in explained["flips"])
+    assert all(f["place"] for f in explained["flips"] if f["kind"] == "coefficient")
+
+
+def test_explain_of_own_tables_agrees_with_plan(capsys):
+    planned = json.loads(ok(capsys, "plan", "--problem", str(PROBLEM), "--json"))
+    explained = json.loads(ok(capsys, "explain", "--problem", str(PROBLEM), "--json"))
+    assert explained["assignment"] == planned["chosen"]["assignment"]
+    assert sum(p["energy_j"] for p in explained["parts"]) == pytest.approx(planned["chosen"]["energy_j"])
+    text = ok(capsys, "explain", "--problem", str(PROBLEM), "--deadline-ms", "3.5", "--power-cap-w", "9")
+    assert "runner-up: " in text
+    assert "would change it: " in text
+
+
+def test_explain_wants_one_thing_to_explain(capsys):
+    assert run(["explain"]) == 2
+    assert "--problem" in capsys.readouterr().err
+
+
+def test_a_deadline_that_nothing_keeps_is_an_error_with_the_relaxation(capsys):
+    assert run(["explain", "--problem", str(PROBLEM), "--deadline-ms", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "no placement keeps deadline_s 0.001 s; 0.003" in error
+    assert len(error.strip().splitlines()) == 1
