@@ -13,8 +13,9 @@ import numpy as np
 
 from agent.placement.exact import exact_front
 from agent.placement.pareto import Archive, normalised_hypervolume
-from agent.placement.pgsam import Ablation, Search, Tuning
+from agent.placement.pgsam import Search
 from agent.placement.problem import Problem
+from agent.placement.tuning import Ablation, Tuning
 from benchmarks.placement_problems import Spec, generate
 
 SEEDS = 6

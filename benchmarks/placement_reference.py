@@ -16,8 +16,9 @@ import numpy as np
 
 from agent.placement.exact import exact_front
 from agent.placement.pareto import Archive
-from agent.placement.pgsam import Search, Tuning
+from agent.placement.pgsam import Search
 from agent.placement.problem import Problem
+from agent.placement.tuning import Tuning
 
 SEEDS = (9001, 9002)
 SEARCH_S = 25.0

@@ -7,6 +7,7 @@ expression over the remaining stages (Lagrangian bound, Geoffrion 1974, Math. Pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ _RATIO_BITS = 12
 _FACTORS = (0.0, 0.35, 1.0, 2.5)
 _SLABS = 20
 _ROOT_TRIALS = 24
+MOST_CELLS = 20_000
+"""Most stages × accelerators that are bounded: tables of half a gigabyte."""
 # Bounds are formed with rounding; this share of the largest term is far above it.
 _MARGIN = 1e-11
 
@@ -74,8 +77,11 @@ def ratio_range(problem: Problem) -> tuple[float, float]:
     return float(np.floor(ratio.min() * scale) / scale), float(np.ceil(ratio.max() * scale) / scale)
 
 
-def bounds(problem: Problem) -> Bounds:
-    """Suffix tables for every slab and multiplier. Multipliers are the best ones for the whole problem, and around."""
+def bounds(problem: Problem, stop: Callable[[], bool] | None = None) -> Bounds | None:
+    """Suffix tables for every slab and multiplier. Multipliers are the best ones for the whole problem, and around.
+
+    None once `stop`, which is asked every few milliseconds, says so.
+    """
     low, high = ratio_range(problem)
     step = 2.0**-_RATIO_BITS
     ratios = np.unique(np.ceil(np.linspace(low, max(high, low + step), _SLABS + 1) / step) * step)
@@ -85,12 +91,17 @@ def bounds(problem: Problem) -> Bounds:
         total, busy = float(cost.max(axis=1).sum()), float(problem.busy_den.max(axis=1).sum())
         scale = total / busy if busy > 0.0 else 1.0
         grid = np.broadcast_to(trials * scale, (len(ratios) - 1, len(trials)))
-        root = _rest(problem, cost, link, ratios[:-1], grid)
+        root = _rest(problem, cost, link, ratios[:-1], grid, stop)
+        if root is None:
+            return None
         stage = _stage(problem, cost, ratios[:-1], grid)[:, :, 0]
         best = grid[0][(root[:, :, 0] + stage).min(axis=2).argmax(axis=1)]
         chosen = best[:, None] * np.array(_FACTORS)
         multipliers.append(chosen)
-        rests.append(_rest(problem, cost, link, ratios[:-1], chosen))
+        rest = _rest(problem, cost, link, ratios[:-1], chosen, stop)
+        if rest is None:
+            return None
+        rests.append(rest)
         margins.append(_MARGIN * (total + float(link.max(initial=0.0)) * len(link) + chosen * busy))
     gain = np.where(problem.allowed, problem.busy_util_num - ratios[:, None, None] * problem.busy_den, -np.inf)
     ahead = gain.max(axis=2)[:, :0:-1].cumsum(axis=1)[:, ::-1]
@@ -107,10 +118,14 @@ def _stage(problem: Problem, cost: Floats, ratios: Floats, multipliers: Floats) 
     return table
 
 
-def _rest(problem: Problem, cost: Floats, link: Floats, ratios: Floats, multipliers: Floats) -> Floats:
+def _rest(
+    problem: Problem, cost: Floats, link: Floats, ratios: Floats, multipliers: Floats, stop: Callable[[], bool] | None
+) -> Floats | None:
     table = _stage(problem, cost, ratios, multipliers)
     rest = np.zeros_like(table)
     for stage in range(problem.stage_count - 2, -1, -1):
+        if stop is not None and stop():
+            return None
         ahead = rest[:, :, stage + 1] + table[:, :, stage + 1]
         rest[:, :, stage] = (link[stage] + ahead[:, :, None, :]).min(axis=3)
     return rest

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.placement.bounds import Bounds, bounds
+from agent.placement.bounds import MOST_CELLS, Bounds, bounds
 from agent.placement.pareto import Archive, nondominated
 from agent.placement.problem import Floats, Problem
 
 _BOUND_COMPARISONS = 100
 """What bounding one label costs, in comparisons."""
+_BOUNDED = 10_000
+"""Labels bounded together, some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -71,38 +73,96 @@ def exact_front(
         comparison_limit: pairwise dominance tests; time grows with them, about 4 ns each.
         evaluation_limit: partial assignments scored.
         known: objectives [n, 3] and assignments [n, L] of feasible solutions; the better, the fewer labels survive.
-        stop: asked between groups of labels; true gives up.
+        stop: asked every few milliseconds; true gives up.
         paced: give up as soon as the comparisons run ahead of the stages done.
     """
-    room, limits = _room(problem), bounds(problem)
-    archive = Archive(problem.stage_count, limit=1 << 30)
-    if known is not None:
-        archive.merge(*known)
-    layers: list[list[_Labels]] = []
-    labels, compared, scored = 0, 0, 0
-    for stage in range(problem.stage_count):
-        layer: list[_Labels] = []
-        # Labels grow faster than the stages: who is ahead of the pace now will not come in under the limit.
-        pace = max((stage + 1) / problem.stage_count, 0.1) if paced else 1.0
-        for accelerator in range(problem.accelerator_count):
-            group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
-            scored += len(group.sums)
-            compared += _BOUND_COMPARISONS * len(group.sums) if len(archive) else 0
-            group = _within_bounds(problem, limits, room, archive, group, stage, accelerator)
-            # Too many to compare, and too many to keep unless most fall.
-            if len(group.sums) <= 4 * label_limit:
-                group, tests = _undominated(problem, limits, room, group, stage)
-                compared += tests
-            labels += len(group.sums)
-            over = labels > label_limit or compared > pace * comparison_limit or scored > evaluation_limit
-            if over or (stop is not None and stop()):
-                nothing = np.zeros((0, problem.stage_count), dtype=np.int8)
-                return ExactFront(False, np.zeros((0, 3)), nothing, labels, compared, scored)
-            layer.append(group)
-        layers.append(layer)
-    assignments = _trace(layers)
-    archive.merge(problem.objectives(assignments), assignments)
-    return ExactFront(True, archive.points, archive.assignments, labels, compared, scored)
+    run = _Run(problem, label_limit, comparison_limit, evaluation_limit, stop, paced)
+    found = run.front(known) if problem.latency.size <= MOST_CELLS else None
+    if found is None:
+        nothing = np.zeros((0, problem.stage_count), dtype=np.int8)
+        return ExactFront(False, np.zeros((0, 3)), nothing, run.labels, run.compared, run.scored)
+    return ExactFront(True, found.points, found.assignments, run.labels, run.compared, run.scored)
+
+
+class _Stopped(Exception):
+    """A limit is passed, or the caller wants no more."""
+
+
+class _Run:
+    """One label setting run, and what it has cost."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        label_limit: int,
+        comparison_limit: int,
+        evaluation_limit: int,
+        stop: Callable[[], bool] | None,
+        paced: bool,
+    ) -> None:
+        self.labels, self.compared, self.scored = 0, 0, 0
+        self._problem = problem
+        self._label_limit = label_limit
+        self._comparison_limit = comparison_limit
+        self._evaluation_limit = evaluation_limit
+        self._stop = stop
+        self._paced = paced
+
+    def front(self, known: tuple[Floats, NDArray[np.int8]] | None) -> Archive | None:
+        """The exact front, or None once a limit is passed."""
+        problem = self._problem
+        limits = bounds(problem, self._stop)
+        if limits is None:
+            return None
+        archive = Archive(problem.stage_count, limit=1 << 30)
+        if known is not None:
+            archive.merge(*known)
+        try:
+            layers = self._layers(limits, _room(problem), archive)
+        except _Stopped:
+            return None
+        assignments = _trace(layers)
+        archive.merge(problem.objectives(assignments), assignments)
+        return archive
+
+    def _layers(self, limits: Bounds, room: _Room, archive: Archive) -> list[list[_Labels]]:
+        problem, layers = self._problem, list[list[_Labels]]()
+        for stage in range(problem.stage_count):
+            layer: list[_Labels] = []
+            # Labels grow faster than the stages: who is ahead of the pace now will not come in under the limit.
+            pace = max((stage + 1) / problem.stage_count, 0.1) if self._paced else 1.0
+            for accelerator in range(problem.accelerator_count):
+                group = _extend(problem, room.domains, layers[-1] if layers else None, stage, accelerator)
+                self.scored += len(group.sums)
+                self.compared += _BOUND_COMPARISONS * len(group.sums) if len(archive) else 0
+                group = self._bounded(limits, room, archive, group, stage, accelerator)
+                # Too many to compare, and too many to keep unless most fall.
+                if len(group.sums) <= 4 * self._label_limit:
+                    group, tests = _undominated(problem, limits, room, group, stage, self._check)
+                    self.compared += tests
+                self.labels += len(group.sums)
+                over = self.labels > self._label_limit or self.compared > pace * self._comparison_limit
+                if over or self.scored > self._evaluation_limit:
+                    raise _Stopped
+                self._check()
+                layer.append(group)
+            layers.append(layer)
+        return layers
+
+    def _bounded(
+        self, limits: Bounds, room: _Room, archive: Archive, group: _Labels, stage: int, accelerator: int
+    ) -> _Labels:
+        parts = []
+        for begin in range(0, max(len(group.sums), 1), _BOUNDED):
+            at = slice(begin, begin + _BOUNDED)
+            part = _Labels(group.sums[at], group.parent[at])
+            parts.append(_within_bounds(self._problem, limits, room, archive, part, stage, accelerator))
+            self._check()
+        return _Labels(np.concatenate([p.sums for p in parts]), np.concatenate([p.parent for p in parts]))
+
+    def _check(self) -> None:
+        if self._stop is not None and self._stop():
+            raise _Stopped
 
 
 def _binding_domains(problem: Problem) -> list[int]:
@@ -171,7 +231,9 @@ def _within_bounds(
     return _Labels(sums[kept], group.parent[kept])
 
 
-def _undominated(problem: Problem, limits: Bounds, room: _Room, group: _Labels, stage: int) -> tuple[_Labels, int]:
+def _undominated(
+    problem: Problem, limits: Bounds, room: _Room, group: _Labels, stage: int, check: Callable[[], None]
+) -> tuple[_Labels, int]:
     sums = group.sums
     if len(sums) < 2:
         return group, 0
@@ -186,7 +248,7 @@ def _undominated(problem: Problem, limits: Bounds, room: _Room, group: _Labels, 
     )
     if stage == problem.stage_count - 1:
         keys = np.stack([sums[:, 0], sums[:, 1], 1.0 - sums[:, 2] / sums[:, 3]], axis=1)
-    chosen = np.sort(nondominated(keys))
+    chosen = np.sort(nondominated(keys, check))
     return _Labels(sums[chosen], group.parent[chosen]), len(sums) * len(chosen)
 
 

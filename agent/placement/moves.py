@@ -24,8 +24,8 @@ class Costs:
     """Tables as the search reads them: [K, L, D] with K = energy, latency, N, Q, then memory domains that can bind."""
 
     stage: Floats
-    link: Floats
-    """Energy and latency of transfers, [2, L-1, D, D]."""
+    link: tuple[Floats, Floats]
+    """Energy and latency of transfers, [L-1, D, D] each."""
     capacity: Floats
     """Of the memory domains in `stage`."""
 
@@ -37,14 +37,16 @@ class Costs:
 
 def costs(problem: Problem) -> Costs:
     """Stack the tables of a problem; memory domains that no assignment can overfill are left out."""
-    most = [
-        np.where(problem.allowed & (problem.domain == domain), problem.memory, 0.0)
-        for domain in range(len(problem.capacity))
+    memory = np.where(problem.allowed, problem.memory, 0.0)
+    domains = range(len(problem.capacity))
+    binding = [
+        d for d in domains if memory[:, problem.domain == d].max(axis=1, initial=0.0).sum() > problem.capacity[d]
     ]
-    binding = [d for d, occupied in enumerate(most) if occupied.max(axis=1).sum() > problem.capacity[d]]
-    stage = [problem.energy, problem.latency, problem.busy_util_num, problem.busy_den, *(most[d] for d in binding)]
-    link = np.stack([problem.transfer_energy, problem.transfer_latency])
-    return Costs(np.stack(stage), link, problem.capacity[binding])
+    stage = np.empty((4 + len(binding), *memory.shape))
+    stage[:4] = problem.energy, problem.latency, problem.busy_util_num, problem.busy_den
+    for at, domain in enumerate(binding):
+        np.multiply(memory, problem.domain == domain, out=stage[4 + at])
+    return Costs(stage, (problem.transfer_energy, problem.transfer_latency), problem.capacity[binding])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +65,17 @@ def prefix(tables: Costs, rows: Rows) -> Prefix:
     into = np.zeros((2, stages, len(rows)))
     place = np.ascontiguousarray(rows.T).astype(np.intp)
     if stages > 1:
-        into[:, 1:] = tables.link[:, np.arange(stages - 1)[:, None], place[:-1], place[1:]]
+        into[:, 1:] = _links(tables, place[:-1], place[1:])
     own = tables.stage[:, np.arange(stages)[:, None], place]
     own[:2] += into
     np.cumsum(own, axis=1, out=sums[:, 1:])
     return Prefix(sums, into)
+
+
+def _links(tables: Costs, source: Index, target: Index) -> Floats:
+    """Energy and latency of the links between stages placed so, [2, L-1, C]."""
+    each = np.arange(len(source))[:, None]
+    return np.stack([link[each, source, target] for link in tables.link])
 
 
 def totals(tables: Costs, rows: Rows) -> Floats:
@@ -142,11 +150,10 @@ def _ends(tables: Costs, rows: Rows, donors: Rows) -> tuple[Floats, Floats]:
     right += own[:, -1:]
     left[:2] -= donor.into
     if stages > 1:
-        link = np.arange(stages - 1)[:, None]
         place = np.ascontiguousarray(np.repeat(rows, count, axis=0).T).astype(np.intp)
         to = np.ascontiguousarray(given.T).astype(np.intp)
-        left[:2, 1:] += tables.link[:, link, place[:-1], to[1:]]
-        right[:2, :-1] += tables.link[:, link, to[:-1], place[1:]]
+        left[:2, 1:] += _links(tables, place[:-1], to[1:])
+        right[:2, :-1] += _links(tables, to[:-1], place[1:])
         right[:2, :-1] -= np.repeat(base.into[:, 1:], count, axis=2)
     return left, right
 
@@ -158,14 +165,18 @@ def apply_segments(rows: Rows, donors: Rows, first: Index, last: Index) -> Rows:
     return np.where(inside, donors, rows)
 
 
-def uniform_donors(allowed: NDArray[np.bool_], rows: Rows) -> Rows:
-    """Donors [B, D, L]: every stage that may go to accelerator d is there; the others stay as in the row."""
-    count = allowed.shape[1]
-    to = np.arange(count, dtype=np.int8)[None, :, None]
-    return np.where(allowed.T[None], to, rows[:, None, :])
+def uniform_donors(allowed: NDArray[np.bool_], rows: Rows, to: Index | None = None) -> Rows:
+    """Donors [B, N, L]: every stage that may go to accelerator to[n] is there; the others stay as in the row.
+
+    Without `to`, to all accelerators.
+    """
+    to = np.arange(allowed.shape[1]) if to is None else to
+    return np.where(allowed.T[to][None], to.astype(np.int8)[None, :, None], rows[:, None, :])
 
 
-def strided_donors(allowed: NDArray[np.bool_], rows: Rows, stride: Index, phase: Index) -> Rows:
+def strided_donors(
+    allowed: NDArray[np.bool_], rows: Rows, stride: Index, phase: Index, to: Index | None = None
+) -> Rows:
     """As `uniform_donors`, but only stages ≡ phase (mod stride) move; one stride and phase for each row."""
     moved = np.arange(rows.shape[1]) % stride[:, None] == phase[:, None]
-    return np.where(moved[:, None, :], uniform_donors(allowed, rows), rows[:, None, :])
+    return np.where(moved[:, None, :], uniform_donors(allowed, rows, to), rows[:, None, :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,10 +25,10 @@ def dominates(a: ArrayLike, b: ArrayLike) -> bool:
     return bool((left <= right).all() and (left < right).any())
 
 
-def nondominated(points: Floats) -> Ints:
+def nondominated(points: Floats, check: Callable[[], None] | None = None) -> Ints:
     """Indices of the rows of [n, k] that no other row dominates, in lexicographic order of the rows.
 
-    Of equal rows the first one stays.
+    Of equal rows the first one stays. `check` is called every few milliseconds; it may raise.
     """
     order: Ints = np.lexsort(points.T[::-1])
     rows = points[order]
@@ -39,6 +40,8 @@ def nondominated(points: Floats) -> Ints:
     # In lexicographic order only earlier rows can dominate, so the leading block is settled by itself and then
     # thins out all that follow it.
     while len(order):
+        if check is not None:
+            check()
         head = rows[:_PIVOTS]
         # A row never counts against itself, and among equal rows only the earlier one beats the later.
         won = ~(_covered(head, head) & _EARLIER[: len(head), : len(head)]).any(axis=0)

@@ -29,7 +29,8 @@ from agent.placement.moves import (
 )
 from agent.placement.pareto import Archive
 from agent.placement.problem import Floats, Problem
-from agent.placement.seeds import rounds, seeds, weight_vectors
+from agent.placement.seeds import cheapest, rounds, seeds, weight_vectors
+from agent.placement.tuning import Ablation, Tuning
 
 KINDS = ("block", "strided", "crossover", "exchange")
 _PENALTY = 4.0
@@ -40,47 +41,12 @@ _FIRST_MARGIN = 0.002
 _LEAST_MARGIN = 1e-6
 _OFFSET = 0.02
 _NEAR = 0.25
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Ingredients that can be switched off, to see what each is worth.
-
-    seeds: shortest paths for random weights, instead of random assignments. relaxed: the first bases are seeds that
-    overfill memory a little. macro: strided and crossover moves. exchange: two segments change at once. annealing:
-    chains that walk by heat bath. guidance: explore around archive members. aim: among them, around those that are
-    best for random weights, instead of the least explored. margin: while there is too much to keep, keep what improves
-    most, instead of a random part. momentum: kinds of move that lately brought members are tried more often.
-    soft_memory: chains may overfill memory at a price.
-    """
-
-    seeds: bool = True
-    relaxed: bool = True
-    macro: bool = True
-    exchange: bool = True
-    annealing: bool = True
-    guidance: bool = True
-    aim: bool = True
-    margin: bool = True
-    momentum: bool = True
-    soft_memory: bool = True
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Sizes of the search."""
-
-    chains: int = 6
-    guided: int = 40
-    cuts: int = 26
-    exchanged: int = 60
-    reach: float = 0.4
-    candidates: int = 48
-    seed_passes: int = 360
-    archive_limit: int = 8000
-    hottest: float = 0.3
-    coldest: float = 0.003
-    survivors: int = 4000
+_LEAST_SEEDS = 3
+_LEAST_MEMBERS = 500
+_OFFERED_CELLS = 100_000
+"""Stages of assignments that are checked together, a few milliseconds."""
+_USUAL_CELLS = 75_000
+"""Running sums that the cost of a turn includes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,53 +72,74 @@ class Search:
         ablation: Ablation | None = None,
         tuning: Tuning | None = None,
         warm: Rows | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         self.problem = problem
         self.ablation = ablation or Ablation()
         self.tuning = tuning or Tuning()
         self.tables: Costs = costs(problem)
-        self.archive = Archive(problem.stage_count, self.tuning.archive_limit)
+        stages = problem.stage_count
+        members = max(self.tuning.archive_cells // stages, _LEAST_MEMBERS)
+        self.archive = Archive(stages, min(self.tuning.archive_limit, members))
         self.evaluations = 0
         self._rng = np.random.default_rng(seed)
         self._turn = 0
         self._seed_effort = 0
+        self._wide_effort = 0
+        self._columns = max(self.tuning.turn_cells // (len(self.tables.stage) * stages), 2)
+        self._donors = min(problem.accelerator_count, self._columns)
         self._margin = 0.0
         self._credit = np.ones(len(KINDS))
-        self._queue: Rows = np.zeros((0, problem.stage_count), dtype=np.int8)
-        start = self._start(warm)
-        self.evaluations += len(start)
-        self.offer(start)
-        self._chains = start[np.arange(self.tuning.chains) % len(start)]
-        self._weights = weight_vectors(self._rng, self.tuning.chains)
+        self._queue: Rows = np.zeros((0, stages), dtype=np.int8)
+        start = self._start(warm, stop)
+        self.offer(start, stop)
+        chains = min(self.tuning.chains, max(self._most_bases // 8, 1))
+        self._chains = start[np.arange(chains) % len(start)]
+        self._weights = weight_vectors(self._rng, chains)
 
-    def _start(self, warm: Rows | None) -> Rows:
+    @property
+    def _most_bases(self) -> int:
+        return max(self._columns // self._donors, 1)
+
+    def _start(self, warm: Rows | None, stop: Callable[[], bool] | None) -> Rows:
         allowed, rng = self.problem.allowed, self._rng
         parts: list[Rows] = [] if warm is None else [warm]
         parts.append(uniform_donors(allowed, random_rows(allowed, rng, 1))[0])
         if self.ablation.seeds:
             turns = rounds(self.tables)
+            each = 8 * turns * self.problem.latency.size * self.problem.accelerator_count
             # With warm placements too: they know little of what the changed problem makes good.
-            count = self.tuning.seed_passes // turns
-            self._seed_effort = 8 * count * turns * self.problem.latency.size * self.problem.accelerator_count
-            met, last = seeds(self.tables, allowed, rng, count)
+            count = min(self.tuning.seed_passes // turns, max(self.tuning.seed_effort // each, _LEAST_SEEDS))
+            self._seed_effort = min(count * each, self.tuning.seed_effort)
+            met, last = seeds(self.tables, allowed, rng, count, stop)
             if self.ablation.relaxed:
                 self._queue = self._nearly_fitting(met)
-            parts = [last, met, *parts]
+            parts = [last, met, *parts] if len(met) else [cheapest(self.problem), *parts]
         else:
             parts.append(random_rows(allowed, rng, self.tuning.chains))
         return np.concatenate(parts)
 
     def _nearly_fitting(self, rows: Rows) -> Rows:
         """Of shortest paths that overfill memory, those that do least: good placements are often a move away."""
-        over = _excess(self.tables, totals(self.tables, rows)[4:])
+        if not len(self.tables.capacity):
+            return rows[:0]
+        size = max(self._columns, 2)
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        over = np.concatenate([np.zeros(0), *(_excess(self.tables, totals(self.tables, part)[4:]) for part in parts)])
         near = np.flatnonzero((over > 0.0) & (over < _NEAR))
-        return rows[near[np.argsort(over[near], kind="stable")[: self.tuning.guided]]]
+        return rows[near[np.argsort(over[near], kind="stable")[: min(self.tuning.guided, self._most_bases)]]]
 
-    def offer(self, rows: Rows) -> None:
-        """Put what is feasible of some assignments into the archive."""
-        rows = rows[self.problem.feasible(rows)]
-        if len(rows):
-            self.archive.merge(self.problem.objectives(rows), rows)
+    def offer(self, rows: Rows, stop: Callable[[], bool] | None = None) -> None:
+        """Put what is feasible of some assignments into the archive; `stop` is asked between batches."""
+        size = max(_OFFERED_CELLS // rows.shape[1], 1)
+        for begin in range(0, len(rows), size):
+            batch = rows[begin : begin + size]
+            self.evaluations += len(batch)
+            batch = batch[self.problem.feasible(batch)]
+            if len(batch):
+                self.archive.merge(self.problem.objectives(batch), batch)
+            if stop is not None and stop():
+                return
 
     @property
     def effort(self) -> int:
@@ -164,6 +151,7 @@ class Search:
         return (
             self._seed_effort
             + self.evaluations * len(self.tables.stage)
+            + self._wide_effort
             + 57_000 * self._turn
             + 10 * archive.comparisons
             + 13 * archive.rebuilt
@@ -206,7 +194,8 @@ class Search:
         if len(guided):
             self._queue = guided[:0]
         elif self.ablation.guidance and len(self.archive):
-            chosen = self._members(self.tuning.guided + (0 if self.ablation.annealing else self.tuning.chains))
+            count = self.tuning.guided + (0 if self.ablation.annealing else self.tuning.chains)
+            chosen = self._members(min(count, self._most_bases))
             self.archive.visits[chosen] += 1
             guided = self.archive.rows(chosen)
         if not self.ablation.annealing and len(guided):
@@ -237,15 +226,15 @@ class Search:
     def _score(self, kind: int, bases: Rows) -> _Scored:
         if KINDS[kind] == "exchange":
             return self._exchanges(bases)
-        allowed = self.problem.allowed
+        allowed, to = self.problem.allowed, self._targets(len(bases))
         if KINDS[kind] == "block":
-            donors = uniform_donors(allowed, bases)
+            donors = uniform_donors(allowed, bases, to)
         elif KINDS[kind] == "strided":
             stride = self._rng.integers(2, 4, len(bases))
-            donors = strided_donors(allowed, bases, stride, self._rng.integers(0, stride))
+            donors = strided_donors(allowed, bases, stride, self._rng.integers(0, stride), to)
         else:
             size = len(self.archive)
-            mates = self._rng.integers(0, size, (len(bases), self.problem.accelerator_count))
+            mates = self._rng.integers(0, size, (len(bases), self._donors))
             donors = self.archive.rows(mates)
         first, last = self._cuts()
         children = segments(self.tables, bases, donors, first, last)
@@ -257,6 +246,16 @@ class Search:
             return apply_segments(bases[column // each], given[column], first[move], last[move])
 
         return _scored(children, each, build)
+
+    def _targets(self, bases: int) -> Index:
+        """Accelerators that stages move to in this turn: all, or as many as there is room for."""
+        count = self.problem.accelerator_count
+        cells = bases * self._donors * self.problem.stage_count * len(self.tables.stage)
+        self._wide_effort += 4 * max(cells - _USUAL_CELLS, 0)
+        if self._donors == count:
+            return np.arange(count)
+        chosen: Index = np.sort(self._rng.choice(count, self._donors, replace=False))
+        return chosen
 
     def _cuts(self) -> tuple[Index, Index]:
         stages, count = self.problem.stage_count, min(self.tuning.cuts, self.problem.stage_count)
@@ -270,8 +269,8 @@ class Search:
         # Short segments are the common case; memory is traded in small change.
         length = (self._rng.random(count) ** 2 * self.tuning.reach * stages).astype(np.intp)
         last = np.minimum(first + length, stages - 1)
-        to = self._rng.integers(0, self.problem.accelerator_count, count)
-        donors = uniform_donors(self.problem.allowed, bases)
+        to = self._rng.integers(0, self._donors, count)
+        donors = uniform_donors(self.problem.allowed, bases, self._targets(len(bases)))
         one, two = np.triu_indices(count, 1)
         apart = first[two] - last[one] >= 2
         one, two = one[apart], two[apart]

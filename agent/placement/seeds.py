@@ -6,13 +6,21 @@ memory is priced by multipliers that are bisected for each domain until the path
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import numpy as np
 
 from agent.placement.moves import Costs, Rows
-from agent.placement.problem import Bools, Floats
+from agent.placement.problem import Bools, Floats, Problem
 
 _RATIO_ROUNDS = 3
 _PRICE_ROUNDS = 9
+_BATCH_LINKS = 60_000
+_BATCH_STAGES = 1_000_000
+"""Numbers formed together for the links of one stage, and for the costs of all stages."""
+_ASK_CELLS = 500_000
+"""Numbers formed between two looks at the budget, about 2 ms."""
 
 
 def rounds(tables: Costs) -> int:
@@ -33,13 +41,17 @@ def weight_vectors(rng: np.random.Generator, count: int) -> Floats:
     return result
 
 
-def shortest_paths(stage: Floats, link: Floats) -> Rows:
-    """For each of W cost tables [W, L, D] with links [W, L-1, D, D] the cheapest assignment, [W, L]."""
+def shortest_paths(stage: Floats, link: Floats | Callable[[int], Floats]) -> Rows:
+    """For each of W cost tables [W, L, D] with links [W, L-1, D, D] the cheapest assignment, [W, L].
+
+    Links may be a function of the stage instead, link(l) of shape [W, D, D]: all together can be gigabytes.
+    """
     width, stages, count = stage.shape
+    after = link if callable(link) else lambda at: link[:, at]
     best = stage[:, 0].copy()
     came = np.zeros((stages, width, count), dtype=np.int8)
     for at in range(1, stages):
-        through = best[:, :, None] + link[:, at - 1]
+        through = best[:, :, None] + after(at - 1)
         came[at] = through.argmin(axis=1)
         best = through.min(axis=1) + stage[:, at]
     rows = np.zeros((width, stages), dtype=np.int8)
@@ -50,24 +62,68 @@ def shortest_paths(stage: Floats, link: Floats) -> Rows:
     return rows
 
 
-def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -> tuple[Rows, Rows]:
+def seeds(
+    tables: Costs, allowed: Bools, rng: np.random.Generator, count: int, stop: Callable[[], bool] | None = None
+) -> tuple[Rows, Rows]:
     """Assignments [n, L] for `count` weight vectors: all that were met on the way, and the last of each vector.
 
-    Not all fit in memory; the last of each vector does unless its multipliers found no way.
+    Not all fit in memory; the last of each vector does unless its multipliers found no way. `stop` is asked every few
+    milliseconds; what was met until then counts.
     """
     weights = weight_vectors(rng, count)
-    forbidden = np.where(allowed, 0.0, np.inf)
     scale = _scales(tables, allowed)
     ratio = rng.uniform(scale[4], scale[5], len(weights))
-    met: list[Rows] = []
+    nothing: Rows = np.zeros((0, tables.stages), dtype=np.int8)
+    met, ends = [nothing], [nothing]
+    width = _batch_width(tables, count)
+    with contextlib.suppress(_Stopped):
+        for begin in range(0, len(weights), width):
+            batch = slice(begin, begin + width)
+            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop)
+            ends.append(met[-1])
+    everything = np.concatenate(met)
+    _, unique = np.unique(everything, axis=0, return_index=True)
+    return everything[np.sort(unique)], np.concatenate(ends)
+
+
+class _Stopped(Exception):
+    """The caller wants no more."""
+
+
+def _batch_width(tables: Costs, count: int) -> int:
+    """Weight vectors that are solved together: as many as keep a step of the recursion small."""
+    accelerators = int(tables.stage.shape[2])
+    return max(1, min(count, _BATCH_LINKS // accelerators**2, _BATCH_STAGES // (tables.stages * accelerators)))
+
+
+def _batch(
+    tables: Costs,
+    allowed: Bools,
+    weights: Floats,
+    ratio: Floats,
+    scale: Floats,
+    met: list[Rows],
+    stop: Callable[[], bool] | None,
+) -> None:
+    """Add the assignments of each round for some weight vectors to `met`; _Stopped when `stop` says so."""
+    forbidden = np.where(allowed, 0.0, np.inf)
     price = np.zeros((len(weights), len(tables.capacity)))
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
     occupied = np.where(tables.stage[4:] > 0.0, tables.stage[4:], np.nan)
     unit = start / scale[0] / np.array([max(np.nanmedian(m), 1e-300) for m in occupied]) if len(occupied) else 1.0
+    scaled = weights / scale[:3]
+    asked = max(1, _ASK_CELLS // (len(weights) * tables.stage.shape[2] ** 2))
+
+    def link(at: int) -> Floats:
+        if stop is not None and at % asked == 0 and stop():
+            raise _Stopped
+        after: Floats = scaled[:, 0, None, None] * tables.link[0][at]
+        after += scaled[:, 1, None, None] * tables.link[1][at]
+        return after
+
     for turn in range(rounds(tables)):
-        table, link = _scalarised(tables, weights / scale[:3], ratio, price)
-        rows = shortest_paths(table + forbidden, link)
+        rows = shortest_paths(_scalarised(tables, scaled, ratio, price) + forbidden, link)
         met.append(rows)
         totals = tables.stage[2:, np.arange(tables.stages), rows.astype(np.intp)].sum(axis=-1)
         ratio = totals[0] / totals[1]
@@ -77,9 +133,13 @@ def seeds(tables: Costs, allowed: Bools, rng: np.random.Generator, count: int) -
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
-    everything = np.concatenate(met)
-    _, unique = np.unique(everything, axis=0, return_index=True)
-    return everything[np.sort(unique)], rows
+
+
+def cheapest(problem: Problem) -> Rows:
+    """Each stage by itself on its best accelerator, for each objective, [4, L]: what takes no time at all."""
+    idle = problem.busy_den - problem.busy_util_num
+    tables = (problem.energy, problem.latency, problem.energy * problem.latency, idle)
+    return np.stack([np.where(problem.allowed, table, np.inf).argmin(axis=1).astype(np.int8) for table in tables])
 
 
 def _scales(tables: Costs, allowed: Bools) -> Floats:
@@ -102,11 +162,10 @@ def _scales(tables: Costs, allowed: Bools) -> Floats:
     )
 
 
-def _scalarised(tables: Costs, weights: Floats, ratio: Floats, price: Floats) -> tuple[Floats, Floats]:
+def _scalarised(tables: Costs, weights: Floats, ratio: Floats, price: Floats) -> Floats:
     energy, latency, num, den = tables.stage[:4]
     column = weights[:, :, None, None]
-    stage = column[:, 0] * energy + column[:, 1] * latency - column[:, 2] * (num - ratio[:, None, None] * den)
+    stage: Floats = column[:, 0] * energy + column[:, 1] * latency - column[:, 2] * (num - ratio[:, None, None] * den)
     for domain in range(price.shape[1]):
-        stage = stage + price[:, domain, None, None] * tables.stage[4 + domain]
-    link = weights[:, 0, None, None, None] * tables.link[0] + weights[:, 1, None, None, None] * tables.link[1]
-    return stage, link
+        stage += price[:, domain, None, None] * tables.stage[4 + domain]
+    return stage

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from agent.errors import PlacementError
 from agent.placement.baselines import random_search, single
+from agent.placement.bounds import MOST_CELLS
 from agent.placement.exact import ExactFront, exact_front
 from agent.placement.greedy import greedy
 from agent.placement.infeasible import diagnose, feasible_assignment
-from agent.placement.pgsam import Ablation, Search, Tuning
+from agent.placement.pgsam import Search
 from agent.placement.problem import Floats, Problem
+from agent.placement.tuning import Ablation, Tuning
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
 DEFAULT_EFFORT = 90_000_000
@@ -32,8 +34,12 @@ LEAN = Tuning(chains=2, guided=8, cuts=12, exchanged=25)
 LEAN_EVALUATIONS = 400_000
 _CONVERTED = 256
 _FIRST_SHARE = 0.25
+_SEED_SHARE = 0.5
+_TOLD_S = 6e-8
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
+_CERTIFICATE_LINKS = 30_000
+"""Most stages × accelerators²; only bounding the labels of more takes as long as a search does."""
 _CERTIFICATES = ((0.03, 2_000_000), (0.25, 80_000_000))
 """Attempts: after which share of the budget, and how many comparisons each may take."""
 
@@ -88,11 +94,19 @@ class _Budget:
             shares.append(effort / DEFAULT_EFFORT)
         return max(shares)
 
+    def seeds_end(self) -> bool:
+        """Whether starting points have taken their share of the time."""
+        return self.time_used() > _SEED_SHARE
+
     def time_used(self) -> float:
         """Share of the time budget used; 0 without one."""
         if self._clock is None or self._budget_s is None:
             return 0.0
         return (self._clock() - self._begun_s) / max(self._budget_s, 1e-9)
+
+    def told(self, cells: int) -> float:
+        """Share of the time budget that it takes to hand out a front of so many members × stages."""
+        return 0.0 if self._budget_s is None else _TOLD_S * cells / max(self._budget_s, 1e-9)
 
     def left(self, evaluations: int, most: int) -> int:
         """Evaluations left, at most `most`."""
@@ -138,7 +152,7 @@ def solve(
     budget = _Budget(evaluations, budget_s, clock)
     if method == "pgsam":
         lean = LEAN if evaluations is not None and evaluations < LEAN_EVALUATIONS else None
-        search = Search(problem, seed, ablation, tuning or lean, _usable(problem, warm))
+        search = Search(problem, seed, ablation, tuning or lean, _usable(problem, warm), budget.seeds_end)
         return _pgsam(problem, seed, budget, search, certify)
     if method == "exact":
         return _exact(problem, seed, budget)
@@ -165,7 +179,8 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
     if not len(archive):
         search.offer(_some_feasible(problem)[None, :])
     spent = 0
-    for share, comparisons in _CERTIFICATES if certify else ():
+    size = problem.latency.size * problem.accelerator_count
+    for share, comparisons in _CERTIFICATES if certify and size <= _CERTIFICATE_LINKS else ():
         _advance(search, budget, share, spent)
         if budget.used(search.evaluations + spent, search.effort) >= 1.0:
             break
@@ -178,7 +193,10 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
 
 
 def _advance(search: Search, budget: _Budget, share: float, spent: int) -> None:
+    stages = search.problem.stage_count
     while (used := budget.used(search.evaluations + spent, search.effort)) < share:
+        if used + budget.told(len(search.archive) * stages) >= share:
+            return
         search.step(min(used, 1.0))
 
 
@@ -196,7 +214,12 @@ def _certificate(problem: Problem, search: Search, budget: _Budget, spent: int, 
 
 def _exact(problem: Problem, seed: int, budget: _Budget) -> Result:
     """A short search first: what it finds prunes most labels."""
-    search = Search(problem, seed)
+    if problem.latency.size > MOST_CELLS:
+        raise PlacementError(
+            f"the exact front is only tried up to {MOST_CELLS} pairs, {problem.stage_count} stages × "
+            f"{problem.accelerator_count} accelerators are more; use method pgsam"
+        )
+    search = Search(problem, seed, stop=budget.seeds_end)
     if not len(search.archive):
         search.offer(_some_feasible(problem)[None, :])
     while search.effort < DEFAULT_EFFORT * _FIRST_SHARE and budget.used(search.evaluations, 0) < _FIRST_SHARE:

@@ -17,9 +17,10 @@ from agent.placement import solve as solve_module
 from agent.placement.baselines import BRUTE_LIMIT, brute_force, random_rows, random_search, single
 from agent.placement.greedy import efficiency_factors, greedy
 from agent.placement.pareto import normalised_hypervolume
-from agent.placement.pgsam import Ablation, Search, Tuning
+from agent.placement.pgsam import Search
 from agent.placement.problem import Problem
 from agent.placement.solve import Result, solve
+from agent.placement.tuning import Ablation, Tuning
 from tests.placement.problems import LARGEST, problems, random_problem
 
 
