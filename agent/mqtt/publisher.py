@@ -128,8 +128,12 @@ class Publisher:
 
     def start(self, carrier: Carrier) -> None:
         """Begin."""
-        self._carrier = carrier
+        self.attach(carrier)
         self._thread.start()
+
+    def attach(self, carrier: Carrier) -> None:
+        """Where to send; a program with many publishers calls this and `round` instead of `start`."""
+        self._carrier = carrier
 
     def stop(self) -> None:
         """End; what is not delivered stays in the spool."""

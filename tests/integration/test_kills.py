@@ -1,4 +1,4 @@
-"""`kill -9` at random points with telemetry and commands in flight; more of them: `python -m tests.integration.kills`."""
+"""`kill -9` at random points with telemetry and commands in flight. More: `python -m tests.integration.kills 100`."""
 
 from __future__ import annotations
 
