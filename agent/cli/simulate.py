@@ -23,12 +23,14 @@ Row = dict[str, Any]
 @click.option(
     "--evaluations", type=click.IntRange(1, 10**9), help="placements each search scores, instead of the scenario's"
 )
+@click.option("--details", is_flag=True, help="also with several boards: each one's rows, sensitivity and reasons")
 @click.option("--plot", type=click.Path(path_type=Path), help="draw the changes (.svg, .png or .pdf)")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 def simulate_command(
-    scenario: str, seed: int | None, evaluations: int | None, plot: Path | None, as_json: bool
+    scenario: str, seed: int | None, evaluations: int | None, details: bool, plot: Path | None, as_json: bool
 ) -> None:
     """Answer SCENARIO (a file, or the name of a shipped one) with the cost model; every number is modelled."""
+    from agent.cli.simulate_table import comparison
     from agent.simulation import references
     from agent.simulation.document import simulate
     from agent.storage import share
@@ -42,6 +44,7 @@ def simulate_command(
     changes = {key: value for key, value in asked.items() if value is not None}
     with _Progress() as report:
         document = simulate(resolved.changed(**changes), report)
+    document["comparison"] = comparison(document)
     if plot is not None:
         from agent.cli.simulate_plot import draw
 
@@ -49,7 +52,7 @@ def simulate_command(
     if as_json:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
-    _print(document)
+    _print(document, details)
 
 
 class _Progress:
@@ -74,18 +77,30 @@ class _Progress:
         self._bar.update(self._task, description=what, completed=step, total=steps or None)
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: dict[str, Any], details: bool) -> None:
+    from agent.cli.simulate_table import print_comparison, print_reasons
+
     click.echo(f"{document['title']}: every number is {document['provenance']}; changes against {document['baseline']}")
     click.echo(f"pgsam chooses by policy {document['policy']}, seed {document['seed']}\n")
-    for board in document["boards"]:
-        _print_rows(board)
-        _print_claims(board)
-        _print_swings(board)
-        click.echo(f"Why, on {board['board']}")
-        for sentence in board["explanation"]:
-            click.echo(f"  {sentence}")
-        click.echo()
+    several = len(document["boards"]) > 1
+    if several:
+        print_comparison(document)
+        print_reasons(document)
+    for board in document["boards"] if details or not several else ():
+        _print_board(board)
     _print_means(document)
+    if several and not details:
+        click.echo("--details: each board's rows with uncertainty, what they depend on, and why; --json: everything")
+
+
+def _print_board(board: Row) -> None:
+    _print_rows(board)
+    _print_claims(board)
+    _print_swings(board)
+    click.echo(f"Why, on {board['board']}")
+    for sentence in board["explanation"]:
+        click.echo(f"  {sentence}")
+    click.echo()
 
 
 def _print_means(document: dict[str, Any]) -> None:
@@ -163,6 +178,14 @@ def _print_claims(board: Row) -> None:
             str(ours["models"]), verdict,
         ])  # fmt: skip
     print_table(f"Published claims beside the model's means on {board['board']}", columns, lines)
+    short = [c for c in board["claims"] if c["met"] is False]
+    if short:
+        texts = [f"{_change(c['claimed_change'], None)} {c['quantity']} ({_got(c)})" for c in short]
+        click.echo(f"Not reproduced by this model: {', '.join(texts)}. Where and why it differs is said below.\n")
+
+
+def _got(claim: Row) -> str:
+    return f"modelled {_change(claim['modelled']['mean'], None)}"
 
 
 def _print_swings(board: Row) -> None:
