@@ -63,6 +63,7 @@ def merge_stages(stages: Sequence[Stage]) -> Stage:
         update={
             "work": tuple(work.values()),
             "output_bytes": stages[-1].output_bytes,
+            "output_tensors": stages[-1].output_tensors,
             "arena_bytes": max(s.arena_bytes for s in stages),
             "operators": tuple(sorted({o for s in stages for o in s.operators})),
             **{
