@@ -23,7 +23,8 @@ class Knob:
 
     place: its key in the profile, or where it would stand (`stands` false: the model assumes it); an assumed efficiency
     would be an `entry` more in the table there. touches: accelerators whose cost depends on it. most: the largest value
-    that makes sense, such as 1 for a share.
+    that makes sense, such as 1 for a share. beside: the other assumptions of the same table, which must stand there
+    too, as one alone would count as their relative.
     """
 
     name: str
@@ -34,13 +35,15 @@ class Knob:
     most: float | None = None
     stands: bool = True
     entry: Efficiency | None = None
+    beside: tuple[Efficiency, ...] = ()
 
     def scaled(self, profile: DeviceProfile, factor: float) -> DeviceProfile:
         """The profile with this coefficient multiplied, whether it had it or not."""
         quantity = self.quantity.model_copy(update={"value": self.quantity.value * factor})
         stands: Any = quantity
         if self.entry is not None:
-            stands = (*value_at(profile, self.place), self.entry.model_copy(update={"share": quantity}))
+            entry = self.entry.model_copy(update={"share": quantity})
+            stands = (*value_at(profile, self.place), *self.beside, entry)
         changed: DeviceProfile = with_value(profile, self.place, stands)
         return changed
 
@@ -128,12 +131,17 @@ def _shares(
 ) -> Iterator[Knob]:
     """Efficiencies, each once, although it may stand for several families."""
     stands_for: dict[int, list[str]] = {}
+    assumed = [_assumed(f, p) for f, p in used if costing.efficiency_of(f, p, runtime) is None]
+    for entry in assumed:
+        name = f"share of the peak by {entry.family} in {entry.precision}"
+        beside = tuple(other for other in assumed if other is not entry)
+        place = (*through, "compute_efficiency")
+        yield Knob(name, "of peak", entry.share, place, alone, 1.0, stands=False, entry=entry, beside=beside)
     for family, precision in used:
-        entry = costing.efficiency_of(family, precision, runtime)
-        if entry is None:
-            yield _assumed(family, precision, through, alone)
+        known = costing.efficiency_of(family, precision, runtime)
+        if known is None:
             continue
-        stands_for.setdefault(runtime.compute_efficiency.index(entry), []).append(f"{family} in {precision}")
+        stands_for.setdefault(runtime.compute_efficiency.index(known), []).append(f"{family} in {precision}")
     for index, names in sorted(stands_for.items()):
         entry = runtime.compute_efficiency[index]
         own = f"{entry.family} in {entry.precision}"
@@ -141,12 +149,10 @@ def _shares(
         yield Knob(name, "of peak", entry.share, (*through, "compute_efficiency", index, "share"), alone, 1.0)
 
 
-def _assumed(family: Family, precision: Precision, through: KeyPath, alone: tuple[str, ...]) -> Knob:
+def _assumed(family: Family, precision: Precision) -> Efficiency:
     why = "nobody has measured this family on this runtime, nor a relative of it"
     share = Quantity(value=costing.ASSUMED_SHARE, provenance="assumed", source=why)
-    entry = Efficiency(family=family, precision=precision, share=share)
-    name, place = f"share of the peak by {family} in {precision}", (*through, "compute_efficiency")
-    return Knob(name, "of peak", share, place, alone, 1.0, stands=False, entry=entry)
+    return Efficiency(family=family, precision=precision, share=share)
 
 
 def _bandwidth_share(accelerator: Accelerator, runtime: Runtime, through: KeyPath, alone: tuple[str, ...]) -> Knob:

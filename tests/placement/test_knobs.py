@@ -104,3 +104,14 @@ def test_joules_that_nobody_knows_are_not_taken_apart():
     assert made.energy_j is None
     assert made.thermal_yield is None
     assert all(c.energy_j is None and c.energy_per_percent is None for c in made.coefficients)
+
+
+def test_one_assumption_does_not_become_the_relative_of_another():
+    bare = unit("a")
+    bare["runtimes"] = [{"backend": "onnx", "provider": "P"}]
+    profile = board(bare)
+    workload = load(stage(weight=0, activations=1), stage(family="conv", flops=3e8, weight=0, activations=1))
+    made = {c.name: c for c in explain(workload, profile, *runtime_of(profile)).coefficients}
+    apart = [made[f"share of the peak by {family} in fp32"].latency_per_percent for family in ("gemm", "conv")]
+    assert apart[1] == pytest.approx(3.0 * apart[0])
+    assert sum(apart) == pytest.approx(made["peak in fp32"].latency_per_percent)

@@ -11,6 +11,7 @@ from agent.placement.preference import best_first, frame, scores, terms
 from agent.placement.ranking import Option, rank
 from agent.placement.selection import select
 from agent.schema.policy import Objective, Weights
+from agent.storage import share, yaml_files
 
 ORDERS = st.permutations(["energy", "latency", "underutilisation"]).flatmap(
     lambda names: st.integers(1, 3).map(lambda count: tuple(names[:count]))
@@ -76,3 +77,34 @@ def test_who_misses_the_deadline_stands_behind_who_keeps_it():
     assert [o.name for o in rank(options, objective)] == ["frugal", "late", "fast"]
     assert [o.name for o in rank(options, objective, deadline_s=2.0)] == ["fast", "frugal", "late"]
     assert [o.name for o in rank(options, objective, deadline_s=0.5)] == ["frugal", "late", "fast"]
+
+
+FEWEST_JOULES = Objective(method="lexicographic", order=("energy", "latency", "underutilisation"), tolerance=0.0)
+
+
+@given(ROWS, OBJECTIVES)
+def test_who_wants_fewest_joules_never_takes_more_than_any_other_policy(rows, objective):
+    points = np.array(rows)
+    fewest, other = (points[select(points, wish).index or 0, 0] for wish in (FEWEST_JOULES, objective))
+    assert fewest <= other
+
+
+@given(ROWS, OBJECTIVES, st.randoms(use_true_random=False))
+def test_the_choice_does_not_depend_on_the_order_of_the_options(rows, objective, random):
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    chosen = [tuple(r[select(r, objective).index or 0]) for r in (np.array(rows), np.array(shuffled))]
+    assert chosen[0] == chosen[1]
+
+
+@given(ROWS, OBJECTIVES.filter(lambda objective: objective.method != "knee"))
+def test_what_another_one_beats_is_never_chosen(rows, objective):
+    points = np.array(rows)
+    chosen = points[select(points, objective).index or 0]
+    assert not ((points <= chosen).all(axis=1) & (points < chosen).any(axis=1)).any()
+
+
+def test_the_shipped_policies_that_promise_fewest_joules_want_nothing_else_first():
+    for name in ("max-efficiency", "battery"):
+        objective = yaml_files.load_policy(share.find_policy(name)).objective
+        assert (objective.method, objective.order[0], objective.tolerance) == ("lexicographic", "energy", 0.0)
