@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.explain import binding_document, flip_document, read_policy
-from agent.cli.plan_problem import load_problem
+from agent.cli.problem_file import load_problem
 from agent.placement.limits import Constraints
 from agent.placement.reasons_front import why_point
 from agent.placement.solve import solve

@@ -354,6 +354,10 @@ def _scored(children: Neighbourhood, per_base: int, build: Callable[[Index], Row
 
 def _excess(tables: Costs, used: Floats) -> Floats:
     """Memory above capacity, relative to it and added over domains, of used [M, ...]."""
-    capacity = tables.capacity.reshape(-1, *([1] * (used.ndim - 1)))
-    over: Floats = (np.maximum(used - capacity, 0.0) / np.maximum(capacity, 1e-300)).sum(axis=0)
+    # A domain without capacity still has a measure: a trifle of what may come to it.
+    least = 1e-9 * tables.stage[4:].max(axis=2).sum(axis=1)
+    capacity, scale = (
+        values.reshape(-1, *([1] * (used.ndim - 1))) for values in (tables.capacity, np.maximum(tables.capacity, least))
+    )
+    over: Floats = (np.maximum(used - capacity, 0.0) / scale).sum(axis=0)
     return over

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.cli import plan_problem as module
-from agent.cli.plan_problem import load_problem, plan_problem
+from agent.cli import problem_file as module
+from agent.cli.plan_problem import plan_problem
+from agent.cli.problem_file import load_problem
 from agent.errors import ConfigError, PlacementError
 from agent.placement.pareto import normalised_hypervolume
 
@@ -90,7 +91,7 @@ def test_a_wrong_table_is_named_with_file_array_and_index(tmp_path: Path) -> Non
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     file = save(tmp_path / "evil.npz", energy=np.array([[object()]], dtype=object))
 
-    with pytest.raises(ConfigError, match=r"evil.npz: Object arrays cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"evil.npz: energy: holds pickled objects"):
         load_problem(file)
 
 
@@ -111,7 +112,7 @@ def test_files_that_are_no_problem_are_refused(tmp_path: Path) -> None:
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ARRAY_BYTES", 1000)
-    with pytest.raises(ConfigError, match="at most 1000 are read"):
+    with pytest.raises(ConfigError, match="all arrays together may take at most 1000"):
         load_problem(HERE)
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 500)
     with pytest.raises(ConfigError, match="bytes, at most 500 are read"):
