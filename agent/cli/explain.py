@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from agent.cli.pairs import PAIR, pairs
+from agent.errors import BadInput
+from agent.placement.state import State
+from agent.schema.workload import Precision
 
 if TYPE_CHECKING:
     from agent.placement.flips import Flip
     from agent.placement.reasons import Why
     from agent.placement.wishes import Binding
+    from agent.schema.device import DeviceProfile
     from agent.schema.policy import Policy
-    from agent.schema.workload import Phase
+    from agent.schema.workload import Workload
     from agent.storage.yaml_text import Document
+
+MANY = click.IntRange(1, 1_048_576)
 
 
 @click.command("explain")
 @click.argument("model", required=False)
 @click.option("--problem", type=click.Path(path_type=Path), help="your own cost tables (.npz) instead of a model")
-@click.option("--profile", default="auto", show_default=True, help="board: auto, a shipped profile's name, or a path")
-@click.option("--policy", default="balanced", show_default=True, help="a shipped policy's name, or a path")
+@click.option("--profile", help="board: auto, a shipped profile's name, or a path; default: that of the settings")
+@click.option("--policy", help="a shipped policy's name, or a path; default: that of the settings")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="settings; the calibration in their state folder counts"
+)
 @click.option("--phase", type=click.Choice(["forward", "prefill", "decode"]), default="forward", show_default=True)
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="of a model of the catalogue")
+@click.option("--prompt-tokens", type=MANY, help="tokens of input")
+@click.option("--generate-tokens", type=MANY, help="tokens that a request generates")
+@click.option("--batch", type=MANY, help="inputs in one pass")
+@click.option("--lost", multiple=True, metavar="NAME", help="without this accelerator")
+@click.option("--temperature", multiple=True, metavar=PAIR, help="junction of an accelerator now, in °C")
+@click.option("--free", multiple=True, metavar=PAIR, help="memory that others leave free in a domain, in bytes")
 @click.option("--power-cap-w", type=click.FloatRange(0, min_open=True), help="instead of the policy's power_cap_w")
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="instead of the policy's default deadline")
-@click.option("--seed", default=1, show_default=True, help="of the search, for --problem")
-@click.option("--config", type=click.Path(path_type=Path), help="settings, for the calibration in their state folder")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="for --problem")
 @click.option("--all", "every", is_flag=True, help="the coefficients of every placement, not only of the chosen one")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 def explain_command(
-    model: str | None, problem: Path | None, profile: str, policy: str, phase: Phase, power_cap_w: float | None,
-    deadline_ms: float | None, seed: int, config: Path | None, every: bool, as_json: bool,
+    model: str | None, problem: Path | None, policy: str | None, power_cap_w: float | None, deadline_ms: float | None,
+    seed: int, every: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Say why MODEL (or one's own tables) is placed where it is, which limit binds, and what would change it."""
     from agent.cli.explain_text import print_parts, print_placement, print_why
@@ -43,10 +59,12 @@ def explain_command(
     if problem is not None:
         from agent.cli.explain_problem import explain_problem
 
-        document = explain_problem(problem, policy, seed, power_cap_w, deadline_ms)
+        useless = [f"--{key.replace('_', '-')}" for key, value in options.items() if value and key != "phase"]
+        if useless:
+            raise click.UsageError(f"{', '.join(useless)}: for a MODEL; --problem has its own tables")
+        document = explain_problem(problem, policy or "balanced", seed, power_cap_w, deadline_ms)
     else:
-        assert model is not None  # noqa: S101  (checked above)
-        document = explain_model(model, profile, policy, config, phase, power_cap_w, deadline_ms)
+        document = explain_model(str(model), policy, power_cap_w, deadline_ms, options)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -62,27 +80,42 @@ def explain_command(
 
 
 def explain_model(
-    model: str, profile: str, policy: str, config: Path | None, phase: Phase = "forward",
-    power_cap_w: float | None = None, deadline_ms: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The document of `qeil explain MODEL --json`."""
-    from agent.cli.plan import read_workload
+    model: str, policy: str | None, power_cap_w: float | None, deadline_ms: float | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The document of `qeil explain MODEL --json`. Raises BadInput for a name or number that makes no sense here."""
+    from agent.cli.board_choice import board_and_policy
+    from agent.cli.plan_workload import Sizes, read_workloads
+
+    board, wishes = board_and_policy(options["profile"], policy, options["config"])
+    state = State(
+        temperatures_c=pairs("--temperature", options["temperature"]), free_bytes=pairs("--free", options["free"]),
+        lost=frozenset(options["lost"]),
+    )  # fmt: skip
+    try:
+        state.check(board)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    sizes = Sizes(options["precision"], options["prompt_tokens"], options["generate_tokens"], options["batch"])
+    workload = read_workloads(model, options["phase"], sizes)[0]
+    document = _document(workload, board, _limited(wishes, power_cap_w, deadline_ms), state)
+    _add_lines(document["placements"], options["profile"])
+    return document
+
+
+def _document(workload: Workload, board: DeviceProfile, wishes: Policy, state: State) -> dict[str, Any]:
     from agent.placement.candidates import candidates
+    from agent.placement.costing import REFERENCE_TEMPERATURE_C
     from agent.placement.explain import explain
     from agent.placement.reasons import why
-    from agent.service import assembly, calibration, configuration
 
-    settings = configuration.load_settings(config, {}, dict(os.environ))
-    board = calibration.apply_saved(assembly.base_profile(profile), settings.state_dir)
-    wishes = read_policy(policy, power_cap_w, deadline_ms)
-    workload = read_workload(model, phase)
-    reasons = why(workload, board, wishes)
-    runtimes = {c.accelerator.name: c for c in candidates(workload, board, wishes)[0]}
-    explained = [
-        dataclasses.asdict(explain(workload, board, runtimes[o.name].accelerator, runtimes[o.name].runtime))
-        for o in reasons.ranked
-    ]
-    _add_lines(explained, profile)
+    reasons = why(workload, board, wishes, state)
+    found = {c.accelerator.name: c for c in candidates(workload, board, wishes, state)[0]}
+    explained = []
+    for option in reasons.ranked:
+        candidate = found[option.name]
+        temperature_c = state.temperatures_c.get(option.name, REFERENCE_TEMPERATURE_C)
+        made = explain(workload, board, candidate.accelerator, candidate.runtime, temperature_c)
+        explained.append(dataclasses.asdict(made))
     return {
         "model": workload.model, "phase": workload.phase, "board": board.name, "policy": wishes.name,
         "chosen": reasons.chosen.name, "provenance": "modelled", **why_document(reasons),
@@ -117,7 +150,10 @@ def read_policy(policy: str, power_cap_w: float | None, deadline_ms: float | Non
     """A policy with the limits given on the command line in the place of its own."""
     from agent.storage import share, yaml_files
 
-    wishes = yaml_files.load_policy(share.find_policy(policy))
+    return _limited(yaml_files.load_policy(share.find_policy(policy)), power_cap_w, deadline_ms)
+
+
+def _limited(wishes: Policy, power_cap_w: float | None, deadline_ms: float | None) -> Policy:
     if power_cap_w is not None:
         wishes = wishes.model_copy(update={"power_cap_w": power_cap_w})
     if deadline_ms is not None:
@@ -136,14 +172,14 @@ def _rule(policy: Policy) -> str:
     return f"least {', then '.join(objective.order)} (within {objective.tolerance:.0%})"
 
 
-def _add_lines(explained: list[dict[str, Any]], profile: str) -> None:
+def _add_lines(explained: list[dict[str, Any]], profile: str | None) -> None:
     """File and line of each coefficient that still is what the profile's file says."""
     from agent.storage import share, yaml_files
 
     document: Document | None = None
     name = ""
-    if profile != "auto":
-        path = share.find_profile(profile)
+    if profile not in (None, "auto"):
+        path = share.find_profile(str(profile))
         document, name = yaml_files.read_document(path), path.name
     for entry in explained:
         for row in entry["coefficients"]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from agent.errors import BadInput
+from agent.cli.pairs import PAIR, pairs
 from agent.schema.policy import Goal
 from agent.schema.workload import Precision
 
 if TYPE_CHECKING:
     from agent.cli.plan_model import Ask
-    from agent.schema.workload import Phase, Workload
 
 MANY = click.IntRange(1, 1_048_576)
-_PAIR = "NAME=NUMBER"
 
 
 @click.command("plan")
@@ -43,9 +40,9 @@ _PAIR = "NAME=NUMBER"
 @click.option("--operating-points", is_flag=True, help="power modes and clocks of the profile as choices too")
 @click.option("--goal", type=click.Choice(get_args(Goal)), help="what latency means, instead of the policy's goal")
 @click.option("--lost", multiple=True, metavar="NAME", help="plan, then plan again without this accelerator")
-@click.option("--temperature", multiple=True, metavar=_PAIR, help="junction of an accelerator now, in °C")
-@click.option("--queue", multiple=True, metavar=_PAIR, help="work that waits for an accelerator, in s")
-@click.option("--free", multiple=True, metavar=_PAIR, help="memory that others leave free in a domain, in bytes")
+@click.option("--temperature", multiple=True, metavar=PAIR, help="junction of an accelerator now, in °C")
+@click.option("--queue", multiple=True, metavar=PAIR, help="work that waits for an accelerator, in s")
+@click.option("--free", multiple=True, metavar=PAIR, help="memory that others leave free in a domain, in bytes")
 @click.option("--method", default="pgsam", show_default=True, help="pgsam, exact, greedy, random or single:NAME")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="same seed, same front")
 @click.option("--budget-ms", type=click.FloatRange(1, 600_000), help="time to search; default: a fixed effort")
@@ -88,32 +85,11 @@ def _ask(model: str, method: str, seed: int, budget_ms: float | None, given: dic
     from agent.placement.state import State
 
     state = State(
-        _pairs("--temperature", given["temperature"]), _pairs("--free", given["free"]),
-        _pairs("--queue", given["queue"]), frozenset(given["lost"]),
+        pairs("--temperature", given["temperature"]), pairs("--free", given["free"]),
+        pairs("--queue", given["queue"]), frozenset(given["lost"]),
     )  # fmt: skip
     sizes = Sizes(given["precision"], given["prompt_tokens"], given["generate_tokens"], given["batch"])
     return Ask(
         model, given["profile"], given["policy"], given["config"], given["phase"], sizes, method, seed, budget_ms,
         state, given["operating_points"], given["goal"],
     )  # fmt: skip
-
-
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
-    """`gpu=71.5` as a mapping. Raises BadInput for anything else."""
-    found = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            name = ""
-        if not name:
-            raise BadInput(f"{option} {text!r}: write {_PAIR}, for example gpu=70")
-    return found
-
-
-def read_workload(model: str, phase: Phase) -> Workload:
-    """A model file's workload, or one of the catalogue by name."""
-    from agent.cli.plan_workload import Sizes, read_workloads
-
-    return read_workloads(model, phase, Sizes())[0]

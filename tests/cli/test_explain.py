@@ -103,3 +103,29 @@ def test_a_deadline_that_nothing_keeps_is_an_error_with_the_relaxation(capsys):
     error = capsys.readouterr().err
     assert "no placement keeps deadline_s 0.001 s; 0.003" in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_losses_and_sizes_are_explained_as_they_are_planned(capsys):
+    asked = ("llama-3.2-1b", "--profile", "jetson-agx-orin", "--phase", "decode", "--prompt-tokens", "256")
+    planned = json.loads(ok(capsys, "plan", *asked, "--json"))
+    assert json.loads(ok(capsys, "explain", *asked, "--json"))["choice"]["energy_j"] == pytest.approx(
+        planned["served"]["energy_j"]
+    )
+    lost = json.loads(ok(capsys, "explain", *asked, "--lost", "gpu", "--json"))
+    assert (lost["chosen"], lost["runner_up"]) == ("cpu", None)
+    assert {"accelerator": "gpu", "why": "it does not answer"} in lost["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("gpt2-125m", "--profile", "jetson-agx-orin", "--lost", "gpy"), "there is no 'gpy' among gpu, dla, cpu"),
+        (("gpt2-125m", "--temperature", "gpu:80"), "write NAME=NUMBER"),
+        (("gpt3-125m",), "did you mean gpt2-125m?"),
+        (("--problem", str(PROBLEM), "--prompt-tokens", "4"), "--prompt-tokens: for a MODEL"),
+        (("--problem", "/none.npz"), "No such file"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(capsys, arguments, words):
+    assert run(["explain", *arguments]) in (1, 2, 78)
+    assert words in capsys.readouterr().err
