@@ -85,11 +85,11 @@ def _of_file(path: Path, wanted: Wanted, sizes: Sizes) -> tuple[Workload, ...]:
     dims = {"batch": sizes.batch, "sequence": sizes.prompt_tokens}
     given = {name: size for name, size in dims.items() if size is not None}
     if wanted == "forward" and not given:
-        return (workload_of(artifact, path.stem, None),)
+        return (_said(workload_of(artifact, path.stem, None)),)
     if sizes.prompt_tokens is not None or sizes.generate_tokens is not None:
         given["past"] = (sizes.prompt_tokens or 0) + generated(sizes) // 2
     found = inspect_in_child(path, artifact.format, given, INSPECT_TIMEOUT_S)
-    by_phase = {w.phase: w.model_copy(update={"model": path.stem, "digest": artifact.digest}) for w in found}
+    by_phase = {w.phase: _said(w.model_copy(update={"model": path.stem, "digest": artifact.digest})) for w in found}
     if wanted == "forward":
         return (next(iter(by_phase.values())),)
     phases: tuple[Phase, ...] = ("prefill", "decode") if wanted == "both" else (wanted,)
@@ -99,3 +99,9 @@ def _of_file(path: Path, wanted: Wanted, sizes: Sizes) -> tuple[Workload, ...]:
             f"{path}: has no phase {missing[0]}, because it takes no key–value cache; only {', '.join(by_phase)}"
         )
     return tuple(by_phase[phase] for phase in phases)
+
+
+def _said(workload: Workload) -> Workload:
+    if workload.format != "tflite":
+        return workload
+    return workload.model_copy(update={"notes": ("a .tflite file is placed as a whole, as one stage", *workload.notes)})

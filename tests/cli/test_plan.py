@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 
 from agent.cli.main import run
+from tests.integration.agent_process import FACE, model_file
+from tests.workload.runnable import decoder
 
 BOARD = ("--profile", "jetson-orin-nx")
 
@@ -140,3 +143,26 @@ def test_the_settings_say_which_policy_and_board(capsys, tmp_path):
 )
 def test_what_cannot_be_planned_is_one_line(capsys, arguments, words):
     assert words in refused(capsys, *arguments)
+
+
+def test_a_file_of_a_decoder_has_phases_too(capsys, tmp_path):
+    path = tmp_path / "decoder.onnx"
+    onnx.save(decoder(), str(path))
+    both = document(capsys, str(path), *BOARD, "--phase", "both", "--prompt-tokens", "32", "--generate-tokens", "8")
+    assert (both["phase"], both["request"]["generated_tokens"]) == ("both", 8)
+    prefill, step = (document(capsys, str(path), *BOARD, "--phase", p, "--batch", "2") for p in ("prefill", "decode"))
+    assert (prefill["phase"], step["phase"]) == ("prefill", "decode")
+    longer = document(capsys, str(path), *BOARD, "--prompt-tokens", "2048")
+    assert longer["phase"] == "prefill"
+    assert longer["chosen"]["latency_s"] > prefill["chosen"]["latency_s"] / 2
+
+
+def test_a_tflite_file_is_placed_as_a_whole_and_has_one_phase(capsys):
+    path = str(model_file(*FACE[1:]))
+    found = document(capsys, path, "--profile", "raspberry-pi-5")
+    assert len(found["chosen"]["stages"]) == 1
+    assert any("placed as a whole" in note for note in found["notes"])
+    assert "takes no key–value cache" in refused(capsys, path, "--phase", "both")
+    assert "a file computes in its own" in refused(capsys, path, "--precision", "int8")
+    assert "may run only on cpu" in refused(capsys, path, "--profile", "raspberry-pi-5", "--lost", "cpu")
+    assert "neither a model file" in refused(capsys, "resnet-5000")
