@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.errors import ModelLoadFailed, PlacementError
 from agent.placement import candidates as placement
 from agent.placement.candidates import whole_models
+from agent.placement.limits import Constraints
 from agent.placement.ranking import objectives
 from agent.placement.selection import Incumbent, select
 from agent.placement.state import State
@@ -64,7 +65,7 @@ class Planner:
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
         before = running.model(entry.name) if running is not None else None
-        found = _ordered(found, policy, state, before)
+        found = ordered(found, policy, state, before)
         candidates = [self._candidate(c, entry, artifact.format) for c in found]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
         stages = None
@@ -91,7 +92,7 @@ class Planner:
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
 
 
-def _ordered(
+def ordered(
     found: Sequence[placement.Candidate], policy: Policy, state: State, before: ModelPlan | None
 ) -> list[placement.Candidate]:
     """Best first, whoever is lost behind all others; the first one before stays first where that costs little."""
@@ -107,4 +108,7 @@ def _ordered(
 def _stays(serving: placement.Candidate, best: placement.Candidate, policy: Policy) -> bool:
     rows = objectives(placement.options([best, serving]))
     first, own = rows[0].tolist(), rows[1].tolist()
-    return select([first], policy.objective, incumbent=Incumbent((own[0], own[1], own[2]))).index is None
+    deadline_s = policy.admission.default_deadline_s
+    # Where even the best one is late, a deadline separates nothing.
+    limits = Constraints(deadline_s=deadline_s) if first[1] <= deadline_s else None
+    return select([first], policy.objective, limits, Incumbent((own[0], own[1], own[2]))).index is None

@@ -8,14 +8,15 @@ import time
 import pytest
 
 from agent.control.thermal_governor import Level, ThermalVerdict
+from agent.placement.candidates import whole_models
 from agent.placement.state import State
 from agent.ports import Reading
 from agent.schema.policy import Rule
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.board import Board
-from agent.service.plan import ModelPlan, Plan
-from agent.service.planner import Planner
+from agent.service.plan import Candidate, ModelPlan, Plan
+from agent.service.planner import Planner, ordered
 from agent.service.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
 from agent.service.serving_state import InForce
 from agent.service.stage_planner import StagePlanner
@@ -233,6 +234,17 @@ def test_a_plan_stays_with_what_serves_where_another_is_hardly_better(planner):
         )
         again = made.plan(POLICY, "d", ENTRY, State(), Plan("d", (serving,))).models[0]
         assert (names(again)[0] == "gpu") is stays
+
+
+def test_what_serves_goes_where_only_another_keeps_the_deadline():
+    near = board(unit("gpu", peak_flops_per_s={"fp32": quantity(0.99e10)}), unit("npu"))
+    rest = whole_models(WORKLOAD, near, POLICY)[0]
+    fast_s, slow_s = (c.cost.time_s for c in rest)
+    for deadline_s, first in ((0.5 * (fast_s + slow_s), "npu"), (2.0 * slow_s, "gpu"), (0.5 * fast_s, "gpu")):
+        admission = POLICY.admission.model_copy(update={"default_deadline_s": deadline_s})
+        before = ModelPlan("m", "1", "d", WORKLOAD, (Candidate("gpu", None, slow_s, 1.0, 1.0),), (), None)
+        found = ordered(rest, POLICY.model_copy(update={"admission": admission}), State(), before)
+        assert found[0].accelerator.name == first
 
 
 def test_a_pin_to_nothing_here_is_the_models_reason(planner):
