@@ -89,16 +89,21 @@ class Outcome:
 
 
 def service(folder: Path) -> Subject:
-    """The service's planner on a shipped board, for a model of its own making; every third plan on a hotter board."""
+    """The service's planner on a shipped board, for a model of its own making: hotter, or without its GPU, every time
+    from the plan before, with the search for the best placement of the stages."""
     policy = yaml_files.load_policy(share.find_policy("balanced"))
     profile = yaml_files.load_profile(share.find_profile("jetson-orin-nano"))
     planner = Planner(make_board(profile, (), lambda _: profile), folder / "workloads")
     models = (ModelEntry(name="mlp", path=mlp(folder / "mlp.onnx")),)
     digest = yaml_files.digest(policy)
 
+    running = [planner.plan(policy, digest, models)]
+
     def plan(number: int) -> object:
         temperatures = {a.name: 40.0 + 10.0 * (number % 3) for a in profile.accelerators}
-        return planner.plan(policy, digest, models, State(temperatures))
+        state = State(temperatures, lost=frozenset({"gpu"} if number % 2 else ()))
+        running[0] = planner.plan(policy, digest, models, state, running[0])
+        return running[0]
 
     return plan
 
