@@ -19,7 +19,11 @@ _WIDTH = 2000
 """Partial assignments kept after each stage; when more survive, the search is no longer a proof."""
 _NARROW = 32
 """Kept in the first attempt, which takes milliseconds and nearly always succeeds where anything fits."""
+_FIT_WORK = 100_000_000
+_DIAGNOSIS_WORK = 5_000_000
+"""Bounds on comparisons in looking for a fit, and in each of the many fits of a diagnosis; they narrow the search."""
 _HALVINGS = 30
+_UNPROVEN_HALVINGS = 10
 
 
 @dataclass(frozen=True)
@@ -60,22 +64,27 @@ class Diagnosis:
 
 def feasible_assignment(problem: Problem) -> NDArray[np.int8] | None:
     """An assignment [L] that fits every memory domain, or None when none was found."""
-    row, _ = _fit(problem, problem.capacity, width=_NARROW)
-    return row if row is not None else _fit(problem, problem.capacity)[0]
+    row = _first_fit(problem)
+    if row is not None:
+        return row
+    row, sure = _fit(problem, problem.capacity, width=_width(problem, _DIAGNOSIS_WORK, _NARROW))
+    return row if sure or row is not None else _fit(problem, problem.capacity, width=_width(problem, _FIT_WORK))[0]
 
 
 def diagnose(problem: Problem) -> Diagnosis:
     """What binds in a problem for which `feasible_assignment` found nothing."""
+    width = _width(problem, _DIAGNOSIS_WORK)
     proven = True
     needs: list[tuple[float, int]] = []
     for domain in range(len(problem.capacity)):
         lifted = problem.capacity.copy()
         lifted[domain] = np.inf
-        row, sure = _fit(problem, lifted, least=domain)
+        row, sure = _fit(problem, lifted, width, least=domain)
         proven &= sure
         if row is not None:
             needs.append((float(problem.memory_used(row)[0, domain] - problem.capacity[domain]), domain))
-    factor = _common_factor(problem)
+    factor, sure = _common_factor(problem, width)
+    proven &= sure
     if not needs:
         return Diagnosis(None, problem.accelerators, None, factor, proven)
     short, domain = min(needs)
@@ -83,52 +92,89 @@ def diagnose(problem: Problem) -> Diagnosis:
     return Diagnosis(domain, names, short, factor, proven)
 
 
-def _common_factor(problem: Problem) -> float:
-    """Smallest factor on all capacities that lets something fit, to nine digits; infinite where capacity is 0."""
-    low, high = 1.0, 2.0
-    while _fit(problem, problem.capacity * high)[0] is None:
+def _common_factor(problem: Problem, width: int) -> tuple[float, bool]:
+    """Smallest factor on all capacities that lets something fit, and whether that is proven; infinite where it is 0.
+
+    To nine digits when proven, else to three.
+    """
+    low, high, proven = 1.0, 2.0, True
+    while (found := _fit(problem, problem.capacity * high, width))[0] is None:
+        proven &= found[1]
         low, high = high, high * 2.0
         if high > 2.0**40:
-            return float("inf")
-    for _ in range(_HALVINGS):
+            return float("inf"), proven
+    halvings = 0
+    while halvings < (_HALVINGS if proven else _UNPROVEN_HALVINGS):
+        halvings += 1
         middle = 0.5 * (low + high)
-        if _fit(problem, problem.capacity * middle)[0] is None:
+        row, sure = _fit(problem, problem.capacity * middle, width)
+        if row is None:
+            proven &= sure
             low = middle
         else:
             high = middle
-    return high
+    return high, proven
+
+
+def _width(problem: Problem, work: int, most: int = _WIDTH) -> int:
+    """Partial assignments that may be kept so that all stages together take about so many comparisons."""
+    each = problem.latency.size * len(problem.capacity)
+    return max(min(int((work / each) ** 0.5), most), 1)
+
+
+def _first_fit(problem: Problem) -> NDArray[np.int8] | None:
+    """Big stages first, each where it takes the smallest share of the room left; None when that ends nowhere."""
+    room = problem.capacity.copy()
+    row = np.zeros(problem.stage_count, dtype=np.int8)
+    for stage in _largest_first(problem):
+        free = room[problem.domain]
+        memory = problem.memory[stage]
+        fits = np.flatnonzero(problem.allowed[stage] & (memory <= free))
+        if not len(fits):
+            return None
+        best = fits[((memory[fits] + 1.0) / (free[fits] + 1.0)).argmin()]
+        row[stage] = best
+        room[problem.domain[best]] -= memory[best]
+    return row
+
+
+def _largest_first(problem: Problem) -> NDArray[np.intp]:
+    """What cannot fit shows early, and small stages fill the gaps."""
+    order: NDArray[np.intp] = np.argsort(-np.where(problem.allowed, problem.memory, 0.0).max(axis=1), kind="stable")
+    return order
 
 
 def _fit(
-    problem: Problem, capacity: Floats, least: int | None = None, width: int | None = None
+    problem: Problem, capacity: Floats, width: int, least: int | None = None
 ) -> tuple[NDArray[np.int8] | None, bool]:
     """An assignment that fits (the one that uses `least` least), and whether the search was exhaustive."""
     domains = len(capacity)
     used = np.zeros((1, domains))
     history: list[tuple[NDArray[np.intp], NDArray[np.int8]]] = []
-    exhaustive, most = True, width or _WIDTH
-    # Big stages first: what cannot fit shows early, and small ones fill the gaps.
-    order = np.argsort(-np.where(problem.allowed, problem.memory, 0.0).max(axis=1), kind="stable")
-    for stage in order:
+    exhaustive = True
+    order = _largest_first(problem)
+    smallest = np.where(problem.allowed, problem.memory, np.inf).min(axis=1)[order]
+    ahead = np.concatenate([np.cumsum(smallest[:0:-1])[::-1], [0.0]])
+    for at, stage in enumerate(order):
         choices = np.flatnonzero(problem.allowed[stage])
         grown = np.repeat(used, len(choices), axis=0)
         parent = np.repeat(np.arange(len(used)), len(choices))
         choice = np.tile(choices, len(used))
         grown[np.arange(len(grown)), problem.domain[choice]] += problem.memory[stage, choice]
-        fits = np.flatnonzero((grown <= capacity).all(axis=1))
+        fits = np.flatnonzero((grown <= capacity).all(axis=1) & (grown.sum(axis=1) + ahead[at] <= capacity.sum()))
         grown, parent, choice = grown[fits], parent[fits], choice[fits]
         kept = nondominated(grown)
-        if len(kept) > most:
+        if len(kept) > width:
             exhaustive = False
             fullest = (grown[kept] / np.maximum(capacity, 1e-300)).max(axis=1)
-            kept = kept[np.argsort(fullest, kind="stable")[:most]]
+            kept = kept[np.argsort(fullest, kind="stable")[:width]]
         if not len(kept):
             return None, exhaustive
         used = grown[kept]
         history.append((parent[kept], choice[kept].astype(np.int8)))
-    at = 0 if least is None else int(used[:, least].argmin())
+    chosen_at = 0 if least is None else int(used[:, least].argmin())
     row = np.zeros(problem.stage_count, dtype=np.int8)
     for stage, (parents, chosen) in zip(order[::-1], history[::-1], strict=True):
-        row[stage] = chosen[at]
-        at = int(parents[at])
+        row[stage] = chosen[chosen_at]
+        chosen_at = int(parents[chosen_at])
     return row, exhaustive

@@ -78,10 +78,28 @@ def test_no_factor_mends_a_capacity_of_zero() -> None:
 
 
 def test_a_search_that_was_cut_short_does_not_claim_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infeasible, "_WIDTH", 1)
+    monkeypatch.setattr(infeasible, "_DIAGNOSIS_WORK", 1)
     problem = random_problem(3, 8, 3, room=0.05)
 
     found = diagnose(problem)
 
     assert not found.proven
     assert "the search was cut short" in found.error().message
+
+
+def test_a_large_problem_that_fits_nowhere_is_diagnosed_with_bounded_work() -> None:
+    problem = random_problem(1, 200, 8, room=0.002)
+
+    assert feasible_assignment(problem) is None
+    found = diagnose(problem)
+
+    assert not found.proven
+    assert feasible_assignment(with_capacity(problem, problem.capacity * found.capacity_factor * 1.01)) is not None
+
+
+def test_what_is_too_small_in_sum_is_proven_at_once() -> None:
+    problem = random_problem(1, 120, 6, room=0.01)
+    row, sure = infeasible._fit(problem, problem.capacity, width=1)
+
+    assert row is None
+    assert sure
