@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": LEAVES | PURE | ADAPTERS | {"evaluation"},
     "fleet": LEAVES | PURE | ADAPTERS,
     "evaluation": LEAVES | PURE | ADAPTERS,
-    "simulation": LEAVES | PURE | ADAPTERS,
+    "simulation": LEAVES | PURE | ADAPTERS | {"evaluation"},
     "cli": LEAVES | PURE | ADAPTERS | {"service", "fleet", "evaluation", "simulation"},
 }
 

@@ -2,8 +2,9 @@
 
     python -m agent.evaluation.crossvalidation MEASUREMENTS.csv
 
-Three ways to hold rows back: at random, whole cells (one model on one board with one software path), whole boards.
-Terms and levels were kept or dropped by these errors; the stated uncertainties are scaled by the first.
+Ways to hold rows back: at random, whole cells (one model on one board with one software path), whole pairs (one model
+on one board with any software), whole power modes of a board, whole boards – these by family of silicon too.
+Terms and levels were kept or dropped by these errors; the stated uncertainties are scaled by those of the pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agent.errors import QeilError
 from agent.evaluation.catalogue import load_catalogue
 from agent.evaluation.fitting import cases, fit
 from agent.evaluation.rows import Case
-from agent.evaluation.scores import Score, by_quantity
+from agent.evaluation.scores import Score, by_quantity, grouped
 from agent.evaluation.table import read_table
 from agent.evaluation.targets import Comparison, Quantity, compare
 
@@ -38,12 +39,28 @@ def by_cell(case: Case) -> str:
     return f"{case.path}/{case.row.board}/{case.row.device}/{case.row.model}"
 
 
+def by_pair(case: Case) -> str:
+    """A model on a board, whatever the software: what people ask who have the board but not the model's figures."""
+    return f"{case.site.board}/{case.row.device}/{case.model}"
+
+
+def by_mode(case: Case) -> str:
+    """A power mode of a board."""
+    return f"{case.site.board}/{case.site.operating_point}"
+
+
 def by_board(case: Case) -> str:
     """A whole board."""
     return case.site.board
 
 
-SCHEMES: dict[str, Callable[[Case], str]] = {"rows": at_random, "cells": by_cell, "boards": by_board}
+SCHEMES: dict[str, Callable[[Case], str]] = {
+    "rows": at_random,
+    "cells": by_cell,
+    "pairs": by_pair,
+    "modes": by_mode,
+    "boards": by_board,
+}
 
 
 def held_out(known: Sequence[Case], group_of: Callable[[Case], str], folds: int, seed: int) -> list[Comparison]:
@@ -80,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("table", type=Path)
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scheme", action="append", choices=tuple(SCHEMES), help="only this way; may be repeated")
     options = parser.parse_args(arguments)
     try:
         known = cases(read_table(options.table), load_catalogue())
@@ -87,12 +105,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"crossvalidation: {error.message}\n")
         return 1
     tiers = {case.row.row_id: case.row.tier for case in known}
-    for name, group_of in SCHEMES.items():
+    kin = {case.row.row_id: case.site.accelerator.kin for case in known}
+    for name in options.scheme or SCHEMES:
+        group_of = SCHEMES[name]
         folds = len({group_of(case) for case in known}) if name == "boards" else options.folds
         held = held_out(known, group_of, folds, options.seed)
         trusted = [item for item in held if tiers[item.row_id] in ("A", "A-", "B")]
         sys.stdout.write(_line(f"{name}, all tiers", by_quantity(held)) + "\n")
         sys.stdout.write(_line(f"{name}, tiers A A- B", by_quantity(trusted)) + "\n")
+        if name == "boards":
+            for family, scores in grouped(held, lambda item: kin[item.row_id]).items():
+                sys.stdout.write(_line(f"  {family}", scores) + "\n")
     return 0
 
 

@@ -2,7 +2,7 @@
 
     python -m agent.evaluation.fit MEASUREMENTS.csv --out device_profiles/fitted/efficiencies.json
 
-Same input, same output. The uncertainties are scaled by the errors on held-out rows.
+Same input, same output. The uncertainties are scaled by the errors on models that a board has no rows of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.errors import ConfigError, QeilError
 from agent.evaluation.catalogue import load_catalogue
 from agent.evaluation.coefficients_file import document, render
-from agent.evaluation.crossvalidation import FOLDS, at_random, held_out, uncertainty_factor
+from agent.evaluation.crossvalidation import FOLDS, by_pair, held_out, uncertainty_factor
 from agent.evaluation.fitting import cases, fit
 from agent.evaluation.table import read_table
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = cases(read_table(options.table), load_catalogue())
         if not known:
             raise ConfigError(f"{options.table}: none of the rows can be mapped, there is nothing to fit")
-        held = held_out(known, at_random, options.folds, seed=0) if options.folds > 1 else []
+        held = held_out(known, by_pair, options.folds, seed=0) if options.folds > 1 else []
         coefficients = replace(fit(known), uncertainty_factor=uncertainty_factor(held))
         text = render(document(coefficients, len(known), options.table))
         options.out.write_text(text, encoding="utf-8")

@@ -74,6 +74,9 @@ def phase(case: Case, load: Load, values: Mapping[str, float]) -> Phase:
         else:
             issue_s = amount
     flops = load.flops + load.depthwise_flops
+    # A fitted share above 1 says that a peak or a count is wrong; no prediction may rest on more than the peaks.
+    compute = max(compute, flops / terms.peak_flops_per_s(case))
+    memory_s = max(memory_s, load.bytes_moved / terms.bandwidth_bytes_per_s(case.site))
     result = predict(
         StageLoad(flops=flops, weight_bytes=0.0, stream_bytes=load.bytes_moved, cycles=load.cycles if issue_s else 0.0),
         AcceleratorTerms(

@@ -68,6 +68,12 @@ class Site:
     dla_clock_hz: float = 0.0
 
     @property
+    def operating_point(self) -> str:
+        """Units and clocks that the prediction assumes."""
+        text = f"{self.units:g} units × {self.clock_hz / 1e6:g} MHz, memory {self.memory_hz / 1e6:g} MHz"
+        return f"{text}, DLA {self.dla_clock_hz / 1e6:g} MHz" if self.dla else text
+
+    @property
     def device(self) -> str:
         """What ran, as the tables of the fit write it."""
         return f"{self.accelerator.kind}+dla" if self.dla else self.accelerator.kind

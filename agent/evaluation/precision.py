@@ -54,6 +54,9 @@ def storage_format(row: Measurement, path: str, *, language: bool) -> Format:
     file_bytes = float(size.group(1)) * (1e6 if size.group(2) == "mb" else 1e9) if size else None
     if "~" in text:
         file_bytes = None
+    if path == "tensorrt" and re.search(r"gpt-?j", row.model.lower()):
+        # Published as fp16, which names its activations: 16-bit weights could not be read in the time it takes.
+        return W4
     for pattern, found in _RULES:
         if re.search(pattern, text):
             return Format(found.name, found.weight_bytes, found.arithmetic, found.activation_bytes, file_bytes)

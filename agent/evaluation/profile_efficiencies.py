@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.evaluation import terms
-from agent.evaluation.catalogue import Catalogue
+from agent.evaluation.catalogue import Catalogue, find_coefficients, load_catalogue
+from agent.evaluation.coefficients_file import load_coefficients
 from agent.evaluation.forecast import MAX_REL_UNCERTAINTY, Coefficients
 from agent.evaluation.priors import TIME
 from agent.evaluation.regression import Term, level
@@ -61,6 +62,14 @@ def with_fitted(profile: DeviceProfile, catalogue: Catalogue, coefficients: Coef
     """The profile with fitted efficiencies wherever it states none and the tables know the board and the software."""
     accelerators = tuple(_accelerator(profile, a, catalogue, coefficients) for a in profile.accelerators)
     return profile.model_copy(update={"accelerators": accelerators})
+
+
+def as_planned(profile: DeviceProfile) -> DeviceProfile:
+    """`with_fitted` with the installed tables and coefficients: the profile that plans and simulations rest on.
+
+    Raises ConfigError where they are not installed.
+    """
+    return with_fitted(profile, load_catalogue(), load_coefficients(find_coefficients()))
 
 
 def _accelerator(

@@ -29,6 +29,9 @@ HOST_W = 3.0
 
 IDLE_SHARE = {"wall": 1.0, "peak-wall": 1.0, "rail": 0.15, "component": 0.1}
 """Share of the board's idle power that a scope sees, before the fit; other scopes 0.3."""
+RAILED, BESIDE_RAIL = "nvidia", 0.3
+"""A Jetson module draws its compute rail and, beside it, memory, SoC and converters: a third of the board's idle power
+(VDD_IN is 1.5–3 W above VDD_CPU_GPU_CV on Orin Nano: smolhub.com, jetson-nano-super benchmarks)."""
 WHOLE = ("wall", "peak-wall")
 """Scopes that see everything a board draws: there idle power is what a meter says, up to what software changes."""
 MEMORY_J_PER_BYTE = 60e-12
@@ -221,6 +224,9 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
     full = own.power_w * site.units / own.units * site.clock_hz / own.clock_hz * volts**2
     if site.dla is not None:
         full += site.dla.power_w * site.dla_clock_hz / site.dla.clock_hz
+    shunted = scope == "module" and own.kin == RAILED
+    if shunted:
+        scope = "rail"
     idle = IDLE_SHARE.get(scope, 0.3) * site.idle_w
     host = HOST_W * site.host_clock_share if scope == "wall" else 0.1 * HOST_W
     on = (
@@ -240,7 +246,9 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
         f"on.task.mode:{kind}/{case.task}/{case.mode}",
     )
     busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{kind}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
+    rest = (Term("added", BESIDE_RAIL * site.idle_w, ("beside:module",)),) if shunted else ()
     return (
+        *rest,
         Term(
             "added",
             idle,

@@ -68,6 +68,8 @@ class Validation:
             "tier": case.row.tier,
             "board": case.row.board,
             "device": case.row.device,
+            "mapped_board": case.site.board,
+            "operating_point": case.site.operating_point,
             "software": case.path,
             "model": case.row.model,
             "statistic": case.statistic if item.quantity == "latency" else None,

@@ -31,10 +31,18 @@ def explain(
     lines += _fastest(board, scenario.baseline)
     lines += _swings(swings, scenario, verdicts)
     lines += _counted(board, spread)
+    lines += _temperature(board.profile)
     caveats = dict.fromkeys(c for verdict in verdicts for c in verdict.claim.caveats)
     if caveats:
         lines.append(f"What may also differ from the published figures: {'; '.join(caveats)}.")
     return lines
+
+
+def _temperature(profile: DeviceProfile) -> list[str]:
+    cold = [a.name for a in profile.accelerators if a.leakage is None]
+    if not cold:
+        return []
+    return [f"Temperature changes nothing for {', '.join(cold)}: no leakage power is published for this silicon."]
 
 
 def percent(change: float) -> str:

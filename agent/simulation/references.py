@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
+from agent.evaluation.profile_efficiencies import as_planned
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import SINGLE, Scenario
@@ -34,7 +35,8 @@ class Resolved:
 def load(path: Path) -> Resolved:
     """Read a scenario and all that it names. Raises ConfigError with every problem found.
 
-    Paths in the file are relative to its folder. An accelerator must exist on one of the boards, not on all.
+    Paths in the file are relative to its folder. Efficiencies that a profile does not state come from the fit over
+    published measurements, as in a plan. An accelerator must exist on one of the boards, not on all.
     """
     document = yaml_files.read_document(path)
     scenario = yaml_files.validate(document, Scenario, str(path))
@@ -70,7 +72,7 @@ class _Finder:
 
     def profile(self, name: str, key: KeyPath) -> DeviceProfile | None:
         try:
-            return yaml_files.load_profile(share.find_profile(self._placed(name)))
+            return as_planned(yaml_files.load_profile(share.find_profile(self._placed(name))))
         except ConfigError as error:
             self._note(key, error)
         return None

@@ -26,7 +26,7 @@ def test_cells_become_texts_and_numbers_and_empty_ones_none():
         (HEAD, "t.csv:1: the table has no rows"),
         (HEAD + "1,b,d,m,t,2,,x\n2,b,d,m,t,fast,,x\n", "t.csv:3: latency_ms: 'fast' is not a number"),
         (HEAD + "1,b,d,m,t,-2,,x\n", "t.csv:2: latency_ms: -2 is out of range"),
-        (HEAD + "1,b,d,m,t,nan,,x\n", "t.csv:2: latency_ms: nan is out of range"),
+        (HEAD + "1,b,d,m,t,nan,,x\n", "t.csv:2: latency_ms: 'nan' is not a number"),
         (HEAD + "1,b,d,m,t,0,,x\n", "t.csv:2: latency_ms: 0 is out of range"),
         (HEAD + "1,b,d,m,t,1e300,,x\n", "t.csv:2: latency_ms: 1e300 is out of range"),
         (HEAD + "1,b,d,m\n", "t.csv:2: 4 cells, but the header names 8 columns"),

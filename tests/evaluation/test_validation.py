@@ -72,7 +72,7 @@ def test_every_row_is_either_predicted_or_says_why():
     result = validate([row(), row(row_id="2", model="none"), row(row_id="3", tier="C")], catalogue(), NOTHING)
     found = result.document()
     assert (found["rows"], found["mapped"]) == (3, 2)
-    assert found["unmapped"] == [{"row_id": "2", "why": "model 'none' is not in the catalogue of architectures"}]
+    assert found["unmapped"] == [{"row_id": "2", "why": "model 'none' is in no catalogue"}]
     assert set(found["by_tier"]) == {"A", "C"}
     detail = found["rows_detail"][0]
     assert detail["ape"] == pytest.approx(abs(detail["predicted"] - detail["measured"]) / detail["measured"])
