@@ -50,7 +50,7 @@ class MqttTls(FileModel):
     key: Path | None = None
 
 
-TrustedKey = Annotated[str, Field(pattern=r"^RW[0-9A-Za-z+/]{54}$")]
+TrustedKey = Annotated[str, Field(pattern=r"^RW[QRST][0-9A-Za-z+/]{53}$")]
 """A minisign public key: the second line of its .pub file."""
 
 

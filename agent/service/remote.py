@@ -82,11 +82,12 @@ class Remote:
     # ------------------------------------------------------------------ from the link's thread
 
     def _request(self, inbound: Inbound) -> None:
-        if inbound.topic == self._topics.desired:
-            if self.desired is not None:
-                self.desired.on_request(inbound)
-        elif self.commands is not None:
-            self.commands.on_request(inbound)
+        part = self.desired if inbound.topic == self._topics.desired else self.commands
+        if part is not None:
+            part.on_request(inbound)
+            return
+        inbound.acknowledge()
+        self._reports.refused(Refusal("storage", "this board cannot keep what it is told; its conditions say why"))
 
     def _connected(self) -> None:
         if self.desired is not None:
