@@ -69,7 +69,9 @@ def _check_memory(case: Case, profile: DeviceProfile, policy: Policy, names: Seq
         held = max(_weights(w) for w in case.passes) * weights
         for workload, chosen in zip(case.passes, names, strict=True):
             mine = [s for s, name in zip(workload.stages, chosen, strict=True) if name in home]
-            scratch = max(scratch, sum(s.arena_bytes + s.kv_bytes for s in mine))
+            # One arena is used by stage after stage; the cache of each stays.
+            arena = max((s.arena_bytes for s in mine), default=0.0)
+            scratch = max(scratch, arena + sum(s.kv_bytes for s in mine))
         room = (domain.capacity_bytes.value - domain.reserved_bytes.value) * policy.memory.max_cpq
         if held + scratch > room:
             short = (held + scratch - room) / 1e9
