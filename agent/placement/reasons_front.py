@@ -158,7 +158,7 @@ def why_point(problem: Problem, front: ArrayLike, objective: Objective, limits: 
         try:
             return _why(known, attempt > 0)
         except _Better:
-            rows = known.rows
+            rows = known.rows[problem.feasible(known.rows)]  # of what was met under more memory, what fits now
     raise PlacementError("the front is too incomplete to explain; search it with a larger budget first")
 
 

@@ -98,3 +98,18 @@ def test_a_choice_that_comes_and_goes_without_end_is_not_stated():
 
     turn = nearest(choose, lambda flipped: not flipped, 0.0, 10.0)
     assert turn is None or not choose(turn.holds)
+
+
+def test_a_change_at_the_very_end_is_found():
+    turn = nearest(lambda value: value == 0.0, lambda flipped: not flipped, 1.0, 0.0)
+    assert turn is not None
+    assert turn.at == 0.0
+
+
+def test_what_holds_only_in_a_sliver_is_given_exactly():
+    def choose(value: float) -> bool:
+        return 1.80205 <= value <= 1.80245
+
+    turn = nearest(choose, lambda flipped: not flipped, 0.0, 4.4)
+    assert turn is not None
+    assert choose(turn.at)

@@ -60,7 +60,7 @@ def asked_again(flip, value: float, problem: Problem, objective: Objective, limi
     return chosen(replace(problem, **{table: changed}), objective, limits)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.integers(0, 10_000), st.sampled_from([(4, 2), (5, 3), (6, 2)]), st.sampled_from([0.8, 9.0]), st.booleans(),
     st.sampled_from([weights(1.0, 1.0, 0.1), weights(2.0, 0.5, 0.0), LEXICOGRAPHIC, Objective(method="knee")]),
@@ -121,3 +121,22 @@ def test_nothing_that_keeps_the_limits_is_an_error_with_the_relaxation():
     problem = two(watts=(1.0, 1.0), seconds=(1.0, 2.0))
     with pytest.raises(PlacementError, match="deadline_s 1 s; 2 s would admit one"):
         explained(problem, weights(1, 1, 0), Constraints(deadline_s=1.0))
+
+
+def test_costs_that_leave_nothing_below_a_limit_are_said():
+    problem = two(watts=(1.0, 3.0), seconds=(1.0, 1.0))
+    reasons = explained(problem, weights(1, 1, 0), Constraints(energy_cap_j=3.0))
+    found = {flip.what: flip for flip in reasons.flips}
+    assert (found["energy of hot"].then, found["energy of hot"].energy_j) == (None, None)
+    assert found["energy of hot"].at == pytest.approx(1.5, rel=0.02)
+
+
+def test_a_better_placement_met_on_the_way_is_explained_instead():
+    problem = replace(two(watts=(2.0, 1.0), seconds=(2.0, 1.0)), capacity=np.array([9.0, 9.0]))
+    poor = np.array([[0, 0]], dtype=np.int8)
+    reasons = why_point(problem, poor, Objective(method="knee"), Constraints())
+    assert reasons.chosen.name in ("slow", "hot")
+    tight = replace(problem, capacity=np.array([2.0, 1.5]))
+    reasons = why_point(tight, poor, weights(1, 1, 0), Constraints())
+    assert reasons.improved
+    assert reasons.chosen.name in ("hot×1 → slow×1", "slow×1 → hot×1")
