@@ -104,6 +104,13 @@ def request_tables(
     hand_s, hand_j = _hand_over(prefill[0], a_names, b_names, pairs, profile, notes)
     p, d = first.problem, then.problem
     memory, capacity, allowed, domain = _memory(prefill, decode, pairs, profile, policy, state, notes)
+    allowed = allowed & p.allowed[:, a] & d.allowed[:, b]
+    stranded = np.flatnonzero(~allowed.any(axis=1))
+    if len(stranded):
+        name = p.stages[int(stranded[0])]
+        raise PlacementError(
+            f"no placement fits: nothing can hold stage {name!r} for both phases", stage=int(stranded[0])
+        )
     ab = np.ix_(np.arange(p.stage_count - 1), a, a), np.ix_(np.arange(p.stage_count - 1), b, b)
     problem = Problem(
         latency=p.latency[:, a] + tokens * d.latency[:, b] + hand_s,
@@ -112,7 +119,7 @@ def request_tables(
         busy_den=p.busy_den[:, a] + tokens * d.busy_den[:, b],
         transfer_latency=p.transfer_latency[ab[0]] + tokens * d.transfer_latency[ab[1]],
         transfer_energy=p.transfer_energy[ab[0]] + tokens * d.transfer_energy[ab[1]],
-        memory=memory, capacity=capacity, allowed=allowed & p.allowed[:, a] & d.allowed[:, b], memory_domain=domain,
+        memory=memory, capacity=capacity, allowed=allowed, memory_domain=domain,
         accelerators=tuple(pair_name(a_names[i], b_names[j]) for i, j in pairs), stages=p.stages,
     )  # fmt: skip
     notes += ["a request is one prefill and its decode steps, all at the context of the middle one"]

@@ -140,3 +140,9 @@ def test_a_stage_that_fits_nowhere_is_left_to_the_diagnosis():
     problem = make_tables(load(stage("huge", weight=5e9, arena_bytes=1e9)), BOARD, POLICY).problem
     assert problem.allowed.all()
     assert not problem.feasible([0])[0]
+
+
+def test_a_board_on_which_nobody_may_run_it_says_why_for_each():
+    lost = State(lost=frozenset({"gpu", "npu"}))
+    with pytest.raises(PlacementError, match="gpu: it does not answer; npu: it does not answer"):
+        make_tables(load(), BOARD, POLICY, state=lost)

@@ -96,3 +96,9 @@ def test_a_pipeline_over_two_units_beats_either_alone():
     rows = pipelines(tables.problem, tables.pace, tables.silicon)
     alone = tables.pace.period_s([[0] * 6, [1] * 6]).min()
     assert tables.pace.period_s(rows).min() < 0.6 * alone
+
+
+def test_pipelines_that_do_not_fit_in_memory_are_none():
+    problem = random_problem(5, 3, 2, room=9.0)
+    full = Problem(**{**problem.arrays(), "capacity": np.zeros(2)})
+    assert pipelines(full, plain(full), full.accelerators).shape == (0, 3)

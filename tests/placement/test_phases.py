@@ -123,6 +123,27 @@ def test_more_pairs_than_a_problem_takes_are_refused_with_what_to_do():
     assert len(request(many, policy=POLICY.model_copy(update={"forbidden": rules}))[1].places) == 64
 
 
+def test_phases_on_two_memories_that_cannot_hold_the_model_are_left_out_aloud():
+    state = State(free_bytes={"ram": 1.25e8, "vram": 1.25e8})
+    _, tables = request(TWO, state=state)
+    assert tables.problem.allowed.any(axis=0).tolist() == [True, False, False, True]
+    assert any("neither of which holds the whole model" in note for note in tables.notes)
+
+
+def test_one_phase_here_and_the_other_there_where_neither_memory_holds_the_model_is_refused():
+    barred = [{"backend": "native", "provider": "V", "unsupported_operators": [name]} for name in ("Pre", "Step")]
+    profile = board(unit("gpu", memory_domain="vram", runtimes=[barred[1]]), unit("npu", runtimes=[barred[0]]),
+                    domains=("ram", "vram"))  # fmt: skip
+    pair = [
+        load(*(s.model_copy(update={"operators": (name,)}) for s in w.stages), phase=w.phase, format="catalogue")
+        for w, name in ((PREFILL, "Pre"), (DECODE, "Step"))
+    ]
+    state = State(free_bytes={"ram": 1.25e8, "vram": 1.25e8})
+    assert request(profile, prefill=pair[0], decode=pair[1])[1].places == (("gpu", "npu"),)
+    with pytest.raises(PlacementError, match="nothing can hold stage 'layer0' for both phases"):
+        request(profile, state=state, prefill=pair[0], decode=pair[1])
+
+
 # ------------------------------------------------------------------------------------------- alignment
 
 
