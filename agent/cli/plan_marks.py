@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.explain import read_policy
-from agent.cli.plan_problem import load_problem
+from agent.cli.problem_file import load_problem
 from agent.errors import PlacementError
 from agent.placement.choice import mark
 from agent.placement.limits import Constraints
