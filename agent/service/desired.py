@@ -161,7 +161,7 @@ class DesiredState:
         record = self.record
         if record.kept is not None:
             kept = Desired.model_validate_json(record.kept)
-            outcome = self._apply(kept, self._make_run())
+            outcome = self._applied(kept)
             self.in_force = kept if outcome.error is None else None
             if outcome.error is not None:
                 _log.warning("kept desired state cannot be had any more", ver=record.kept_ver, cause=outcome.error)
@@ -227,7 +227,7 @@ class DesiredState:
     def _try(self, wanted: Desired) -> None:
         self._save(attempts=self.record.attempts + 1)
         self._outlet.report(self.report())
-        self._settled(self._apply(wanted, self._make_run()), wanted)
+        self._settled(self._applied(wanted), wanted)
 
     def _settled(self, outcome: Applied, wanted: Desired | None) -> None:
         """Keep it, or say why not; what was in force then still is."""
@@ -243,8 +243,16 @@ class DesiredState:
             fields["message"] = self.record.error
         self._outlet.event(fields)
 
-    def _make_run(self) -> Run:
-        return Run(self._clock, LIMIT_S, self._stopping, lambda _text, _share: None)
+    def _applied(self, wanted: Desired) -> Applied:
+        """The outcome of applying it. A bug in there is one, too: it must not end this thread and with it the agent."""
+        run = Run(self._clock, LIMIT_S, self._stopping, lambda _text, _share: None)
+        try:
+            return self._apply(wanted, run)
+        except Interrupted:
+            raise
+        except Exception as error:  # noqa: BLE001  (root of what a desired state does)
+            _log.exception("desired state failed", ver=wanted.ver)
+            return Applied(f"{type(error).__name__}: {error}")
 
     def _save(self, **changes: Any) -> None:
         """Remember; where the disk refuses, the next start tries anew what was being tried."""

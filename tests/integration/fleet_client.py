@@ -25,6 +25,7 @@ class FleetClient:
         self.duplicates = 0
         self.responses: list[tuple[str, dict, bytes | None]] = []
         self.reported: list[dict] = []
+        self.errors: list[Exception] = []
         self.lock = threading.Lock()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
         self.subscribed = threading.Event()
@@ -40,6 +41,13 @@ class FleetClient:
 
     def _message(self, client, data, message) -> None:
         document = json.loads(message.payload)
+        try:
+            self._take(client, message, document)
+        except Exception as error:  # paho's thread would end without a word
+            self.errors.append(error)
+            raise
+
+    def _take(self, client, message, document) -> None:
         part = message.topic.removeprefix(f"{BASE}/up/")
         with self.lock:
             if part.startswith("res/"):
@@ -50,6 +58,7 @@ class FleetClient:
                 validate("rep", document)
                 self.reported.append(document)
             elif "rows" in document:
+                validate(document["cls"], document)
                 self._store(client, document)
 
     def _store(self, client, document) -> None:
@@ -95,5 +104,6 @@ class FleetClient:
         return self.final(self.command(name, args, **fields))
 
     def close(self) -> None:
+        assert self.errors == []
         self.client.disconnect()
         self.client.loop_stop()

@@ -138,6 +138,19 @@ def test_a_crash_while_it_is_tried_tries_it_once_more_and_then_stays_with_the_ke
     assert "twice" in world.record()["error"]
 
 
+def test_a_bug_while_it_is_applied_is_its_outcome_and_the_next_version_is_followed(world):
+    def bug(desired, run):
+        raise ZeroDivisionError("oops")
+
+    good, world.state._apply = world.state._apply, bug
+    world.want(1)
+    assert world.record()["status"] == "rejected"
+    assert world.reports[-1]["err"] == "ZeroDivisionError: oops"
+    world.state._apply = good
+    world.want(2)
+    assert world.state.in_force.ver == 2
+
+
 def test_an_untried_one_is_tried_by_the_next_start(world):
     world.want(1)
     record = world.record()
