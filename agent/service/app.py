@@ -33,7 +33,6 @@ from agent.service.inference import AgentInference
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.model_set import ModelSet
 from agent.service.plan import Plan
-from agent.service.planner import Planner
 from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
 from agent.service.remote import Remote
@@ -41,6 +40,8 @@ from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
 from agent.service.serving_state import InForce
+from agent.service.split_meter import SplitMeter
+from agent.service.split_planner import SplittingPlanner
 from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
@@ -71,7 +72,8 @@ class App:
         policy_path = share.find_policy(settings.policy)
         policy = assembly.last_good_policy(policy_path, state_dir)
         self.board: Board = assembly.board(settings, inventory)
-        planner = Planner(self.board, state_dir / "workloads")
+        split_meter = SplitMeter()
+        planner = SplittingPlanner(self.board, state_dir, split_meter.handovers)
         digest = yaml_files.digest(policy.policy)
         models = model_store.configured(settings)
         current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
@@ -80,7 +82,7 @@ class App:
         self.reporting = Reporting(settings, name, boot, self._clock)
         self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock,
-            lambda accelerator, cause: self.supervisor.post(SuspectEvent(accelerator, cause)),
+            lambda accelerator, cause: self.supervisor.post(SuspectEvent(accelerator, cause)), split_meter,
         )  # fmt: skip
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(

@@ -54,7 +54,13 @@ class _Job:
 class Dispatcher:
     """Thread-safe; `infer` never blocks."""
 
-    def __init__(self, table: RoutingTable, clock: Clock, on_suspect: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        table: RoutingTable,
+        clock: Clock,
+        on_suspect: Callable[[str, str], None],
+        split_meter: SplitMeter | None = None,
+    ) -> None:
         """`on_suspect(accelerator, cause)` is told of errors that speak against a lane."""
         self._table = table
         self._clock = clock
@@ -65,7 +71,7 @@ class Dispatcher:
         self._tickets = 0
         self._service_s = 0.05
         self.meters: dict[str, Meter] = {}
-        self.split_meter = SplitMeter()
+        self.split_meter = split_meter or SplitMeter()
         self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0}
 
     # ------------------------------------------------------------------ requests

@@ -23,6 +23,8 @@ class Candidate:
     static_w: float | None
     stages: tuple[StageCandidate, ...] = ()
     split: str = ""
+    kept: bool = False
+    """Loaded whatever the policy's standby: the settings name it."""
 
     @property
     def pieces(self) -> tuple[Candidate, ...]:

@@ -52,7 +52,8 @@ class ServingState:
 
     def _kept(self, model: ModelPlan, policy: Policy) -> tuple[Candidate, ...]:
         alive = [c for c in model.candidates if not self._refused(c)]
-        return tuple(alive[: _KEPT[policy.standby]])
+        most = _KEPT[policy.standby]
+        return (*alive[:most], *(c for c in alive[most:] if c.kept))
 
     def _refused(self, candidate: Candidate) -> bool:
         loaded = self._loaded(candidate)
