@@ -60,11 +60,15 @@ class Planner:
             workload = workload_of(artifact, entry.name, self._cache_dir)
         except ModelLoadFailed as error:
             return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)
+        before = running.model(entry.name) if running is not None else None
+        profile, whole = self._board.profile, replace(state, lost=frozenset())
         try:
-            found, rejected = whole_models(workload, self._board.profile, policy, replace(state, lost=frozenset()))
+            found, rejected = whole_models(workload, profile, policy, whole)
+            if not found and before is not None and before.candidates:
+                # It holds its memory already; what others took since is no reason to stop it.
+                found, rejected = whole_models(workload, profile, policy, replace(whole, free_bytes={}))
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
-        before = running.model(entry.name) if running is not None else None
         found = ordered(found, policy, state, before)
         candidates = [self._candidate(c, entry, artifact.format) for c in found]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)

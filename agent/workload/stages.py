@@ -53,7 +53,7 @@ def find_cuts(kernels: Sequence[Kernel], side: frozenset[str] = frozenset(), mos
     last: dict[str, int] = {}
     for index, kernel in enumerate(kernels):
         last.update(dict.fromkeys(kernel.reads, index))
-    cuts = []
+    cuts: list[Cut] = []
     alive: dict[str, None] = {}
     for index, kernel in enumerate(kernels[:-1]):
         alive.update(dict.fromkeys(n for n in kernel.writes if n not in side))

@@ -247,6 +247,15 @@ def test_what_serves_goes_where_only_another_keeps_the_deadline():
         assert found[0].accelerator.name == first
 
 
+def test_what_runs_goes_on_where_others_take_the_memory_and_what_is_new_is_not_begun(planner):
+    full = State(free_bytes={"ram": 0.0})
+    assert "of ram" in planner.plan(POLICY, "d", ENTRY, full).models[0].reason
+    running = planner.plan(POLICY, "d", ENTRY)
+    again = planner.plan(POLICY, "d", ENTRY, full, running).models[0]
+    assert names(again) == names(running.models[0])
+    assert again.stage_placement is None
+
+
 def test_a_pin_to_nothing_here_is_the_models_reason(planner):
     policy = POLICY.model_copy(update={"pinned": (Rule(model="*", accelerator="tpu"),)})
     assert "pins the model to tpu" in planner.plan(policy, "d", ENTRY).models[0].reason
