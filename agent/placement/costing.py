@@ -14,6 +14,7 @@ import numpy as np
 from agent.physics import energy as energy_model
 from agent.physics import leakage, pressure, roofline
 from agent.physics.operating_point import voltage_ratio
+from agent.placement import kernel_amounts
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.workload import Family, Precision, Stage, Work, Workload
 
@@ -131,9 +132,12 @@ def model_cost(
     in_cache = accelerator.cache_bytes is not None and held <= accelerator.cache_bytes.value
     spill = _spill_share(workload, accelerator)
     last = len(workload.stages) - 1
+    footprint = sum(s.weight_bytes for s in workload.stages)
     stages = tuple(
         _stage_cost(
             stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes, spill=spill,
+            footprint=footprint,
+            io_tensors=(len(workload.inputs) if i == 0 else 0) + (len(workload.outputs) if i == last else 0),
             host_bytes=(stage.input_bytes if i == 0 else 0.0) + (stage.output_bytes if i == last else 0.0),
         )
         for i, stage in enumerate(workload.stages)
@@ -163,6 +167,8 @@ def _stage_cost(
     notes: list[str],
     *,
     spill: float | None,
+    footprint: float,
+    io_tensors: int,
     host_bytes: float,
 ) -> StageCost:
     units, clock, memory_clock = _point(point)
@@ -171,6 +177,7 @@ def _stage_cost(
     peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * units * clock
     bandwidth = domain.bandwidth_bytes_per_s.value * memory_clock * _bandwidth_share(accelerator, runtime, notes)
     linked = 0.0
+    measured = _measured(stage, accelerator, runtime, footprint, (host_bytes, io_tensors), notes)
     if spill is None:
         moved = (stage.weight_bytes + stage.activation_bytes + stage.kv_bytes) * penalty
         traffic, cached = _split_traffic(stage, moved, penalty, in_cache, accelerator)
@@ -187,7 +194,11 @@ def _stage_cost(
         total, traffic, peak, bandwidth, cache_s=cache_s, link_s=linked / bandwidth, partition_s=host_bytes / bandwidth,
         overhead_s=node_s,
     )  # fmt: skip
-    time_s = float(roof.time_s)
+    time_s, dasi, binding = float(roof.time_s), float(roof.dasi), str(roof.binding)
+    if measured is not None:
+        time_s = measured.arithmetic_s / (units * clock) + measured.memory_s * penalty / memory_clock
+        time_s += measured.launches_s / clock
+        dasi, binding = min(1.0, dasi * float(roof.time_s) / time_s) if time_s > 0 else dasi, measured.binding
     static_w = _static_w(accelerator, temperature_c)
     switching_j: float | None = None
     stretched_s = 0.0
@@ -202,7 +213,30 @@ def _stage_cost(
             if bool(capped.cap_can_be_met):
                 stretched_s = float(capped.stretch_s)
                 time_s = float(capped.time_s)
-    return StageCost(time_s, switching_j, static_w, float(roof.dasi), str(roof.binding), stretched_s)
+    return StageCost(time_s, switching_j, static_w, dasi, binding, stretched_s)
+
+
+def _measured(
+    stage: Stage,
+    accelerator: Accelerator,
+    runtime: Runtime,
+    footprint_bytes: float,
+    io: tuple[float, int],
+    notes: list[str],
+) -> kernel_amounts.KernelSeconds | None:
+    """The stage's time from kernels measured on this runtime; None where its graph or a kind of kernel is unknown."""
+    times = runtime.kernel_times
+    if times is None or not stage.kernels:
+        return None
+    found = kernel_amounts.amounts(stage.kernels, footprint_bytes, times.cache_bytes, io)
+    parts = kernel_amounts.seconds(times, found)
+    if isinstance(parts, str):
+        notes.append(
+            f"{accelerator.name}: {parts} never measured on {runtime.provider}, share of the peak used instead"
+        )
+        return None
+    notes += [f"{accelerator.name}: {line} in measured kernel times" for line in parts.substitutes]
+    return parts
 
 
 def _spill_share(workload: Workload, accelerator: Accelerator) -> float | None:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agent.schema.base import FileModel, Name, Quantity
-from agent.schema.workload import Family, Precision
+from agent.schema.workload import Family, Precision, Routine
 
 AcceleratorKind = Literal["cpu", "gpu", "npu", "tpu", "dla"]
 
@@ -44,6 +44,33 @@ class Efficiency(FileModel):
     share: Quantity
 
 
+Amount = Literal[
+    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "io_byte", "io_tensor", "fused_arithmetic",
+    "fused_function", "heavy_kernel", "kernel", "view",
+]  # fmt: skip
+"""What a kernel's time is made of: operations; weights from the cache or from memory; activations; tensors that enter
+and leave the runtime, by size and by number; what is fused into a kernel; launches of a product, of anything else, of a
+change of shape."""
+
+
+class KernelTerm(FileModel):
+    """Seconds per unit of one kind of work. routine and precision: of operations and bytes that differ by them."""
+
+    amount: Amount
+    routine: Routine | None = None
+    precision: Precision | None = None
+    seconds: float = Field(ge=0)
+
+
+class KernelTimes(FileModel):
+    """Times of a runtime's kernels, fitted to measured models; only for models whose graph is known."""
+
+    terms: tuple[KernelTerm, ...]
+    cache_bytes: float = Field(ge=0, description="weights up to this size are not read from memory every time")
+    rel_uncertainty: float = Field(ge=0, description="of a predicted time: the fit's error on its own measurements")
+    source: str
+
+
 class Runtime(FileModel):
     """One way to run models on an accelerator: a backend and its provider or delegate, with what it achieves."""
 
@@ -63,6 +90,7 @@ class Runtime(FileModel):
     cache_bytes_per_s: Quantity | None = Field(default=None, description="bandwidth while the working set is in cache")
     dispatch_overhead_s: Quantity | None = Field(default=None, description="launch cost per inference")
     node_overhead_s: Quantity | None = Field(default=None, description="cost of each graph node on top of its work")
+    kernel_times: KernelTimes | None = Field(default=None, description="measured; used before efficiencies where known")
     unsupported_operators: tuple[str, ...] = ()
 
 

@@ -19,6 +19,12 @@ matrix products, fused attention, everything else."""
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """Arithmetic precision of the multiply–accumulates (weights of int4 stages may be computed in a wider type)."""
 
+Routine = Literal[
+    "conv", "depthwise", "gemm", "attention", "fused_attention", "arithmetic", "function", "normalisation",
+    "root_normalisation", "softmax", "pooling", "quantise", "movement", "view",
+]  # fmt: skip
+"""What a kernel does, finer than the family: decides how its time follows from its operations and bytes."""
+
 Phase = Literal["forward", "prefill", "decode"]
 
 
@@ -38,6 +44,19 @@ class Work(FileModel):
     flops: float = Field(ge=0)
 
 
+class Kernels(FileModel):
+    """Equal kernels of a stage; every amount is that of one of them."""
+
+    routine: Routine
+    precision: Precision
+    count: int = Field(ge=1)
+    flops: float = Field(ge=0)
+    weight_bytes: float = Field(default=0.0, ge=0, description="weights read, also where another kernel shares them")
+    moved_bytes: float = Field(default=0.0, ge=0, description="activations and KV cache read plus written")
+    fused_arithmetic: float = Field(default=0.0, ge=0, description="additions, products, comparisons taken along")
+    fused_functions: float = Field(default=0.0, ge=0, description="exponentials and the like taken along")
+
+
 class Stage(FileModel):
     """The smallest unit that can be placed on its own."""
 
@@ -55,6 +74,7 @@ class Stage(FileModel):
     arena_bytes: float = Field(default=0.0, ge=0, description="peak bytes of live activations")
     operators: tuple[str, ...] = Field(default=(), description="distinct operator types, to check backend coverage")
     nodes: int = Field(default=0, ge=0)
+    kernels: tuple[Kernels, ...] = Field(default=(), description="what the stage runs, where its graph is known")
 
     @property
     def flops(self) -> float:

@@ -14,14 +14,24 @@ from agent.errors import QeilError
 from agent.ports import Clock, Lane, LaneSpec, LoadSpec, Sensor, Tensors
 from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
-from agent.service.calibration import MAX_SCATTER, Calibration, Coefficient, Progress, Timing, fit, from_power
+from agent.service.calibrate_kernels import fit_kernel_times
+from agent.service.calibration import (
+    MAX_SCATTER,
+    Calibration,
+    Coefficient,
+    MeasuredKernels,
+    Progress,
+    Timing,
+    fit,
+    from_power,
+)
 from agent.service.power_probe import IDLE_S, QUICK_IDLE_S, PowerLoad, PowerProbe, coefficients, rail_of
 from agent.workload.micro import MicroModel, write_in_child
 
 LOAD_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 30.0
-QUICK_SECONDS_PER_MODEL = 0.25
-FULL_SECONDS_PER_MODEL = 1.5
+QUICK_SECONDS_PER_MODEL = 0.1
+FULL_SECONDS_PER_MODEL = 0.3
 MIN_RUNS, MAX_RUNS = 8, 200
 POWER_MAX_RUNS = 1_000_000
 """A power window lasts its whole time: the sensor needs it, however short one run is."""
@@ -47,6 +57,7 @@ def calibrate(
     stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
     source = f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC"
     found: list[Coefficient] = []
+    kernel_times: list[MeasuredKernels] = []
     refused: list[str] = []
     with tempfile.TemporaryDirectory(prefix="qeil-calibrate-") as folder:
         micros, notes = write_in_child(Path(folder), tuple(formats))
@@ -73,6 +84,9 @@ def calibrate(
                     new, noisy = fit(accelerator.name, runtime, timings, source)
                     found += new
                     refused += noisy
+                    kernels, why_not = fit_kernel_times(accelerator.name, runtime, threads, timings, source)
+                    kernel_times += [kernels] if kernels else []
+                    refused += [why_not] if why_not else []
                 if probe is not None:
                     power = coefficients(accelerator, probe.rail, loads)
                     where = (
@@ -85,7 +99,7 @@ def calibrate(
         progress("done", len(jobs), len(jobs))
     return Calibration(
         profile=board.profile.name, measured_at=f"{stamp:%Y-%m-%dT%H:%M:%SZ}", coefficients=tuple(found),
-        refused=tuple(refused),
+        kernel_times=tuple(kernel_times), refused=tuple(refused),
     )  # fmt: skip
 
 
@@ -102,7 +116,7 @@ def _time(
     loads: list[PowerLoad],
 ) -> Timing | None:
     load = LoadSpec(micro.name, folder / micro.file, micro.format, runtime, threads)
-    tensor = np.full(micro.input_shape, 0.5, np.float32)
+    inputs = {name: np.full(shape, 0.5, np.float32) for name, shape in micro.inputs}
     where = f"{lane.spec.accelerator} {runtime.provider}: {micro.name}"
     try:
         report = lane.load(load, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S + 5)
@@ -110,16 +124,18 @@ def _time(
             refuse(f"{where} ran on {', '.join(report.actual)} instead, refused")
             return None
         lane.renew_permit(clock.monotonic_s() + 600.0)
-        name = report.inputs[0].name
+        if len(inputs) == 1:
+            # LiteRT names an input after its signature, not after its tensor.
+            inputs = {report.inputs[0].name: next(iter(inputs.values()))}
         budget_s = QUICK_SECONDS_PER_MODEL if quick else FULL_SECONDS_PER_MODEL
-        timing = Timing(micro, _runs(lane, clock, micro.name, {name: tensor}, budget_s))
+        timing = Timing(micro, _runs(lane, clock, micro.name, inputs, budget_s))
         for _ in range(RETRIES):
             if timing.scatter <= MAX_SCATTER:
                 break
-            again = Timing(micro, _runs(lane, clock, micro.name, {name: tensor}, budget_s))
+            again = Timing(micro, _runs(lane, clock, micro.name, inputs, budget_s))
             timing = min(timing, again, key=lambda t: t.scatter)
         if probe is not None:
-            loads += _power(probe, lane, clock, micro, {name: tensor}, budget_s)
+            loads += _power(probe, lane, clock, micro, inputs, budget_s)
         lane.unload(micro.name).result(CALL_TIMEOUT_S)
     except (QeilError, TimeoutError) as error:
         refuse(f"{where}: {error}")

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from agent.errors import ConfigError
 from agent.physics.power_fit import FittedPower
 from agent.schema.base import FileModel, Quantity
-from agent.schema.device import Accelerator, DeviceProfile, Efficiency, Runtime
+from agent.schema.device import Accelerator, DeviceProfile, Efficiency, KernelTimes, Runtime
 from agent.schema.workload import Family, Precision
 from agent.service.power_probe import MeasuredPower
 from agent.storage import state_file
@@ -47,6 +47,16 @@ class Coefficient(FileModel):
     source: str
 
 
+class MeasuredKernels(FileModel):
+    """Kernel times of one runtime on one accelerator."""
+
+    accelerator: str
+    backend: str
+    provider: str
+    threads: int = Field(ge=1)
+    times: KernelTimes
+
+
 class Calibration(FileModel):
     """Everything measured on this board in one run."""
 
@@ -54,6 +64,7 @@ class Calibration(FileModel):
     profile: str
     measured_at: str
     coefficients: tuple[Coefficient, ...]
+    kernel_times: tuple[MeasuredKernels, ...] = ()
     refused: tuple[str, ...] = ()
 
 
@@ -84,7 +95,8 @@ def fit(
     The dispatch model gives τ; the chain of n nodes τ + n·node; the rest is work after taking both off.
     """
     refused = [
-        f"{accelerator} {runtime.provider}: {t.micro.name} scatters by {t.scatter:.0%}, refused"
+        f"{accelerator} {runtime.provider}: {t.micro.name} scatters by {t.scatter:.0%} (limit {MAX_SCATTER:.0%}): "
+        f"not used, the profile's figure stays; close what else computes on this machine and calibrate again"
         for t in timings
         if t.scatter > MAX_SCATTER
     ]
@@ -148,7 +160,17 @@ def apply(profile: DeviceProfile, calibration: Calibration) -> DeviceProfile:
         if any(name == a.name for name, _, _ in measured) else a
         for a in profile.accelerators
     )  # fmt: skip
+    accelerators = tuple(_with_kernels(a, calibration.kernel_times) for a in accelerators)
     return profile.model_copy(update={"accelerators": accelerators, "memory_domains": tuple(domains.values())})
+
+
+def _with_kernels(accelerator: Accelerator, measured: Sequence[MeasuredKernels]) -> Accelerator:
+    found = {(m.backend, m.provider): m.times for m in measured if m.accelerator == accelerator.name}
+    runtimes = tuple(
+        r.model_copy(update={"kernel_times": found.get((r.backend, r.provider), r.kernel_times)})
+        for r in accelerator.runtimes
+    )
+    return accelerator.model_copy(update={"runtimes": runtimes}) if found else accelerator
 
 
 def _calibrated(accelerator: Accelerator, all_: Sequence[Coefficient], bandwidth: float) -> Accelerator:

@@ -80,6 +80,7 @@ def _for_settings(settings: Settings, around: Surroundings, detected: Detected |
         *doctor_settings.models(settings, around.inventory),
         doctor_settings.state_folder(settings),
         doctor_settings.disk_space(settings),
+        doctor_settings.calibrated(settings, detected, around.wall_s),
         doctor_links.http_port(settings),
         *doctor_links.certificates(settings, around.wall_s),
         doctor_links.broker(settings),

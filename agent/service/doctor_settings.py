@@ -6,18 +6,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from agent.backends.probe import RuntimeInventory
-from agent.errors import ConfigError
+from agent.errors import ConfigError, StorageError
 from agent.schema.settings import Settings
+from agent.service import calibration
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.detection import Detected
-from agent.storage import environment, share, yaml_files
+from agent.storage import environment, share, state_file, yaml_files
 from agent.storage.yaml_text import Document
 
 SPARE_BYTES = 64 * 2**20
 """Disk that state, logs and calibration need beside the outbox."""
+CALIBRATION_OLD_S = 180 * 86400.0
+"""Half a year: drivers and runtimes have changed by then."""
 
 
 def load(config: Path | None, environ: Mapping[str, str], results: list[CheckResult]) -> Settings | None:
@@ -92,6 +96,37 @@ def state_folder(settings: Settings) -> CheckResult:
     except OSError as error:
         return fail("state folder", f"{place} cannot be written: {error.strerror or error}", mend)
     return ok("state folder", str(folder) if place == folder else f"{folder} (will be made)")
+
+
+def calibrated(settings: Settings, detected: Detected | None, wall_s: float) -> CheckResult:
+    """Whether this board was measured, and when."""
+    advice = "qeil calibrate (about two minutes, with nothing else computing)"
+    path = settings.state_dir / calibration.FILE
+    try:
+        data = state_file.read_json(path)
+        found = None if data is None else calibration.Calibration.model_validate(data)
+        age_s = (
+            0.0
+            if found is None
+            else wall_s - datetime.fromisoformat(found.measured_at.replace("Z", "+00:00")).timestamp()
+        )
+    except StorageError as error:
+        return warn("calibration", error.message, advice)
+    except ValueError:
+        return warn("calibration", f"{path} is damaged: the agent will not start with it", advice)
+    if found is None:
+        return warn("calibration", "this board was never measured: times are predicted from shares of peaks", advice)
+    name = detected.matched if settings.profile == "auto" and detected is not None else None
+    if name is not None and found.profile != name:
+        return warn("calibration", f"made for {found.profile}, this is {name}: not used", advice)
+    age = f"{age_s / 86400:.0f} days" if age_s >= 2 * 86400 else f"{max(0.0, age_s) / 3600:.0f} hours"
+    kernels = f"kernel times of {len(found.kernel_times)} runtimes"
+    message = f"measured {age} ago: {len(found.coefficients)} coefficients, {kernels}"
+    if found.refused:
+        message += f", {len(found.refused)} measurements not used"
+    if age_s > CALIBRATION_OLD_S:
+        return warn("calibration", message, advice)
+    return ok("calibration", message)
 
 
 def disk_space(settings: Settings) -> CheckResult:

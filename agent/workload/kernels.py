@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.schema.workload import Work
+from agent.schema.workload import Kernels, Work
 from agent.workload.graph import VIEWS, Graph, Node, Tensor, merge_work
+from agent.workload.routines import kernels_of
 
 MAX_FUSED = 16
 """Longest chain taken into one kernel."""
@@ -33,6 +34,7 @@ class Kernel:
     idle_weight_bytes: float
     weights: dict[str, float]
     nodes: int
+    runs: tuple[Kernels, ...]
 
     @property
     def flops(self) -> float:
@@ -192,7 +194,7 @@ def _kernel(links: _Links, members: list[int]) -> Kernel:
         name=nodes[0].name, operators=tuple(dict.fromkeys(n.operator for n in nodes)), reads=reads, writes=writes,
         work=merge_work([w for n in nodes for w in n.cost.work]), moved_bytes=moved,
         kv_bytes=sum(n.cost.kv_bytes for n in nodes), idle_weight_bytes=sum(n.cost.idle_weight_bytes for n in nodes),
-        weights=weights, nodes=1 + views,
+        weights=weights, nodes=1 + views, runs=kernels_of(nodes, moved, views),
     )  # fmt: skip
 
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from agent.errors import ModelLoadFailed
-from agent.schema.workload import Family, Precision
+from agent.schema.workload import Family, Kernels, Precision, Work
+from agent.workload.inspect import read
 
 Kind = Literal["compute", "bandwidth", "cache", "dispatch", "node"]
 TIMEOUT_S = 120.0
@@ -22,7 +23,11 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class MicroModel:
-    """One micro model. `flops` and `bytes_moved` are per inference at the written shapes."""
+    """One micro model. `flops` and `bytes_moved` are per inference; `inputs` are float tensors by name and shape.
+
+    `kernels` and `footprint_bytes` (all weights) come from the reader that served models are read with, so that both
+    count the same work for the same graph.
+    """
 
     name: str
     file: str
@@ -33,9 +38,28 @@ class MicroModel:
     flops: float
     bytes_moved: float
     nodes: int
-    input_name: str
-    input_shape: tuple[int, ...]
-    input_datatype: str
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    kernels: tuple[Kernels, ...] = ()
+    footprint_bytes: float = 0.0
+    io_bytes: float = 0.0
+    io_tensors: int = 2
+
+
+def described(
+    path: Path, format_: Literal["onnx", "tflite"], kind: Kind, inputs: tuple[tuple[str, tuple[int, ...]], ...]
+) -> MicroModel:
+    """What the reader finds in the file; family and precision are those of most of its operations."""
+    workload = read(path, format_, {}, 1)[0]
+    stages = workload.stages
+    nothing = Work(family="elementwise", precision="fp32", flops=0.0)
+    work = max((w for s in stages for w in s.work), key=lambda w: w.flops, default=nothing)
+    weights = sum(s.weight_bytes for s in stages)
+    return MicroModel(
+        path.stem, path.name, format_, kind, work.family, work.precision, sum(s.flops for s in stages),
+        weights + sum(s.activation_bytes + s.kv_bytes for s in stages), sum(s.nodes for s in stages), inputs,
+        tuple(k for s in stages for k in s.kernels), weights, stages[0].input_bytes + stages[-1].output_bytes,
+        len(workload.inputs) + len(workload.outputs),
+    )  # fmt: skip
 
 
 def write_in_child(folder: Path, formats: tuple[str, ...]) -> tuple[tuple[MicroModel, ...], tuple[str, ...]]:
@@ -46,7 +70,7 @@ def write_in_child(folder: Path, formats: tuple[str, ...]) -> tuple[tuple[MicroM
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise ModelLoadFailed(f"the calibration models could not be written: {lines[-1]}")
     data = json.loads(done.stdout)
-    models = tuple(MicroModel(**{**m, "input_shape": tuple(m["input_shape"])}) for m in data["models"])
+    models = tuple(_loaded(m) for m in data["models"])
     return models, tuple(data["notes"])
 
 
@@ -59,8 +83,15 @@ def main(arguments: list[str]) -> int:
         made, note = _write(folder, format_)
         models += made
         notes += [note] if note else []
-    json.dump({"models": [asdict(m) for m in models], "notes": notes}, sys.stdout)
+    documents = [{**asdict(m), "kernels": [k.model_dump(mode="json") for k in m.kernels]} for m in models]
+    json.dump({"models": documents, "notes": notes}, sys.stdout)
     return 0
+
+
+def _loaded(document: dict[str, Any]) -> MicroModel:
+    inputs = tuple((name, tuple(shape)) for name, shape in document["inputs"])
+    kernels = tuple(Kernels.model_validate(k) for k in document["kernels"])
+    return MicroModel(**{**document, "inputs": inputs, "kernels": kernels})
 
 
 def _write(folder: Path, format_: str) -> tuple[list[MicroModel], str | None]:

@@ -1,203 +1,284 @@
-"""Micro models as ONNX files."""
+"""Micro models as ONNX files: a few shapes of every routine, so that bytes can be told from operations."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from agent.workload.micro import MicroModel
+from agent.workload.micro import Kind, MicroModel, described
+from agent.workload.micro_graph import GraphWriter
 
-_OPSET = 17
-_IR = 8
-"""Old enough for ONNX Runtime 1.18."""
+Make = Callable[[GraphWriter], str]
+_BLOCK = 32
 
 
 def write(folder: Path) -> list[MicroModel]:
     """Write every model into the folder."""
-    rng = np.random.default_rng(0)
-    return [
-        _gemm(folder, rng, rows=128, inner=768, columns=768),
-        _gemm(folder, rng, rows=16, inner=1024, columns=1024),
-        _gemm_int8(folder, rng, rows=128, inner=768, columns=768),
-        _conv(folder, rng, channels=64, size=56, kernel=3),
-        _conv(folder, rng, channels=256, size=28, kernel=1),
-        _depthwise(folder, rng, channels=128, size=56),
-        _attention(folder, heads=12, sequence=128, width=64),
-        _elementwise(folder, rng, elements=1 << 18),
-        _weights_only(folder, rng, inner=4096, columns=4096),
-        _in_cache(folder, rng, elements=1 << 17),
-        _dispatch(folder),
-        _chain(folder, nodes=200),
+    found = []
+    for name, kind, make in _all():
+        graph = GraphWriter()
+        output = make(graph)
+        found.append(described(graph.save(folder / f"{name}.onnx", output), "onnx", kind, tuple(graph.inputs)))
+    return found
+
+
+def _all() -> list[tuple[str, Kind, Make]]:
+    compute: list[tuple[str, Make]] = [
+        ("gemm-fp32-768", partial(_dense, rows=128, sizes=(768,) * 5)),
+        ("gemm-fp32-16", partial(_dense, rows=16, sizes=(1024,) * 5)),
+        ("gemm-fp32-512", partial(_dense, rows=64, sizes=(512, 2048, 512, 2048, 512))),
+        ("gemm-fp32-256", partial(_dense, rows=256, sizes=(256,) * 7)),
+        ("gemm-fp32-residual", partial(_dense, rows=96, sizes=(512,) * 5, tail="residual")),
+        ("gemm-fp32-gelu", partial(_dense, rows=96, sizes=(320, 1280, 320, 1280, 320), tail="gelu")),
+        ("gemm-fp32-swish", partial(_dense, rows=96, sizes=(320, 1280, 320, 1280, 320), tail="swish")),
+        ("gemm-fp32-row", partial(_dense, rows=1, sizes=(512,) * 9)),
+        ("gemm-int8-768", partial(_dense_int8, rows=128, sizes=(768,) * 5)),
+        ("gemm-int8-512", partial(_dense_int8, rows=64, sizes=(512, 2048, 512, 2048, 512))),
+        ("gemm-int8-256", partial(_dense_int8, rows=256, sizes=(256,) * 7)),
+        ("gemm-int8-row", partial(_dense_int8, rows=1, sizes=(1024,) * 5)),
+        ("gemm-int4-768", partial(_dense_int4, rows=96, sizes=(768, 2048, 768, 2048, 768))),
+        ("gemm-int4-16", partial(_dense_int4, rows=16, sizes=(1024,) * 5)),
+        ("gemm-int4-row", partial(_dense_int4, rows=1, sizes=(768, 2048, 768, 2048, 768) * 2)),
+        ("gemm-int4-narrow", partial(_dense_int4, rows=1, sizes=(512, 128) * 8)),
+        ("gemm-int4-wide", partial(_dense_int4, rows=1, sizes=(512, 32_768))),
+        ("conv-fp32-3x3", partial(_convolutions, channels=(64,) * 4, size=56, kernel=3)),
+        ("conv-fp32-3x3-deep", partial(_convolutions, channels=(256,) * 4, size=14, kernel=3)),
+        ("conv-fp32-3x3-relu", partial(_convolutions, channels=(128,) * 4, size=28, kernel=3, tail="relu")),
+        ("conv-fp32-1x1", partial(_convolutions, channels=(256,) * 4, size=28, kernel=1)),
+        ("conv-fp32-1x1-deep", partial(_convolutions, channels=(512, 1536, 512, 1536), size=7, kernel=1)),
+        ("conv-fp32-1x1-thin", partial(_convolutions, channels=(32, 144, 24, 144, 32), size=56, kernel=1)),
+        ("conv-fp32-1x1-add", partial(_convolutions, channels=(128,) * 5, size=28, kernel=1, tail="residual")),
+        ("conv-fp32-swish", partial(_convolutions, channels=(96,) * 4, size=28, kernel=1, tail="swish")),
+        ("conv-fp32-first", partial(_first_convolution, channels=48, size=224, kernel=5)),
+        ("conv-int8-3x3", partial(_convolutions_int8, channels=(64,) * 4, size=56, kernel=3)),
+        ("conv-int8-3x3-deep", partial(_convolutions_int8, channels=(256,) * 4, size=14, kernel=3)),
+        ("conv-int8-1x1", partial(_convolutions_int8, channels=(256,) * 4, size=28, kernel=1)),
+        ("conv-int8-1x1-deep", partial(_convolutions_int8, channels=(512, 1536, 512, 1536), size=7, kernel=1)),
+        ("depthwise-fp32-56", partial(_convolutions, channels=(128,) * 5, size=56, kernel=3, depthwise=True)),
+        ("depthwise-fp32-14", partial(_convolutions, channels=(512,) * 5, size=14, kernel=3, depthwise=True)),
+        ("depthwise-fp32-5x5", partial(_convolutions, channels=(192,) * 5, size=28, kernel=5, depthwise=True)),
+        ("depthwise-int8-56", partial(_convolutions_int8, channels=(128,) * 5, size=56, kernel=3, depthwise=True)),
+        ("attention-fp32-128", partial(_attention, heads=8, tokens=128, width=64)),
+        ("attention-fp32-256", partial(_attention, heads=6, tokens=256, width=32)),
+        ("attention-fp32-48", partial(_attention, heads=16, tokens=48, width=64)),
+        ("grouped-attention-step", partial(_grouped_attention, heads=8, groups=2, tokens=1, past=512)),
+        ("grouped-attention-short", partial(_grouped_attention, heads=8, groups=4, tokens=1, past=64)),
+        ("grouped-attention-prompt", partial(_grouped_attention, heads=8, groups=2, tokens=96, past=0)),
+        ("elementwise-fp32", partial(_chain, ops=("Mul", "Add", "Relu", "Sub"), count=8, elements=1 << 18)),
+        ("elementwise-fp32-small", partial(_chain, ops=("Mul", "Add", "Relu", "Sub"), count=16, elements=1 << 14)),
+        ("function-fp32", partial(_chain, ops=("Tanh", "Sigmoid", "Erf", "Exp"), count=4, elements=1 << 16)),
+        ("function-fp32-small", partial(_chain, ops=("Sigmoid", "Tanh"), count=8, elements=1 << 12)),
+        ("normalisation-fp32", partial(_normalised, rows=96, width=768, op="LayerNormalization")),
+        ("normalisation-fp32-root", partial(_normalised, rows=96, width=768, op="SimplifiedLayerNormalization")),
+        ("normalisation-fp32-row", partial(_normalised, rows=1, width=1024, op="SimplifiedLayerNormalization")),
+        ("softmax-fp32", partial(_softmax, rows=1024, width=192)),
+        ("pooling-fp32", partial(_pooled, channels=64, size=112)),
+        ("movement-fp32", partial(_moved, rows=128, width=768)),
+        ("movement-fp32-small", partial(_moved, rows=32, width=64)),
+        ("view-fp32", _viewed),
     ]
+    rest: list[tuple[str, Kind, Make]] = [
+        ("stream-fp32", "bandwidth", partial(_dense, rows=1, sizes=(4096, 4096, 4096), bias=False)),
+        ("stream-fp32-64", "compute", partial(_dense, rows=1, sizes=(2896, 2896, 2896), bias=False)),
+        ("stream-fp32-32", "compute", partial(_dense, rows=1, sizes=(2048, 2048, 2048), bias=False)),
+        ("stream-int4", "compute", partial(_dense_int4, rows=1, sizes=(4096, 8192, 4096))),
+        ("tensors-fp32", "compute", partial(_many, count=48, elements=1 << 8)),
+        ("tensors-fp32-large", "compute", partial(_many, count=32, elements=1 << 15)),
+        ("copied-fp32", "compute", partial(_chain, ops=("Neg",), count=1, elements=1 << 20)),
+        ("stream-fp32-16", "compute", partial(_dense, rows=1, sizes=(1024,) * 5, bias=False)),
+        ("cache-fp32", "cache", partial(_chain, ops=("Add",), count=16, elements=1 << 17)),
+        ("dispatch", "dispatch", partial(_chain, ops=("Add",), count=1, elements=16)),
+        ("chain", "node", partial(_chain, ops=("Sin", "Neg"), count=200, elements=64)),
+    ]
+    return [*((name, "compute", make) for name, make in compute), *rest]
 
 
-def _save(
-    folder: Path, name: str, nodes: list[Any], shape: tuple[int, ...], output: str, weights: dict[str, Any]
+def _dense(g: GraphWriter, rows: int, sizes: tuple[int, ...], tail: str = "", bias: bool = True) -> str:
+    """Products in a row, each with weights of its own, as in a model."""
+    x = g.input("x", rows, sizes[0])
+    for inner, columns in itertools.pairwise(sizes):
+        y = g.op("MatMul", x, g.normal(inner, columns))
+        y = g.op("Add", y, g.normal(columns)) if bias else y
+        x = _tail(g, y, x, tail)
+    return x
+
+
+def _tail(g: GraphWriter, y: str, x: str, tail: str) -> str:
+    """What models put behind a product: the residual, or an activation as exporters write it."""
+    if tail == "residual":
+        return g.op("Add", y, x)
+    if tail == "relu":
+        return g.op("Relu", y)
+    if tail == "swish":
+        return g.op("Mul", y, g.op("Sigmoid", y))
+    if tail == "gelu":
+        half, one, root = (g.constant(np.float32(v)) for v in (0.5, 1.0, 2.0**0.5))
+        return g.op("Mul", g.op("Mul", y, g.op("Add", g.op("Erf", g.op("Div", y, root)), one)), half)
+    return y
+
+
+def _dense_int8(g: GraphWriter, rows: int, sizes: tuple[int, ...]) -> str:
+    """Products of dynamically quantised activations, as quantisation tools write them."""
+    x = g.input("x", rows, sizes[0])
+    for inner, columns in itertools.pairwise(sizes):
+        quantised, scale, zero = g.ops("DynamicQuantizeLinear", 3, x)
+        weight = g.constant(g.rng.integers(-127, 127, (inner, columns), dtype=np.int8))
+        product = g.op("MatMulInteger", quantised, weight, zero, g.constant(np.int8(0)))
+        scales = g.op("Mul", scale, g.constant(np.float32(0.001)))
+        x = g.op("Mul", g.op("Cast", product, to=TensorProto.FLOAT), scales)
+        x = g.op("Add", x, g.normal(columns))
+    return x
+
+
+def _dense_int4(g: GraphWriter, rows: int, sizes: tuple[int, ...]) -> str:
+    """Products with weights of four bits, symmetric in blocks, computed on 8-bit activations."""
+    x = g.input("x", 1, rows, sizes[0])
+    for inner, columns in itertools.pairwise(sizes):
+        blocks = inner // _BLOCK
+        weight = g.constant(g.rng.integers(0, 256, (columns, blocks, _BLOCK // 2), dtype=np.uint8))
+        scales = g.constant(g.rng.random((columns, blocks), dtype=np.float32) * np.float32(0.01))
+        x = g.op(
+            "MatMulNBits", x, weight, scales, domain="com.microsoft", K=inner, N=columns, bits=4, block_size=_BLOCK,
+            accuracy_level=4,
+        )  # fmt: skip
+    return x
+
+
+def _convolutions(
+    g: GraphWriter, channels: tuple[int, ...], size: int, kernel: int, depthwise: bool = False, tail: str = ""
 ) -> str:
-    graph = helper.make_graph(
-        nodes, name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
-        [helper.make_empty_tensor_value_info(output)],
-        [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
-    model.ir_version = _IR
-    model = onnx.shape_inference.infer_shapes(model)
-    path = folder / f"{name}.onnx"
-    onnx.save(model, str(path))
-    return path.name
+    x = g.input("x", 1, channels[0], size, size)
+    for inputs, outputs in itertools.pairwise(channels):
+        weight = g.normal(outputs, 1 if depthwise else inputs, kernel, kernel)
+        y = g.op(
+            "Conv", x, weight, g.normal(outputs), kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
+            group=inputs if depthwise else 1,
+        )  # fmt: skip
+        x = _tail(g, y, x, tail)
+    return x
 
 
-def _f32(rng: np.random.Generator, *shape: int) -> np.ndarray[Any, Any]:
-    values: np.ndarray[Any, Any] = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
-    return values
-
-
-def _repeat(count: int, op: str, weight: str, **attributes: Any) -> list[Any]:
-    """The same layer several times, so that one dispatch is small against the work."""
-    names = ["x", *[f"h{i}" for i in range(count - 1)], "y"]
-    return [helper.make_node(op, [names[i], weight], [names[i + 1]], **attributes) for i in range(count)]
-
-
-def _gemm(folder: Path, rng: np.random.Generator, rows: int, inner: int, columns: int) -> MicroModel:
-    count = 4
-    name = f"gemm-fp32-{rows}"
-    file = _save(folder, name, _repeat(count, "MatMul", "w"), (rows, inner), "y", {"w": _f32(rng, inner, columns)})
-    moved = 4.0 * (inner * columns + count * rows * (inner + columns))
-    flops = 2.0 * count * rows * inner * columns
-    return MicroModel(name, file, "onnx", "compute", "gemm", "fp32", flops, moved, count, "x", (rows, inner), "FP32")
-
-
-def _gemm_int8(folder: Path, rng: np.random.Generator, rows: int, inner: int, columns: int) -> MicroModel:
-    count = 4
-    nodes: list[Any] = []
-    names = ["x", *[f"h{i}" for i in range(count - 1)], "y"]
-    for i in range(count):
-        quantised, scale, zero = f"q{i}", f"s{i}", f"z{i}"
-        nodes += [
-            helper.make_node("DynamicQuantizeLinear", [names[i]], [quantised, scale, zero]),
-            helper.make_node("MatMulInteger", [quantised, "w", zero, "wz"], [f"i{i}"]),
-            helper.make_node("Cast", [f"i{i}"], [f"f{i}"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [scale, "ws"], [f"m{i}"]),
-            helper.make_node("Mul", [f"f{i}", f"m{i}"], [names[i + 1]]),
-        ]
-    weights = {
-        "w": rng.integers(-127, 127, (inner, columns), dtype=np.int8),
-        "wz": np.zeros((), np.int8), "ws": np.array(0.01, np.float32),
-    }  # fmt: skip
-    file = _save(folder, "gemm-int8", nodes, (rows, inner), "y", weights)
-    moved = inner * columns + count * rows * (inner * 5.0 + columns * 8.0)
-    flops = 2.0 * count * rows * inner * columns
-    return MicroModel(
-        "gemm-int8", file, "onnx", "compute", "gemm", "int8", flops, moved, len(nodes), "x", (rows, inner), "FP32"
-    )
-
-
-def _conv(folder: Path, rng: np.random.Generator, channels: int, size: int, kernel: int) -> MicroModel:
-    count = 3
-    name = f"conv-fp32-{kernel}x{kernel}"
-    pad = kernel // 2
-    nodes = _repeat(count, "Conv", "w", kernel_shape=[kernel, kernel], pads=[pad] * 4)
-    shape = (1, channels, size, size)
-    file = _save(folder, name, nodes, shape, "y", {"w": _f32(rng, channels, channels, kernel, kernel)})
-    flops = 2.0 * count * channels * channels * kernel * kernel * size * size
-    moved = 4.0 * (channels * channels * kernel * kernel + 2 * count * channels * size * size)
-    return MicroModel(name, file, "onnx", "compute", "conv", "fp32", flops, moved, count, "x", shape, "FP32")
-
-
-def _depthwise(folder: Path, rng: np.random.Generator, channels: int, size: int) -> MicroModel:
-    count = 4
-    nodes = _repeat(count, "Conv", "w", kernel_shape=[3, 3], pads=[1] * 4, group=channels)
-    shape = (1, channels, size, size)
-    file = _save(folder, "depthwise-fp32", nodes, shape, "y", {"w": _f32(rng, channels, 1, 3, 3)})
-    flops = 2.0 * count * channels * 9 * size * size
-    moved = 4.0 * 2 * count * channels * size * size
-    return MicroModel(
-        "depthwise-fp32", file, "onnx", "compute", "depthwise", "fp32", flops, moved, count, "x", shape, "FP32"
-    )
-
-
-def _attention(folder: Path, heads: int, sequence: int, width: int) -> MicroModel:
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]),
-        helper.make_node("MatMul", ["x", "t"], ["a"]),
-        helper.make_node("Softmax", ["a"], ["p"], axis=-1),
-        helper.make_node("MatMul", ["p", "x"], ["y"]),
-    ]
-    shape = (1, heads, sequence, width)
-    file = _save(folder, "attention-fp32", nodes, shape, "y", {})
-    flops = 2.0 * 2 * heads * sequence * sequence * width + 5.0 * heads * sequence * sequence
-    moved = 4.0 * heads * (4 * sequence * width + 4 * sequence * sequence)
-    return MicroModel(
-        "attention-fp32", file, "onnx", "compute", "attention", "fp32", flops, moved, 4, "x", shape, "FP32"
-    )
-
-
-def _elementwise(folder: Path, rng: np.random.Generator, elements: int) -> MicroModel:
-    """The mixture that models have: mostly additions, products and activations by comparison, one function in eight."""
-    ops = ("Mul", "Add", "Relu", "Sub", "Tanh", "Mul", "Add", "Relu")
-    names = ["x", *[f"h{i}" for i in range(len(ops) - 1)], "y"]
-    nodes = [
-        helper.make_node(op, [names[i]] if op in {"Relu", "Tanh"} else [names[i], "w"], [names[i + 1]])
-        for i, op in enumerate(ops)
-    ]
-    file = _save(folder, "elementwise-fp32", nodes, (elements,), "y", {"w": _f32(rng, elements)})
-    count, moved = len(ops), 4.0 * 2 * len(ops) * elements
-    flops = float(count * elements)
-    return MicroModel(
-        "elementwise-fp32",
-        file,
-        "onnx",
-        "compute",
-        "elementwise",
-        "fp32",
-        flops,
-        moved,
-        count,
-        "x",
-        (elements,),
-        "FP32",
-    )
-
-
-def _weights_only(folder: Path, rng: np.random.Generator, inner: int, columns: int) -> MicroModel:
-    count = 2
-    nodes = [helper.make_node("MatMul", ["x", "w0"], ["h"]), helper.make_node("MatMul", ["h", "w1"], ["y"])]
-    weights = {f"w{i}": _f32(rng, inner, columns) for i in range(count)}
-    file = _save(folder, "stream-fp32", nodes, (1, inner), "y", weights)
-    moved = 4.0 * count * inner * columns
-    return MicroModel(
-        "stream-fp32", file, "onnx", "bandwidth", "gemm", "fp32", moved / 2, moved, count, "x", (1, inner), "FP32"
-    )
-
-
-def _in_cache(folder: Path, rng: np.random.Generator, elements: int) -> MicroModel:
-    """Additions on half a megabyte: bound by the cache, as the activations of most models are."""
-    count = 16
-    nodes = _repeat(count, "Add", "w")
-    file = _save(folder, "cache-fp32", nodes, (elements,), "y", {"w": _f32(rng, elements)})
-    moved = 4.0 * 2 * count * elements
-    return MicroModel(
-        "cache-fp32", file, "onnx", "cache", "elementwise", "fp32", float(count * elements), moved, count, "x",
-        (elements,), "FP32",
+def _first_convolution(g: GraphWriter, channels: int, size: int, kernel: int) -> str:
+    """Three channels in: the first layer of nets for images."""
+    x = g.input("x", 1, 3, size, size)
+    return g.op(
+        "Conv", x, g.normal(channels, 3, kernel, kernel), g.normal(channels), kernel_shape=[kernel] * 2,
+        pads=[kernel // 2] * 4, strides=[2, 2],
     )  # fmt: skip
 
 
-def _dispatch(folder: Path) -> MicroModel:
-    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
-    file = _save(folder, "dispatch", nodes, (1, 16), "y", {})
-    return MicroModel("dispatch", file, "onnx", "dispatch", "elementwise", "fp32", 16.0, 128.0, 1, "x", (1, 16), "FP32")
+def _convolutions_int8(
+    g: GraphWriter, channels: tuple[int, ...], size: int, kernel: int, depthwise: bool = False
+) -> str:
+    """Convolutions between quantising and dequantising nodes, a scale for each channel of the weights."""
+    # Zero is the least value, so that the activation between product and quantisation falls away, as tools write it.
+    scale, zero = g.constant(np.float32(0.02)), g.constant(np.uint8(0))
+
+    def quantised(x: str) -> str:
+        return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero), scale, zero)
+
+    x = quantised(g.input("x", 1, channels[0], size, size))
+    for inputs, outputs in itertools.pairwise(channels):
+        shape = (outputs, 1 if depthwise else inputs, kernel, kernel)
+        scales = g.constant(np.full(outputs, 0.01, np.float32))
+        weight = g.op(
+            "DequantizeLinear", g.constant(g.rng.integers(-127, 127, shape, dtype=np.int8)), scales,
+            g.constant(np.zeros(outputs, np.int8)), axis=0,
+        )  # fmt: skip
+        bias = g.op(
+            "DequantizeLinear", g.constant(np.zeros(outputs, np.int32)), g.constant(np.full(outputs, 2e-4, np.float32)),
+            g.constant(np.zeros(outputs, np.int32)), axis=0,
+        )  # fmt: skip
+        y = g.op(
+            "Conv", x, weight, bias, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
+            group=inputs if depthwise else 1,
+        )  # fmt: skip
+        x = quantised(y)
+    return x
 
 
-def _chain(folder: Path, nodes: int) -> MicroModel:
-    names = ["x", *[f"h{i}" for i in range(nodes - 1)], "y"]
-    ops = ("Sin", "Neg")
-    made = [helper.make_node(ops[i % 2], [names[i]], [names[i + 1]]) for i in range(nodes)]
-    file = _save(folder, "chain", made, (1, 64), "y", {})
-    return MicroModel(
-        "chain", file, "onnx", "node", "elementwise", "fp32", 64.0 * nodes, 512.0 * nodes, nodes, "x", (1, 64), "FP32"
-    )
+def _attention(g: GraphWriter, heads: int, tokens: int, width: int) -> str:
+    x = g.input("x", 1, heads, tokens, width)
+    scale = g.constant(np.float32(width**-0.5))
+    for _ in range(3):
+        scores = g.op("Mul", g.op("MatMul", x, g.op("Transpose", x, perm=[0, 1, 3, 2])), scale)
+        x = g.op("MatMul", g.op("Softmax", scores, axis=-1), x)
+    return x
+
+
+def _grouped_attention(g: GraphWriter, heads: int, groups: int, tokens: int, past: int, width: int = 64) -> str:
+    """Grouped query attention behind a cache of `past` positions, with rotation, four layers between products."""
+    x = g.input("x", 1, tokens, heads * width)
+    key = g.input("k", 1, tokens, groups * width)
+    last = g.constant(np.array([past + tokens - 1], np.int32))
+    total = g.constant(np.array(past + tokens, np.int32))
+    angles = [g.normal(1024, width // 2) for _ in range(2)]
+    for layer in range(4):
+        x = g.op("MatMul", x, g.normal(heads * width, heads * width))
+        caches = [g.input(f"past_{name}{layer}", 1, groups, past, width) for name in "kv"]
+        x, present_k, present_v = g.ops(
+            "GroupQueryAttention", 3, x, key, key, *caches, last, total, *angles, domain="com.microsoft",
+            num_heads=heads, kv_num_heads=groups, do_rotary=1, scale=width**-0.5,
+        )  # fmt: skip
+        g.keep(present_k, present_v)
+    return x
+
+
+def _chain(g: GraphWriter, ops: tuple[str, ...], count: int, elements: int) -> str:
+    """Elementwise nodes in turn; those of two operands take a weight."""
+    x = g.input("x", 1, elements)
+    other = g.normal(1, elements)
+    for index in range(count):
+        op = ops[index % len(ops)]
+        x = g.op(op, x, other) if op in {"Add", "Mul", "Sub"} else g.op(op, x)
+    return x
+
+
+def _many(g: GraphWriter, count: int, elements: int) -> str:
+    """As many tensors in and out as a decoder's cache has."""
+    made = [g.op("Neg", g.input(f"x{index}", 1, elements)) for index in range(count)]
+    g.keep(*made[1:])
+    return made[0]
+
+
+def _normalised(g: GraphWriter, rows: int, width: int, op: str) -> str:
+    """Normalisations behind residual additions."""
+    x = g.input("x", 1, rows, width)
+    start = x
+    for _ in range(4):
+        weights = [g.normal(width), g.normal(width)][: 2 if op == "LayerNormalization" else 1]
+        x = g.op(op, g.op("Add", x, start), *weights, axis=-1, epsilon=1e-5)
+    return x
+
+
+def _softmax(g: GraphWriter, rows: int, width: int) -> str:
+    return g.op("Softmax", g.op("Softmax", g.input("x", 1, rows, width), axis=-1), axis=-1)
+
+
+def _pooled(g: GraphWriter, channels: int, size: int) -> str:
+    x = g.input("x", 1, channels, size, size)
+    x = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = g.op("AveragePool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    return g.op("GlobalAveragePool", x)
+
+
+def _moved(g: GraphWriter, rows: int, width: int) -> str:
+    """Transposed as heads are, and put together."""
+    x = g.input("x", 1, rows, width)
+    shape = g.constant(np.array([1, rows, 8, width // 8], np.int64))
+    y = g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3])
+    y = g.op("Concat", y, g.op("Transpose", y, perm=[0, 1, 3, 2]), axis=0) if rows == width // 8 else y
+    return g.op("Transpose", g.op("Concat", y, y, axis=3), perm=[0, 2, 3, 1])
+
+
+def _viewed(g: GraphWriter) -> str:
+    x = g.input("x", 64, 64)
+    shapes = [g.constant(np.array(s, np.int64)) for s in ([16, 256], [4096], [64, 64])]
+    for index in range(24):
+        x = g.op("Neg", g.op("Reshape", x, shapes[index % 3]))
+    return x

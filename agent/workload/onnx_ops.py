@@ -280,7 +280,7 @@ RULES: dict[str, Rule] = {
     "InstanceNormalization": per_output(NORMALISATION_FLOPS),
     "LayerNormalization": per_output(NORMALISATION_FLOPS),
     "GroupNormalization": per_output(NORMALISATION_FLOPS),
-    "RMSNormalization": per_output(5.0),
+    "RMSNormalization": per_output(5.0), "SimplifiedLayerNormalization": per_output(5.0),
     "MeanVarianceNormalization": per_output(NORMALISATION_FLOPS),
     "LpNormalization": per_output(3.0),
     "LRN": lambda call: light(call, 3.0 + call.integer("size", 5)),

@@ -35,7 +35,10 @@ def packed_product(call: Call) -> Cost:
 
 
 def grouped_query_attention(call: Call) -> Cost:
-    """Query heads share KV heads; a token sees the positions before it and itself; the cache is read and written."""
+    """Query heads share KV heads; a token sees the positions before it and itself; the cache is read and written.
+
+    Of the tables of angles, a pass reads the rows of its own positions.
+    """
     heads, groups = call.integer("num_heads", 1), call.integer("kv_num_heads", 1)
     query, past = call.tensor(0).shape, call.tensor(3).shape
     batch, steps = query[0], query[1]
@@ -47,7 +50,13 @@ def grouped_query_attention(call: Call) -> Cost:
     item = BITS.get(call.tensor(3).dtype if len(past) == 4 else call.output.dtype, 16) / 8
     kv = 2.0 * batch * groups * width * item * (before + 2 * steps)
     read = call.tensor(0).bytes + call.tensor(1).bytes + call.tensor(2).bytes
-    return heavy("attention", compute_precision(call, 0, 0), flops, read_bytes=read, kv_bytes=kv)
+    tables = [call.tensor(7), call.tensor(8)]
+    stored = sum(call.stored.get(t.name, t.bytes) for t in tables)
+    rows = min(stored, batch * steps * float(width) * item)
+    idle = max(0.0, stored - rows)
+    return heavy(
+        "attention", compute_precision(call, 0, 0), flops, read_bytes=read, kv_bytes=kv, idle_weight_bytes=idle
+    )
 
 
 def multi_head_attention(call: Call) -> Cost:

@@ -21,6 +21,7 @@ from operator import or_
 from agent.schema.workload import Stage
 from agent.workload.graph import Graph, merge_work
 from agent.workload.kernels import Kernel, group, live_bytes_peak
+from agent.workload.routines import merge
 
 MAX_STAGES = 24
 MAX_TENSORS = 4
@@ -212,6 +213,7 @@ def _stage(
         activation_bytes=sum(k.moved_bytes for k in kernels), input_bytes=input_bytes, output_bytes=output_bytes,
         output_tensors=tensors, kv_bytes=sum(k.kv_bytes for k in kernels), arena_bytes=live_bytes_peak(kernels, graph),
         operators=tuple(operators), nodes=sum(k.nodes for k in kernels),
+        kernels=merge([run for k in kernels for run in k.runs]),
     )  # fmt: skip
 
 

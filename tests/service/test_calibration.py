@@ -13,7 +13,7 @@ RUNTIME = Runtime(backend="onnx", provider="CPUExecutionProvider")
 
 
 def micro(name, kind, flops=0.0, moved=0.0, nodes=1, family="gemm", precision="fp32") -> MicroModel:
-    return MicroModel(name, f"{name}.onnx", "onnx", kind, family, precision, flops, moved, nodes, "x", (1,), "FP32")
+    return MicroModel(name, f"{name}.onnx", "onnx", kind, family, precision, flops, moved, nodes, (("x", (1,)),))
 
 
 def timing(model: MicroModel, seconds: float, spread: float = 0.0) -> Timing:
@@ -48,6 +48,9 @@ def test_a_measurement_that_scatters_is_refused_by_name():
     found, refused = fit("cpu", RUNTIME, [*TIMINGS[:2], timing(micro("gemm", "compute", flops=1e9), 0.1, 0.3)], "test")
     assert [c.kind for c in found] == ["dispatch_overhead_s", "node_overhead_s"]
     assert "gemm scatters by" in refused[0]
+    assert "limit 35%" in refused[0]
+    assert "the profile's figure stays" in refused[0]
+    assert "calibrate again" in refused[0]
 
 
 def test_without_overhead_models_the_rates_still_come_out():

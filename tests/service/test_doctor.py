@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -366,3 +367,44 @@ def test_a_secret_that_others_can_read_is_a_warning(tmp_path):
         secret.chmod(mode)
         found = doctor_links.certificates(settings(tmp_path, http=HttpSettings(api_key_file=secret)), NOW_S)
         assert [r.result for r in found] == [result]
+
+
+CALIBRATED = {"version": 1, "profile": "testboard", "measured_at": "2026-11-21T10:00:00Z", "coefficients": []}
+MEASURED_S = 1795255200.0
+
+
+def calibration_row(tmp_path, document, wall_s=MEASURED_S, detected=None):
+    if document is not None:
+        (tmp_path / "calibration.json").write_text(document if isinstance(document, str) else json.dumps(document))
+    return doctor_settings.calibrated(settings(tmp_path, state_dir=tmp_path), detected, wall_s)
+
+
+def test_a_board_never_measured_is_told_with_what_to_do(tmp_path):
+    row = calibration_row(tmp_path, None)
+    assert row.result == "warn"
+    assert "never measured" in row.message
+    assert "qeil calibrate" in row.mend
+
+
+def test_a_calibration_says_its_age_and_what_it_left_out(tmp_path):
+    row = calibration_row(tmp_path, {**CALIBRATED, "refused": ["x"]}, MEASURED_S + 3 * 3600)
+    assert row.result == "ok"
+    assert "3 hours ago" in row.message
+    assert "1 measurements not used" in row.message
+
+
+def test_an_old_calibration_is_a_warning(tmp_path):
+    row = calibration_row(tmp_path, CALIBRATED, MEASURED_S + 200 * 86400)
+    assert row.result == "warn"
+    assert "200 days ago" in row.message
+
+
+@pytest.mark.parametrize("document", ["{", {"version": 1}, {**CALIBRATED, "measured_at": "yesterday"}])
+def test_a_damaged_calibration_is_told(tmp_path, document):
+    assert calibration_row(tmp_path, document).result == "warn"
+
+
+def test_a_calibration_of_another_board_is_told(tmp_path):
+    row = calibration_row(tmp_path, CALIBRATED, detected=types.SimpleNamespace(matched="pi"))
+    assert row.result == "warn"
+    assert "made for testboard, this is pi" in row.message

@@ -1,0 +1,61 @@
+"""Kernel times of one runtime from its micro models: what a launch, an operation and a byte take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agent.physics.kernel_fit import KernelFit, fit_kernels
+from agent.placement.kernel_amounts import Key, amounts
+from agent.schema.device import KernelTerm, KernelTimes, Runtime
+from agent.service.calibration import MAX_SCATTER, MeasuredKernels, Timing
+
+MAX_RESIDUAL = 0.25
+"""Error of the fit on its own measurements above which it is refused."""
+MIN_MODELS = 12
+"""Fewer micro models than this do not tell the kinds of work apart."""
+CACHES_BYTES = tuple(1e6 * 2.0**i for i in range(9))
+"""Sizes of cache tried, 1 MB to 256 MB; the one that the times agree with best is kept."""
+
+
+def fit_kernel_times(
+    accelerator: str, runtime: Runtime, threads: int, timings: Sequence[Timing], source: str
+) -> tuple[MeasuredKernels | None, str | None]:
+    """Kernel times, or why there are none. What a call costs (the dispatch model's time) is no part of them."""
+    good = [t for t in timings if t.scatter <= MAX_SCATTER]
+    dispatch_s = next((t.median_s for t in good if t.micro.kind == "dispatch"), 0.0)
+    used = [t for t in good if t.micro.kernels and t.micro.kind != "dispatch" and t.median_s > 2.0 * dispatch_s]
+    where = f"{accelerator} {runtime.provider}: kernel times"
+    stays = "not used, predictions follow from shares of peaks"
+    again = "close what else computes on this machine and calibrate again"
+    if len(used) < MIN_MODELS:
+        return None, f"{where} need {MIN_MODELS} steady micro models, there are {len(used)}: {stays}; {again}"
+    found, cache_bytes, keys = min((_fitted(used, dispatch_s, c) for c in CACHES_BYTES), key=lambda f: _score(f[0]))
+    if found.rel_residual > MAX_RESIDUAL:
+        return None, (
+            f"{where} miss their own measurements by {found.rel_residual:.0%} (limit {MAX_RESIDUAL:.0%}): "
+            f"{stays}; {again}"
+        )
+    terms = tuple(
+        KernelTerm(amount=amount, routine=routine, precision=precision, seconds=float(each_s))
+        for (amount, routine, precision), each_s in zip(keys, found.coefficients, strict=True)
+    )
+    times = KernelTimes(terms=terms, cache_bytes=cache_bytes, rel_uncertainty=found.rel_residual, source=source)
+    return MeasuredKernels(
+        accelerator=accelerator, backend=runtime.backend, provider=runtime.provider, threads=threads, times=times
+    ), None
+
+
+def _fitted(used: Sequence[Timing], dispatch_s: float, cache_bytes: float) -> tuple[KernelFit, float, list[Key]]:
+    rows = [
+        amounts(t.micro.kernels, t.micro.footprint_bytes, cache_bytes, (t.micro.io_bytes, t.micro.io_tensors))
+        for t in used
+    ]
+    keys = sorted({key for row in rows for key in row}, key=str)
+    table = np.array([[row.get(key, 0.0) for key in keys] for row in rows])
+    return fit_kernels(table, [t.median_s - dispatch_s for t in used]), cache_bytes, keys
+
+
+def _score(found: KernelFit) -> float:
+    return float(np.abs(found.errors).mean())

@@ -1,0 +1,89 @@
+"""Routines: which kind of kernel an operator runs as, and the amounts that its time follows from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.schema.workload import Kernels, Precision, Routine
+from agent.workload.graph import Node
+
+_FUNCTIONS = frozenset(
+    "Acos Acosh Asin Asinh Atan Atanh BiasGelu Celu Cos Cosh Elu Erf Exp FastGelu Gelu Log Mish Pow QLinearSigmoid "
+    "QuickGelu Selu Sigmoid Sin Sinh Softplus Swish SwiGLU Tan Tanh "
+    "ATAN2 COS ELU EXP GELU LOG LOGISTIC POW SIN TANH".split()
+)
+_NORMALISATIONS = ("Normalization", "NORMALIZATION", "LRN")
+_ROOTS = ("RMSNormalization", "Simplified")
+_REDUCTIONS = ("Reduce", "REDUCE", "Arg", "ARG_", "MEAN", "SUM", "CumSum", "CUMSUM", "TopK")
+_QUANTISING = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear QUANTIZE DEQUANTIZE".split())
+_FUSED_ATTENTION = frozenset(
+    "Attention QAttention GroupQueryAttention MultiHeadAttention DecoderMaskedMultiHeadAttention "
+    "odml.scaled_dot_product_attention".split()
+)
+
+
+def routine_of(node: Node) -> Routine:
+    """The routine of a node that moves or computes something."""
+    name = node.operator
+    if node.cost.kind == "heavy" and node.cost.work:
+        if name in _FUSED_ATTENTION:
+            return "fused_attention"
+        family = node.cost.work[0].family
+        return "arithmetic" if family == "elementwise" else family
+    if name in _QUANTISING:
+        return "quantise"
+    return _light(name) or ("arithmetic" if node.cost.work else "movement")
+
+
+def _light(name: str) -> Routine | None:
+    if "Pool" in name or "POOL" in name:
+        return "pooling"
+    if "Softmax" in name or "SOFTMAX" in name:
+        return "softmax"
+    if any(part in name for part in _ROOTS):
+        return "root_normalisation"
+    if any(part in name for part in _NORMALISATIONS) or name.startswith(_REDUCTIONS):
+        return "normalisation"
+    return "function" if name in _FUNCTIONS else None
+
+
+def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int) -> tuple[Kernels, ...]:
+    """The kernel that fused nodes run as: the first decides the routine, the rest is taken along.
+
+    moved_bytes: activations that the kernel reads and writes. views: changes of shape that still cost a call.
+    """
+    first = nodes[0]
+    routine = routine_of(first)
+    if any(n.cost.kind == "reduce" for n in nodes) and first.cost.kind != "heavy":
+        routine = "normalisation"
+    rest = nodes[1:]
+    arithmetic = sum(_flops(n) for n in rest if routine_of(n) != "function")
+    functions = sum(_flops(n) for n in rest if routine_of(n) == "function")
+    flops = _flops(first)
+    if routine in {"normalisation", "root_normalisation", "softmax"}:
+        flops, arithmetic, functions = flops + arithmetic + functions, 0.0, 0.0
+    weights = sum({k: v for n in nodes for k, v in n.weights.items()}.values())
+    idle = sum(n.cost.idle_weight_bytes for n in nodes)
+    made = Kernels(
+        routine=routine, precision=_precision(first), count=1, flops=flops, weight_bytes=max(0.0, weights - idle),
+        moved_bytes=moved_bytes + sum(n.cost.kv_bytes for n in nodes), fused_arithmetic=arithmetic,
+        fused_functions=functions,
+    )  # fmt: skip
+    return (made, Kernels(routine="view", precision="fp32", count=views, flops=0.0)) if views else (made,)
+
+
+def merge(kernels: Sequence[Kernels]) -> tuple[Kernels, ...]:
+    """Equal kernels counted together, in the order of their first appearance."""
+    counts: dict[Kernels, int] = {}
+    for item in kernels:
+        alike = item.model_copy(update={"count": 1})
+        counts[alike] = counts.get(alike, 0) + item.count
+    return tuple(item.model_copy(update={"count": count}) for item, count in counts.items())
+
+
+def _flops(node: Node) -> float:
+    return sum(w.flops for w in node.cost.work)
+
+
+def _precision(node: Node) -> Precision:
+    return node.cost.work[0].precision if node.cost.work else "fp32"

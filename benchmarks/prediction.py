@@ -1,0 +1,240 @@
+"""Predicted against measured: calibrate this machine, then predict models that calibration has not seen.
+
+    python benchmarks/prediction.py [--quick] [--json FILE]
+
+Every case is predicted before its model is run: models × runtimes × threads. Measured is the median of many calls
+through the agent's own lanes. A reference kernel is timed beside each model: its drift since calibration is shown, and
+no figure is corrected with it. Ends with 1 where the median error is above 15 % or the worst above 40 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from prediction_models import Case, generated, installed
+
+from agent.backends.lane import ProcessLane
+from agent.errors import QeilError
+from agent.placement import costing
+from agent.ports import Lane, LaneSpec, LoadSpec
+from agent.schema.device import Accelerator, DeviceProfile, Runtime
+from agent.schema.workload import Workload
+from agent.service import assembly, calibration
+from agent.service.board import Board, make_board
+from agent.service.calibrate_run import calibrate
+from agent.service.clock import SystemClock
+from agent.workload.inspect import inspect_in_child
+from agent.workload.micro import MicroModel, write_in_child
+
+MEDIAN_LIMIT, WORST_LIMIT = 0.15, 0.40
+LOAD_TIMEOUT_S = 300.0
+INSPECT_TIMEOUT_S = 120.0
+QUICK_CASES = ("open-nsfw", "face landmark", "magika", "encoder fp32")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said about a case before it runs."""
+
+    case: Case
+    accelerator: Accelerator
+    runtime: Runtime
+    threads: int
+    predicted_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A case with what came out. `drift`: reference kernel beside the model over the same at the start, minus 1."""
+
+    model: str
+    provider: str
+    threads: int
+    predicted_s: float
+    measured_s: float
+    drift: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted_s / self.measured_s - 1.0
+
+
+def board_with_every_way() -> Board:
+    """The detected board, with OpenVINO on one thread beside the ways that the profile has."""
+    profile = assembly.base_profile("auto")
+    extra = []
+    for accelerator in profile.accelerators:
+        runtime = accelerator.runtimes[0] if accelerator.runtimes else None
+        if runtime is None or runtime.provider != "OpenVINOExecutionProvider" or accelerator.threads == 1:
+            continue
+        options = {**runtime.options, "load_config": _one_thread(runtime.options.get("load_config", "{}"))}
+        single = runtime.model_copy(update={"options": options})
+        update = {"name": f"{accelerator.name}-eco", "threads": 1, "runtimes": (single,)}
+        extra.append(accelerator.model_copy(update=update))
+    return make_board(
+        profile.model_copy(update={"accelerators": (*profile.accelerators, *extra)}), (), assembly.named_profile
+    )
+
+
+def _one_thread(config: str) -> str:
+    settings = json.loads(config)
+    settings.setdefault("CPU", {})["INFERENCE_NUM_THREADS"] = 1
+    return json.dumps(settings)
+
+
+def predict(board: Board, calibrated: DeviceProfile, cases: Iterable[Case]) -> list[Prediction]:
+    """Every case on every accelerator that can run it."""
+    found = []
+    for case in cases:
+        workloads = inspect_in_child(case.path, case.format, case.dims, INSPECT_TIMEOUT_S)
+        workload = next(w for w in workloads if w.phase == case.phase)
+        for accelerator in calibrated.accelerators:
+            if accelerator.kind != "cpu" or costing.cannot_compute(workload, accelerator):
+                continue
+            runtime = costing.choose_runtime(accelerator, workload.format, _operators(workload))
+            if isinstance(runtime, str):
+                continue
+            cost = costing.model_cost(workload, calibrated, accelerator, runtime)
+            threads = runtime.threads or board.threads(accelerator)
+            found.append(Prediction(case, accelerator, runtime, threads, cost.time_s))
+    return found
+
+
+def _operators(workload: Workload) -> tuple[str, ...]:
+    return tuple(sorted({op for stage in workload.stages for op in stage.operators}))
+
+
+class Bench:
+    """Measures through lanes of the agent, a reference kernel beside each model."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._clock = SystemClock()
+        self._folder = folder
+        self._seconds = seconds
+        self._micros, _ = write_in_child(folder, ("onnx", "tflite"))
+
+    def measure(self, accelerator: Accelerator, mine: Sequence[Prediction]) -> list[Result]:
+        """All predictions of one accelerator, in a lane of its own."""
+        threads = mine[0].threads
+        lane = ProcessLane(LaneSpec(accelerator.name, threads), self._clock)
+        lane.start(lambda _cause: None)
+        found = []
+        try:
+            start: dict[str, float] = {}
+            for item in mine:
+                reference = self._reference(item)
+                before = self._timed(lane, item.runtime, item.threads, reference.name, self._folder / reference.file,
+                                     item.case.format, {"": np.full(reference.inputs[0][1], 0.5, np.float32)}, 0.2)  # fmt: skip
+                start.setdefault(item.case.format, before)
+                try:
+                    case = item.case
+                    measured = self._timed(
+                        lane, item.runtime, threads, case.name, case.path, case.format, case.feeds, self._seconds
+                    )
+                except (QeilError, TimeoutError) as error:
+                    print(f"  {item.case.name} on {item.runtime.provider}: not run: {error}", file=sys.stderr)
+                    continue
+                drift = before / start[item.case.format] - 1.0
+                found.append(Result(case.name, item.runtime.provider, threads, item.predicted_s, measured, drift))
+        finally:
+            lane.stop(2.0)
+        return found
+
+    def _reference(self, item: Prediction) -> MicroModel:
+        return next(m for m in self._micros if m.format == item.case.format and m.family == "gemm" and m.flops > 1e7)
+
+    def _timed(
+        self,
+        lane: Lane,
+        runtime: Runtime,
+        threads: int,
+        name: str,
+        path: Path,
+        format_: str,
+        feeds: dict,
+        seconds: float,
+    ) -> float:
+        """Median seconds inside the runtime, first calls left out."""
+        load = LoadSpec(name.replace(" ", "-"), path, format_, runtime, threads)
+        report = lane.load(load, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S + 5)
+        if runtime.provider not in report.actual:
+            raise QeilError(f"ran on {', '.join(report.actual)}")
+        inputs = {key or report.inputs[0].name: value for key, value in feeds.items()}
+        times: list[float] = []
+        end_s = self._clock.monotonic_s() + seconds
+        while len(times) < 7 or (self._clock.monotonic_s() < end_s and len(times) < 400):
+            now_s = self._clock.monotonic_s()
+            lane.renew_permit(now_s + 60.0)
+            times.append(lane.submit(load.model, inputs, None, now_s + 60.0).result(60.0).execute_s)
+        lane.unload(load.model).result(30.0)
+        return statistics.median(times[2:])
+
+
+def table(rows: Sequence[Result]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        "| model | runtime | threads | predicted ms | measured ms | error | drift |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {r.model} | {r.provider.removesuffix('ExecutionProvider')} | {r.threads} | {r.predicted_s * 1e3:.3f} | "
+        f"{r.measured_s * 1e3:.3f} | {r.error:+.0%} | {r.drift:+.0%} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short calibration, few models: a sanity check")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the results as JSON too")
+    parser.add_argument("--calibration", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    started = time.monotonic()
+    board = board_with_every_way()
+    result = calibrate(board, SystemClock(), given.quick, lambda what, i, n: _progress(f"{i}/{n} {what}"))
+    for line in result.refused:
+        print(f"calibration: {line}", file=sys.stderr)
+    calibrated_s = time.monotonic() - started
+    with tempfile.TemporaryDirectory(prefix="qeil-prediction-") as name:
+        folder = Path(name)
+        cases = installed() + (generated(folder) if not given.quick else [])
+        predictions = predict(board, calibration.apply(board.profile, result), cases)
+        bench = Bench(folder, 0.3 if given.quick else 1.0)
+        results: list[Result] = []
+        for accelerator in board.profile.accelerators:
+            mine = [p for p in predictions if p.accelerator.name == accelerator.name]
+            results += bench.measure(accelerator, mine) if mine else []
+    print(table(results))
+    errors = [abs(r.error) for r in results]
+    median, worst = statistics.median(errors), max(errors)
+    took_s = time.monotonic() - started
+    print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
+          f"{WORST_LIMIT:.0%}); calibration {calibrated_s:.0f} s, all {took_s:.0f} s")  # fmt: skip
+    if given.json:
+        document = {"median_error": median, "worst_error": worst, "cases": [{**asdict(r), "error": r.error} for r in results],
+                    "calibration": result.model_dump(mode="json")}  # fmt: skip
+        given.json.write_text(json.dumps(document, indent=2))
+    return 0 if median <= MEDIAN_LIMIT and worst <= WORST_LIMIT else 1
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

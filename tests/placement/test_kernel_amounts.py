@@ -1,0 +1,117 @@
+"""Amounts of kernels, and the seconds that measured times give for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.placement.kernel_amounts import amounts, seconds
+from agent.schema.device import KernelTerm, KernelTimes
+from agent.schema.workload import Kernels
+from tests.placement.test_costing import board, cost, load, stage, unit
+
+
+def kernels(routine="gemm", **changes) -> Kernels:
+    fields = {"routine": routine, "precision": "fp32", "count": 2, "flops": 100.0, "weight_bytes": 40.0,
+              "moved_bytes": 10.0, **changes}  # fmt: skip
+    return Kernels(**fields)
+
+
+def times(*terms: tuple, cache=1e9) -> KernelTimes:
+    made = tuple(KernelTerm(amount=a, routine=r, precision=p, seconds=s) for a, r, p, s in terms)
+    return KernelTimes(terms=made, cache_bytes=cache, rel_uncertainty=0.1, source="test")
+
+
+GEMM = (
+    ("heavy_kernel", None, None, 1.0), ("operation", "gemm", "fp32", 0.1), ("weight_byte", None, "fp32", 0.01),
+    ("cold_weight_byte", None, None, 0.02), ("moved_byte", None, None, 0.001), ("kernel", None, None, 0.5),
+)  # fmt: skip
+
+
+def test_products_count_launches_operations_weights_and_activations():
+    found = amounts([kernels()], 80.0, 1e9, (5.0, 2))
+    assert found == {
+        ("io_byte", None, None): 5.0, ("io_tensor", None, None): 2, ("heavy_kernel", None, None): 2,
+        ("operation", "gemm", "fp32"): 200.0, ("weight_byte", None, "fp32"): 80.0, ("moved_byte", None, None): 20.0,
+    }  # fmt: skip
+
+
+def test_weights_beyond_the_cache_come_from_memory_in_proportion():
+    found = amounts([kernels()], 80.0, 20.0, (0.0, 0))
+    assert found["cold_weight_byte", None, None] == pytest.approx(60.0)
+    assert found["weight_byte", None, "fp32"] == pytest.approx(20.0)
+
+
+def test_light_kernels_count_operations_or_bytes_and_views_only_calls():
+    found = amounts(
+        [kernels("softmax"), kernels("movement"), kernels("view"), kernels("fused_attention", fused_arithmetic=3.0)],
+        0.0, 1e9, (0.0, 0),
+    )  # fmt: skip
+    assert found["operation", "softmax", None] == 200.0
+    assert found["moved_byte", "movement", None] == 100.0
+    assert found["view", None, None] == 2
+    assert found["heavy_kernel", "fused_attention", None] == 2
+    assert found["fused_arithmetic", None, None] == 6.0
+
+
+def test_seconds_are_the_sum_of_the_measured_terms():
+    parts = seconds(times(*GEMM), amounts([kernels()], 80.0, 1e9, (0.0, 0)))
+    assert (parts.arithmetic_s, parts.memory_s, parts.launches_s) == pytest.approx((20.0, 0.82, 2.0))
+    assert parts.binding == "compute"
+    assert parts.substitutes == ()
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (kernels("view"), "view as kernel"),
+        (kernels("pooling"), "pooling moved byte as moved byte"),
+        (kernels("attention"), "attention fp32 operation as gemm fp32 operation"),
+        (kernels(precision="int8"), None),
+        (kernels("softmax"), None),
+        (kernels("conv"), None),
+        (kernels(fused_functions=1.0), "fused function as nothing"),
+    ],
+)
+def test_unmeasured_work_is_taken_from_a_relative_aloud_or_not_at_all(work, said):
+    parts = seconds(times(*GEMM), amounts([work], 0.0, 1e9, (0.0, 0)))
+    if said is None:
+        assert isinstance(parts, str)
+    else:
+        assert said in parts.substitutes
+
+
+def test_normalisations_stand_for_each_other():
+    known = times(*GEMM, ("operation", "normalisation", None, 1.0))
+    assert seconds(known, amounts([kernels("softmax")], 0.0, 1e9, (0.0, 0))).arithmetic_s == 200.0
+
+
+def test_weights_of_an_unmeasured_precision_take_as_long_as_others():
+    known = times(*GEMM, ("operation", "gemm", "int8", 0.0))
+    parts = seconds(known, amounts([kernels(precision="int8")], 0.0, 1e9, (0.0, 0)))
+    assert "int8 weight byte as fp32 weight byte" in parts.substitutes
+
+
+def measured_board(*terms: tuple):
+    profile = board(unit("a"))
+    accelerator = profile.accelerators[0]
+    runtime = accelerator.runtimes[0].model_copy(update={"kernel_times": times(*terms)})
+    return profile.model_copy(update={"accelerators": (accelerator.model_copy(update={"runtimes": (runtime,)}),)})
+
+
+def test_measured_kernel_times_decide_what_a_stage_takes():
+    plain = cost(load(stage(kernels=(kernels(),))), measured_board(*GEMM))
+    assert plain.stages[0].time_s == pytest.approx(22.82)
+    assert plain.stages[0].binding == "compute"
+    assert 0 < plain.stages[0].dasi <= 1
+
+
+def test_a_stage_with_an_unmeasured_kernel_falls_back_and_says_so():
+    profile = measured_board(*GEMM)
+    fallen = cost(load(stage(kernels=(kernels("conv"),))), profile)
+    assert fallen.time_s == pytest.approx(cost(load(stage()), profile).time_s)
+    assert any("conv fp32 operation never measured" in note for note in fallen.notes)
+
+
+def test_costing_names_what_stood_in():
+    work = load(stage(kernels=(kernels(fused_arithmetic=1.0),)))
+    assert any("fused arithmetic as nothing" in note for note in cost(work, measured_board(*GEMM)).notes)
