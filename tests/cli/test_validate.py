@@ -1,0 +1,90 @@
+"""`qeil validate`: refuses what is not a table in one line, and says so when nothing was compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agent.cli.validate import validate_command
+from agent.errors import ConfigError
+
+HEAD = "row_id,tier,board,device,model,task,latency_ms,batch,power_w,power_scope\n"
+GOOD = HEAD + "1,B,raspberry-pi-5,cpu,resnet50,vision,100,1,9,AC wall\n2,C,orin-nx-16gb,GPU,yolov8n,vision,3,1,,\n"
+
+
+def run(path: Path, *options: str) -> str:
+    result = CliRunner().invoke(validate_command, [str(path), *options], catch_exceptions=False)
+    return result.output
+
+
+def refusal(path: Path, *options: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        run(path, *options)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "rows.csv"
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        ("1,B,rpi5,cpu,resnet50,vision,1_000,1,,", ":2: latency_ms: '1_000' is not a number"),
+        ("1,B,rpi5,cpu,resnet50,vision,١٢,1,,", ":2: latency_ms: '١٢' is not a number"),
+        ("1,B,rpi5,cpu,resnet50,vision,inf,1,,", ":2: latency_ms: 'inf' is not a number"),
+        (
+            "1,B,rpi5,cpu,resnet50,vision,10,1e9,,",
+            ":2: batch: 1e9 is out of range; it must be above 0 and at most 65536",
+        ),
+        ("1,B,rpi5,cpu,resnet50,vision,10,1,1e9,", ":2: power_w: 1e9 is out of range"),
+        ("1,B,rp\0i5,cpu,resnet50,vision,10,1,,", ":2: contains a NUL byte"),
+        ("1,B,rp\x1b[2Ji5,cpu,resnet50,vision,10,1,,", ":2: board: holds control characters"),
+    ],
+)
+def test_a_bad_cell_is_named_by_line_and_column(tmp_path, cells, why):
+    assert why in refusal(table(tmp_path, HEAD + cells + "\n"))
+
+
+def test_a_device_without_end_is_refused_without_reading_it_all():
+    assert "too large for a table" in refusal(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("tier", ["Z", "A,Z", ""])
+def test_a_tier_that_no_row_has_is_refused(tmp_path, tier):
+    message = refusal(table(tmp_path, GOOD), "--tier", tier)
+    assert "no row has tier" in message
+    assert message.endswith("its tiers are B, C")
+
+
+def test_a_table_of_which_nothing_is_known_fails_after_saying_why(tmp_path):
+    path = table(tmp_path, HEAD + "1,B,toaster,cpu,resnet50,vision,10,1,,\n")
+    result = CliRunner().invoke(validate_command, [str(path)])
+    assert isinstance(result.exception, ConfigError)
+    assert "none of its 1 rows can be predicted" in result.exception.message
+    assert "board 'toaster' is not known" in result.output
+    assert "By board" not in result.output
+
+
+def test_every_row_has_units_and_its_operating_point(tmp_path):
+    path = table(tmp_path, GOOD)
+    printed = run(path, "--rows")
+    assert " ms ±" in printed
+    assert " W ±" in printed
+    details = json.loads(run(path, "--json"))["rows_detail"]
+    assert [item["unit"] for item in details] == ["ms", "W", "ms"]
+    assert details[2]["mapped_board"] == "Jetson Orin NX 16GB"
+    assert details[2]["operating_point"] == "8 units × 918 MHz, memory 3199 MHz"
+
+
+def test_a_plot_has_a_panel_for_every_quantity_there_is_and_no_other(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = tmp_path / "parity.svg"
+    run(table(tmp_path, GOOD), "--plot", str(drawn))
+    assert drawn.read_text().count('id="axes_') == 2
