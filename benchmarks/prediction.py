@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -106,6 +107,7 @@ def predict(board: Board, calibrated: DeviceProfile, cases: Iterable[Case]) -> l
                 continue
             runtime = costing.choose_runtime(accelerator, workload.format, _operators(workload))
             if isinstance(runtime, str):
+                print(f"{case.name} on {accelerator.name}: not predicted: {runtime}", file=sys.stderr)
                 continue
             cost = costing.model_cost(workload, calibrated, accelerator, runtime)
             threads = runtime.threads or board.threads(accelerator)
@@ -225,7 +227,8 @@ def main() -> int:
     print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
           f"{WORST_LIMIT:.0%}); calibration {calibrated_s:.0f} s, all {took_s:.0f} s")  # fmt: skip
     if given.json:
-        document = {"median_error": median, "worst_error": worst, "cases": [{**asdict(r), "error": r.error} for r in results],
+        rows = [{**asdict(r), "error": r.error} for r in results]
+        document = {"median_error": median, "worst_error": worst, "cases": rows,
                     "calibration": result.model_dump(mode="json")}  # fmt: skip
         given.json.write_text(json.dumps(document, indent=2))
     return 0 if median <= MEDIAN_LIMIT and worst <= WORST_LIMIT else 1

@@ -136,7 +136,7 @@ def _classified(b: Builder, x: str, channels: int, path: Path, size: int) -> Pat
 
 def quantised_statically(source: Path, path: Path) -> Path:
     """QuantizeLinear and DequantizeLinear around every convolution, scales from a few random images."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -188,7 +188,7 @@ def installed() -> list[Case]:
 
 def generated(folder: Path) -> list[Case]:
     """Cases of generated models, written into the folder."""
-    from prediction_transformers import decoder_cases, encoder_cases
+    from prediction_transformers import decoder_cases, encoder_cases  # noqa: PLC0415
 
     makers: dict[str, Callable[[Path], Path]] = {"mobile CNN": inverted_residuals, "deep CNN": bottlenecks}
     paths = {name: make(folder / f"{name.replace(' ', '-')}.onnx") for name, make in makers.items()}

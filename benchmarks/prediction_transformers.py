@@ -59,7 +59,7 @@ def _gelu(b: Builder, x: str) -> str:
 
 def encoder_cases(folder: Path) -> list[Case]:
     """The encoder in fp32 and with dynamically quantised products."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
     plain = encoder(folder / "encoder.onnx")
     narrow = folder / "encoder-int8.onnx"

@@ -12,7 +12,7 @@ import click
 @click.command("calibrate")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder and profile")
 @click.option("--profile", help="a profile's name or path instead of the settings' one")
-@click.option("--quick", is_flag=True, help="a quarter of a second per measurement instead of one and a half")
+@click.option("--quick", is_flag=True, help="a third of the time per measurement: coarser")
 @click.option("--json", "as_json", is_flag=True, help="the coefficients as JSON")
 def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:
     """Measure peaks, bandwidth and overheads through the real runtimes and keep them with their provenance.
@@ -44,7 +44,7 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
             c.kind,
             c.family or "–",
             c.precision or "–",
-            f"{c.value:.4g}",
+            _with_unit(c.kind, c.value),
             f"±{c.rel_uncertainty:.0%}",
         ]
         for c in result.coefficients
@@ -52,9 +52,32 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
     print_table(
         "Measured on this board", ["accelerator", "provider", "what", "family", "precision", "value", "spread"], rows
     )
+    for kernels in result.kernel_times:
+        times = kernels.times
+        click.echo(
+            f"{kernels.accelerator} {kernels.provider}: kernel times of {len(times.terms)} kinds of work, "
+            f"±{times.rel_uncertainty:.0%} on the models they come from, {kernels.threads} threads"
+        )
     for line in result.refused:
         click.echo(f"‼ {line}", err=True)
     click.echo(f"written to {path}")
+
+
+_UNITS = (
+    ("flops_per_s", "FLOP/s"),
+    ("bytes_per_s", "B/s"),
+    ("j_per_flop", "J/FLOP"),
+    ("j_per_byte", "J/B"),
+    ("_w", "W"),
+)
+
+
+def _with_unit(kind: str, value: float) -> str:
+    """The value in a prefix that reads well: 41.2 GFLOP/s, 12.3 µs."""
+    unit = next((shown for ending, shown in _UNITS if kind.endswith(ending)), "s")
+    prefixes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+    scale, prefix = next((p for p in prefixes if abs(value) >= p[0]), (1e-12, "p"))
+    return f"{value / scale:.3g} {prefix}{unit}"
 
 
 class _progress:  # noqa: N801  (used as a context, reads as one)

@@ -2,9 +2,9 @@
 
 t_i = Σ_j c_j · A_ij for every measured model i with the amounts A_ij of work of kind j, and c_j ≥ 0 because no work
 gives time back. Weighted by 1/t so that relative errors count, re-weighted by Huber's rule so that one disturbed
-measurement does not bend the rest (Holland & Welsch 1977, doi:10.1080/03610927708827533). Non-negative least
-squares: Lawson & Hanson 1974, ch. 23. Additive, where a roofline takes the largest: kernels of one model are bound by different things,
-and the sum is at most twice the largest of two.
+measurement does not bend the rest (Holland & Welsch 1977, doi:10.1080/03610927708827533). Non-negative least squares:
+Lawson & Hanson 1974, ch. 23. Additive, where a roofline takes the largest: kernels of one model are bound by different
+things, and the sum is at most twice the largest of two.
 """
 
 from __future__ import annotations
