@@ -30,7 +30,7 @@ MAX_PRINTED = 16
     type=click.Path(path_type=Path),
     help=".npy, .npz (a name per input) or .json; omitted: random values of the right shape",
 )
-@click.option("--placement", help="run on this accelerator instead of the chosen one")
+@click.option("--placement", help="run on this accelerator, or a loaded split such as cpu+npu0")
 @click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
 @click.option("--json", "as_json", is_flag=True, help="outputs and costs as JSON")
 def infer_command(model: str, file: Path | None, placement: str | None, url: str, as_json: bool) -> None:

@@ -36,6 +36,16 @@ def status_command(url: str, as_json: bool) -> None:
         ["name", "state", "placement", "provider", "on it", "p50 ms", "p99 ms", "J p50", "joules are"],
         [_model(m) for m in status["models"]],
     )
+    stages = [
+        _stage(m["name"], c, s) for m in status["models"] for c in m.get("candidates", ()) for s in c.get("stages", ())
+    ]
+    if stages:
+        print_table(
+            "Stages of split models",
+            ["model", "placement", "on", "state", "crossing kB", "ms predicted", "measured", "hand-over predicted",
+             "measured", "requests"],
+            stages,
+        )  # fmt: skip
     for condition in status["conditions"]:
         click.echo(f"‼ {condition['type']} since {condition['since']}: {condition['cause']}")
         click.echo(f"  means: {condition['consequence']} · mend: {condition['mend']}")
@@ -46,6 +56,16 @@ def _accelerator(row: dict[str, Any]) -> list[str]:
     return [
         row["name"], runs, row["state"], "yes" if row["permit"] else "no", dash(row["temperature_c"], ".1f"),
         dash(row["power_w"], ".2f"), str(row["restarts"]), row["last_fault"] or "–",
+    ]  # fmt: skip
+
+
+def _stage(model: str, placement: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    crossing = row["crossing_bytes"]
+    return [
+        model, placement["accelerator"], row["accelerator"], row["state"],
+        dash(None if crossing is None else crossing / 1e3, ".1f"), dash(row["predicted_ms"], ".2f"),
+        dash(row["measured_p50_ms"], ".2f"), dash(row["predicted_handover_ms"], ".2f"),
+        dash(row["measured_handover_ms"], ".2f"), str(row["requests"]),
     ]  # fmt: skip
 
 

@@ -81,6 +81,15 @@ class Window:
         for key, value in (("p50_ms", model.p50_ms), ("p99_ms", model.p99_ms)):
             if value is not None:
                 row[key] = round(value, 4)
+        split = next((c.stages for c in model.candidates if c.accelerator == model.placement), ())
+        if split:
+            row["stages"] = [
+                {
+                    "on": s.accelerator, "ms": s.measured_p50_ms, "predicted_ms": s.predicted_ms,
+                    "handover_ms": s.measured_handover_ms, "predicted_handover_ms": s.predicted_handover_ms,
+                }
+                for s in split
+            ]  # fmt: skip
         if model.accelerated_fraction is not None:
             row["accelerated_fraction"] = round(model.accelerated_fraction, 4)
         return row

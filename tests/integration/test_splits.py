@@ -1,4 +1,4 @@
-"""Split models in a real agent: bits of the whole model over lanes, status of the stages, no request lost with a lane."""
+"""Split models in a real agent: bits of the whole model, status of the stages, no request lost with a lane."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def test_the_loss_of_a_lane_loses_no_request_of_a_split(agent):
     wanted = ask(agent, 5, "cpu").outputs["target_label"].tobytes()
 
     def client() -> None:
-        for _ in range(15):
-            answers.append(ask(agent, 5, "cpu+npu0").outputs["target_label"].tobytes())
+        answers.extend(ask(agent, 5, "cpu+npu0").outputs["target_label"].tobytes() for _ in range(15))
 
     threads = [threading.Thread(target=client) for _ in range(3)]
     for thread in threads:
