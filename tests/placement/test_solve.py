@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agent.errors import PlacementError
 from agent.placement import solve as solve_module
 from agent.placement.baselines import BRUTE_LIMIT, brute_force, random_rows, random_search, single
+from agent.placement.exact import exact_front
 from agent.placement.greedy import efficiency_factors, greedy
 from agent.placement.pareto import normalised_hypervolume
 from agent.placement.pgsam import Search
@@ -440,3 +441,71 @@ def test_hot_chains_walk_elsewhere_than_cold_ones() -> None:
         search.step(0.0)
 
     assert not np.array_equal(hot._chains, cold._chains)
+
+
+class Countdown:
+    """A stop that says no a number of times."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_starting_points_stop_when_told_and_keep_what_they_met() -> None:
+    problem = random_problem(5, 40, 4, room=9.0)
+    none, some, every = (Search(problem, 1, stop=Countdown(looks)) for looks in (0, 2, 10**9))
+
+    assert 0 < none.evaluations < some.evaluations < every.evaluations
+    assert len(none.archive) > 0
+
+
+def test_a_search_without_any_starting_point_still_finds_placements() -> None:
+    problem = random_problem(5, 40, 4, room=9.0)
+
+    assert solve(problem, seed=1, budget_s=1.0, clock=fake_clock(0.3)).front
+
+
+def test_handing_out_a_front_is_part_of_the_time() -> None:
+    problem = random_problem(5, 400, 3, room=9.0)
+    clock = fake_clock(1e-7)
+
+    assert len(solve(problem, seed=1, budget_s=1e-3, clock=clock, certify=False).front) * 400 * 6e-8 < 0.01
+
+
+def test_large_problems_get_small_turns() -> None:
+    problem = random_problem(5, 60, 8, room=0.9)
+    tuning = Tuning(turn_cells=60 * 4 * 3, archive_cells=60, seed_effort=1)
+    search = Search(problem, 1, tuning=tuning)
+    plain = Search(problem, 1)
+    before = search.evaluations
+    for _ in range(30):
+        search.step(0.5)
+        plain.step(0.5)
+
+    assert before < search.evaluations < plain.evaluations / 4
+    assert search.effort > 0
+    assert search.archive.limit == 500
+    assert problem.feasible(search.archive.assignments).all()
+
+
+def test_the_exact_front_of_a_large_problem_is_refused_in_one_line() -> None:
+    with pytest.raises(PlacementError, match="only tried up to 20000 pairs, 700 stages × 30 accelerators are more"):
+        solve(random_problem(1, 700, 30, room=9.0), "exact")
+
+
+def test_a_large_problem_is_planned_without_a_certificate() -> None:
+    result = solve(random_problem(1, 1100, 30, room=9.0), seed=1, evaluations=1)
+
+    assert result.front
+    assert not result.exact
+
+
+@pytest.mark.parametrize("looks", [0, 3, 30, 60, 100, 120, 140])
+def test_the_certificate_gives_up_wherever_it_is_told_to(looks: int) -> None:
+    found = exact_front(random_problem(9, 24, 3, room=9.0), stop=Countdown(looks))
+
+    assert not found.complete
+    assert not len(found.points)
