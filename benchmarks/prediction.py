@@ -138,8 +138,10 @@ class Bench:
             start: dict[str, float] = {}
             for item in mine:
                 reference = self._reference(item)
-                before = self._timed(lane, item.runtime, item.threads, reference.name, self._folder / reference.file,
-                                     item.case.format, {"": np.full(reference.inputs[0][1], 0.5, np.float32)}, 0.2)  # fmt: skip
+                path, feeds = self._folder / reference.file, {"": np.full(reference.inputs[0][1], 0.5, np.float32)}
+                before = self._timed(
+                    lane, item.runtime, item.threads, reference.name, path, item.case.format, feeds, 0.2
+                )
                 start.setdefault(item.case.format, before)
                 try:
                     case = item.case
@@ -165,8 +167,8 @@ class Bench:
         threads: int,
         name: str,
         path: Path,
-        format_: str,
-        feeds: dict,
+        format_: Literal["onnx", "tflite"],
+        feeds: dict[str, Any],
         seconds: float,
     ) -> float:
         """Median seconds inside the runtime, first calls left out."""
