@@ -125,7 +125,7 @@ def fit(
             found.append(made("bandwidth_bytes_per_s", micro.bytes_moved / work_s, timing))
         elif micro.kind == "cache":
             found.append(made("cache_bytes_per_s", micro.bytes_moved / work_s, timing))
-        elif micro.kind == "compute":
+        elif micro.kind == "compute" and micro.flops > 0:
             new = made("compute_flops_per_s", micro.flops / work_s, timing, micro.family, micro.precision)
             key = (micro.family, micro.precision)
             if key not in best or best[key].value < new.value:

@@ -91,3 +91,8 @@ def test_a_runtime_that_was_not_measured_keeps_its_own_figures():
     )  # fmt: skip
     changed = apply(profile("cpu"), Calibration(profile="testboard", measured_at="now", coefficients=(other,)))
     assert changed.accelerator("cpu").runtimes == profile("cpu").accelerator("cpu").runtimes
+
+
+def test_a_model_that_only_moves_bytes_gives_no_rate_of_operations():
+    found, _ = fit("cpu", RUNTIME, [timing(micro("movement", "compute", moved=1e6), 0.1)], "test")
+    assert found == []
