@@ -128,7 +128,8 @@ def _operator(model: Any, codes: dict[str, int], layer: _Layer, inputs: list[int
     if layer.builtin not in codes:
         code = schema.OperatorCodeT()
         value = getattr(schema.BuiltinOperator, layer.builtin)
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = value, min(value, 127), 3
+        code.builtinCode, code.deprecatedBuiltinCode = value, min(value, 127)
+        code.version = 1 if layer.builtin == "RESHAPE" else 3
         codes[layer.builtin] = len(model.operatorCodes)
         model.operatorCodes.append(code)
     operator = schema.OperatorT()
