@@ -72,7 +72,7 @@ class MqttSettings(FileModel):
     max_inflight: int = Field(default=20, ge=1, le=1000)
     resend_s: float = Field(default=30.0, gt=0)
     home_assistant: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="discovery prefix, usually homeassistant; null: none"
+        default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="discovery prefix; null: not announced"
     )
     trusted_keys: tuple[TrustedKey, ...] = Field(
         default=(), max_length=2, description="who may command this board: the current key and the next one"

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from agent import __version__
+from agent.mqtt import discovery
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
@@ -51,6 +52,7 @@ class Reporting:
         self._link: Link | None = None
         self._publisher: Publisher | None = None
         self._told: tuple[str, ...] = ()
+        self._announced: tuple[int, bytes] | None = None
         self._on_request: Callable[[Inbound], None] = _unheard
         self._on_connected: Callable[[], None] = _nothing
         self._on_event: Callable[[str, Mapping[str, Any]], None] = _unseen
@@ -58,7 +60,7 @@ class Reporting:
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
         if settings.mqtt is not None:
-            topics = Topics(settings.mqtt.tenant, board)
+            self._topics = topics = Topics(settings.mqtt.tenant, board)
             self._publisher = Publisher(self.outbox, topics, settings.mqtt, clock)
             self._link = Link(
                 settings.mqtt, topics, boot, clock, self._birth, self._publisher.on_message,
@@ -223,9 +225,21 @@ class Reporting:
             if told != self._told and self._link.connected:
                 self._told = told
                 self._link.publish_birth()
+            self._announce(self._link, snapshot)
         cause = f"{self.outbox.path}: {self.outbox.failing}" if self.outbox.failing is not None else None
         mend = "free space in state_dir, or replace the medium"
         self._condition("outbox_failing", cause, "telemetry waits in memory, then the oldest is dropped", mend)
+
+    def _announce(self, link: Link, snapshot: AgentSnapshot | None) -> None:
+        """Tell Home Assistant what the board has, where it is wanted, with each connection and each change."""
+        mqtt = self._settings.mqtt
+        if mqtt is None or mqtt.home_assistant is None or snapshot is None or not snapshot.accelerators:
+            return
+        config = discovery.config(self._topics, snapshot, __version__)
+        announced = (link.status().connections, config)
+        where = discovery.topic(mqtt.home_assistant, self._topics)
+        if announced != self._announced and link.send(where, config, retain=True):
+            self._announced = announced
 
     def _check_link(self, link: Link) -> None:
         status = link.status()

@@ -21,6 +21,7 @@ class FleetClient:
     """Connects at once; keeps everything it hears."""
 
     def __init__(self, port: int, name: str = "fleet") -> None:
+        self.port = port
         self.rows: dict[tuple, dict] = {}
         self.duplicates = 0
         self.responses: list[tuple[str, dict, bytes | None]] = []
@@ -79,6 +80,21 @@ class FleetClient:
                 break
             time.sleep(0.02)
         self.client.publish(f"{BASE}/down/{topic}", payload, 1, retain, made).wait_for_publish(10)
+
+    def retained(self, topic: str, timeout_s: float = 20.0) -> dict:
+        """What a newcomer finds there."""
+        found: list[bytes] = []
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        client.on_connect = lambda c, *_: c.subscribe(topic)
+        client.on_message = lambda _c, _d, message: found.append(message.payload)
+        client.connect("127.0.0.1", self.port)
+        client.loop_start()
+        end_s = time.monotonic() + timeout_s
+        while not found and time.monotonic() < end_s:
+            time.sleep(0.02)
+        client.disconnect()
+        client.loop_stop()
+        return json.loads(found[0])
 
     def command(self, name: str, args: dict | None = None, **fields) -> str:
         """Sign and send; the id."""

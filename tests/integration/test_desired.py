@@ -33,7 +33,7 @@ class World:
         folder.mkdir(exist_ok=True)
         mqtt = {
             "host": "127.0.0.1", "port": self.broker.port, "tenant": "acme", "resend_s": 2,
-            "trusted_keys": [KEY.public.text()],
+            "trusted_keys": [KEY.public.text()], "home_assistant": "homeassistant",
         }  # fmt: skip
         policy = folder / "policy.yaml"
         policy.write_text(share.find_policy("balanced").read_text())
@@ -103,6 +103,13 @@ def test_an_inline_policy_with_wrong_keys_is_refused_with_their_paths_and_the_ol
     assert answer["code"] == "invalid"
     assert "inline_policy.thermal.hard" in answer["message"]
     assert world.agent.status()["agent"]["policy"] == "quiet"
+
+
+def test_home_assistant_finds_the_board_and_what_it_serves(world):
+    found = world.fleet.retained("homeassistant/device/acme/b1/config")
+    assert found["device"]["identifiers"] == ["qeil_acme_b1"]
+    assert found["state_topic"] == "qeil/v1/acme/b1/up/tlm/agent"
+    assert {"mode", "problem", "cpu_state", "magika_p50"} <= found["components"].keys()
 
 
 def test_an_inline_policy_is_followed_and_a_withdrawal_gives_the_files_back(world):

@@ -33,7 +33,7 @@ class Deployment(Broker):
         self.certificates = folder / "qeil"
         self.make("authority")
         self.make("broker", "localhost", "127.0.0.1")
-        for name in ("acme/b1", "acme/b2", "fleet-backend"):
+        for name in ("acme/b1", "acme/b2", "fleet-backend", "home-assistant"):
             self.make("client", name)
         shutil.copy(DEPLOY / "qeil.acl", self.certificates)
         super().__init__(folder)
@@ -184,6 +184,23 @@ def test_a_board_hears_nothing_of_others_whatever_it_subscribes_to(world):
     until(lambda: (B2.command("plan"), b"for b2") in rogue.got)
     assert {topic for topic, _ in rogue.got} == {B2.command("plan")}
     backend.publish(B1.desired, b"", retain=True)
+
+
+def test_home_assistant_hears_boards_and_their_own_announcements_and_commands_none(deployment, world):
+    backend, link, heard, rogue = world
+    home = Peer(deployment, "home-assistant", "ha")
+    home.subscribe("homeassistant/#", B1.state, B1.rows("tlm"))
+    assert rogue.publish("homeassistant/device/acme/b1/config", b"spoofed", retain=True) == 135
+    assert rogue.publish("homeassistant/device/acme/b2/config", b"own") == 0
+    link.publish("homeassistant/device/acme/b1/config", b"mine", 1)
+    until(lambda: ("homeassistant/device/acme/b1/config", b"mine") in home.got)
+    assert (b"spoofed") not in [payload for _, payload in home.got]
+    assert home.publish(B1.command("drain"), b"spoofed") == 135
+    assert home.publish(B1.state, b"spoofed") == 135
+    backend.publish(B1.command("plan"), b"after")
+    until(lambda: (B1.command("plan"), b"after") in heard)
+    assert b"spoofed" not in [payload for _, payload in heard]
+    home.close()
 
 
 @pytest.mark.parametrize("client_id", ["acme/b1", "acme-b1", "fleet-backend"])
