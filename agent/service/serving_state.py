@@ -84,7 +84,8 @@ class ServingState:
 
     def _awaited(self, model: ModelPlan, candidate: Candidate) -> bool:
         """Whether a swap waits for that load: not on a lane that is down, unless the model would be without a home."""
-        if self._keepers[candidate.accelerator].health.phase not in {"open", "stopped"}:
+        down = {"open", "stopped"}
+        if not any(self._keepers[p.accelerator].health.phase in down for p in candidate.pieces):
             return True
         current = self.current.plan.model(model.name)
         return current is not None and self._served(current) and not self._served(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -219,3 +221,18 @@ def test_stages_that_nothing_keeps_are_unloaded():
     world.tick()
     assert "m/2of2-k" in world.lane("b").unloaded
     assert "m" not in world.lane("a").unloaded
+
+
+def test_a_split_that_still_loads_keeps_the_old_plan_in_force_and_the_supervisor_alive():
+    world = SplitWorld([whole_candidate("a")])
+    for name in ("a", "b"):
+        world.lane(name).hold_loads = True
+    state = world.supervisor._state
+    model = replace(world.plan.models[0], candidates=(split_candidate(["a", "b"]), whole_candidate("a")))
+    state.propose(replace(state.current, digest="d2", plan=replace(world.plan, policy_digest="d2", models=(model,))))
+    world.tick()
+    assert world.snapshot.agent.policy_digest == "d1"
+    for name in ("a", "b"):
+        world.lane(name).release_loads()
+    world.tick()
+    assert world.snapshot.agent.policy_digest == "d2"
