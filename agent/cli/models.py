@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.models_import import import_command
 from agent.cli.models_load import load_command, unload_command
 from agent.cli.models_split import split_command
 from agent.cli.tables import print_table
@@ -79,6 +80,7 @@ def inspect_command(file: Path, as_json: bool) -> None:
         click.echo(f"note: {note}")
 
 
+models_command.add_command(import_command)
 models_command.add_command(load_command)
 models_command.add_command(unload_command)
 models_command.add_command(split_command)

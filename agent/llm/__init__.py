@@ -1,0 +1,1 @@
+"""Language models: GGUF files become ONNX decoders, and decoders write text."""

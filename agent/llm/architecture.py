@@ -1,0 +1,153 @@
+"""What a GGUF's metadata says about a decoder: sizes, norms, angles, scales; per family where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family of models differs from the plain Llama decoder."""
+
+    norm: Literal["rms", "layer"] = "rms"
+    rotary: Literal["interleaved", "halves", "none"] = "halves"
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    embedding_times_root: bool = False
+    """Embeddings are multiplied by the square root of their width (Gemma)."""
+    local_period: int = 0
+    """Every n-th layer sees everything and the others a window; 0: all see everything."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(rotary="interleaved"),
+    "mistral": Family(rotary="interleaved"),
+    "granite": Family(rotary="interleaved"),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "gemma3": Family(activation="gelu_tanh", embedding_times_root=True, local_period=6),
+    "gpt2": Family(norm="layer", rotary="none", activation="gelu_tanh"),
+}
+"""`general.architecture` → family. Mistral files call themselves llama."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder's sizes and constants. Lengths count elements; `windows` has 0 where a layer sees all positions."""
+
+    architecture: str
+    family: Family
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+    epsilon: float
+    rope_bases: tuple[float, ...]
+    rope_divisors: tuple[float, ...]
+    windows: tuple[int, ...]
+    embedding_scale: float
+    residual_scale: float
+    attention_scale: float
+    logit_scale: float
+    logit_softcap: float
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of float32 keys and values that one position of one sequence keeps."""
+        return self.layers * 2 * self.kv_heads * self.head_size * 4
+
+
+class _Keys:
+    """Typed reading of `{architecture}.{key}`."""
+
+    def __init__(self, metadata: Mapping[str, Any], architecture: str, source: str) -> None:
+        self.metadata, self.architecture, self.source = metadata, architecture, source
+
+    def number(self, key: str, default: float | None = None) -> float:
+        name = f"{self.architecture}.{key}"
+        value = self.metadata.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            what = "is missing" if value is None else f"is {str(value)[:40]!r}, expected one number"
+            raise BadInput(f"{self.source}: metadata key {name} {what}")
+        return float(value)
+
+    def count(self, key: str, default: int | None = None) -> int:
+        value = self.number(key, default)
+        if value != int(value) or not 1 <= value <= 1 << 24:
+            raise BadInput(f"{self.source}: metadata key {self.architecture}.{key} is {value:g}, expected a count")
+        return int(value)
+
+
+def read_decoder(metadata: Mapping[str, Any], vocabulary: int, source: str, context: int | None = None) -> Decoder:
+    """The decoder that the metadata describe, with at most `context` positions. Raises BadInput naming the key."""
+    architecture = metadata.get("general.architecture")
+    family = FAMILIES.get(architecture) if isinstance(architecture, str) else None
+    if family is None or not isinstance(architecture, str):
+        raise BadInput(f"{source}: architecture {architecture!r} is not supported; known are {', '.join(FAMILIES)}")
+    keys = _Keys(metadata, architecture, source)
+    layers, hidden, heads = (keys.count(k) for k in ("block_count", "embedding_length", "attention.head_count"))
+    head_size = keys.count("attention.key_length", max(1, hidden // heads))
+    kv_heads = keys.count("attention.head_count_kv", heads)
+    if heads % kv_heads or keys.count("attention.value_length", head_size) != head_size:
+        raise BadInput(f"{source}: {heads} heads, {kv_heads} KV heads of size {head_size} do not fit together")
+    if family.rotary != "none" and keys.count("rope.dimension_count", head_size) != head_size:
+        raise BadInput(f"{source}: rotary angles on a part of the head are not supported")
+    windows = _windows(keys, family, layers)
+    trained = keys.count("context_length")
+    epsilon = "attention.layer_norm_rms_epsilon" if family.norm == "rms" else "attention.layer_norm_epsilon"
+    return Decoder(
+        architecture=architecture,
+        family=family,
+        layers=layers,
+        hidden=hidden,
+        inner=keys.count("feed_forward_length"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        vocabulary=vocabulary,
+        context=min(trained, context or trained),
+        epsilon=keys.number(epsilon),
+        rope_bases=_bases(keys, windows),
+        rope_divisors=tuple(_divisor(keys, window) for window in windows),
+        windows=windows,
+        embedding_scale=keys.number("embedding_scale", hidden**0.5 if family.embedding_times_root else 1.0) or 1.0,
+        residual_scale=keys.number("residual_scale", 1.0) or 1.0,
+        attention_scale=keys.number("attention.scale", 0.0) or head_size**-0.5,
+        logit_scale=keys.number("logit_scale", 1.0) or 1.0,
+        logit_softcap=keys.number("final_logit_softcapping", 0.0),
+    )
+
+
+def _windows(keys: _Keys, family: Family, layers: int) -> tuple[int, ...]:
+    if f"{keys.architecture}.attention.sliding_window" not in keys.metadata:
+        return (0,) * layers
+    window = int(keys.number("attention.sliding_window"))
+    if family.local_period == 0:
+        return (window if keys.architecture in {"mistral", "llama"} else 0,) * layers
+    return tuple(0 if (layer + 1) % family.local_period == 0 else window for layer in range(layers))
+
+
+def _bases(keys: _Keys, windows: tuple[int, ...]) -> tuple[float, ...]:
+    base = keys.number("rope.freq_base", 10_000.0)
+    if keys.architecture != "gemma3":
+        return (base,) * len(windows)
+    local = keys.number("rope.freq_base_swa", 10_000.0)
+    return tuple(local if window else base for window in windows)
+
+
+def _divisor(keys: _Keys, window: int) -> float:
+    """Linear scaling divides the angles, in Gemma of the layers that see everything only."""
+    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
+    if kind in ("none", ""):
+        return 1.0
+    if kind != "linear":
+        raise BadInput(f"{keys.source}: rotary scaling {kind!r} is not supported; known are none and linear")
+    local = bool(window) and keys.architecture == "gemma3"
+    return 1.0 if local else keys.number("rope.scaling.factor")
