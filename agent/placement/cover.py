@@ -27,6 +27,7 @@ class CoverIndex:
         self._edges: list[Floats] = []
         self._order: list[Ints] = []
         self._starts: list[Ints] = []
+        self._columns: list[Floats] = []
         at: list[Ints] = []
         for axis in (0, 1):
             values = np.sort(points[:, axis])
@@ -36,6 +37,7 @@ class CoverIndex:
             self._edges.append(edges)
             self._order.append(order)
             self._starts.append(np.searchsorted(step[order], np.arange(len(edges) + 2)))
+            self._columns.append(np.ascontiguousarray(points[order].T))
             at.append(step)
         table = np.full((len(self._edges[0]) + 2, len(self._edges[1]) + 2), np.inf)
         np.minimum.at(table, (at[0] + 1, at[1] + 1), points[:, 2])
@@ -54,20 +56,21 @@ class CoverIndex:
     def _covers(self, queries: Floats, themselves: Ints | None) -> Bools:
         at = [np.searchsorted(self._edges[axis], queries[:, axis]) for axis in (0, 1)]
         result: Bools = self._table[at[0], at[1]] <= queries[:, 2]
+        asked = np.ascontiguousarray(queries.T)
         for axis in (0, 1):
             undecided = np.flatnonzero(~result)
             step = at[axis][undecided]
             first = self._starts[axis][step]
             count = self._starts[axis][step + 1] - first
             query = np.repeat(undecided, count)
-            offset = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
-            member = self._order[axis][np.repeat(first, count) + offset]
+            # Members lie in the order of their steps: neighbours in memory are compared one after the other.
+            member = np.arange(len(query)) + np.repeat(first - np.cumsum(count) + count, count)
             self.compared += len(member)
             # Column by column, so that most pairs are gone before the next one is read.
             for column in (2, 1 - axis, axis):
-                near = self.points[member, column] <= queries[query, column]
-                query, member = query[near], member[near]
+                near = np.flatnonzero(self._columns[axis][column].take(member) <= asked[column].take(query))
+                query, member = query.take(near), member.take(near)
             if themselves is not None:
-                query = query[member != themselves[query]]
+                query = query[self._order[axis][member] != themselves[query]]
             result[query] = True
         return result

@@ -115,8 +115,8 @@ class Neighbourhood:
     def sums_of(self, quantity: int, children: Index) -> Floats:
         """One of the K sums of some children."""
         move, column = np.divmod(children, self.columns)
-        result: Floats = self.left[quantity, self.first[move], column]
-        result += self.right[quantity, self.last[move], column]
+        result: Floats = self.left[quantity].reshape(-1).take(self.first.take(move) * self.columns + column)
+        result += self.right[quantity].reshape(-1).take(self.last.take(move) * self.columns + column)
         return result
 
 
