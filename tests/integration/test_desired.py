@@ -24,7 +24,7 @@ class World:
         self.folder = folder
         self.broker = Broker(folder)
         self.fleet = FleetClient(self.broker.port)
-        self.ver = 0
+        self.ver = 10  # so that there are older ones, whichever test comes first
         self.agent: AgentProcess
         self.begin()
 
