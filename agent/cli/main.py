@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("agent.cli.validate:validate_command", "Compare predictions with a table of measurements."),
     "evaluate": ("agent.cli.evaluate:evaluate_command", "Score a served model and what repeated samples are worth."),
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
+    "generate": ("agent.cli.generate:generate_command", "Write text with a decoder folder."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
     "diag": ("agent.cli.diag:diag_command", "Pack what helps to find a fault, without secrets."),
     "fleet": ("agent.cli.fleet:fleet_command", "Keys and signatures for the boards of a fleet."),

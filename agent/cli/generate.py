@@ -1,0 +1,65 @@
+"""`qeil generate`: text from a decoder folder, streamed, with tokens per second and joules."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from agent.errors import BadInput
+
+
+@click.command("generate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True)
+@click.option("--samples", "-n", type=click.IntRange(1, 64), default=1, show_default=True, help="continuations")
+@click.option("--temperature", type=click.FloatRange(0, 5), default=0.0, show_default=True, help="0: the likeliest")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="only the k likeliest tokens")
+@click.option("--top-p", type=click.FloatRange(1e-6, 1), default=1.0, help="only the likeliest up to this share")
+@click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, help="only those within this share of the likeliest")
+@click.option("--repetition", type=click.FloatRange(0.1, 10), default=1.0, help="above 1: repeat less")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--stop", "stops", multiple=True, help="end before this text; repeatable")
+@click.option("--mode", help="exact (default) or fast: activations rounded to 8 bits")
+@click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
+@click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")
+def generate_command(
+    model: Path, prompt: str, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
+    min_p: float, repetition: float, seed: int, stops: tuple[str, ...], mode: str | None, threads: int, raw: bool,
+) -> None:  # fmt: skip
+    """Write text that answers PROMPT with the decoder folder MODEL (made by `qeil models import`)."""
+    try:
+        from agent.llm.chat import render
+        from agent.llm.folder import open_folder
+        from agent.llm.generation import Prompt, generate
+        from agent.llm.sampler import Sampling
+        from agent.llm.session import DecoderSession
+    except ModuleNotFoundError as error:
+        raise BadInput(f"generating needs the package {error.name}; install qeil-agent[llm]") from error
+    folder = open_folder(model)
+    chat = folder.chat_template is not None and not raw
+    text = render(folder, [{"role": "user", "content": prompt}]) if chat else prompt
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition, seed)
+    order = Prompt(tuple(folder.encode(text, special=not chat)), max_tokens, samples, stops, sampling)
+    session = DecoderSession(folder, threads=threads, mode=mode)
+    started_s = time.perf_counter()
+    first_s, tokens, texts = started_s, 0, [""] * samples
+    for piece in generate(session, order):
+        first_s = time.perf_counter() if tokens == 0 else first_s
+        tokens += 1
+        texts[piece.row] += piece.text
+        if samples == 1:
+            click.echo(piece.text, nl=False)
+    ended_s = time.perf_counter()
+    click.echo("" if samples == 1 else "\n".join(f"[{row + 1}] {written}" for row, written in enumerate(texts)))
+    prefill = len(order.ids) / max(first_s - started_s, 1e-9)
+    later = tokens - samples
+    speed = f"{later / max(ended_s - first_s, 1e-9):.1f} tokens/s" if later > 0 else "too short to time"
+    click.echo(
+        f"{len(order.ids)} + {tokens} tokens, prompt {prefill:.0f} tokens/s, writing {speed} (measured); "
+        "energy unknown: nothing meters this process, an agent's placement does",
+        err=True,
+    )
