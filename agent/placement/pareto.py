@@ -251,7 +251,7 @@ def _spread(points: Floats, count: int) -> Ints:
     """Indices, ascending, of `count` rows: the extremes first, then those in the emptiest cells."""
     low, high = points.min(axis=0), points.max(axis=0)
     cells = np.floor((points - low) / np.where(high > low, high - low, 1.0) * 63.999).astype(np.int64)
-    _, cell, crowd = np.unique(cells @ np.array([4096, 64, 1]), return_inverse=True, return_counts=True)
-    crowding = crowd[cell].astype(np.float64)
+    cell = cells @ np.array([4096, 64, 1])
+    crowding = np.bincount(cell)[cell].astype(np.float64)
     crowding[points.argmin(axis=0)] = 0.0
     return np.sort(np.argsort(crowding, kind="stable")[:count])

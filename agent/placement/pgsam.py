@@ -221,7 +221,7 @@ class Search:
         value = each[0] * factors[:, :1]
         for axis in (1, 2):
             np.maximum(value, each[axis] * factors[:, axis, None], out=value)
-        return np.unique(value.argmin(axis=1))
+        return np.flatnonzero(np.bincount(value.argmin(axis=1)))
 
     def _score(self, kind: int, bases: Rows) -> _Scored:
         if KINDS[kind] == "exchange":

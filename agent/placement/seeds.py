@@ -82,8 +82,15 @@ def seeds(
             _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop)
             ends.append(met[-1])
     everything = np.concatenate(met)
-    _, unique = np.unique(everything, axis=0, return_index=True)
-    return everything[np.sort(unique)], np.concatenate(ends)
+    return everything[_firsts(everything)], np.concatenate(ends)
+
+
+def _firsts(rows: Rows) -> list[int]:
+    """Indices of rows that no earlier one equals; sorting rows would take many times longer."""
+    seen: dict[bytes, int] = {}
+    for at, row in enumerate(rows):
+        seen.setdefault(row.tobytes(), at)
+    return list(seen.values())
 
 
 class _Stopped(Exception):
@@ -110,8 +117,9 @@ def _batch(
     price = np.zeros((len(weights), len(tables.capacity)))
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
-    occupied = np.where(tables.stage[4:] > 0.0, tables.stage[4:], np.nan)
-    unit = start / scale[0] / np.array([max(np.nanmedian(m), 1e-300) for m in occupied]) if len(occupied) else 1.0
+    # Not np.nanmedian, which imports masked arrays first: tens of milliseconds in the middle of a re-plan.
+    occupied = [float(np.median(memory[memory > 0.0])) for memory in tables.stage[4:]]
+    unit = start / scale[0] / np.array(occupied) if occupied else 1.0
     scaled = weights / scale[:3]
     asked = max(1, _ASK_CELLS // (len(weights) * tables.stage.shape[2] ** 2))
 

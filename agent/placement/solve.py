@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,8 @@ EXACT_EVALUATIONS = 100_000_000
 LEAN = Tuning(chains=2, guided=8, cuts=12, exchanged=25)
 """Small turns, for budgets of less than `LEAN_EVALUATIONS`: large ones are faster, but learn less from each."""
 LEAN_EVALUATIONS = 400_000
-_CONVERTED = 256
 _FIRST_SHARE = 0.25
 _SEED_SHARE = 0.5
-_TOLD_S = 6e-8
 _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
 _CERTIFICATE_LINKS = 30_000
@@ -52,6 +51,42 @@ class Point:
     assignment: tuple[int, ...]
 
 
+class Front(Sequence[Point]):
+    """Placements in lexicographic order of their objectives; each is made when it is asked for.
+
+    Thousands of objects that live at once would make the collector walk through all of them, while every other thread
+    waits.
+    """
+
+    def __init__(self, objectives: Floats, assignments: NDArray[np.int8]) -> None:
+        self.objectives = objectives
+        self.assignments = assignments
+
+    def __len__(self) -> int:
+        return len(self.objectives)
+
+    @overload
+    def __getitem__(self, at: int) -> Point: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Front: ...
+
+    def __getitem__(self, at: int | slice) -> Point | Front:
+        if isinstance(at, slice):
+            return Front(self.objectives[at], self.assignments[at])
+        energy_j, latency_s, under = self.objectives[at].tolist()
+        return Point((energy_j, latency_s, under), tuple(self.assignments[at].tolist()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Front):
+            return NotImplemented
+        same = np.array_equal(self.objectives, other.objectives)
+        return same and np.array_equal(self.assignments, other.assignments)
+
+    def __hash__(self) -> int:
+        return hash((self.objectives.tobytes(), self.assignments.tobytes()))
+
+
 @dataclass(frozen=True)
 class Result:
     """A front in lexicographic order of its objectives.
@@ -63,17 +98,15 @@ class Result:
     seed: int
     evaluations: int
     exact: bool
-    front: tuple[Point, ...]
+    front: Front
 
     def points(self) -> Floats:
         """Objectives [n, 3]."""
-        parts = [[point.objectives for point in self.front[at]] for at in _batches(len(self.front))]
-        return np.concatenate([np.zeros((0, 3)), *(np.array(part) for part in parts)])
+        return self.front.objectives
 
     def assignments(self) -> NDArray[np.int8]:
         """Assignments [n, L]."""
-        parts = [[point.assignment for point in self.front[at]] for at in _batches(len(self.front))]
-        return np.concatenate([np.array(part, dtype=np.int8) for part in parts])
+        return self.front.assignments
 
 
 class _Budget:
@@ -103,10 +136,6 @@ class _Budget:
         if self._clock is None or self._budget_s is None:
             return 0.0
         return (self._clock() - self._begun_s) / max(self._budget_s, 1e-9)
-
-    def told(self, cells: int) -> float:
-        """Share of the time budget that it takes to hand out a front of so many members × stages."""
-        return 0.0 if self._budget_s is None else _TOLD_S * cells / max(self._budget_s, 1e-9)
 
     def left(self, evaluations: int, most: int) -> int:
         """Evaluations left, at most `most`."""
@@ -193,10 +222,7 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
 
 
 def _advance(search: Search, budget: _Budget, share: float, spent: int) -> None:
-    stages = search.problem.stage_count
     while (used := budget.used(search.evaluations + spent, search.effort)) < share:
-        if used + budget.told(len(search.archive) * stages) >= share:
-            return
         search.step(min(used, 1.0))
 
 
@@ -262,13 +288,4 @@ def _some_feasible(problem: Problem) -> NDArray[np.int8]:
 def _result(
     method: str, seed: int, evaluations: int, points: Floats, assignments: NDArray[np.int8], exact: bool = False
 ) -> Result:
-    front: list[Point] = []
-    for at in _batches(len(points)):
-        for point, row in zip(points[at].tolist(), assignments[at].tolist(), strict=True):
-            front.append(Point((point[0], point[1], point[2]), tuple(row)))
-    return Result(method, seed, evaluations, exact, tuple(front))
-
-
-def _batches(count: int) -> list[slice]:
-    """Converting thousands of rows in one call would keep every other thread waiting for tens of milliseconds."""
-    return [slice(begin, begin + _CONVERTED) for begin in range(0, count, _CONVERTED)]
+    return Result(method, seed, evaluations, exact, Front(points, assignments))
