@@ -117,8 +117,7 @@ def _batch(
     price = np.zeros((len(weights), len(tables.capacity)))
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     start = float((tables.stage[0] + tables.stage[1] * scale[0] / scale[1]).max())
-    # Not np.nanmedian, which imports masked arrays first: tens of milliseconds in the middle of a re-plan.
-    occupied = [float(np.median(memory[memory > 0.0])) for memory in tables.stage[4:]]
+    occupied = [_median(memory[memory > 0.0]) for memory in tables.stage[4:]]
     unit = start / scale[0] / np.array(occupied) if occupied else 1.0
     scaled = weights / scale[:3]
     asked = max(1, _ASK_CELLS // (len(weights) * tables.stage.shape[2] ** 2))
@@ -141,6 +140,12 @@ def _batch(
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
+
+
+def _median(values: Floats) -> float:
+    """As numpy's, which imports masked arrays first: tens of milliseconds in the middle of a re-plan."""
+    ordered = np.sort(values)
+    return 0.5 * float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2])
 
 
 def cheapest(problem: Problem) -> Rows:

@@ -34,7 +34,6 @@ def test_pgsam_comes_close_to_the_exact_front_without_the_certificate() -> None:
 
 _SCRIPT = """
 import sys
-from tests.placement.clocks import fake_clock
 from tests.placement.problems import random_problem
 from tests.placement.test_solve import digest
 from agent.placement.solve import solve
