@@ -28,6 +28,8 @@ class Prompt:
     sampling: Sampling = field(default_factory=Sampling)
     logprobs: int | None = None
     """Give the chosen token's log probability and those of so many of the likeliest."""
+    through_end: bool = False
+    """Go on past tokens that end a text, so that a measurement has a known length."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _piece(
     logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
 ) -> Piece:
     token = written[-1]
-    ended = token in session.folder.end_ids
+    ended = token in session.folder.end_ids and not prompt.through_end
     text = "" if ended else stream.push(token)
     end: End | None = "stop" if ended or stream.stopped is not None else None
     if end is None and len(written) >= prompt.max_tokens:

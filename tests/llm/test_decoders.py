@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_rows_that_end_leave_and_the_others_go_on_unchanged(tmp_path):
     for row, text in enumerate(texts):
         assert "".join(p.text for p in stopped if p.row == row) == text.split(stop)[0]
     assert len(stopped) < len(free)
+
+
+def test_end_tokens_end_a_row_unless_a_measurement_goes_through_them(tmp_path):
+    def always_the_end(tensors):
+        head, kind = tensors["output.weight"]
+        head[:] = 0
+        return {**tensors, "output.weight": (head, kind)}
+
+    folder, session = opened(write_model(tmp_path / "m.gguf", change=always_the_end), tmp_path / "out", every=False)
+    ending = dataclasses.replace(folder, end_ids=frozenset({0}))
+    session.folder = ending
+    assert [(p.token, p.text, p.end) for p in generate(session, Prompt(tuple(IDS), 5))] == [(0, "", "stop")]
+    assert len(list(generate(session, Prompt(tuple(IDS), 5, through_end=True)))) == 5
 
 
 def test_a_cancelled_generation_ends_within_a_step(tmp_path):
