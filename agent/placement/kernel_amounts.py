@@ -1,8 +1,9 @@
 """Kernel amounts: how much of what a stage's kernels do, in the terms that measured kernel times are kept in.
 
 A kernel costs a launch, its operations, the weights it reads, the activations it moves, and what is fused into it.
-Weights that the cache cannot hold from one inference to the next come from memory: of a model of W bytes behind a cache
-of C the share 1 − C/W.
+Weights and key–value caches that the cache does not hold from one inference to the next come from memory. They are
+gone through in the same order every time, which a cache that drops the oldest serves worst: of W bytes behind a cache
+of C none is taken to be cold up to C, all from 2 C, in proportion between.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ def amounts(
 ) -> dict[Key, float]:
     """Amounts by kind, without the one launch of the whole inference.
 
-    footprint_bytes: all weights of the model; io: bytes and number of the tensors that enter and leave
-    the runtime with it.
+    footprint_bytes: all weights of the model and what it takes in and gives out; io: bytes and number of the tensors
+    that enter and leave the runtime with it.
     """
-    cold = max(0.0, 1.0 - cache_bytes / footprint_bytes) if footprint_bytes > 0 else 0.0
+    cold = min(1.0, max(0.0, footprint_bytes / cache_bytes - 1.0)) if cache_bytes > 0 else 1.0
     found: dict[Key, float] = {}
 
     def add(amount: Amount, value: float, routine: Routine | None = None, precision: Precision | None = None) -> None:
@@ -49,8 +50,12 @@ def amounts(
             add("heavy_kernel", count, "fused_attention" if kernel.routine == "fused_attention" else None)
             add("operation", count * kernel.flops, kernel.routine, kernel.precision)
             add("weight_byte", count * kernel.weight_bytes * (1.0 - cold), None, kernel.precision)
-            add("cold_weight_byte", count * kernel.weight_bytes * cold)
-            add("moved_byte", count * kernel.moved_bytes)
+            add("cold_weight_byte", count * kernel.weight_bytes * cold, None, kernel.precision)
+            if kernel.routine == "fused_attention":
+                add("moved_byte", count * kernel.moved_bytes * (1.0 - cold), kernel.routine)
+                add("cold_moved_byte", count * kernel.moved_bytes * cold, kernel.routine)
+            else:
+                add("moved_byte", count * kernel.moved_bytes)
         elif kernel.routine in _BY_OPERATION:
             add("kernel", count)
             add("operation", count * kernel.flops, kernel.routine)
@@ -105,9 +110,11 @@ def _relatives(key: Key) -> tuple[Key, ...]:
     if amount == "moved_byte":
         return (amount, "arithmetic", None), (amount, None, None)
     if amount == "weight_byte":
-        return (amount, None, "fp32"), ("cold_weight_byte", None, None)
+        return (amount, None, "fp32"), ("cold_weight_byte", None, precision), ("cold_weight_byte", None, "fp32")
     if amount == "cold_weight_byte":
-        return (("weight_byte", None, "fp32"),)
+        return (amount, None, "fp32"), ("weight_byte", None, precision), ("weight_byte", None, "fp32")
+    if amount == "cold_moved_byte":
+        return ("moved_byte", routine, None), ("moved_byte", None, None)
     if amount == "heavy_kernel":
         return (amount, None, None), ("kernel", None, None)
     return (("kernel", None, None),) if amount == "view" else ()

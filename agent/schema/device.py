@@ -45,8 +45,8 @@ class Efficiency(FileModel):
 
 
 Amount = Literal[
-    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "io_byte", "io_tensor", "fused_arithmetic",
-    "fused_function", "heavy_kernel", "kernel", "view",
+    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "io_byte", "io_tensor",
+    "fused_arithmetic", "fused_function", "heavy_kernel", "kernel", "view",
 ]  # fmt: skip
 """What a kernel's time is made of: operations; weights from the cache or from memory; activations; tensors that enter
 and leave the runtime, by size and by number; what is fused into a kernel; launches of a product, of anything else, of a

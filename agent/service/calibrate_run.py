@@ -30,13 +30,17 @@ from agent.workload.micro import MicroModel, write_in_child
 
 LOAD_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 30.0
-QUICK_SECONDS_PER_MODEL = 0.1
-FULL_SECONDS_PER_MODEL = 0.3
+QUICK_SECONDS_PER_MODEL = 0.05
+FULL_SECONDS_PER_MODEL = 0.15
 MIN_RUNS, MAX_RUNS = 8, 200
 POWER_MAX_RUNS = 1_000_000
 """A power window lasts its whole time: the sensor needs it, however short one run is."""
-RETRIES = 2
-"""A measurement that scatters may have met another process; it is taken again before it is refused."""
+ROUNDS = 3
+"""Times that every micro model is measured, the whole set between two of them; the fastest counts.
+
+The speed of a machine changes within a minute – other processes, other guests of the host, heat – and never for the
+better, so the fastest round is the one that met the least of it.
+"""
 
 _FORMATS = {"onnx": "onnx", "litert": "tflite"}
 
@@ -73,14 +77,25 @@ def calibrate(
                 for runtime in _served(accelerator):
                     mine = [m for a, r, m in jobs if a is accelerator and r is runtime]
                     threads = runtime.threads or board.threads(accelerator)
-                    timings = []
-                    for micro in mine:
-                        progress(f"{accelerator.name} · {runtime.provider} · {micro.name}", done, len(jobs))
-                        done += 1
-                        timing = _time(
-                            lane, clock, runtime, threads, micro, Path(folder), quick, refused.append, probe, loads
-                        )
-                        timings += [timing] if timing else []
+                    rounds: dict[str, list[Timing]] = {}
+                    unusable: set[str] = set()
+                    for turn in range(ROUNDS):
+                        for micro in mine:
+                            progress(
+                                f"{accelerator.name} · {runtime.provider} · {micro.name}", done, ROUNDS * len(jobs)
+                            )
+                            done += 1
+                            if micro.name in unusable:
+                                continue
+                            timing = _time(
+                                lane, clock, runtime, threads, micro, Path(folder), quick, refused.append,
+                                probe if turn == 0 else None, loads,
+                            )  # fmt: skip
+                            if timing is None:
+                                unusable.add(micro.name)
+                            else:
+                                rounds.setdefault(micro.name, []).append(timing)
+                    timings = [undisturbed(found_here) for found_here in rounds.values()]
                     new, noisy = fit(accelerator.name, runtime, timings, source)
                     found += new
                     refused += noisy
@@ -96,11 +111,17 @@ def calibrate(
                     refused += power.refused
             finally:
                 lane.stop(2.0)
-        progress("done", len(jobs), len(jobs))
+        progress("done", ROUNDS * len(jobs), ROUNDS * len(jobs))
     return Calibration(
         profile=board.profile.name, measured_at=f"{stamp:%Y-%m-%dT%H:%M:%SZ}", coefficients=tuple(found),
         kernel_times=tuple(kernel_times), refused=tuple(refused),
     )  # fmt: skip
+
+
+def undisturbed(rounds: Sequence[Timing]) -> Timing:
+    """The fastest of the steady rounds of one micro model; of unsteady ones the steadiest."""
+    steady = [t for t in rounds if t.scatter <= MAX_SCATTER]
+    return min(steady, key=lambda t: t.median_s) if steady else min(rounds, key=lambda t: t.scatter)
 
 
 def _time(
@@ -129,11 +150,6 @@ def _time(
             inputs = {report.inputs[0].name: next(iter(inputs.values()))}
         budget_s = QUICK_SECONDS_PER_MODEL if quick else FULL_SECONDS_PER_MODEL
         timing = Timing(micro, _runs(lane, clock, micro.name, inputs, budget_s))
-        for _ in range(RETRIES):
-            if timing.scatter <= MAX_SCATTER:
-                break
-            again = Timing(micro, _runs(lane, clock, micro.name, inputs, budget_s))
-            timing = min(timing, again, key=lambda t: t.scatter)
         if probe is not None:
             loads += _power(probe, lane, clock, micro, inputs, budget_s)
         lane.unload(micro.name).result(CALL_TIMEOUT_S)

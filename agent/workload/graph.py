@@ -82,7 +82,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order. `inputs`/`outputs` are names of activation tensors."""
+    """Nodes in topological order. `inputs`/`outputs` are names of activation tensors.
+
+    fuses: whether a runtime takes what follows a product into its kernel. A TFLite file has fused already what LiteRT
+    fuses: the activation is an option of the operator, and every node that is left runs by itself.
+    """
 
     name: str
     nodes: tuple[Node, ...]
@@ -92,6 +96,7 @@ class Graph:
     input_specs: tuple[TensorSpec, ...] = ()
     output_specs: tuple[TensorSpec, ...] = ()
     notes: tuple[str, ...] = ()
+    fuses: bool = True
 
 
 def precision_of(dtype: str) -> Precision:

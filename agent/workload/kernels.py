@@ -4,6 +4,7 @@ Fusion assumed (what ONNX Runtime, OpenVINO, TensorRT and XNNPACK have in common
 along the elementwise nodes that follow it (bias, batch normalisation, activation, gating such as x·sigmoid(x), residual
 addition), as long as nobody else reads what lies between. Decomposed normalisations (ReduceMean … Mul, Add) become
 one kernel. Views (Reshape, Squeeze, …) move nothing. Elementwise nodes elsewhere are kernels of their own.
+LiteRT fuses nothing that its files have not fused already.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def live_bytes_peak(kernels: Iterable[Kernel], graph: Graph) -> float:
 
 def _followers(links: _Links, start: int) -> list[int]:
     node = links.graph.nodes[start]
-    if len(node.outputs) != 1:
+    if len(node.outputs) != 1 or not links.graph.fuses:
         return []
     if node.cost.kind == "heavy":
         return _absorb(links, start, node.outputs[0], None)

@@ -25,8 +25,8 @@ TIMEOUT_S = 120.0
 class MicroModel:
     """One micro model. `flops` and `bytes_moved` are per inference; `inputs` are float tensors by name and shape.
 
-    `kernels` and `footprint_bytes` (all weights) come from the reader that served models are read with, so that both
-    count the same work for the same graph.
+    `kernels` and `footprint_bytes` (all weights, inputs and outputs) come from the reader that served
+    models are read with, so that both count the same work for the same graph.
     """
 
     name: str
@@ -54,10 +54,11 @@ def described(
     nothing = Work(family="elementwise", precision="fp32", flops=0.0)
     work = max((w for s in stages for w in s.work), key=lambda w: w.flops, default=nothing)
     weights = sum(s.weight_bytes for s in stages)
+    io_bytes = stages[0].input_bytes + stages[-1].output_bytes
     return MicroModel(
         path.stem, path.name, format_, kind, work.family, work.precision, sum(s.flops for s in stages),
         weights + sum(s.activation_bytes + s.kv_bytes for s in stages), sum(s.nodes for s in stages), inputs,
-        tuple(k for s in stages for k in s.kernels), weights, stages[0].input_bytes + stages[-1].output_bytes,
+        tuple(k for s in stages for k in s.kernels), weights + io_bytes, io_bytes,
         len(workload.inputs) + len(workload.outputs),
     )  # fmt: skip
 

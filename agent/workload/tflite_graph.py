@@ -51,7 +51,7 @@ def read(model: Table, batch: int = 1) -> Graph:
         inputs=tuple(reader.tensor(i).name for i in inputs),
         outputs=tuple(t.name for t in map(reader.tensor, outputs) if not t.constant),
         input_specs=tuple(map(reader.spec, inputs)), output_specs=tuple(map(reader.spec, outputs)),
-        notes=tuple(dict.fromkeys(reader.notes)),
+        notes=tuple(dict.fromkeys(reader.notes)), fuses=False,
     )  # fmt: skip
 
 

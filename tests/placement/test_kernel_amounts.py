@@ -23,7 +23,7 @@ def times(*terms: tuple, cache=1e9) -> KernelTimes:
 
 GEMM = (
     ("heavy_kernel", None, None, 1.0), ("operation", "gemm", "fp32", 0.1), ("weight_byte", None, "fp32", 0.01),
-    ("cold_weight_byte", None, None, 0.02), ("moved_byte", None, None, 0.001), ("kernel", None, None, 0.5),
+    ("cold_weight_byte", None, "fp32", 0.02), ("moved_byte", None, None, 0.001), ("kernel", None, None, 0.5),
 )  # fmt: skip
 
 
@@ -35,10 +35,19 @@ def test_products_count_launches_operations_weights_and_activations():
     }  # fmt: skip
 
 
-def test_weights_beyond_the_cache_come_from_memory_in_proportion():
-    found = amounts([kernels()], 80.0, 20.0, (0.0, 0))
-    assert found["cold_weight_byte", None, None] == pytest.approx(60.0)
-    assert found["weight_byte", None, "fp32"] == pytest.approx(20.0)
+@pytest.mark.parametrize(
+    ("cache", "cold"), [(100.0, 0.0), (80.0, 0.0), (64.0, 0.25), (40.0, 1.0), (20.0, 1.0), (0.0, 1.0)]
+)
+def test_weights_are_cold_where_the_cache_is_smaller_than_what_goes_through_it(cache, cold):
+    found = amounts([kernels()], 80.0, cache, (0.0, 0))
+    assert found.get(("cold_weight_byte", None, "fp32"), 0.0) == pytest.approx(80.0 * cold)
+    assert found.get(("weight_byte", None, "fp32"), 0.0) == pytest.approx(80.0 * (1 - cold))
+
+
+def test_a_cache_of_keys_is_cold_with_the_weights():
+    found = amounts([kernels("fused_attention")], 80.0, 64.0, (0.0, 0))
+    assert found["moved_byte", "fused_attention", None] == pytest.approx(15.0)
+    assert found["cold_moved_byte", "fused_attention", None] == pytest.approx(5.0)
 
 
 def test_light_kernels_count_operations_or_bytes_and_views_only_calls():
@@ -89,6 +98,12 @@ def test_weights_of_an_unmeasured_precision_take_as_long_as_others():
     known = times(*GEMM, ("operation", "gemm", "int8", 0.0))
     parts = seconds(known, amounts([kernels(precision="int8")], 0.0, 1e9, (0.0, 0)))
     assert "int8 weight byte as fp32 weight byte" in parts.substitutes
+
+
+def test_a_cold_cache_of_keys_takes_as_long_as_a_warm_one_where_only_that_was_measured():
+    known = times(*GEMM, ("operation", "fused_attention", "fp32", 0.0), cache=10.0)
+    parts = seconds(known, amounts([kernels("fused_attention")], 80.0, 10.0, (0.0, 0)))
+    assert "fused_attention cold moved byte as moved byte" in parts.substitutes
 
 
 def measured_board(*terms: tuple):

@@ -7,6 +7,7 @@ import pytest
 from agent.schema.device import Runtime
 from agent.schema.workload import Kernels
 from agent.service.calibrate_kernels import fit_kernel_times
+from agent.service.calibrate_run import undisturbed
 from agent.service.calibration import Calibration, Timing, apply
 from agent.workload.micro import MicroModel
 from tests.service.world import profile
@@ -57,3 +58,14 @@ def test_applied_kernel_times_reach_the_runtime_they_were_measured_on():
     done = apply(board, Calibration(profile="testboard", measured_at="now", coefficients=(), kernel_times=(measured,)))
     assert done.accelerator("cpu").runtimes[0].kernel_times == measured.times
     assert done.accelerator("other") == board.accelerator("other")
+
+
+def spread(seconds: float, scatter: float = 0.0) -> Timing:
+    return timing(0, seconds, 1.0, 1, scatter)
+
+
+def test_of_several_rounds_the_fastest_steady_one_counts():
+    slow, fast = spread(2.0), spread(1.0)
+    wild = spread(0.2, 0.4)
+    assert undisturbed([slow, fast, wild]) is fast
+    assert undisturbed([wild]) is wild
