@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -55,3 +57,35 @@ def problems(draw: st.DrawFn) -> Problem:
         levels=draw(st.sampled_from((0, 2, 4))),
         shared=draw(st.booleans()),
     )
+
+
+def sparse_problem(seed: int) -> Problem:
+    """A tiny problem with many costs of zero, few pairs allowed, and memory that two distant placements just fit."""
+    rng = np.random.default_rng(seed)
+    stages, accelerators = SIZES[rng.integers(2, len(SIZES))]
+    shared = bool(rng.integers(2))
+    problem = random_problem(seed, stages, accelerators, levels=int(rng.choice((0, 2))), shared=shared)
+    each, kept = np.arange(stages), rng.random()
+
+    def thinned(values: np.ndarray) -> np.ndarray:
+        return values * (rng.random(values.shape) < kept)
+
+    ends = rng.integers(0, accelerators, (2, stages))
+    allowed = rng.random((stages, accelerators)) < rng.random()
+    allowed[each, ends] = True
+    busy = thinned(problem.busy_den)
+    # Some stage is busy wherever it runs, or no ratio is defined.
+    busy[0] = 1.0
+    memory = thinned(problem.memory)
+    problem = replace(
+        problem,
+        latency=thinned(problem.latency),
+        energy=thinned(problem.energy),
+        busy_util_num=np.minimum(thinned(problem.busy_util_num), busy),
+        busy_den=busy,
+        transfer_latency=thinned(problem.transfer_latency),
+        transfer_energy=thinned(problem.transfer_energy),
+        memory=memory,
+        allowed=allowed,
+    )
+    return replace(problem, capacity=problem.memory_used(ends).max(axis=0))

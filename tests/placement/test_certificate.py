@@ -11,7 +11,7 @@ from agent.placement.exact import exact_front
 from agent.placement.problem import Problem
 from agent.placement.solve import solve
 from tests.placement.clocks import Countdown
-from tests.placement.problems import LARGEST, problems, random_problem
+from tests.placement.problems import LARGEST, problems, random_problem, sparse_problem
 
 
 @settings(deadline=None, max_examples=25)
@@ -30,6 +30,19 @@ def test_pgsam_is_feasible_consistent_and_never_better_than_the_exact_front(prob
     covered = (truth.points[:, None, :] <= found.points()[None, :, :]).all(axis=2).any(axis=0)
     assert covered.all()
     assert not found.exact
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_point_of_pgsam_escapes_the_exact_front_where_costs_are_zero_and_placements_far_apart(seed: int) -> None:
+    problem = sparse_problem(seed)
+    exact = solve(problem, "exact", seed=1, evaluations=200_000)
+
+    found = solve(problem, seed=2, evaluations=2_000, certify=False)
+
+    assert exact.points().tobytes() == brute_force(problem).points.tobytes()
+    assert problem.feasible(found.assignments()).all()
+    assert problem.objectives(found.assignments()).tobytes() == found.points().tobytes()
+    assert (exact.points()[:, None, :] <= found.points()[None, :, :]).all(axis=2).any(axis=0).all()
 
 
 @settings(deadline=None, max_examples=60)
