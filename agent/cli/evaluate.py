@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.client import DEFAULT_URL
 from agent.cli.tables import print_table
 from agent.errors import BadInput
 
@@ -27,8 +26,9 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
 @click.command("evaluate")
 @click.option("--dataset", required=True, type=click.Choice([*FILES, "wikitext", *GENERATED]), help="what to ask")
 @click.option("--data", type=click.Path(path_type=Path), help="the data set's own file, for gsm8k, arc and wikitext")
-@click.option("--model", required=True, help="as the server names it")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="an OpenAI-compatible server")
+@click.option("--model", required=True, help="as the server names it, or a folder made by `qeil models import`")
+@click.option("--url", help="an OpenAI-compatible server; left out: the folder runs in this process")
+@click.option("--mode", help="of a folder: exact (default) or fast")
 @click.option("--questions", type=click.IntRange(1), help="at most so many [default: all, generated: 200]")
 @click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="per question")
 @click.option("--max-tokens", type=click.IntRange(1, 65536), default=256, show_default=True, help="per sample")
@@ -49,17 +49,12 @@ def evaluate_command(**options: Any) -> None:
     Samples are kept in --out as they come: a run that was interrupted goes on where it was and ends with the same
     result. QEIL_API_KEY is sent as the bearer token if it is set.
     """
-    from agent.evaluation.questions.endpoint import Endpoint
-
     if options["dataset"] == "wikitext" or options["dataset"] in FILES:
         if options["data"] is None:
             raise BadInput(f"--dataset {options['dataset']} needs --data FILE, the data set's own file")
     elif options["data"] is not None:
         raise BadInput(f"--dataset {options['dataset']} is generated and takes no --data")
-    endpoint = Endpoint(
-        options["url"], options["model"], options["max_tokens"], options["temperature"],
-        os.environ.get("QEIL_API_KEY"),
-    )  # fmt: skip
+    endpoint = _asked(options)
     try:
         document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
     finally:
@@ -76,6 +71,21 @@ def evaluate_command(**options: Any) -> None:
     _print(document)
     if options["report"] is not None:
         click.echo(f"report: {options['report']}")
+
+
+def _asked(options: dict[str, Any]) -> Any:
+    """What the questions are put to."""
+    limits = options["max_tokens"], options["temperature"]
+    if options["url"] is not None:
+        from agent.evaluation.questions.endpoint import Endpoint
+
+        return Endpoint(options["url"], options["model"], *limits, os.environ.get("QEIL_API_KEY"))
+    from agent.evaluation.questions.decoder import Decoder
+
+    path = Path(options["model"])
+    if not path.is_dir():
+        raise BadInput(f"--model {path} is no folder; give --url for a model that a server has")
+    return Decoder(path, *limits, os.cpu_count() or 1, options["mode"])
 
 
 def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
