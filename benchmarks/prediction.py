@@ -5,7 +5,7 @@
 Every case is predicted before its model is run: models × runtimes × threads. Measured is the median of many calls
 through the agent's own lanes, in the fastest of several rounds over all models, as calibration takes the fastest of
 its rounds. A reference kernel is timed beside each model: its drift is shown, no figure is corrected with it. Ends
-with 1 where the median error is above 15 % or the worst above 40 %.
+with 1 where the median error is above 15 % or the worst above 40 %; `--quick` only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -251,7 +251,8 @@ def main() -> int:
         document = {"median_error": median, "worst_error": worst, "cases": rows,
                     "calibration": result.model_dump(mode="json")}  # fmt: skip
         given.json.write_text(json.dumps(document, indent=2))
-    return 0 if median <= MEDIAN_LIMIT and worst <= WORST_LIMIT else 1
+    judged = not given.quick  # so short a calibration shows that everything runs, not how well it predicts
+    return 1 if judged and (median > MEDIAN_LIMIT or worst > WORST_LIMIT) else 0
 
 
 def _progress(line: str) -> None:
