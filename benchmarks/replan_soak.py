@@ -193,10 +193,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replans", type=int, default=1000)
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    parser.add_argument("--quick", action="store_true", help="10 re-plans: shows that everything runs")
     chosen = parser.parse_args()
+    count = 10 if chosen.quick else chosen.replans
     with tempfile.TemporaryDirectory() as folder:
-        rows = [idle(), soak("service", service(Path(folder)), chosen.replans)]
-        rows.append(soak("search", search(), chosen.replans))
+        rows = [idle(), soak("service", service(Path(folder)), count)]
+        rows.append(soak("search", search(), count))
     lines = table(rows)
     print("\n".join(lines))
     if chosen.markdown is not None:
