@@ -133,10 +133,12 @@ def _under_fire(url: str, model: str) -> None:
 def _kill_and_count(client: AgentClient, url: str, model: str) -> None:
     inputs = random_inputs(client.get(f"/v2/models/{model}"))
     truth = client.infer(model, inputs).outputs
-    chosen = next(m for m in client.get("/status")["models"] if m["name"] == model)["placement"]
+    placement = next(m for m in client.get("/status")["models"] if m["name"] == model)["placement"]
+    chosen = placement.split("+")[0]  # of a split model the lane that comes first
     lane = next(a for a in client.get("/status")["accelerators"] if a["name"] == chosen)
     pid = lane["pid"]
-    click.echo(f"{REQUESTS_UNDER_FIRE} requests to {model} from {CLIENTS} clients; lane {chosen} is process {pid}")
+    click.echo(f"{REQUESTS_UNDER_FIRE} requests to {model} on {placement} from {CLIENTS} clients")
+    click.echo(f"lane {chosen} is process {pid}")
     restarts = lane["restarts"]
     watch = demo_load.ReturnWatch(url, chosen, restarts, timeout_s=20.0)
     result = demo_load.under_fire(url, model, inputs, truth, pid, REQUESTS_UNDER_FIRE, CLIENTS)

@@ -69,7 +69,7 @@ def _serving(document: dict[str, Any]) -> str:
     joules = "energy unknown" if served["energy_j"] is None else f"{served['energy_j']:.4g} J"
     return (
         f"served by qeil run: the whole model on {served['accelerator']}, {joules}, "
-        f"{served['latency_s'] * 1e3:.4g} ms, {served['provenance']} (the agent loads a model on one accelerator)"
+        f"{served['latency_s'] * 1e3:.4g} ms, {served['provenance']} (a split is served where it is better by a fifth)"
     )
 
 

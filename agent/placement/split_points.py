@@ -26,8 +26,9 @@ EFFORT = 60_000
 """Assignments the search scores."""
 MAX_POSITIONS = 200_000
 """Positions of changes that are tried for a placement given by name."""
-MIN_GAIN = 0.02
-"""A split must be better than the best whole placement by this much: the model that says so is no better."""
+MIN_GAIN = 0.2
+"""Share by which a split must beat the best whole placement: less is within what predictions are off by, and a split
+costs a cut, more memory and one more place to fail."""
 
 Rows = NDArray[np.int8]
 

@@ -15,6 +15,8 @@ MAX_RESIDUAL = 0.25
 """Error of the fit on its own measurements above which it is refused."""
 MIN_MODELS = 12
 """Fewer micro models than this do not tell the kinds of work apart."""
+MIN_FREEDOM = 8
+"""Steady micro models beyond the kinds of work; with fewer the fit repeats what it was given and its error is no error."""
 CACHES_BYTES = tuple(1e6 * 2.0**i for i in range(9))
 """Sizes of cache tried, 1 MB to 256 MB; the one that the times agree with best is kept."""
 
@@ -32,6 +34,11 @@ def fit_kernel_times(
     if len(used) < MIN_MODELS:
         return None, f"{where} need {MIN_MODELS} steady micro models, there are {len(used)}: {stays}; {again}"
     found, cache_bytes, keys = min((_fitted(used, dispatch_s, c) for c in CACHES_BYTES), key=lambda f: _score(f[0]))
+    if len(used) < len(keys) + MIN_FREEDOM:
+        return None, (
+            f"{where} of {len(keys)} kinds of work need {len(keys) + MIN_FREEDOM} steady micro models, there are "
+            f"{len(used)}: {stays}; {again}"
+        )
     if found.rel_residual > MAX_RESIDUAL:
         return None, (
             f"{where} miss their own measurements by {found.rel_residual:.0%} (limit {MAX_RESIDUAL:.0%}): "

@@ -219,7 +219,7 @@ def _grouped_attention(g: GraphWriter, heads: int, groups: int, tokens: int, pas
     key = g.input("k", 1, tokens, groups * width)
     last = g.constant(np.array([past + tokens - 1], np.int32))
     total = g.constant(np.array(past + tokens, np.int32))
-    angles = [g.normal(1024, width // 2) for _ in range(2)]
+    angles = [g.normal(past + tokens, width // 2) for _ in range(2)]
     for layer in range(4):
         x = g.op("MatMul", x, g.normal(heads * width, heads * width))
         caches = [g.input(f"past_{name}{layer}", 1, groups, past, width) for name in "kv"]
