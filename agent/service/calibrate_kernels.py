@@ -16,7 +16,7 @@ MAX_RESIDUAL = 0.25
 MIN_MODELS = 12
 """Fewer micro models than this do not tell the kinds of work apart."""
 MIN_FREEDOM = 8
-"""Steady micro models beyond the kinds of work; with fewer the fit repeats what it was given and its error is no error."""
+"""Steady micro models beyond the kinds of work; with fewer the fit repeats its input and its error says nothing."""
 CACHES_BYTES = tuple(1e6 * 2.0**i for i in range(9))
 """Sizes of cache tried, 1 MB to 256 MB; the one that the times agree with best is kept."""
 
