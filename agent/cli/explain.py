@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -56,6 +57,8 @@ def explain_command(
 
     if (model is None) == (problem is None):
         raise click.UsageError("give a MODEL or --problem FILE.npz")
+    _check_finite("--power-cap-w", power_cap_w)
+    _check_finite("--deadline-ms", deadline_ms)
     if problem is not None:
         from agent.cli.explain_problem import explain_problem
 
@@ -77,6 +80,11 @@ def explain_command(
         click.echo(f"left out: {left_out['accelerator']}: {left_out['why']}")
     for note in document["notes"]:
         click.echo(f"note: {note}")
+
+
+def _check_finite(option: str, limit: float | None) -> None:
+    if limit is not None and not math.isfinite(limit):
+        raise click.UsageError(f"{option} must be a finite number, got {limit:g}; leave it out for no limit")
 
 
 def explain_model(

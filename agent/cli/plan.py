@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from agent.cli.pairs import PAIR, pairs
 from agent.schema.policy import Goal
@@ -59,6 +60,7 @@ def plan_command(
         from agent.cli.plan_marks import marked
         from agent.cli.plan_problem import plan_problem
 
+        _only_for_models([key for key in options if key != "policy"])
         document = marked(plan_problem(problem, seed, method, budget_ms), problem, options["policy"] or "balanced")
     else:
         from agent.cli.plan_model import plan_model
@@ -77,6 +79,14 @@ def plan_command(
         plan_show.show_problem(document)
     else:
         plan_show.show_model(document)
+
+
+def _only_for_models(keys: list[str]) -> None:
+    given = click.get_current_context()
+    useless = [key for key in keys if given.get_parameter_source(key) is ParameterSource.COMMANDLINE]
+    if useless:
+        names = ", ".join(f"--{key.replace('_', '-')}" for key in useless)
+        raise click.UsageError(f"{names}: for a MODEL; --problem has its own tables")
 
 
 def _ask(model: str, method: str, seed: int, budget_ms: float | None, given: dict[str, Any]) -> Ask:

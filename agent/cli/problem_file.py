@@ -56,6 +56,8 @@ def load_problem(file: Path) -> Problem:
     """
     try:
         size = file.stat().st_size
+        if not file.is_file():
+            raise ConfigError(f"{file}: no regular file")
         if size > MAX_FILE_BYTES:
             raise ConfigError(f"{file}: {size} bytes, at most {MAX_FILE_BYTES} are read")
         with file.open("rb") as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import onnx
 import pytest
@@ -166,3 +167,24 @@ def test_a_tflite_file_is_placed_as_a_whole_and_has_one_phase(capsys):
     assert "a file computes in its own" in refused(capsys, path, "--precision", "int8")
     assert "may run only on cpu" in refused(capsys, path, "--profile", "raspberry-pi-5", "--lost", "cpu")
     assert "neither a model file" in refused(capsys, "resnet-5000")
+
+
+TABLES = "benchmarks/data/placement/decode_L12_D2_loose_j0_s101.npz"
+
+
+def test_options_of_models_are_refused_beside_cost_tables(capsys):
+    assert run(["plan", "--problem", TABLES, "--lost", "1"]) == 2
+    assert "--lost: for a MODEL" in capsys.readouterr().err
+
+
+def test_cost_tables_that_are_a_pipe_are_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "p.npz")
+    assert run(["plan", "--problem", str(tmp_path / "p.npz")]) == 78
+    assert "no regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan"])
+@pytest.mark.parametrize("option", ["--deadline-ms", "--power-cap-w"])
+def test_a_limit_that_is_no_finite_number_is_refused(option, limit, capsys):
+    assert run(["explain", "--problem", TABLES, option, limit]) == 2
+    assert f"{option} must be a finite number" in capsys.readouterr().err
