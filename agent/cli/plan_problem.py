@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
+
 from agent.cli.problem_file import load_problem
 from agent.errors import ConfigError
 from agent.placement.solve import Result, solve
+
+MAX_ROUNDING = 1e-6
+"""Rounding of an objective above which no front is called exact."""
 
 
 def plan_problem(file: Path, seed: int = 1, method: str = "pgsam", budget_ms: float | None = None) -> dict[str, Any]:
@@ -29,7 +34,16 @@ def plan_problem(file: Path, seed: int = 1, method: str = "pgsam", budget_ms: fl
         result = solve(problem, method, seed, budget_s=budget_s, clock=time.perf_counter)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return as_json(result, elapsed_ms=1000.0 * (time.perf_counter() - begun_s))
+    document = as_json(result, elapsed_ms=1000.0 * (time.perf_counter() - begun_s))
+    if problem.rounding > MAX_ROUNDING:
+        # One huge cost beside ordinary ones: the grid that makes sums exact is then too coarse to certify anything.
+        document["exact"] = False
+        click.echo(
+            f"‼ {file}: values differ so much that objectives are rounded by up to {problem.rounding:.1g} of the "
+            "least; not certified. Forbid a pair with allowed = 0 instead of a huge cost",
+            err=True,
+        )
+    return document
 
 
 def as_json(result: Result, elapsed_ms: float) -> dict[str, Any]:

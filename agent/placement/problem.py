@@ -64,6 +64,8 @@ class Problem:
     accelerators: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     domain: Ints = field(init=False, repr=False)
+    rounding: float = field(init=False, repr=False, default=0.0)
+    """How far rounding to the grid of exact sums may move an objective, relative to the least it can be."""
 
     def __post_init__(self) -> None:
         shape = _shape(self.latency)
@@ -76,7 +78,9 @@ class Problem:
         domain = _domain(self.memory_domain, accelerators)
         capacity = _capacity(self.capacity, domain)
         _check_busy(tables["busy_util_num"], tables["busy_den"], allowed)
-        for values in (*_snapped(tables, capacity).items(), ("allowed", allowed), ("domain", domain)):
+        snapped = _snapped(tables, capacity)
+        object.__setattr__(self, "rounding", _rounding(tables, snapped, allowed))
+        for values in (*snapped.items(), ("allowed", allowed), ("domain", domain)):
             values[1].setflags(write=False)
             object.__setattr__(self, *values)
         object.__setattr__(self, "accelerators", _names("accelerators", self.accelerators, accelerators))
@@ -232,6 +236,15 @@ def _snapped(tables: dict[str, Floats], capacity: Floats) -> dict[str, Floats]:
     result["memory"] = np.ceil(tables["memory"] / unit) * unit
     result["capacity"] = np.floor(np.minimum(capacity, 4.0 * total + 1.0) / unit) * unit
     return result
+
+
+def _rounding(tables: dict[str, Floats], snapped: dict[str, Floats], allowed: Bools) -> float:
+    found = 0.0
+    for name in ("energy", "latency", "busy_den"):
+        least = float(np.where(allowed, tables[name], np.inf).min(axis=1).sum())
+        moved = float(np.where(allowed, np.abs(snapped[name] - tables[name]), 0.0).max())
+        found = max(found, len(allowed) * moved / least if least > 0.0 else 0.0)
+    return found
 
 
 def _bound(table: Floats) -> float:

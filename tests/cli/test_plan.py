@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import onnx
 import pytest
 
@@ -188,3 +189,14 @@ def test_cost_tables_that_are_a_pipe_are_refused(tmp_path, capsys):
 def test_a_limit_that_is_no_finite_number_is_refused(option, limit, capsys):
     assert run(["explain", "--problem", TABLES, option, limit]) == 2
     assert f"{option} must be a finite number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("huge", "exact"), [(1e3, True), (1e9, False)])
+def test_a_front_is_not_called_exact_where_one_huge_cost_coarsens_every_sum(tmp_path, capsys, huge, exact):
+    arrays = dict(np.load(TABLES))
+    arrays["latency"][3, 1] = arrays["energy"][3, 1] = huge
+    np.savez(tmp_path / "p.npz", **arrays)
+    assert run(["plan", "--problem", str(tmp_path / "p.npz"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["exact"] is exact
+    assert ("not certified" in printed.err) is not exact
