@@ -11,6 +11,8 @@ import numpy.typing as npt
 from agent.errors import BadInput
 
 Floats = npt.NDArray[np.float32]
+_FEW = 256
+"""Sorting the whole vocabulary at every token costs more than a small model's step; so many usually hold the share."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,15 @@ def log_probabilities(logits: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(wide - np.log(np.exp(wide).sum()), np.float64)
 
 
-def generators(seed: int, rows: int) -> list[np.random.Generator]:
-    """A generator for each row; row i draws the same whatever the other rows do."""
-    return [np.random.default_rng([seed, row]) for row in range(rows)]
+def likeliest(logs: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """The `count` most probable tokens, best first; of equals the lower number first."""
+    if count >= len(logs):
+        return np.argsort(-logs, kind="stable")
+    if count == 0:
+        return np.empty(0, np.int64)
+    edge = np.partition(logs, -count)[-count]
+    near = np.flatnonzero(logs >= edge)
+    return np.asarray(near[np.argsort(-logs[near], kind="stable")][:count], np.int64)
 
 
 def choose(logits: Floats, options: Sampling, seen: Sequence[int], rng: np.random.Generator) -> int:
@@ -57,16 +65,36 @@ def choose(logits: Floats, options: Sampling, seen: Sequence[int], rng: np.rando
         values[known] = np.where(held > 0, held / options.repetition, held * options.repetition)
     if options.temperature == 0:
         return int(values.argmax())
-    keep = np.arange(len(values))
-    if 0 < options.top_k < len(values):
-        keep = np.argpartition(values, -options.top_k)[-options.top_k :]
-    order = keep[np.argsort(-values[keep], kind="stable")]
-    scaled = values[order].astype(np.float64) / options.temperature
-    chances = np.exp(scaled - scaled[0])
-    chances[chances < options.min_p] = 0.0
-    chances /= chances.sum()
-    before = np.cumsum(chances) - chances
-    chances[before >= options.top_p] = 0.0
+    order, chances = _kept(values, options)
     cumulative = np.cumsum(chances)
     drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
     return int(order[min(int(drawn), len(order) - 1)])
+
+
+def _kept(values: Floats, options: Sampling) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The tokens that may be drawn and their weights, best first where that matters."""
+    keep = np.arange(len(values))
+    if 0 < options.top_k < len(values):
+        keep = np.argpartition(values, -options.top_k)[-options.top_k :]
+    scaled = values[keep].astype(np.float64) / options.temperature
+    chances = np.exp(scaled - scaled.max())
+    if options.min_p > 0:
+        likely = chances >= options.min_p
+        keep, chances = keep[likely], chances[likely]
+    if options.top_p >= 1.0 and options.top_k == 0:
+        return keep, chances  # nothing is cut by rank, so the order is of no account and costs nothing
+    order = _best_first(chances, options.top_p)
+    total = chances.sum()
+    keep, chances = keep[order], chances[order] / total
+    before = np.cumsum(chances) - chances
+    inside = before < options.top_p
+    return keep[inside], chances[inside]
+
+
+def _best_first(chances: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+    """Places of the largest weights in order; only as many as hold the share `top_p`, where those are few."""
+    if top_p < 1.0 and len(chances) > _FEW:
+        best = likeliest(chances, _FEW)
+        if chances[best].sum() >= top_p * chances.sum():
+            return best
+    return np.asarray(np.argsort(-chances, kind="stable"), np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,16 @@ class DecoderSession:
     ) -> None:
         import onnxruntime as ort  # noqa: PLC0415 - the package must import without the runtime
 
-        self.folder, self._ort = folder, ort
+        self.folder = folder
+        self._errors = _runtime_errors()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         path = graph or folder.graph(mode)
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelLoadFailed(f"{path}: {str(error).splitlines()[0]}") from error
+        except self._errors as error:
+            raise ModelLoadFailed(f"{path}: {_first_line(error)}") from error
         self._names = [f"{i}.{side}" for i in range(folder.layers) for side in ("key", "value")]
 
     def cache(self, rows: int, capacity: int) -> Cache:
@@ -80,17 +82,41 @@ class DecoderSession:
         total = cache.length + steps
         if rows != cache.rows or total > cache.capacity:
             raise BadInput(f"{rows} rows and {total} tokens do not fit a cache of {cache.rows} x {cache.capacity}")
+        logits = self.forward(cache.buffers, ids, [cache.length] * rows)
+        cache.length = total
+        return logits
+
+    def forward(self, buffers: Sequence[Floats], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats:
+        """Run `ids` (rows, steps) behind the first `lengths[i]` positions of row i of the buffers.
+
+        Their keys and values are written there; rows of unequal length take one step at a time. Returns the logits
+        that the graph gives. Raises InferenceFailed.
+        """
+        steps = ids.shape[1]
+        reach = np.asarray(lengths, np.int64)[:, None] + steps
+        mask = (np.arange(int(reach.max()))[None, :] < reach).astype(np.int64)
         binding = self._session.io_binding()
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids, np.int64))
-        binding.bind_cpu_input("attention_mask", np.ones((rows, total), np.int64))
+        binding.bind_cpu_input("attention_mask", mask)
         binding.bind_output("logits")  # bound first, so it is the first of get_outputs
-        for name, buffer in zip(self._names, cache.buffers, strict=True):
+        for name, buffer in zip(self._names, buffers, strict=True):
             where = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             binding.bind_input(f"past_key_values.{name}", *where)
             binding.bind_output(f"present.{name}", *where)
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise InferenceFailed(f"decoder {self.folder.name}: {str(error).splitlines()[0]}") from error
-        cache.length = total
+        except self._errors as error:
+            raise InferenceFailed(f"decoder {self.folder.name}: {_first_line(error)}") from error
         return np.asarray(binding.get_outputs()[0].numpy(), np.float32)
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """What the runtime raises: classes of its own without a common base, and plain RuntimeError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415 - as above
+
+    own = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError, MemoryError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

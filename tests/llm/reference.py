@@ -20,7 +20,9 @@ TOKENS = [*byte_tokens(), "<|im_end|>", "th", "he"]
 VOCABULARY = len(TOKENS)
 
 
-def write_model(path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, change=lambda tensors: tensors):  # noqa: C901, PLR0912 - one branch a family
+def write_model(
+    path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=lambda tensors: tensors
+):  # noqa: C901, PLR0912 - one branch a family
     """A random model; `change` edits its tensors (name → (array, format))."""
     layers = 7 if architecture == "gemma3" else LAYERS
     head = 32 if architecture == "gemma3" else HIDDEN // HEADS
@@ -84,7 +86,7 @@ def write_model(path, architecture="llama", kind="Q4_1", seed=0, *, factors=Fals
     w.add_name("tiny")
     w.add_license("mit")
     w.add_block_count(layers)
-    w.add_context_length(CONTEXT)
+    w.add_context_length(context)
     w.add_embedding_length(HIDDEN)
     w.add_feed_forward_length(INNER)
     w.add_head_count(HEADS)

@@ -1,0 +1,239 @@
+"""Engine: many requests on one decoder as one batch that rows join and leave between steps.
+
+A prompt is computed once, in blocks between the steps of the others, its cache copied for each sample. Rows lie at the
+front of the pool without gaps; the prompt that is being computed lies behind them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agent.errors import BadInput, Overloaded, TooLarge
+from agent.llm.kv_pool import Floats, KvPool
+from agent.llm.prefix_cache import BLOCK, PrefixCache
+from agent.llm.row import Piece, Prompt, Row
+from agent.llm.session import DecoderSession
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request: the samples numbered `rows` of a prompt. `written`: what the only row gave before, to go on from."""
+
+    number: int
+    prompt: Prompt
+    rows: tuple[int, ...]
+    written: tuple[int, ...] = ()
+
+
+@dataclass
+class Usage:
+    """What a job took. `steps` counts each decode step by the job's share of its rows."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefilled_tokens: int = 0
+    tokens: int = 0
+    steps: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Written:
+    """A piece of a job."""
+
+    number: int
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All rows of a job ended."""
+
+    number: int
+    usage: Usage
+
+
+Event = Written | Finished
+
+
+@dataclass(eq=False)
+class _Run:
+    job: Job
+    ids: tuple[int, ...]
+    usage: Usage = field(default_factory=Usage)
+    left: int = 0
+    done: int = 0
+    """Prompt positions in the cache."""
+
+
+@dataclass(eq=False)
+class _Place:
+    run: _Run
+    row: Row
+    length: int
+
+
+class Engine:
+    """Not thread-safe: one thread adds, cancels and turns."""
+
+    def __init__(
+        self,
+        session: DecoderSession,
+        *,
+        rows: int,
+        context: int,
+        max_waiting: int = 64,
+        prefix_bytes: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.session, self._clock = session, clock
+        self.pool = KvPool(session.folder, rows, context)
+        self.prefixes = PrefixCache(prefix_bytes)
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Run] = deque()
+        self._lead: _Run | None = None
+        self._slot = 0
+        self._places: list[_Place] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether a turn has nothing to do."""
+        return not (self._waiting or self._lead or self._places)
+
+    @property
+    def active_rows(self) -> int:
+        """Rows that write now."""
+        return len(self._places)
+
+    def add(self, job: Job) -> None:
+        """Queue a job. Raises BadInput, TooLarge (never fits; says what would), Overloaded (the queue is full)."""
+        prompt, pool = job.prompt, self.pool
+        prompt.check(self.session.folder.vocabulary)
+        if not job.rows or (job.written and len(job.rows) > 1) or len(job.written) >= prompt.max_tokens:
+            raise BadInput("a job needs rows, and only a single unfinished one can be gone on with")
+        if len(job.rows) > pool.rows:
+            raise TooLarge(f"{len(job.rows)} samples at once do not fit: this model is served with {pool.rows} rows")
+        room = pool.capacity - len(prompt.ids)
+        if room < 1:
+            raise TooLarge(
+                f"the prompt has {len(prompt.ids)} tokens, with its answer it may have {pool.capacity}; shorten it"
+            )
+        if prompt.max_tokens > room:
+            raise TooLarge(
+                f"{len(prompt.ids)} tokens of prompt and max_tokens {prompt.max_tokens} exceed the {pool.capacity} "
+                f"that a text may have here; max_tokens of at most {room} fits"
+            )
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} texts wait already")
+        run = _Run(job, (*prompt.ids, *job.written), left=len(job.rows))
+        run.usage.prompt_tokens = len(prompt.ids)
+        self._waiting.append(run)
+
+    def cancel(self, number: int) -> None:
+        """Drop a job; nothing more is computed for it."""
+        self._waiting = deque(run for run in self._waiting if run.job.number != number)
+        if self._lead is not None and self._lead.job.number == number:
+            self._lead = None
+        self._leave([i for i, place in enumerate(self._places) if place.run.job.number == number])
+
+    def abandon(self) -> list[int]:
+        """Drop every job that has begun, after a failure of the runtime; their numbers."""
+        runs = [place.run for place in self._places] + ([self._lead] if self._lead else [])
+        self._places, self._lead = [], None
+        return list(dict.fromkeys(run.job.number for run in runs))
+
+    def turn(self) -> list[Event]:
+        """At most one block of a prompt and one step of all rows. Raises InferenceFailed."""
+        events: list[Event] = []
+        if self._lead is None:
+            self._begin()
+        if self._lead is not None:
+            events += self._prefill(self._lead)
+        if self._places:
+            events += self._decode()
+        if self.idle:
+            self.pool.release()
+        return events
+
+    def _begin(self) -> None:
+        if not self._waiting or len(self._places) + len(self._waiting[0].job.rows) > self.pool.rows:
+            return
+        run = self._lead = self._waiting.popleft()
+        self._slot = len(self._places)
+        for block in self.prefixes.find(run.ids):
+            self.pool.write(self._slot, run.done, block)
+            run.done += BLOCK
+        run.usage.cached_tokens = run.done
+
+    def _prefill(self, run: _Run) -> list[Event]:
+        started_s = self._clock()
+        end = min(len(run.ids), run.done + BLOCK)
+        ids = np.array([run.ids[run.done : end]], np.int64)
+        logits = self.session.forward(self.pool.rows_of(self._slot, 1), ids, [run.done])[0, -1]
+        run.usage.prefilled_tokens += end - run.done
+        if end % BLOCK == 0 and self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
+            self.prefixes.add(run.ids[:end], self.pool.read(self._slot, run.done, end))
+        run.done = end
+        run.usage.prefill_s += self._clock() - started_s
+        return self._join(run, logits) if end == len(run.ids) else []
+
+    def _join(self, run: _Run, logits: Floats) -> list[Event]:
+        """All samples choose their first token; those that go on become rows."""
+        self._lead = None
+        events: list[Event] = []
+        joined = []
+        for index in run.job.rows:
+            row = Row(self.session.folder, run.job.prompt, index, run.job.written)
+            if self._took(run, row, logits, events):
+                joined.append(_Place(run, row, run.done))
+        for place in joined:
+            # The prompt's own slot is the first of these or lies behind them all; the copy is in order either way.
+            self.pool.copy(self._slot, len(self._places), run.done)
+            self._places.append(place)
+        return events
+
+    def _decode(self) -> list[Event]:
+        started_s = self._clock()
+        places = self._places
+        ids = np.array([[place.row.written[-1]] for place in places], np.int64)
+        lengths = [place.length for place in places]
+        logits = self.session.forward(self.pool.rows_of(0, len(places)), ids, lengths)[:, -1]
+        events: list[Event] = []
+        ended = []
+        share = 1.0 / len(places)
+        for index, place in enumerate(places):
+            place.length += 1
+            place.run.usage.steps += share
+            if not self._took(place.run, place.row, logits[index], events):
+                ended.append(index)
+        each_s = (self._clock() - started_s) * share
+        for place in places:
+            place.run.usage.decode_s += each_s
+        self._leave(ended)
+        return events
+
+    def _took(self, run: _Run, row: Row, logits: Floats, events: list[Event]) -> bool:
+        """Let a row choose; whether it goes on."""
+        piece = row.take(logits)
+        run.usage.tokens += 1
+        events.append(Written(run.job.number, piece))
+        if piece.end is None:
+            return True
+        run.left -= 1
+        if run.left == 0:
+            events.append(Finished(run.job.number, run.usage))
+        return False
+
+    def _leave(self, gone: list[int]) -> None:
+        """Take rows out (ascending); the last rows fill the gaps."""
+        for index in reversed(gone):
+            last = self._places.pop()
+            if index < len(self._places):
+                self.pool.copy(len(self._places), index, last.length)
+                self._places[index] = last
