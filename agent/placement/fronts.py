@@ -96,7 +96,7 @@ def search(ways: Sequence[Way], tables: Sequence[Tables], effort: Effort, goal: 
     found = [
         _tried(partial(solve, t.problem, effort.method, effort.seed, None, budget_s, effort.clock)) for t in tables
     ]
-    return _front(ways, tables, found, effort, goal)
+    return _front(ways, tables, _in_board_terms(tables, found), effort, goal)
 
 
 def again(before: Front, ways: Sequence[Way], lost: Sequence[str], effort: Effort, goal: Goal = "latency") -> Front:
@@ -117,7 +117,21 @@ def again(before: Front, ways: Sequence[Way], lost: Sequence[str], effort: Effor
         else:
             tables.append(reduced)
             found.append(_tried(partial(replan, reduced.problem, warm, effort.seed, None, budget_s, effort.clock)))
-    return _front(ways, tables, found, effort, goal)
+    return _front(ways, tables, _in_board_terms(tables, found, lost), effort, goal)
+
+
+def _in_board_terms(
+    tables: Sequence[Tables], found: Sequence[Result | PlacementError], lost: Sequence[str] = ()
+) -> list[Result | PlacementError]:
+    """Where memory refuses everything: by what the board and the policy would have to give. The first one tells."""
+    told = list(found)
+    if any(isinstance(result, Result) for result in found):
+        return told
+    for at, (each, error) in enumerate(zip(tables, found, strict=True)):
+        if isinstance(error, PlacementError) and "relaxation_bytes" in error.context:
+            told[at] = each.short(lost) or error
+            break
+    return told
 
 
 def _reduced(tables: Tables, gone: Sequence[str]) -> Tables | PlacementError:

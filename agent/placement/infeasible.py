@@ -71,18 +71,35 @@ def feasible_assignment(problem: Problem) -> NDArray[np.int8] | None:
     return row if sure or row is not None else _fit(problem, problem.capacity, width=_width(problem, _FIT_WORK))[0]
 
 
+def found_fit(problem: Problem) -> tuple[bool, bool]:
+    """Whether something fits, and whether that is known for sure; in the bounded work of a diagnosis."""
+    if _first_fit(problem) is not None:
+        return True, True
+    row, sure = _fit(problem, problem.capacity, _width(problem, _DIAGNOSIS_WORK))
+    return row is not None, sure or row is not None
+
+
+def least_used(problem: Problem, domain: int) -> tuple[float | None, bool]:
+    """Bytes that must at least be used in a domain if only the others had their capacity, and whether that is proven.
+
+    None where the others are too small even then.
+    """
+    lifted = problem.capacity.copy()
+    lifted[domain] = np.inf
+    row, sure = _fit(problem, lifted, _width(problem, _DIAGNOSIS_WORK), least=domain)
+    return (None if row is None else float(problem.memory_used(row)[0, domain])), sure
+
+
 def diagnose(problem: Problem) -> Diagnosis:
     """What binds in a problem for which `feasible_assignment` found nothing."""
     width = _width(problem, _DIAGNOSIS_WORK)
     proven = True
     needs: list[tuple[float, int]] = []
     for domain in range(len(problem.capacity)):
-        lifted = problem.capacity.copy()
-        lifted[domain] = np.inf
-        row, sure = _fit(problem, lifted, width, least=domain)
+        used, sure = least_used(problem, domain)
         proven &= sure
-        if row is not None:
-            needs.append((float(problem.memory_used(row)[0, domain] - problem.capacity[domain]), domain))
+        if used is not None:
+            needs.append((used - float(problem.capacity[domain]), domain))
     factor, sure = _common_factor(problem, width)
     proven &= sure
     if not needs:

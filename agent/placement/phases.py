@@ -7,14 +7,15 @@ prefill leaves in the KV cache crosses the link, stage by stage, where the two d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from agent.errors import PlacementError
-from agent.placement.candidates import room_bytes
+from agent.placement.memory import Held, Memory, memory_of
 from agent.placement.pace import Pace
-from agent.placement.problem import MAX_ACCELERATORS, Bools, Floats, Ints, Problem
+from agent.placement.problem import MAX_ACCELERATORS, Floats, Ints, Problem
 from agent.placement.state import State
 from agent.placement.tables import Tables, memory_tables, transfer
 from agent.schema.device import DeviceProfile
@@ -89,7 +90,7 @@ def request_tables(
 ) -> Tables:
     """Tables of a whole request: one prefill, then `tokens` decode steps; workloads `aligned`.
 
-    Raises PlacementError where the pairs are more than a problem takes.
+    Raises PlacementError where the pairs are more than a problem takes, or a stage fits nowhere in both phases.
     """
     first, then = prefill[1], decode[1]
     a_names, b_names = first.problem.accelerators, then.problem.accelerators
@@ -103,14 +104,12 @@ def request_tables(
     notes = [*first.notes, *then.notes]
     hand_s, hand_j = _hand_over(prefill[0], a_names, b_names, pairs, profile, notes)
     p, d = first.problem, then.problem
-    memory, capacity, allowed, domain = _memory(prefill, decode, pairs, profile, policy, state, notes)
-    allowed = allowed & p.allowed[:, a] & d.allowed[:, b]
-    stranded = np.flatnonzero(~allowed.any(axis=1))
-    if len(stranded):
-        name = p.stages[int(stranded[0])]
-        raise PlacementError(
-            f"no placement fits: nothing can hold stage {name!r} for both phases", stage=int(stranded[0])
-        )
+    memory = _memory(prefill, decode, pairs, profile, policy, state or State())
+    held = memory.held(memory.room())
+    if not held.allowed.any(axis=1).all():
+        raise memory.error()
+    if not held.allowed.any(axis=0).all() and len(memory.domains) > 1:
+        notes.append("phases on accelerators of two memories, neither of which holds the whole model, are not searched")
     ab = np.ix_(np.arange(p.stage_count - 1), a, a), np.ix_(np.arange(p.stage_count - 1), b, b)
     problem = Problem(
         latency=p.latency[:, a] + tokens * d.latency[:, b] + hand_s,
@@ -119,14 +118,14 @@ def request_tables(
         busy_den=p.busy_den[:, a] + tokens * d.busy_den[:, b],
         transfer_latency=p.transfer_latency[ab[0]] + tokens * d.transfer_latency[ab[1]],
         transfer_energy=p.transfer_energy[ab[0]] + tokens * d.transfer_energy[ab[1]],
-        memory=memory, capacity=capacity, allowed=allowed, memory_domain=domain,
+        memory=held.memory, capacity=held.capacity, allowed=held.allowed, memory_domain=held.domain,
         accelerators=tuple(pair_name(a_names[i], b_names[j]) for i, j in pairs), stages=p.stages,
     )  # fmt: skip
     notes += ["a request is one prefill and its decode steps, all at the context of the middle one"]
     return Tables(
         problem, tuple(dict.fromkeys(notes)), _excluded(first, then), _pace(first, then, a, b, tokens, hand_s),
         tuple((a_names[i], b_names[j]) for i, j in pairs),
-        tuple(pair_name(first.silicon[i], then.silicon[j]) for i, j in pairs),
+        tuple(pair_name(first.silicon[i], then.silicon[j]) for i, j in pairs), memory,
     )  # fmt: skip
 
 
@@ -163,9 +162,9 @@ def _hand_over(
 
 def _memory(
     prefill: tuple[Workload, Tables], decode: tuple[Workload, Tables], pairs: Sequence[tuple[int, int]],
-    profile: DeviceProfile, policy: Policy, state: State | None, notes: list[str],
-) -> tuple[Floats, Floats, Bools, Ints]:  # fmt: skip
-    """Memory tables of pairs. Within one domain both phases share weights and cache.
+    profile: DeviceProfile, policy: Policy, state: State,
+) -> Memory:  # fmt: skip
+    """Memory of pairs. Within one domain both phases share weights and cache.
 
     A pair across domains keeps them in both, but a problem counts a stage in one domain only. It is counted in the one
     that does not hold the whole model: in the other it then fits whatever else is there. Where neither holds the whole
@@ -173,20 +172,23 @@ def _memory(
     """
     ends = [(prefill[1].problem.accelerators[i], decode[1].problem.accelerators[j]) for i, j in pairs]
     homes = [tuple(profile.accelerator(name).memory_domain for name in pair) for pair in ends]
-    domains = sorted({home for pair in homes for home in pair})
+    domains = tuple(sorted({home for pair in homes for home in pair}))
     stages = list(zip(prefill[0].stages, decode[0].stages, strict=True))
     kept = np.array([max(_weights(p), _weights(d)) + max(p.kv_bytes, d.kv_bytes) for p, d in stages])
     arena = np.array([max(p.arena_bytes, d.arena_bytes) for p, d in stages])
-    room = {name: room_bytes(profile, name, policy, state) for name in domains}
-    whole = {name: kept.sum() + arena.max() <= room[name] for name in domains}
-    counted = [here if whole[there] else there for here, there in homes]
-    used = sorted(set(counted))
-    domain = np.array([used.index(name) for name in counted])
-    memory, capacity, allowed = memory_tables(kept, arena, domain, np.array([room[name] for name in used]))
-    barred = np.array([here != there and not (whole[here] or whole[there]) for here, there in homes])
-    if barred.any():
-        notes.append("phases on accelerators of two memories, neither of which holds the whole model, are not searched")
-    return memory, capacity, allowed & ~barred, domain
+    total = float(kept.sum() + arena.max())
+
+    def held(room: Floats) -> Held:
+        whole = dict(zip(domains, (total <= room).tolist(), strict=True))
+        counted = [here if whole[there] else there for here, there in homes]
+        used = tuple(sorted(set(counted)))
+        domain = np.array([used.index(name) for name in counted])
+        rooms = np.array([room[domains.index(name)] for name in used])
+        found = memory_tables(kept, arena, domain, rooms, used)
+        barred = np.array([here != there and not (whole[here] or whole[there]) for here, there in homes])
+        return replace(found, allowed=found.allowed & ~barred)
+
+    return memory_of(profile, policy, state.free_bytes, domains, held, np.append(kept + arena, total))
 
 
 def _weights(stage: Stage) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agent.errors import PlacementError
-from agent.placement.candidates import Candidate, candidates, room_bytes
+from agent.placement.candidates import Candidate, candidates
+from agent.placement.memory import Held, Memory, memory_of
 from agent.placement.pace import Pace, pace_of
-from agent.placement.problem import Bools, Floats, Ints, Problem
+from agent.placement.problem import Floats, Ints, Problem
 from agent.placement.state import State
 from agent.schema.device import Accelerator, DeviceProfile, Link, OperatingPoint
 from agent.schema.policy import Policy
@@ -32,7 +33,7 @@ class Tables:
     """The problem, how fast its units can take requests one after another, and what was left out or assumed.
 
     places: accelerators behind each choice of the problem, one for each phase it is about. silicon: physical unit
-    behind each choice; choices of one unit cannot work at the same time.
+    behind each choice; choices of one unit cannot work at the same time. memory: what the capacities come from.
     """
 
     problem: Problem
@@ -41,6 +42,14 @@ class Tables:
     pace: Pace
     places: tuple[tuple[str, ...], ...]
     silicon: tuple[str, ...]
+    memory: Memory | None = None
+
+    def short(self, lost: Collection[str] = ()) -> PlacementError | None:
+        """Why nothing fits in memory, without some accelerators, in what its owner can grant; None: not known here."""
+        if self.memory is None:
+            return None
+        usable = np.array([not set(p) & set(lost) for p in self.places])
+        return self.memory.error(np.repeat(usable[None, :], self.problem.stage_count, axis=0))
 
 
 def make_tables(
@@ -76,7 +85,7 @@ def make_tables(
         usable.append(candidate)
     if not usable:
         raise PlacementError("; ".join(f"{name}: {reason}" for name, reason in excluded) or "the profile is empty")
-    problem, waits = _problem(workload, profile, policy, now, usable, notes)
+    problem, waits, memory = _problem(workload, profile, policy, now, usable, notes)
     silicon = tuple(c.accelerator.silicon or c.accelerator.name for c in usable)
     bound = np.array([[c.cost.stages[s].binding == "memory" for c in usable] for s in range(len(workload.stages))])
     domains = tuple(c.accelerator.memory_domain for c in usable)
@@ -91,7 +100,7 @@ def make_tables(
         np.maximum(0.0, problem.transfer_latency - entering), silicon, domains, bound,
     )  # fmt: skip
     places = tuple((name,) for name in problem.accelerators)
-    return Tables(problem, tuple(dict.fromkeys(notes)), tuple(excluded), pace, places, silicon)
+    return Tables(problem, tuple(dict.fromkeys(notes)), tuple(excluded), pace, places, silicon, memory)
 
 
 def _problem(
@@ -101,8 +110,8 @@ def _problem(
     state: State,
     usable: list[Candidate],
     notes: list[str],
-) -> tuple[Problem, Floats]:
-    """The problem, and what of its latencies is work that waits now [L, D]."""
+) -> tuple[Problem, Floats, Memory]:
+    """The problem, what of its latencies is work that waits now [L, D], and what its capacities come from."""
     stages, count = len(workload.stages), len(usable)
     overheads = [c.runtime.dispatch_overhead_s for c in usable]
     overhead = np.array([o.value if o else 0.0 for o in overheads])
@@ -125,19 +134,29 @@ def _problem(
     time[0] += overhead + waits[0]
     energy[0] += static * overhead
     latency_transfer += np.where(np.eye(count, dtype=bool), 0.0, waits[1:, None, :])
-    domains = sorted({c.accelerator.memory_domain for c in usable})
-    domain = np.array([domains.index(c.accelerator.memory_domain) for c in usable])
-    room = np.array([room_bytes(profile, name, policy, state) for name in domains])
-    kept = np.array([s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages])
-    arena = np.array([s.arena_bytes for s in workload.stages])
-    memory, capacity, allowed = memory_tables(kept, arena, domain, room)
+    source = _memory(workload, profile, policy, state, usable)
+    held = filled(source.held(source.room()))
     problem = Problem(
         latency=time, energy=energy, busy_util_num=np.minimum(used, busy), busy_den=busy,
         transfer_latency=latency_transfer, transfer_energy=energy_transfer,
-        memory=memory, capacity=capacity, allowed=allowed, memory_domain=domain,
+        memory=held.memory, capacity=held.capacity, allowed=held.allowed, memory_domain=held.domain,
         accelerators=tuple(c.accelerator.name for c in usable), stages=tuple(s.name for s in workload.stages),
     )  # fmt: skip
-    return problem, waits
+    return problem, waits, source
+
+
+def _memory(
+    workload: Workload, profile: DeviceProfile, policy: Policy, state: State, usable: list[Candidate]
+) -> Memory:
+    domains = tuple(sorted({c.accelerator.memory_domain for c in usable}))
+    domain = np.array([domains.index(c.accelerator.memory_domain) for c in usable])
+    kept = np.array([s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages])
+    arena = np.array([s.arena_bytes for s in workload.stages])
+
+    def held(room: Floats) -> Held:
+        return memory_tables(kept, arena, domain, room, domains)
+
+    return memory_of(profile, policy, state.free_bytes, domains, held, kept + arena)
 
 
 def _waits(state: State, usable: list[Candidate], time: Floats, notes: list[str]) -> Floats:
@@ -170,21 +189,33 @@ def _chain_notes(workload: Workload) -> list[str]:
     return notes
 
 
-def memory_tables(kept: Floats, arena: Floats, domain: Ints, room: Floats) -> tuple[Floats, Floats, Bools]:
+def memory_tables(kept: Floats, arena: Floats, domain: Ints, room: Floats, names: tuple[str, ...]) -> Held:
     """What a stage keeps [L, D], what of each domain may be kept [M], and which pairs may be used [L, D].
 
     Weights and KV cache of the stages add up. Activations do not: stages run one after another and reuse one arena, so
     a domain sets aside the largest arena among the stages that it may run. This is exact where a domain runs the stage
     with that arena, as it does with the whole model, and a bound above what is needed where it does not: nothing is
     admitted that does not fit, and nothing is refused that fits a domain as a whole. A stage that does not fit a domain
-    even alone may not run there, and its arena is not set aside, unless it fits nowhere.
+    even alone may not run there, and its arena is not set aside.
 
-    kept, arena: bytes of each stage [L]; domain: of each choice [D]; room: bytes of each domain [M].
+    kept, arena: bytes of each stage [L]; domain: of each choice [D]; room: bytes of each domain [M], below 0 where
+    others hold more than they may; names: of the domains [M].
     """
     alone = (kept + arena)[:, None] <= room[None, :]
-    alone[~alone[:, domain].any(axis=1)] = True
     aside = np.where(alone, arena[:, None], 0.0).max(axis=0)
-    return np.repeat(kept[:, None], len(domain), axis=1), np.maximum(0.0, room - aside), alone[:, domain]
+    each = np.repeat(kept[:, None], len(domain), axis=1)
+    return Held(each, np.maximum(0.0, room - aside), alone[:, domain], domain, names)
+
+
+def filled(held: Held) -> Held:
+    """The same with every pair of a stage that fits nowhere, at more bytes than there are: a problem needs a choice
+    for each stage, and memory is what refuses it."""
+    stranded = np.asarray(~held.allowed.any(axis=1))
+    if not stranded.any():
+        return held
+    memory = held.memory.copy()
+    memory[stranded] = np.maximum(memory[stranded], 2.0 * held.capacity.max() + 1.0)
+    return replace(held, memory=memory, allowed=held.allowed | stranded[:, None])
 
 
 def transfer(
