@@ -57,8 +57,8 @@ class Executor:
         started_s = time.monotonic()
         if unit is not None:
             self.warm(unit, started_s).begin(unit, started_s)
-        self.faults.before(fault)
         try:
+            self.faults.before(fault)
             arrays = loaded.session.run(feeds, outputs)
         except MemoryError as error:
             raise InferenceFailed(f"{loaded.order.model}: out of memory while running") from error

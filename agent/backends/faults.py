@@ -1,4 +1,5 @@
-"""Faults that a simulated accelerator can be told to have: crash, hang, slow and wrong answers.
+"""Faults that a simulated accelerator can be told to have: crash, hang, slow and wrong answers,
+a failed allocation, a device that is gone.
 
 Nothing here is reachable on a real accelerator: the lane refuses to send the order and the process to obey it.
 """
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from agent.backends.formats import Array
-from agent.errors import BackendError
+from agent.errors import BackendError, InferenceFailed
 
 if TYPE_CHECKING:
     from agent.ports import LaneSpec
 
-Kind = Literal["crash", "hang", "slow", "wrong"]
+Kind = Literal["crash", "hang", "slow", "wrong", "memory", "vanish"]
 
 
 def injection(spec: LaneSpec, kind: Kind, runs: int, delay_s: float) -> dict[str, Any]:
@@ -59,6 +60,10 @@ class Faults:
                 time.sleep(3600.0)
         elif kind == "slow":
             time.sleep(self.delay_s)
+        elif kind == "memory":
+            raise MemoryError
+        elif kind == "vanish":
+            raise InferenceFailed("the device does not answer any more")
 
 
 def spoil(arrays: list[Array]) -> list[Array]:

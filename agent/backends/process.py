@@ -28,10 +28,13 @@ def environment(inherited: dict[str, str], threads: int) -> dict[str, str]:
     return kept
 
 
-def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int) -> list[str]:
-    """Command line of `agent.backends.worker`."""
+WORKER: Final = "agent.backends.worker"
+
+
+def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WORKER) -> list[str]:
+    """Command line of a lane's main program, a module with the arguments of `agent.backends.worker`."""
     command = [
-        sys.executable, "-m", "agent.backends.worker", "--channel", str(channel_fd), "--vitals", str(vitals_fd),
+        sys.executable, "-m", program, "--channel", str(channel_fd), "--vitals", str(vitals_fd),
         "--parent", str(os.getpid()), "--name", spec.accelerator,
     ]  # fmt: skip
     if spec.simulated:
@@ -46,11 +49,11 @@ def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int) -> list[str]:
 class Child:
     """See module."""
 
-    def __init__(self, spec: LaneSpec, channel_fd: int, vitals_fd: int) -> None:
+    def __init__(self, spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WORKER) -> None:
         """Start it. Raises LaneDied when the operating system refuses."""
         try:
             self._popen = subprocess.Popen(
-                arguments(spec, channel_fd, vitals_fd), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                arguments(spec, channel_fd, vitals_fd, program), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, pass_fds=(channel_fd, vitals_fd), env=environment(dict(os.environ),
                 spec.threads), start_new_session=True,
             )  # fmt: skip
@@ -87,6 +90,19 @@ class Child:
         lines = self._tail.decode(errors="replace").splitlines()
         spoken = [line.strip() for line in lines if line.strip() and not line.startswith("INFO:")]
         return spoken[-1] if spoken else ""
+
+    def scheduling(self) -> tuple[float | None, bool]:
+        """(seconds its main thread waited for a core, whether the kernel holds it), from /proc.
+
+        A starved process looks like a hung one from its clock alone; the scheduler knows the difference.
+        """
+        try:
+            folder = Path(f"/proc/{self._popen.pid}")
+            state = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+            waited_ns = (folder / "schedstat").read_text(encoding="ascii").split()[1]
+        except (OSError, IndexError):
+            return None, False
+        return int(waited_ns) / 1e9, state in {"T", "t"}
 
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""

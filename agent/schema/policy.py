@@ -137,6 +137,12 @@ class Telemetry(FileModel):
     window_s: float = Field(gt=0, le=3600, description="aggregation before a row is written")
 
 
+    canary_s: float = Field(
+        default=30.0, ge=0, le=86_400, description="period of the question with a known answer to every lane; 0: never"
+    )
+    release: Literal["at_once", "verified"] = Field(
+        default="at_once", description="verified: an answer leaves once its lane has answered a canary after it"
+    )
 class Policy(FileModel):
     """The owner's wishes."""
 

@@ -26,12 +26,15 @@ from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
+from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
 from agent.service.command_actions import Agent, Rejections
 from agent.service.dispatcher import Dispatcher
+from agent.service.held_answers import HeldAnswers
 from agent.service.inference import AgentInference
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.model_set import ModelSet
+from agent.service.lane_watch import LaneWatch
 from agent.service.plan import Plan
 from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
@@ -42,7 +45,7 @@ from agent.service.sampler import Sampler
 from agent.service.serving_state import InForce
 from agent.service.split_meter import SplitMeter
 from agent.service.split_planner import SplittingPlanner
-from agent.service.supervisor import DrainEvent, Supervisor, SuspectEvent, initial_info
+from agent.service.supervisor import DrainEvent, RestartLaneEvent, Supervisor, SuspectEvent, initial_info
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
@@ -81,8 +84,9 @@ class App:
         info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, self._clock)
         self.dispatcher = Dispatcher(
-            RoutingTable("starting", policy.policy, digest), self._clock,
-            lambda accelerator, cause: self.supervisor.post(SuspectEvent(accelerator, cause)), split_meter,
+        self.canaries = Canaries(self._clock)
+            RoutingTable("starting", policy.policy, digest), self._clock, self._suspected, split_meter,
+            HeldAnswers(self.canaries, self._restart_lane),
         )  # fmt: skip
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(
@@ -100,7 +104,8 @@ class App:
             lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
         )  # fmt: skip
         self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
-        self.supervisor.after_tick = lambda now_s: self._replanner.look(self.supervisor.keepers, now_s)
+        self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane)
+        self.supervisor.after_tick = self._after_tick
         sensors = self._sensors()
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
@@ -120,6 +125,17 @@ class App:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))
 
     def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
+    def _after_tick(self, now_s: float) -> None:
+        self._replanner.look(self.supervisor.keepers, now_s)
+        self._watch.look(self.supervisor.in_force.policy.recovery, now_s)
+
+    def _suspected(self, accelerator: str, cause: str) -> None:
+        self._watch.suspect(accelerator)
+        self.supervisor.post(SuspectEvent(accelerator, cause))
+
+    def _restart_lane(self, accelerator: str, cause: str) -> None:
+        self.supervisor.post(RestartLaneEvent(accelerator, cause))
+
         free_bytes = available_bytes(SysfsReader(Path("/")))
         return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes)
 
@@ -130,7 +146,7 @@ class App:
         return LaneKeeper(
             spec, self._lanes, self._post,
             "simulated" if simulated else (runtime.backend if runtime else "none"),
-            runtime.provider if runtime else "none",
+            runtime.provider if runtime else "none", canaries=self.canaries,
         )  # fmt: skip
 
     def _window_s(self) -> float:

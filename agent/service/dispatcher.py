@@ -26,7 +26,8 @@ from agent.errors import (
     PermitExpired,
     QeilError,
 )
-from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, Lane, LaneReply, ModelMetadata
+from agent.service.held_answers import Held, HeldAnswers
 from agent.service.meter import Meter
 from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
 from agent.service.split_meter import SplitMeter
@@ -60,8 +61,10 @@ class Dispatcher:
         clock: Clock,
         on_suspect: Callable[[str, str], None],
         split_meter: SplitMeter | None = None,
+        held: HeldAnswers | None = None,
     ) -> None:
-        """`on_suspect(accelerator, cause)` is told of errors that speak against a lane."""
+        """`on_suspect(accelerator, cause)` is told of errors that speak against a lane; `held` verifies answers."""
+        self._held = held
         self._table = table
         self._clock = clock
         self._on_suspect = on_suspect
@@ -190,7 +193,7 @@ class Dispatcher:
         job.progress = kept
         run = SplitRun(
             route, request.model, kept, request.outputs, job.deadline_s, self._clock, self.split_meter,
-            lambda reply: self._answer(job, route, reply),
+            lambda reply: self._made(job, route, reply),
             lambda accelerator, error: self._attempt_failed(job, route, error, accelerator),
         )  # fmt: skip
         self._watch(job, run.cancel)
@@ -207,7 +210,7 @@ class Dispatcher:
             return
         error = done.exception()
         if error is None:
-            self._answer(job, route, done.result())
+            self._made(job, route, done.result())
         elif isinstance(error, QeilError):
             self._attempt_failed(job, route, error, route.accelerator)
         else:
@@ -247,6 +250,27 @@ class Dispatcher:
         self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", 1.0))
 
     # ------------------------------------------------------------------ outcomes
+
+    def _made(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+        """An answer is there; where the policy wants it verified, every lane that made it must pass a canary first."""
+        if self._held is None or self._table.policy.recovery.release == "at_once":
+            self._answer(job, route, reply)
+            return
+        parts = [(s.stage.accelerator, s.lane, s.stage.load.model) for s in route.stages]
+        self._verify(job, route, reply, parts or [(route.accelerator, route.lane, job.request.model)])
+
+    def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[tuple[str, Lane, str]]) -> None:
+        assert self._held is not None  # noqa: S101  (the caller checked)
+        if not parts:
+            self._answer(job, route, reply)
+            return
+        (accelerator, lane, model), *rest = parts
+
+        def redo(cause: str) -> None:
+            job.progress = None
+            self._attempt_failed(job, route, LaneDied(f"{accelerator}: {cause}"), accelerator)
+
+        self._held.hold(accelerator, lane, model, Held(lambda: self._verify(job, route, reply, rest), redo))
 
     def _answer(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
         energy_j, provenance = reply.energy_j, reply.energy_provenance

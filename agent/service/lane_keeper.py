@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from agent.control import fault_detector, lane_health
@@ -16,6 +17,7 @@ from agent.errors import QeilError
 from agent.ports import Lane, LaneSpec, LaneVitals, LoadReport
 from agent.schema.policy import Recovery
 from agent.schema.snapshot import LaneState
+from agent.service.canaries import CAUSE, Canaries, Finding
 from agent.service.plan import Candidate
 
 STARTUP_TIMEOUT_S = 60.0
@@ -54,6 +56,23 @@ class LoadDoneEvent:
 
 
 @dataclass
+class _Waits:
+    """How long the call in progress waited for a core: what the scheduler counted since the look before it began."""
+
+    busy_since_s: float | None = None
+    base_s: float = 0.0
+    last_s: float = 0.0
+
+    def starved_s(self, busy_since_s: float | None, waited_s: float | None) -> float | None:
+        if waited_s is None:
+            return None
+        if busy_since_s != self.busy_since_s:
+            self.busy_since_s, self.base_s = busy_since_s, self.last_s
+        self.last_s = waited_s
+        return max(0.0, waited_s - self.base_s)
+
+
+@dataclass
 class LaneKeeper:
     """See module."""
 
@@ -68,6 +87,11 @@ class LaneKeeper:
     models: dict[str, LoadedModel] = field(default_factory=dict)
     verdict: ThermalVerdict = field(default_factory=lambda: ThermalVerdict(True, 1.0, Level.NOMINAL, ""))
     vitals: LaneVitals | None = None
+    canaries: Canaries | None = None
+    """Asked after every load, before the model counts as loaded; None: nothing is asked."""
+    slowest_s: dict[str, float] = field(default_factory=dict)
+    """p99 of the recent calls, by model, as measured."""
+    _waits: _Waits = field(default_factory=_Waits)
 
     @property
     def name(self) -> str:
@@ -78,7 +102,7 @@ class LaneKeeper:
         """Start a new process and load every model that belongs here and was not refused."""
         self.generation += 1
         generation = self.generation
-        self.vitals = None
+        self.vitals, self._waits = None, _Waits()
         lane = self.make_lane(self.spec)
         self.lane = lane
         try:
@@ -121,16 +145,30 @@ class LaneKeeper:
             error = future.exception()
             report = None if error else future.result()
             sentence = None if error is None else getattr(error, "message", f"{type(error).__name__}: {error}")
-            self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
+            lane = self.lane
+            if report is None or self.canaries is None or lane is None or generation != self.generation:
+                self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
+                return
+            told = partial(self._examined, lane, generation, report)
+            self.canaries.loaded(self.name, lane, model.candidate.load, report, told)
 
         future.add_done_callback(done)
+
+    def _examined(self, lane: Lane, generation: int, report: LoadReport, finding: Finding) -> None:
+        """The canary's word on a model just loaded. A lane that answered rightly once and does not now is ended."""
+        if finding.outcome == "failed" or (finding.outcome == "wrong" and finding.known):
+            lane.kill(finding.sentence)
+        elif finding.outcome == "wrong":
+            self.post(LoadDoneEvent(self.name, generation, report.model, None, finding.sentence))
+        else:
+            self.post(LoadDoneEvent(self.name, generation, report.model, report, None))
 
     def blame_death(self, cause: str) -> LoadedModel | None:
         """After a death while loading: refuse the model that was being loaded the second time it happens."""
         loading = next((m for m in self.models.values() if m.state == "loading"), None)
         # A crash may come before the next tick has looked: the page of the dead process still tells that it lived.
         lived = self.vitals is not None or (self.lane is not None and self.lane.vitals() is not None)
-        if loading is None or not lived:
+        if loading is None or not lived or cause.startswith(CAUSE):
             return None
         loading.deaths_while_loading += 1
         if loading.deaths_while_loading < 2:
@@ -150,13 +188,22 @@ class LaneKeeper:
             waited_s = now_s - self.health.since_s
             return f"did not start within {STARTUP_TIMEOUT_S:g} s" if waited_s > STARTUP_TIMEOUT_S else None
         busy_since_s = self.vitals.busy_since_s
+        starved_s = self._waits.starved_s(busy_since_s, self.vitals.waited_s)
         signs = fault_detector.LaneSigns(
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
             busy_for_s=None if busy_since_s is None else now_s - busy_since_s,
-            predicted_s=predicted_s,
+            predicted_s=self._expected_s(predicted_s),
             loading=any(m.state == "loading" for m in self.models.values()),
+            starved_s=starved_s,
+            stopped=self.vitals.stopped,
         )
         return fault_detector.judge(signs, limits)
+
+    def _expected_s(self, predicted_s: float | None) -> float | None:
+        """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
+        first = [m.report.first_run_s for m in self.models.values() if m.report is not None]
+        known = [s for s in (predicted_s, *first, *self.slowest_s.values()) if s is not None]
+        return max(known, default=None)
 
     def state(self) -> LaneState:
         """The word shown in status."""

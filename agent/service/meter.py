@@ -11,6 +11,9 @@ from agent.schema.snapshot import EnergyProvenance
 _RECENT = 512
 """Latencies kept per model for the percentiles shown in status."""
 
+ENOUGH = 20
+"""Calls on a lane before their p99 counts."""
+
 
 @dataclass(frozen=True)
 class MeterReading:
@@ -28,6 +31,8 @@ class MeterReading:
     total_energy_j: float
     by_accelerator: dict[str, tuple[int, float]]
     """Accelerator → (requests, median time of the recent calls on the lane)."""
+    total_s: float = 0.0
+    """Sum of the latencies of all answers."""
 
 
 class Meter:
@@ -39,7 +44,7 @@ class Meter:
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._per_lane: dict[str, tuple[int, deque[float]]] = {}
         self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=_RECENT)
-        self._total_energy_j = 0.0
+        self._total_energy_j = self._total_s = 0.0
 
     def answered(
         self,
@@ -60,12 +65,19 @@ class Meter:
             self._per_lane[accelerator] = (count + 1, times)
             self._energies.append((energy_j, provenance))
             self._total_energy_j += energy_j or 0.0
+            self._total_s += total_s
 
     def failed(self) -> None:
         """Record a request that got no answer, for whatever reason but the client's."""
         with self._lock:
             self._requests += 1
             self._failed += 1
+
+    def slowest_s(self, accelerator: str) -> float | None:
+        """p99 of the recent calls on a lane; None before there are enough to speak of one."""
+        with self._lock:
+            _, times = self._per_lane.get(accelerator, (0, deque()))
+            return _quantile(sorted(times), 0.99) if len(times) >= ENOUGH else None
 
     def read(self) -> MeterReading:
         """A consistent copy."""
@@ -77,7 +89,7 @@ class Meter:
             energy_j, provenance = _energy(self._energies)
             return MeterReading(
                 self._requests, self._failed, self._replayed, _quantile(recent, 0.5), _quantile(recent, 0.99),
-                energy_j, provenance, self._total_energy_j, lanes,
+                energy_j, provenance, self._total_energy_j, lanes, self._total_s,
             )  # fmt: skip
 
 

@@ -1,0 +1,157 @@
+"""Canaries: asks each lane a question whose answer is known, and says what the answer proves.
+
+The first sound answer of a lane is what it must give from then on, over its restarts too; where another accelerator
+has answered for the same model, a newcomer is compared with it first. Thread-safe; callbacks come on a lane's reader.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from agent.control import canary
+from agent.errors import BackendError, InferenceFailed, LaneDied, PermitExpired, QeilError
+from agent.ports import Clock, Lane, LaneReply, LoadReport, LoadSpec, Tensor
+from agent.schema.device import Runtime
+
+TIMEOUT_S = 10.0
+SEED = 20180218
+MAX_KEPT_BYTES = 16 * 1024 * 1024
+"""Of one known answer; a model with larger outputs has no canary."""
+CAUSE = "numerical canary"
+"""How the cause of every death for a wrong answer begins."""
+
+Outcome = Literal["passed", "wrong", "failed", "gone", "unchecked"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """passed and wrong speak of the numbers; failed: the run was refused; gone: the lane is; unchecked: no canary."""
+
+    outcome: Outcome
+    sentence: str = ""
+    known: bool = False
+    """Whether this accelerator had answered the same question rightly before."""
+
+
+Told = Callable[[Finding], None]
+
+
+@dataclass
+class _Question:
+    """What one model on one accelerator is asked."""
+
+    subject: str
+    """The file and cut, whoever runs it: answers to the same subject can be compared."""
+    made_for: tuple[str, Runtime]
+    accelerator: str
+    trusted: bool
+    """Run by the host's own CPU kernels, which decide where two first answers differ."""
+    inputs: dict[str, Tensor]
+    answer: dict[str, Tensor] | None = None
+
+
+class Canaries:
+    """See module."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._questions: dict[tuple[str, str], _Question] = {}
+        self.counters = {"asked": 0, "passed": 0, "wrong": 0, "failed": 0}
+
+    def loaded(self, accelerator: str, lane: Lane, spec: LoadSpec, report: LoadReport, told: Told) -> None:
+        """A model was loaded: make its question where one can be made, ask it, and tell what that showed."""
+        subject = _subject(spec)
+        key = (accelerator, spec.model)
+        with self._lock:
+            question = self._questions.get(key)
+            if question is None or question.made_for != (subject, spec.runtime):
+                inputs = canary.make_inputs(report.inputs, SEED)
+                if inputs is None:
+                    self._questions.pop(key, None)
+                else:
+                    trusted = not lane.spec.simulated and report.actual == ("CPUExecutionProvider",)
+                    self._questions[key] = _Question(subject, (subject, spec.runtime), accelerator, trusted, inputs)
+        self.ask(accelerator, lane, spec.model, told)
+
+    def ask(self, accelerator: str, lane: Lane, model: str, told: Told) -> None:
+        """Run the model's question once; `told` is called exactly once, at once where there is no question."""
+        with self._lock:
+            question = self._questions.get((accelerator, model))
+        if question is None:
+            told(Finding("unchecked", "no known input can be made for this model"))
+            return
+        self.counters["asked"] += 1
+        try:
+            reply = lane.submit(model, question.inputs, None, self._clock.monotonic_s() + TIMEOUT_S)
+        except QeilError as error:
+            told(Finding("gone", error.message))
+            return
+        reply.add_done_callback(lambda done: told(self._judged(question, model, done)))
+
+    def _judged(self, question: _Question, model: str, done: Future[LaneReply]) -> Finding:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or isinstance(error, LaneDied | PermitExpired):
+            return Finding("gone", "the lane is gone" if error is None else str(error))
+        if error is not None:
+            return self._refused(question, model, error)
+        outputs = done.result().outputs
+        with self._lock:
+            known = question.answer is not None
+            problem = self._compare(question, outputs)
+        if problem is None:
+            self.counters["passed"] += 1
+            return Finding("passed")
+        self.counters["wrong"] += 1
+        return Finding("wrong", f"{CAUSE}: {model} {problem}", known)
+
+    def _refused(self, question: _Question, model: str, error: BaseException) -> Finding:
+        """A question that was never answered may be one the model cannot take; once answered, a refusal is a fault."""
+        sentence = getattr(error, "message", str(error))
+        if question.answer is None and isinstance(error, InferenceFailed):
+            with self._lock:
+                self._questions.pop((question.accelerator, model), None)
+            return Finding("unchecked", f"the model takes no made-up input: {sentence}")
+        if question.answer is None and isinstance(error, BackendError):
+            return Finding("unchecked", sentence)
+        self.counters["failed"] += 1
+        return Finding("failed", f"{CAUSE}: {model} fails on an input that it answered before ({sentence})", known=True)
+
+    def _compare(self, question: _Question, outputs: dict[str, Tensor]) -> str | None:
+        if question.answer is not None:
+            return canary.judge(question.answer, outputs, other_unit=False)
+        for other in self._peers(question):
+            assert other.answer is not None  # noqa: S101  (peers have answered)
+            problem = canary.judge(other.answer, outputs, other_unit=True)
+            if problem is None:
+                break
+            if question.trusted and not other.trusted:
+                other.answer = None  # its next question compares it with this one
+                continue
+            return f"{problem}, compared with {other.accelerator}"
+        if sum(array.nbytes for array in outputs.values()) <= MAX_KEPT_BYTES:
+            question.answer = {name: np.array(array) for name, array in outputs.items()}
+        return None
+
+    def _peers(self, question: _Question) -> Sequence[_Question]:
+        same = [
+            q
+            for q in self._questions.values()
+            if q.subject == question.subject and q.accelerator != question.accelerator and q.answer is not None
+        ]
+        return sorted(same, key=lambda q: not q.trusted)
+
+
+def _subject(spec: LoadSpec) -> str:
+    """Names the content by path, size and time: what was answered before the file changed proves nothing."""
+    try:
+        stat = spec.path.stat()
+    except OSError:
+        return f"{spec.model}:{spec.path}"
+    return f"{spec.model}:{spec.path}:{stat.st_size}:{stat.st_mtime_ns}"

@@ -1,0 +1,75 @@
+"""Held answers: keeps a lane's answers back until it has answered a known question after them.
+
+One question is in flight per lane and model; it vouches for every answer that arrived before it was asked. A lane that
+computes wrongly from some moment on therefore never gets an answer out; one single wrong run between two right ones is
+not seen. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.ports import Lane
+from agent.service.canaries import Canaries, Finding
+
+
+@dataclass(frozen=True)
+class Held:
+    """One answer: what lets it go, and what happens instead (the cause is told)."""
+
+    release: Callable[[], None]
+    redo: Callable[[str], None]
+
+
+@dataclass
+class _Shelf:
+    waiting: list[Held] = field(default_factory=list)
+    asked_for: list[Held] | None = None
+    """Answers that the question in flight vouches for; None while there is none."""
+
+
+class HeldAnswers:
+    """See module. `on_fault(accelerator, cause)` is told of a lane that answered wrongly."""
+
+    def __init__(self, canaries: Canaries, on_fault: Callable[[str, str], None]) -> None:
+        self._canaries = canaries
+        self._on_fault = on_fault
+        self._lock = threading.Lock()
+        self._shelves: dict[tuple[int, str], _Shelf] = {}
+
+    def hold(self, accelerator: str, lane: Lane, model: str, held: Held) -> None:
+        """Keep one answer of `model` on `lane` until it is vouched for."""
+        key = (id(lane), model)
+        with self._lock:
+            shelf = self._shelves.setdefault(key, _Shelf())
+            shelf.waiting.append(held)
+        self._ask(accelerator, lane, model, shelf)
+
+    def _ask(self, accelerator: str, lane: Lane, model: str, shelf: _Shelf) -> None:
+        with self._lock:
+            if shelf.asked_for is not None:
+                return
+            if not shelf.waiting:
+                self._shelves.pop((id(lane), model), None)
+                return
+            shelf.asked_for, shelf.waiting = shelf.waiting, []
+        self._canaries.ask(
+            accelerator, lane, model, lambda finding: self._told(accelerator, lane, model, shelf, finding)
+        )
+
+    def _told(self, accelerator: str, lane: Lane, model: str, shelf: _Shelf, finding: Finding) -> None:
+        sound = finding.outcome in {"passed", "unchecked"}
+        with self._lock:
+            settled, shelf.asked_for = shelf.asked_for or [], None
+            if not sound:
+                settled, shelf.waiting = [*settled, *shelf.waiting], []
+        if finding.outcome in {"wrong", "failed"}:
+            self._on_fault(accelerator, finding.sentence)
+        for held in settled:
+            if sound:
+                held.release()
+            else:
+                held.redo(finding.sentence)
+        self._ask(accelerator, lane, model, shelf)

@@ -1,0 +1,84 @@
+"""Lane watch: looks at every lane after each tick – is a canary due, and how long do its calls take.
+
+Lives on the supervisor's thread; suspicions may come from any. A lane that fails its canary is reported through
+`restart`, and the supervisor ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import structlog
+
+from agent.schema.policy import Recovery
+from agent.service.canaries import Canaries, Finding
+from agent.service.dispatcher import Dispatcher
+from agent.service.lane_keeper import LaneKeeper
+
+_log = structlog.get_logger("canary")
+
+SUSPECT_PAUSE_S = 0.5
+"""Shortest time between two canaries that suspicions ask for on one lane."""
+
+
+class LaneWatch:
+    """See module."""
+
+    def __init__(
+        self, canaries: Canaries, keepers: Mapping[str, LaneKeeper], dispatcher: Dispatcher,
+        restart: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        self._canaries = canaries
+        self._keepers = keepers
+        self._dispatcher = dispatcher
+        self._restart = restart
+        self._lock = threading.Lock()
+        self._suspects: set[str] = set()
+        self._asked_s: dict[str, float] = {}
+        self._in_flight: set[str] = set()
+
+    def suspect(self, accelerator: str) -> None:
+        """An error speaks against a lane: ask it soon. From any thread."""
+        with self._lock:
+            self._suspects.add(accelerator)
+
+    def look(self, limits: Recovery, now_s: float) -> None:
+        """Ask what is due; called every tick."""
+        with self._lock:
+            suspects, self._suspects = self._suspects, set()
+        for name, keeper in self._keepers.items():
+            self._measure(keeper)
+            since_s = now_s - self._asked_s.setdefault(name, now_s)
+            due = limits.canary_s > 0 and since_s >= limits.canary_s
+            if name in suspects and not due:
+                due = since_s >= SUSPECT_PAUSE_S
+                if not due:
+                    self.suspect(name)
+            if due and keeper.health.phase == "ready":
+                self._asked_s[name] = now_s
+                self._ask(keeper)
+
+    def _ask(self, keeper: LaneKeeper) -> None:
+        lane = keeper.lane
+        if lane is None or not lane.alive():
+            return
+        for model, entry in list(keeper.models.items()):
+            key = f"{keeper.name}/{model}"
+            if entry.state == "ready" and key not in self._in_flight:
+                self._in_flight.add(key)
+                self._canaries.ask(keeper.name, lane, model, partial(self._told, keeper, keeper.generation, key))
+
+    def _told(self, keeper: LaneKeeper, generation: int, key: str, finding: Finding) -> None:
+        self._in_flight.discard(key)
+        if finding.outcome in {"wrong", "failed"} and generation == keeper.generation:
+            _log.warning("canary", lane=key, outcome=finding.outcome, cause=finding.sentence)
+            self._restart(keeper.name, finding.sentence)
+
+    def _measure(self, keeper: LaneKeeper) -> None:
+        for model in keeper.models:
+            meter = self._dispatcher.meters.get(model)
+            slowest_s = meter.slowest_s(keeper.name) if meter is not None else None
+            if slowest_s is not None:
+                keeper.slowest_s[model] = slowest_s

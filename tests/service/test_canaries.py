@@ -1,0 +1,175 @@
+"""A lane that computes wrongly in silence is found, its answers do not get out, and a sound one is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.errors import BackendError, InferenceFailed
+from agent.ports import LaneReply
+from agent.service.canaries import Canaries
+from agent.service.held_answers import Held, HeldAnswers
+from agent.service.lane_watch import SUSPECT_PAUSE_S, LaneWatch
+from tests.fakes import FakeLane
+from tests.service.world import POLICY, World
+
+
+class Bed(World):
+    """A world whose lanes are asked canaries, as in the agent."""
+
+    def __init__(self, release="at_once", canary_s=30.0, **options):
+        recovery = POLICY.recovery.model_copy(update={"release": release, "canary_s": canary_s})
+        super().__init__(policy=POLICY.model_copy(update={"recovery": recovery}), **options)
+        self.canaries = Canaries(self.clock)
+        self.dispatcher._held = HeldAnswers(self.canaries, self._restart)
+        self.watch = LaneWatch(self.canaries, self.keepers, self.dispatcher, self._restart)
+        self.supervisor.after_tick = lambda now_s: self.watch.look(recovery, now_s)
+        for keeper in self.keepers.values():
+            keeper.canaries = self.canaries
+            lane = keeper.lane
+            lane.kill("begin again with canaries")
+        self.tick(8.0)
+
+    def _restart(self, accelerator, cause):
+        from agent.service.supervisor import RestartLaneEvent
+
+        self.supervisor.post(RestartLaneEvent(accelerator, cause))
+
+
+def spoil(lane: FakeLane, by: float = 1.0) -> None:
+    run = lane._run
+
+    def wrong(inputs, future):
+        lane.runs += 1
+        future.set_result(LaneReply({"y": np.asarray(inputs["x"]) + 1 + by}, 0.01))
+
+    lane._run = wrong
+    lane.sound = run
+
+
+def test_a_model_counts_as_loaded_once_its_canary_has_passed():
+    bed = Bed()
+    assert bed.canaries.counters == {"asked": 2, "passed": 2, "wrong": 0, "failed": 0}
+    assert bed.infer().result().placement == "gpu0"
+
+
+def test_a_lane_that_turns_wrong_is_ended_by_its_next_canary_and_comes_back_through_one():
+    bed = Bed(canary_s=5.0)
+    deaths = bed.keepers["gpu0"].health.restarts
+    spoil(bed.lane("gpu0"))
+    bed.tick(6.0)
+    assert bed.keepers["gpu0"].health.restarts == deaths + 1
+    assert bed.keepers["gpu0"].health.last_fault.startswith("numerical canary: m output 'y'")
+    bed.tick(5.0)
+    assert bed.accelerator("gpu0").state == "ready"
+    assert bed.infer().result().outputs["y"].tolist() == [[2.0, 2.0]]
+
+
+def test_a_lane_that_returns_wrong_never_serves_and_opens_the_breaker():
+    bed = Bed()
+    bed.prepare = lambda lane, generation: spoil(lane) if lane.spec.accelerator == "gpu0" else None
+    bed.lane("gpu0").die()
+    bed.tick(20.0)
+    assert bed.accelerator("gpu0").state == "quarantined"
+    assert bed.infer().result().placement == "cpu"
+
+
+def test_a_newcomer_that_disagrees_with_another_accelerator_is_refused_with_both_names():
+    bed = Bed(
+        simulated=("gpu0",),
+        prepare=lambda lane, generation: spoil(lane) if lane.spec.accelerator == "gpu0" else None,
+    )
+    bed.tick(40.0)  # it answered first; the host's own kernels decide, and it is asked again
+    row = next(c for m in bed.snapshot.models for c in m.candidates if c.accelerator == "gpu0")
+    assert row.state == "refused"
+    assert "compared with cpu" in row.reason
+
+
+def test_verified_release_lets_no_wrong_answer_out():
+    bed = Bed(release="verified")
+    spoil(bed.lane("gpu0"))
+    answers = [bed.infer() for _ in range(5)]
+    bed.tick()
+    for answer in answers:
+        assert answer.result().outputs["y"].tolist() == [[2.0, 2.0]]
+        assert (answer.result().placement, answer.result().replays) == ("cpu", 1)
+
+
+def test_one_canary_vouches_for_every_answer_that_came_before_it():
+    bed = Bed(release="verified")
+    lane = bed.lane("gpu0")
+    asked = bed.canaries.counters["asked"]
+    lane.hold = True
+    answers = [bed.infer() for _ in range(6)]
+    lane.release()
+    assert all(a.result().placement == "gpu0" for a in answers)
+    assert bed.canaries.counters["asked"] - asked <= 6
+    lane.hold = True
+    answers = [bed.infer() for _ in range(6)]
+    runs, lane.held = lane.held, []
+    for _, inputs, future in runs:
+        lane._run(inputs, future)  # the canary of the first one waits in `held` while the others arrive
+    asked = bed.canaries.counters["asked"]
+    assert not any(a.done() for a in answers)
+    lane.release()
+    assert all(a.done() for a in answers)
+    assert bed.canaries.counters["asked"] == asked + 1
+
+
+def test_answers_of_a_lane_that_dies_before_it_is_asked_are_made_again():
+    bed = Bed(release="verified")
+    lane = bed.lane("gpu0")
+    lane.hold = True
+    answer = bed.infer()
+    runs, lane.held = lane.held, []
+    lane._run(runs[0][1], runs[0][2])
+    assert not answer.done()
+    lane.die()
+    assert answer.result().placement == "cpu"
+
+
+def test_an_error_that_speaks_against_a_lane_has_it_asked_at_once():
+    bed = Bed(canary_s=0.0)
+    bed.watch.suspect("gpu0")
+    bed.watch.suspect("cpu")
+    asked = bed.canaries.counters["asked"]
+    bed.tick(SUSPECT_PAUSE_S + 0.1)
+    assert bed.canaries.counters["asked"] == asked + 2
+    assert bed.keepers["gpu0"].health.phase == "ready"
+
+
+def test_a_lane_that_fails_what_it_answered_before_is_ended():
+    bed = Bed(canary_s=0.0)
+    bed.lane("gpu0").fail_with = InferenceFailed("the device does not answer")
+    bed.watch.suspect("gpu0")
+    bed.tick(SUSPECT_PAUSE_S + 0.2)
+    assert "fails on an input that it answered before" in bed.keepers["gpu0"].health.last_fault
+
+
+@pytest.mark.parametrize("error", [InferenceFailed("index out of range"), BackendError("no room")])
+def test_a_model_that_takes_no_made_up_input_is_served_unchecked(error):
+    bed = Bed(prepare=lambda lane, generation: setattr(lane, "fail_with", error))
+    for name in ("gpu0", "cpu"):
+        bed.lane(name).fail_with = None
+    assert bed.canaries.counters["failed"] == 0
+    assert bed.infer().result().outputs["y"].tolist() == [[2.0, 2.0]]
+
+
+def test_what_cannot_be_asked_is_said():
+    bed = Bed()
+    told = []
+    bed.canaries.ask("gpu0", bed.lane("gpu0"), "unknown", told.append)
+    assert told[0].outcome == "unchecked"
+    lane = bed.lane("gpu0")
+    lane._dead = True
+    bed.canaries.ask("gpu0", lane, "m", told.append)
+    assert told[1].outcome == "gone"
+
+
+def test_an_answer_without_a_known_question_is_released():
+    bed = Bed()
+    held = HeldAnswers(bed.canaries, lambda a, c: None)
+    out = []
+    held.hold("gpu0", bed.lane("gpu0"), "unknown", Held(lambda: out.append("released"), out.append))
+    assert out == ["released"]
+    assert held._shelves == {}
