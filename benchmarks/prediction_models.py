@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 IR_VERSION = 8
+COLOURS = 3
 Array = np.ndarray[Any, Any]
 
 
@@ -163,9 +164,13 @@ def packaged(package: str, *parts: str) -> Path | None:
 
 
 def image_case(name: str, path: Path, feed: str, shape: tuple[int, ...]) -> Case:
-    """A case with one random image."""
+    """A case with one random image; free sizes of its graph are those of the image."""
     rng = np.random.default_rng(5)
-    return Case(name, path, "tflite" if path.suffix == ".tflite" else "onnx", {feed: rng.random(shape, np.float32)})
+    height, width = shape[2:] if shape[1] == COLOURS else shape[1:3]
+    return Case(
+        name, path, "tflite" if path.suffix == ".tflite" else "onnx", {feed: rng.random(shape, np.float32)},
+        {"batch": shape[0], "height": height, "width": width},
+    )  # fmt: skip
 
 
 def installed() -> list[Case]:

@@ -23,6 +23,7 @@ CPU: Final = "CPUExecutionProvider"
 _ONNX_BFLOAT16: Final = 16
 _RECORD_ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
 _SESSION_OPTION_PREFIX: Final = "session."
+_SPINNING: Final = "session.intra_op.allow_spinning"
 _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
     "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
@@ -136,6 +137,9 @@ def _session_options(ort: Any, order: LoadOrder) -> Any:
     options.intra_op_num_threads = order.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if order.provider != CPU:
+        # Its pool computes what the provider hands back; spinning between two such parts takes the provider's cores.
+        options.add_session_config_entry(_SPINNING, "0")
     for key, value in order.options.items():
         if key.startswith(_SESSION_OPTION_PREFIX):
             options.add_session_config_entry(key, value)

@@ -19,6 +19,7 @@ from agent.errors import InferenceFailed, ModelLoadFailed
 from agent.schema.device import Runtime
 from tests.backends.conftest import NSFW, TAKES_PLUGINS, Models, Rig, save_graph
 
+SPINNING = "session.intra_op.allow_spinning"
 PLUGIN = "onnxruntime_ep_openvino"
 needs_plugins = pytest.mark.skipif(not TAKES_PLUGINS, reason="this onnxruntime takes no plugin providers")
 
@@ -96,6 +97,25 @@ def test_options_of_the_session_and_of_the_provider_are_told_apart(models: Model
     session = open_session(order(models.add_one, options={"session.disable_prepacking": "1"}))
 
     assert session.assignment.actual == ("CPUExecutionProvider",)
+
+
+@pytest.mark.parametrize(
+    ("provider", "options", "spins"),
+    [("OpenVINOExecutionProvider", {}, "0"), ("OpenVINOExecutionProvider", {SPINNING: "1"}, "1")],
+)
+def test_the_cpu_pool_does_not_spin_beside_another_provider_unless_told_to(
+    tmp_path: Path, provider: str, options: dict[str, str], spins: str
+) -> None:
+    made = adapter._session_options(ort, order(tmp_path, provider=provider, options=options))
+
+    assert made.get_session_config_entry(SPINNING) == spins
+
+
+def test_the_cpu_pool_spins_where_it_computes_everything(tmp_path: Path) -> None:
+    made = adapter._session_options(ort, order(tmp_path))
+
+    with pytest.raises(RuntimeError):
+        made.get_session_config_entry(SPINNING)
 
 
 def test_a_type_the_protocol_cannot_carry_is_refused(tmp_path: Path) -> None:
