@@ -15,7 +15,8 @@ from agent.api import reply
 from agent.api.access import Gate
 from agent.api.body import BODY_READ, BodyBudget
 from agent.api.catalogue import Catalogue
-from agent.api.errors import ClientGone, WrongMethod, body_of, headers_of, status_of
+from agent.api.direct import DirectPath
+from agent.api.errors import ClientGone, Headers, WrongMethod, body_of, headers_of, status_of
 from agent.api.infer import InferEndpoint
 from agent.api.status import EventStream, StatusPages
 from agent.errors import NotFound, QeilError
@@ -39,6 +40,7 @@ class EdgeApp:
         self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService) -> list[Route]:
+        self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
         infer: ASGIApp = InferEndpoint(service, self.budget)
         catalogue = Catalogue(service, self.budget)
         pages = StatusPages(service, self.metrics)
@@ -93,11 +95,14 @@ class EdgeApp:
         except Exception as error:  # noqa: BLE001 - root of the request: a bug must cost one answer, not the server
             await self._confess(scope, receive, send, error)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: QeilError) -> None:
+    def _refusal(self, error: QeilError) -> tuple[int, Headers, bytes]:
+        """(status, headers, body) of an error, which is counted."""
         status = status_of(error)
         self._refused[status] += 1
-        headers = [reply.JSON, *headers_of(error, status)]
-        body = body_of(error.message, error.code)
+        return status, [reply.JSON, *headers_of(error, status)], body_of(error.message, error.code)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: QeilError) -> None:
+        status, headers, body = self._refusal(error)
         names = {name for name, _ in scope["headers"]}
         unread = not scope.get(BODY_READ) and (b"transfer-encoding" in names or b"content-length" in names)
         if unread:
@@ -105,12 +110,16 @@ class EdgeApp:
         else:
             await reply.send_body(send, status, headers, body)
 
-    async def _confess(self, scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
+    @staticmethod
+    def _confession(error: Exception, method: str, path: str) -> QeilError:
         number = secrets.token_hex(4)
-        _log.error("request_failed", error_id=number, method=scope["method"], path=scope["path"][:200], exc_info=error)
-        sentence = f"the agent has a fault (id {number}); its log says more under that id"
+        _log.error("request_failed", error_id=number, method=method, path=path[:200], exc_info=error)
+        return QeilError(f"the agent has a fault (id {number}); its log says more under that id")
+
+    async def _confess(self, scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
+        confession = self._confession(error, scope["method"], scope["path"])
         try:
-            await self._refuse(scope, receive, send, QeilError(sentence))
+            await self._refuse(scope, receive, send, confession)
         except RuntimeError:
             return  # the answer had begun already; the server closes the connection
 

@@ -7,13 +7,16 @@ JSON like every other answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from agent.api.direct import DirectPath, Exchange
 from agent.api.errors import body_of
 
 MAX_HEADER_BYTES: Final = 65_536
@@ -82,6 +85,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def __init__(
         self,
         bounds: ConnectionBounds,
+        direct: DirectPath,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -89,6 +93,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = bounds
+        self._direct = direct
+        self._exchange: Exchange | None = None
+        """A request on the direct path whose body is arriving."""
         self._header_bytes = 0
         self._body_bytes = 0
         self._receiving_since_s: float | None = None
@@ -108,6 +115,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
+        self._exchange = None
+        if isinstance(self.cycle, Exchange) and not self.cycle.response_complete:
+            self.cycle.give_up()
         if self._check is not None:
             self._check.cancel()
         super().connection_lost(exc)
@@ -133,32 +143,91 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Whether it is the agent that does not read at the moment."""
         return self.flow.read_paused
 
+    # ------------------------------------------------------------------ what the parser finds
+
     def on_message_begin(self) -> None:
         """A request begins."""
         self._header_bytes = self._body_bytes = 0
         if self._receiving_since_s is None:
             self._receiving_since_s = self.loop.time()
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_url(self, url: bytes) -> None:
         """Part of the request line."""
         self._count(len(url))
-        super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         self._count(len(name) + len(value))
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The body may follow: on the direct path where that is possible."""
+        self._exchange = self._open_directly()
+        if self._exchange is not None:
+            self.cycle = cast("RequestResponseCycle", self._exchange)
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope, which the direct path has no use for
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def _open_directly(self) -> Exchange | None:
+        idle = self.cycle is None or self.cycle.response_complete
+        parser = self.parser
+        if not idle or self.flow.write_paused or self.transport.is_closing() or parser.get_method() != b"POST":
+            return None
+        if parser.get_http_version() != "1.1" or not parser.should_keep_alive():
+            return None
+        return self._direct.open(self, self.url, self.headers)
 
     def on_body(self, body: bytes) -> None:
         """Part of the body."""
         self._body_bytes += len(body)
-        super().on_body(body)
+        if self._exchange is not None:
+            self._exchange.add(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is here."""
         self._receiving_since_s = None
-        super().on_message_complete()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.run()
+        else:
+            super().on_message_complete()
+
+    # ------------------------------------------------------------------ the direct path's answers
+
+    def answer(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        """Send an answer in one piece; the next request may begin."""
+        fixed = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
+        if not exchange.keep_alive:
+            fixed += b"connection: close\r\n"
+        exchange.response_started = exchange.response_complete = True
+        if len(body) <= JOINED_BYTES:
+            self.transport.write(b"".join((STATUS_LINE[status], fixed, head, b"\r\n", body)))
+        else:
+            self.transport.write(b"".join((STATUS_LINE[status], fixed, head, b"\r\n")))
+            self.transport.write(body)
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_loop(self, function: Callable[[], None]) -> None:
+        """Call from this loop's thread; nothing once the loop is closed, as nobody waits any more."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(function)
+
+    # ------------------------------------------------------------------ pace of what we send
 
     def pause_writing(self) -> None:
         """The client reads slower than we write."""

@@ -46,7 +46,7 @@ class InferEndpoint:
         version = scope["path_params"].get("version")
         if version is not None:
             check_version(self._service, model, version)
-        header_bytes = _header_length(headers.get(b"inference-header-content-length"))
+        header_bytes = header_length(headers.get(b"inference-header-content-length"))
         limits = self._service.limits()
         if header_bytes is None:
             bound = min(limits.max_json_body_bytes, limits.max_body_bytes)
@@ -58,7 +58,7 @@ class InferEndpoint:
         try:
             data = await body.read(headers.get(b"content-length"), headers.get(b"content-encoding"))
             decoded = messages.decode(
-                model, data, header_bytes, _deadline_s(headers.get(b"x-deadline-s")), f"http-{next(self._numbers)}"
+                model, data, header_bytes, deadline_s(headers.get(b"x-deadline-s")), f"http-{next(self._numbers)}"
             )
             answer = await settled(self._service.infer(decoded.request), receive)
             encoded = messages.encode(answer, decoded)
@@ -78,7 +78,8 @@ def check_version(service: InferenceService, model: str, version: str) -> None:
         raise NotFound(f"model {model!r} has no version {version!r} (known: {', '.join(known)})")
 
 
-def _header_length(value: bytes | None) -> int | None:
+def header_length(value: bytes | None) -> int | None:
+    """Bytes of the JSON part, from Inference-Header-Content-Length; BadInput unless it is a number above 0."""
     if value is None:
         return None
     if not value.isdigit() or len(value) > 18:
@@ -89,7 +90,8 @@ def _header_length(value: bytes | None) -> int | None:
     return length
 
 
-def _deadline_s(value: bytes | None) -> float | None:
+def deadline_s(value: bytes | None) -> float | None:
+    """Seconds from now, from X-Deadline-S; BadInput unless they are finite and above 0."""
     if value is None:
         return None
     try:

@@ -147,11 +147,14 @@ class _Running(uvicorn.Server):
             self._loop.run_until_complete(asyncio.wait(rest, timeout=1.0))
 
 
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr] # every protocol of ours has one
 def _config(app: EdgeApp, settings: HttpSettings) -> uvicorn.Config:
     bounds = ConnectionBounds(settings.max_connections, settings.receive_timeout_s)
     config = uvicorn.Config(
         app,
-        http=functools.partial(BoundedHttpProtocol, bounds),  # type: ignore[arg-type] # any factory will do
+        http=functools.partial(BoundedHttpProtocol, bounds, app.direct),  # type: ignore[arg-type] # any factory will do
+        self._loop.run_until_complete(asyncio.sleep(0))
         ws="none",
         lifespan="off",
         interface="asgi3",

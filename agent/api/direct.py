@@ -1,0 +1,220 @@
+"""Direct path: infer requests of the usual form are answered by their connection, without a task of their own.
+
+A request takes it when its connection is idle and nothing about it is unusual (`DirectPath.open`). All others, and all
+that would be refused before their body is read, go through the ASGI application, which gives the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from itertools import count
+from typing import Final, Protocol
+
+from agent.api import messages, reply
+from agent.api.access import Gate
+from agent.api.body import BodyBudget
+from agent.api.errors import Headers
+from agent.api.heads import Heads
+from agent.api.infer import deadline_s, header_length
+from agent.errors import Overloaded, QeilError
+from agent.ports import InferenceAnswer, InferenceService, RequestLimits
+
+UNRESERVED_BYTES: Final = 256 * 1024
+"""Bodies up to this size come in one or a few pieces; larger ones are counted in the budget of all bodies."""
+MAX_PATHS: Final = 256
+"""Paths remembered; all are forgotten when there are more."""
+
+_PATH: Final = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)/infer")
+_UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"connection"})
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+_Refusal = tuple[int, Headers, bytes]
+
+
+class Connection(Protocol):
+    """What an exchange needs of its connection."""
+
+    def answer(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        """Send the answer and go on with the next request."""
+        ...
+
+    def on_loop(self, function: Callable[[], None]) -> None:
+        """Call from the event loop's thread, soon."""
+        ...
+
+
+class _Deaf:
+    """Stands for the event that uvicorn sets for tasks; an exchange has none that would wait for it."""
+
+    @staticmethod
+    def set() -> None:
+        """Nobody listens."""
+
+
+class DirectPath:
+    """Shared by all connections. Lives on the event loop's thread."""
+
+    def __init__(
+        self,
+        service: InferenceService,
+        gate: Gate,
+        budget: BodyBudget,
+        refuse: Callable[[QeilError], _Refusal],
+        confess: Callable[[Exception, str, str], QeilError],
+    ) -> None:
+        """`refuse` gives the answer to an error; `confess` makes an error of a bug and logs it."""
+        self.service = service
+        self.heads = Heads()
+        self.budget = budget
+        self.refuse = refuse
+        self.confess = confess
+        self.numbers = count(1)
+        self._gate = gate
+        self._models: dict[bytes, tuple[str, str]] = {}
+
+    def open(self, connection: Connection, url: bytes, fields: list[tuple[bytes, bytes]]) -> Exchange | None:
+        """An exchange for a POST request with these header fields; None where it is not a usual infer request."""
+        named = self._models.get(url) or self._learn(url)
+        headers = dict(fields)
+        if named is None or len(headers) != len(fields) or not _UNUSUAL.isdisjoint(headers):
+            return None
+        limits = self.service.limits()
+        try:
+            length = int(headers.get(b"content-length", b"0"))
+            header_bytes = header_length(headers.get(b"inference-header-content-length"))
+            if length > _bound(limits, header_bytes):
+                return None
+            self._gate.check(named[1], "POST", headers)
+            reserved = length if length > UNRESERVED_BYTES else 0
+            self.budget.take(reserved)
+        except (QeilError, ValueError):
+            return None  # the application says why
+        return Exchange(self, connection, named[0], headers, header_bytes, length, reserved)
+
+    def _learn(self, url: bytes) -> tuple[str, str] | None:
+        match = _PATH.fullmatch(url)
+        if match is None:
+            return None
+        if len(self._models) >= MAX_PATHS:
+            self._models.clear()
+        self._models[url] = match[1].decode(), url.decode()
+        return self._models[url]
+
+
+def _bound(limits: RequestLimits, header_bytes: int | None) -> int:
+    if header_bytes is None:
+        return min(limits.max_json_body_bytes, limits.max_body_bytes)
+    return limits.max_body_bytes if header_bytes <= limits.max_json_body_bytes else -1
+
+
+class Exchange:
+    """One request and its answer. Has what uvicorn's connection asks of a request in progress."""
+
+    message_event = _Deaf()
+
+    def __init__(
+        self, path: DirectPath, connection: Connection, model: str, headers: dict[bytes, bytes],
+        header_bytes: int | None, length: int, reserved_bytes: int,
+    ) -> None:  # fmt: skip
+        self.response_started = self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+        self._path = path
+        self._connection = connection
+        self._model = model
+        self._headers = headers
+        self._header_bytes = header_bytes
+        self._length = length
+        self._reserved_bytes = reserved_bytes
+        self._body: bytes | bytearray = b""
+        self._filled = 0
+        self._decoded: messages.DecodedRequest | None = None
+        self._future: Future[InferenceAnswer] | None = None
+
+    def add(self, piece: bytes) -> None:
+        """Part of the body, in order."""
+        if len(piece) == self._length:
+            self._body = piece
+            return
+        if not self._filled:
+            self._body = bytearray(self._length)
+        assert isinstance(self._body, bytearray)  # noqa: S101  (made with the first piece)
+        self._body[self._filled : self._filled + len(piece)] = piece
+        self._filled += len(piece)
+
+    def run(self) -> None:
+        """The body is complete: ask the service."""
+        path = self._path
+        try:
+            after_s = deadline_s(self._headers.get(b"x-deadline-s"))
+            number = f"http-{next(path.numbers)}"
+            self._decoded = path.heads.decode(self._model, self._body, self._header_bytes, after_s, number)
+            self._future = path.service.infer(self._decoded.request)
+        except QeilError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - root of the request: a bug must cost one answer, not the server
+            self._refuse(path.confess(error, "POST", f"/v2/models/{self._model}/infer"))
+        else:
+            self._thread = threading.get_ident()
+            self._future.add_done_callback(self._settled)
+
+    def give_up(self) -> None:
+        """The client is gone."""
+        self.disconnected = True
+        self._release()
+        if self._future is not None:
+            self._future.cancel()
+
+    # ------------------------------------------------------------------ the answer
+
+    def _settled(self, _: Future[InferenceAnswer]) -> None:
+        if threading.get_ident() == self._thread:
+            self._finish()
+        else:
+            self._connection.on_loop(self._finish)
+
+    def _finish(self) -> None:
+        assert self._future is not None  # noqa: S101  (it has settled)
+        assert self._decoded is not None  # noqa: S101
+        if self.disconnected:
+            return
+        try:
+            encoded = messages.encode(self._future.result(0), self._decoded)
+        except CancelledError:
+            self._refuse(Overloaded("the request was cancelled inside the agent; send it again"))
+            return
+        except QeilError as error:
+            self._refuse(error)
+            return
+        except Exception as error:  # noqa: BLE001 - root of the request: a bug must cost one answer, not the server
+            self._refuse(self._path.confess(error, "POST", f"/v2/models/{self._model}/infer"))
+            return
+        headers: Headers = []
+        body = reply.compressed(encoded.body, self._headers.get(b"accept-encoding"), headers)
+        if encoded.header_bytes is None:
+            head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        else:
+            head = (
+                b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+                b"content-length: %d\r\n" % (encoded.header_bytes, len(body))
+            )
+        self._send(200, head + _lines(headers) if headers else head, body)
+
+    def _refuse(self, error: QeilError) -> None:
+        status, headers, body = self._path.refuse(error)
+        self._send(status, _lines([*headers, (b"content-length", b"%d" % len(body))]), body)
+
+    def _send(self, status: int, head: bytes, body: bytes) -> None:
+        self._release()
+        if not self.disconnected:
+            self._connection.answer(self, status, head, body)
+
+    def _release(self) -> None:
+        self._path.budget.give(self._reserved_bytes)
+        self._reserved_bytes = 0
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(name + b": " + value + b"\r\n" for name, value in headers)
