@@ -36,11 +36,11 @@ class EdgeApp:
         self._gate = gate
         self._refused: Counter[int] = Counter()
         self.budget = BodyBudget(settings.max_buffered_bytes)
+        self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
         self.events = EventStream(service, settings.max_event_streams)
         self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService) -> list[Route]:
-        self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
         infer: ASGIApp = InferEndpoint(service, self.budget)
         catalogue = Catalogue(service, self.budget)
         pages = StatusPages(service, self.metrics)
