@@ -140,11 +140,11 @@ class LaneVitals:
     busy_since_s: float | None
     temperature_c: float | None = None
     power_w: float | None = None
-
     waited_s: float | None = None
     """Total time its busiest thread was ready to run and got no core; None where the kernel does not tell."""
     stopped: bool = False
     """The kernel holds the process (SIGSTOP, a debugger)."""
+
 
 class Doorbells(Protocol):
     """Where lanes' answers arrive. An event loop that waits for them may adopt it, which spares a change of thread."""

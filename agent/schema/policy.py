@@ -115,6 +115,12 @@ class Recovery(FileModel):
     ramp_s: float = Field(ge=0, description="time from there to full capacity")
     load_timeout_s: float = Field(default=300.0, gt=0, description="loading and compiling one model may take this long")
     max_replays: int = Field(ge=0, le=10, description="how often one request may be moved to another lane")
+    canary_s: float = Field(
+        default=30.0, ge=0, le=86_400, description="period of the question with a known answer to every lane; 0: never"
+    )
+    release: Literal["at_once", "verified"] = Field(
+        default="at_once", description="verified: an answer leaves once its lane has answered a canary after it"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Recovery:
@@ -137,12 +143,6 @@ class Telemetry(FileModel):
     window_s: float = Field(gt=0, le=3600, description="aggregation before a row is written")
 
 
-    canary_s: float = Field(
-        default=30.0, ge=0, le=86_400, description="period of the question with a known answer to every lane; 0: never"
-    )
-    release: Literal["at_once", "verified"] = Field(
-        default="at_once", description="verified: an answer leaves once its lane has answered a canary after it"
-    )
 class Policy(FileModel):
     """The owner's wishes."""
 

@@ -26,6 +26,7 @@ from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
+from agent.service.bundle_layer import BundleLayer
 from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
 from agent.service.command_actions import Agent, Rejections
@@ -33,8 +34,8 @@ from agent.service.dispatcher import Dispatcher
 from agent.service.held_answers import HeldAnswers
 from agent.service.inference import AgentInference
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
-from agent.service.model_set import ModelSet
 from agent.service.lane_watch import LaneWatch
+from agent.service.model_set import ModelSet
 from agent.service.plan import Plan
 from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
@@ -83,8 +84,8 @@ class App:
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, self._clock)
-        self.dispatcher = Dispatcher(
         self.canaries = Canaries(self._clock)
+        self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock, self._suspected, split_meter,
             HeldAnswers(self.canaries, self._restart_lane),
         )  # fmt: skip
@@ -121,10 +122,6 @@ class App:
             )  # fmt: skip
             self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
 
-    def _sensors(self) -> tuple[Sensor, ...]:
-        return build_sensors(self.board.profile, SysfsReader(Path("/")))
-
-    def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
     def _after_tick(self, now_s: float) -> None:
         self._replanner.look(self.supervisor.keepers, now_s)
         self._watch.look(self.supervisor.in_force.policy.recovery, now_s)
@@ -136,6 +133,10 @@ class App:
     def _restart_lane(self, accelerator: str, cause: str) -> None:
         self.supervisor.post(RestartLaneEvent(accelerator, cause))
 
+    def _sensors(self) -> tuple[Sensor, ...]:
+        return build_sensors(self.board.profile, SysfsReader(Path("/")))
+
+    def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
         free_bytes = available_bytes(SysfsReader(Path("/")))
         return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes)
 
