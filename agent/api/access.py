@@ -17,6 +17,8 @@ from agent.api.errors import Forbidden, Unauthorized
 from agent.errors import ConfigError
 
 OPEN_PATHS: Final = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
+OPEN_FOLDER: Final = "/dashboard/"
+"""The page's own files; like the page itself they hold no data."""
 MIN_KEY_CHARACTERS: Final = 16
 
 
@@ -47,7 +49,7 @@ class Gate:
         """Headers have lower-case names."""
         if self._key is None:
             self._check_origin(method, headers)
-        elif path not in OPEN_PATHS:
+        elif path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             self._check_key(self._key, headers)
 
     def _check_key(self, key: bytes, headers: Mapping[bytes, bytes]) -> None:

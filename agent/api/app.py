@@ -15,6 +15,7 @@ from agent.api import reply
 from agent.api.access import Gate
 from agent.api.body import BODY_READ, BodyBudget
 from agent.api.catalogue import Catalogue
+from agent.api.dashboard import Dashboard, Insight
 from agent.api.direct import DirectPath
 from agent.api.errors import ClientGone, Headers, WrongMethod, body_of, headers_of, status_of
 from agent.api.infer import InferEndpoint
@@ -32,12 +33,15 @@ _REPOSITORY: Final = "/v2/repository/models/{model}"
 class EdgeApp:
     """The ASGI application. Must be made on the event loop's thread."""
 
-    def __init__(self, service: InferenceService, settings: HttpSettings, gate: Gate) -> None:
+    def __init__(
+        self, service: InferenceService, settings: HttpSettings, gate: Gate, insight: Insight | None = None
+    ) -> None:
         self._gate = gate
         self._refused: Counter[int] = Counter()
         self.budget = BodyBudget(settings.max_buffered_bytes)
         self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
         self.events = EventStream(service, settings.max_event_streams)
+        self._dashboard = Dashboard(insight)
         self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService) -> list[Route]:
@@ -62,7 +66,9 @@ class EdgeApp:
             Route("/status", pages.status),
             Route("/metrics", pages.metrics),
             Route("/events", self.events, methods=["GET"]),
-            Route("/", pages.page),
+            Route("/overview", self._dashboard.overview),
+            Route("/", self._dashboard.page),
+            Route("/dashboard/{name}", self._dashboard.asset),
         ]
 
     def metrics(self) -> tuple[Metric, ...]:

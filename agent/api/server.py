@@ -16,6 +16,7 @@ import uvicorn
 
 from agent.api import access, listener
 from agent.api.app import EdgeApp
+from agent.api.dashboard import Insight
 from agent.api.http_protocol import BoundedHttpProtocol, ConnectionBounds
 from agent.errors import ConfigError, QeilError
 from agent.ports import Doorbells, InferenceService
@@ -30,8 +31,15 @@ BACKLOG: Final = 512
 class HttpServer:
     """Serves the agent's HTTP API. `start` returns once it accepts connections; used once, not restartable."""
 
-    def __init__(self, service: InferenceService, settings: HttpSettings, doorbells: Doorbells | None = None) -> None:
-        """`doorbells` of the lanes that answer: served on this server's loop while it runs."""
+    def __init__(
+        self,
+        service: InferenceService,
+        settings: HttpSettings,
+        doorbells: Doorbells | None = None,
+        insight: Insight | None = None,
+    ) -> None:
+        """`doorbells` of the lanes that answer: served on this server's loop while it runs. `insight`: for the page."""
+        self._insight = insight
         self._service = service
         self._doorbells = doorbells
         self._settings = settings
@@ -57,7 +65,7 @@ class HttpServer:
         settings = self._settings
         key = access.read_key(settings.api_key_file) if settings.api_key_file is not None else None
         gate = access.Gate(key, settings.host if settings.unix_socket is None else None)
-        app = EdgeApp(self._service, settings, gate)
+        app = EdgeApp(self._service, settings, gate, self._insight)
         config = _config(app, settings)
         bound = listener.bind(settings)
         if settings.unix_socket is None:

@@ -1,14 +1,10 @@
-"""Status: the snapshot as JSON and as a stream of events, the metrics, and a page that shows them to people."""
+"""Status: the snapshot as JSON and as a stream of events, and the metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import resources
 from typing import Final
 
 from starlette.requests import Request
@@ -26,19 +22,11 @@ KEEP_ALIVE_PERIODS: Final = 15
 
 
 class StatusPages:
-    """Handlers of /status, /metrics and the page."""
+    """Handlers of /status and /metrics."""
 
     def __init__(self, service: InferenceService, edge_metrics: Callable[[], tuple[Metric, ...]]) -> None:
         self._service = service
         self._edge_metrics = edge_metrics
-        page = resources.files("agent.api").joinpath("page.html").read_bytes()
-        self._page = page
-        self._page_headers = {
-            "content-security-policy": _policy(page),
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "no-referrer",
-            "cache-control": "no-cache",
-        }
 
     async def status(self, _: Request) -> Response:
         """The snapshot."""
@@ -49,27 +37,10 @@ class StatusPages:
         body = prometheus.render((*self._service.metrics(), *self._edge_metrics()))
         return Response(body, headers={"content-type": prometheus.CONTENT_TYPE})
 
-    async def page(self, _: Request) -> Response:
-        """The page; it holds no data, it fetches /status."""
-        return Response(self._page, media_type="text/html", headers=self._page_headers)
-
 
 def encode(snapshot: AgentSnapshot) -> bytes:
     """The snapshot as `qeil status --json` prints it."""
     return reply.dumps(asdict(snapshot))
-
-
-def _policy(page: bytes) -> str:
-    """Only the page's own script and style run, and only this server is asked."""
-
-    def hashes(tag: bytes) -> str:
-        found: list[bytes] = re.findall(rb"<%s>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found)
-
-    return (
-        f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; connect-src 'self'; "
-        f"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 class EventStream:

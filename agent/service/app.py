@@ -33,6 +33,7 @@ from agent.service.command_actions import Agent, Rejections
 from agent.service.dispatcher import Dispatcher
 from agent.service.held_answers import HeldAnswers
 from agent.service.inference import AgentInference
+from agent.service.insight import Insight
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.lane_watch import LaneWatch
 from agent.service.model_set import ModelSet
@@ -91,8 +92,11 @@ class App:
         )  # fmt: skip
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(
-            self.board.profile, current, keepers, self.dispatcher, self.reporting, self._clock, info,
-            lambda wanted: assembly.remember_policy(state_dir, wanted.policy),
+            self.board.profile, current, keepers, self.dispatcher, self.reporting, self._clock, info, self._accepted,
+        )  # fmt: skip
+        self.insight = Insight(
+            self.reporting.history, self.board.profile, lambda: self.supervisor.snapshot,
+            lambda: self.supervisor.in_force, assembly.remembered_policy(state_dir),
         )  # fmt: skip
         self.reporting.attach(
             self.supervisor.post, lambda: self.supervisor.snapshot, self.dispatcher.energies_j,
@@ -113,7 +117,7 @@ class App:
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
-        self.http = HttpServer(self.service, settings.http, self._lanes.doorbells)
+        self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
             agent = Agent(
@@ -151,6 +155,10 @@ class App:
         )  # fmt: skip
 
     def _window_s(self) -> float:
+    def _accepted(self, wanted: InForce) -> None:
+        self.insight.policy_in_force(wanted.policy)
+        assembly.remember_policy(self.settings.state_dir, wanted.policy)
+
         wanted = self.remote.window_s() if self.remote is not None else None
         return wanted or self.supervisor.in_force.policy.telemetry.window_s
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
@@ -77,6 +78,15 @@ def last_good_policy(path: Path, state_dir: Path) -> FoundPolicy:
         if remembered is None:
             raise
         return FoundPolicy(Policy.model_validate(remembered), (PolicyRejectedEvent(error.message),))
+
+
+def remembered_policy(state_dir: Path) -> Policy | None:
+    """The policy of the last run; None where there was none or it cannot be read any more."""
+    try:
+        kept = state_file.read_json(state_dir / "last-good-policy.json")
+        return None if kept is None else Policy.model_validate(kept)
+    except (StorageError, ValidationError):
+        return None
 
 
 def remember_policy(state_dir: Path, policy: Policy) -> None:

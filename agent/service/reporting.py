@@ -20,6 +20,7 @@ from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.energy import EnergyMeter, EnergyWindow
 from agent.service.clock import CLOCK_SET_S
+from agent.service.history import History
 from agent.service.supervisor import ConditionEvent, Event
 from agent.service.telemetry import Window, next_window
 from agent.storage.outbox import Outbox
@@ -57,6 +58,7 @@ class Reporting:
         self._on_connected: Callable[[], None] = _nothing
         self._on_event: Callable[[str, Mapping[str, Any]], None] = _unseen
         self._evicted = (0, float("-inf"))
+        self.history = History()
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
         if settings.mqtt is not None:
@@ -105,6 +107,7 @@ class Reporting:
         if self._window is None:
             self._window = next_window(snapshot, self._energies(), now_s)
         self._window.add(snapshot)
+        self.history.tick(snapshot, now_s, self._clock.wall_s())
         self._measure(snapshot, readings)
         if now_s - self._window.begun_s >= self._window_s():
             self._window = self._close(self._window, snapshot, now_s)
@@ -142,6 +145,7 @@ class Reporting:
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> bool:
         """Append an event row; False if it cannot be kept."""
+        self.history.event(kind, fields, self._clock.wall_s())
         return self.outbox.append("evt", {**self.stamp(), "event": kind, **fields})
 
     def record_safely(self, kind: str, fields: Mapping[str, Any]) -> bool:
