@@ -26,7 +26,6 @@ from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
-from agent.service.bundle_layer import BundleLayer
 from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
 from agent.service.command_actions import Agent, Rejections
