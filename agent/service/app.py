@@ -153,11 +153,11 @@ class App:
             runtime.provider if runtime else "none", canaries=self.canaries,
         )  # fmt: skip
 
-    def _window_s(self) -> float:
     def _accepted(self, wanted: InForce) -> None:
         self.insight.policy_in_force(wanted.policy)
         assembly.remember_policy(self.settings.state_dir, wanted.policy)
 
+    def _window_s(self) -> float:
         wanted = self.remote.window_s() if self.remote is not None else None
         return wanted or self.supervisor.in_force.policy.telemetry.window_s
 
