@@ -12,11 +12,13 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.placement.problem import Problem
+from agent.placement.problem import Floats, Problem
 from agent.placement.seeds import shortest_paths
 
 _PRICES = np.concatenate([np.geomspace(1e-3, 1e3, 25), [np.inf]])
 """Prices of a joule above the cap, relative to the joules and seconds of the placement; the last one is cap only."""
+_STEPS = 30
+_LESS = 1.0 - 1e-9
 
 
 def under_cap(problem: Problem, cap_w: float) -> NDArray[np.int8]:
@@ -36,9 +38,33 @@ def under_cap(problem: Problem, cap_w: float) -> NDArray[np.int8]:
     paths = shortest_paths(np.array(tables), np.array(links))
     rows = np.unique(np.concatenate([paths, *_spliced(paths), np.array(alone, dtype=np.int8)]), axis=0)
     rows = rows[problem.feasible(rows)]
-    points = problem.objectives(rows)
-    kept: NDArray[np.int8] = rows[points[:, 0] <= cap_w * points[:, 1]].astype(np.int8)
+    kept: NDArray[np.int8] = rows[_power_w(problem, rows) <= cap_w].astype(np.int8)
     return kept
+
+
+def nearest_to_cap(problem: Problem, rows: NDArray[np.int8], cap_w: float) -> NDArray[np.int8]:
+    """What `under_cap` finds; where that is nothing, the placement of the least mean power that is found from `rows`
+    [n, L], so that what a cap would have to be is known.
+
+    Each step looks for what keeps a cap just below the least power so far (Dinkelbach 1967, doi:10.1287/mnsc.13.7.492).
+    """
+    found = under_cap(problem, cap_w)
+    known = np.asarray(rows, dtype=np.int8)
+    if len(found) or not len(known):
+        return found
+    for _ in range(_STEPS):
+        power_w = _power_w(problem, known)
+        best: NDArray[np.int8] = known[power_w.argmin()][None, :]
+        known = under_cap(problem, float(power_w.min()) * _LESS)
+        if not len(known):
+            break
+    return best
+
+
+def _power_w(problem: Problem, rows: NDArray[np.int8]) -> Floats:
+    points = problem.objectives(rows)
+    power_w: Floats = points[:, 0] / np.maximum(points[:, 1], 1e-300)
+    return power_w
 
 
 def _spliced(paths: NDArray[np.int8]) -> list[NDArray[np.int8]]:

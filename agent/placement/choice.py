@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agent.placement.capped import under_cap
+from agent.placement.capped import nearest_to_cap
 from agent.placement.limits import Constraints, kept_by_all, limits_on
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats, Problem
@@ -31,7 +31,7 @@ def pool(problem: Problem, rows: ArrayLike, limits: Constraints) -> NDArray[np.i
     """What is chosen among: the front, and under a power cap also what keeps it off the front, each once, in order."""
     known = np.asarray(rows, dtype=np.int8).reshape(-1, problem.stage_count)
     if limits.power_cap_w is not None:
-        known = np.concatenate([known, under_cap(problem, limits.power_cap_w)])
+        known = np.concatenate([known, nearest_to_cap(problem, known, limits.power_cap_w)])
     return np.unique(known, axis=0)
 
 

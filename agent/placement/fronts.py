@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import PlacementError
-from agent.placement.capped import under_cap
+from agent.placement.capped import nearest_to_cap
 from agent.placement.pace import pipelines
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats
@@ -45,7 +45,7 @@ class Placed:
 class Front:
     """A merged front in lexicographic order. `exact`: proven complete in energy, latency and under-utilisation.
 
-    beside: placements off the front that keep the power cap, which nothing on it may do.
+    beside: placements off the front that keep the power cap, which nothing on it may do, or come nearest to it.
     """
 
     method: str
@@ -171,7 +171,8 @@ def _front(
         if isinstance(result, Result):
             points += _placed(way, each, _pool(each, result, goal), index)
             if effort.cap_w is not None and effort.method == "pgsam":
-                beside += _placed(way, each, under_cap(each.problem, effort.cap_w), index)
+                near = nearest_to_cap(each.problem, result.assignments(), effort.cap_w)
+                beside += _placed(way, each, near, index)
     objectives = np.array([p.objectives for p in points])
     if goal == "throughput":
         objectives[:, 1] = [p.period_s for p in points]

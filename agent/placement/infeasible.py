@@ -6,12 +6,14 @@ vectors of memory used by domain; of two, the one that uses nowhere more stays.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import PlacementError
+from agent.placement.limits import outward
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats, Problem
 
@@ -22,6 +24,7 @@ _NARROW = 32
 _FIT_WORK = 100_000_000
 _DIAGNOSIS_WORK = 5_000_000
 """Bounds on comparisons in looking for a fit, and in each of the many fits of a diagnosis; they narrow the search."""
+_DIGITS = 9
 _HALVINGS = 30
 _UNPROVEN_HALVINGS = 10
 
@@ -43,21 +46,24 @@ class Diagnosis:
     def error(self) -> PlacementError:
         """The one sentence a user sees, as the error to raise."""
         known = "" if self.proven else " (or less: the search was cut short)"
-        if self.domain is None or self.relaxation_bytes is None:
-            text = (
-                "no placement fits: memory is short in several domains at once; "
-                f"all capacities × {self.capacity_factor:.4g} would do{known}"
+        factor = outward(self.capacity_factor, _DIGITS)
+        more = None if self.relaxation_bytes is None else outward(self.relaxation_bytes, _DIGITS)
+        if self.domain is None or more is None:
+            text = "no placement fits: memory is short in several domains at once; " + (
+                f"all capacities × {factor:.{_DIGITS}g} would do{known}"
+                if math.isfinite(factor)
+                else "no common factor would do, because one of them is 0"
             )
         else:
             text = (
                 f"no placement fits: memory of {', '.join(self.accelerators)} (domain {self.domain}) binds; "
-                f"{self.relaxation_bytes:.6g} bytes more there would do{known}"
+                f"{more:.{_DIGITS}g} bytes more there would do{known}"
             )
         return PlacementError(
             text,
             domain=self.domain,
-            relaxation_bytes=self.relaxation_bytes,
-            capacity_factor=self.capacity_factor,
+            relaxation_bytes=more,
+            capacity_factor=factor,
             proven=self.proven,
         )
 

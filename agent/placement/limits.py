@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from agent.errors import PlacementError
 from agent.placement.problem import Bools, Floats
+
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -82,28 +85,35 @@ def kept_by_all(limits: Sequence[Limit], count: int) -> Bools:
 
 
 def infeasible(limits: list[Limit]) -> PlacementError:
-    """Names the constraint that can be relaxed least, relative to its limit, to admit a point."""
-    options: list[tuple[float, Limit, float]] = []
-    for limit in limits:
-        others = np.ones(len(limit.values), dtype=np.bool_)
-        for other in limits:
-            if other is not limit:
-                others &= other.kept()
-        if others.any():
-            need = float(limit.values[others].min())
-            options.append(((need - limit.limit) / max(abs(limit.limit), 1e-300), limit, need))
-    if options:
-        _, limit, need = min(options, key=lambda option: option[0])
-        text = (
-            f"no placement keeps {limit.name} {abs(limit.limit):g} {limit.unit}".rstrip()
-            + f"; {abs(need):.6g} {limit.unit}".rstrip()
-            + " would admit one"
-        )
-        return PlacementError(text, constraint=limit.name, limit=abs(limit.limit), relaxed=abs(need))
-    worst = max(limits, key=lambda limit: float(limit.values.min() - limit.limit) / max(abs(limit.limit), 1e-300))
-    names = " and ".join(limit.name for limit in limits)
-    text = (
-        f"no placement keeps {names} together, nor all but one of them; {worst.name} is farthest off: "
-        f"the best placement has {abs(float(worst.values.min())):.6g} {worst.unit}".rstrip()
-    )
-    return PlacementError(text, constraint=worst.name, limit=abs(worst.limit), relaxed=abs(float(worst.values.min())))
+    """Names the constraint that can be relaxed least, relative to its limit, to admit a point, and to which value.
+
+    Where no single one does, the values of all that must give way together; none of them may stay any tighter.
+    """
+    over = np.stack([(limit.values - limit.limit) / max(abs(limit.limit), 1e-9) for limit in limits])
+    over = np.maximum(over, 0.0)
+    # A point whose only broken limit is this one; else the one whose limits give way least.
+    single = (over > 0.0).sum(axis=0) == 1
+    worst, total = over.max(axis=0), over.sum(axis=0)
+    at = int(np.lexsort((total, worst, ~single))[0])
+    broken = [limit for limit, excess in zip(limits, over[:, at], strict=True) if excess > 0.0]
+    needs = {limit.name: abs(outward(float(limit.values[at]))) for limit in broken}
+    first = broken[int(np.argmax([(limit.values[at] - limit.limit) / max(abs(limit.limit), 1e-9) for limit in broken]))]
+    kept = " and ".join(f"{limit.name} {abs(limit.limit):g} {limit.unit}".rstrip() for limit in broken)
+    would = " and ".join(f"{needs[limit.name]:.{_DIGITS}g} {limit.unit}".rstrip() for limit in broken)
+    together = " together" if len(broken) > 1 else ""
+    return PlacementError(
+        f"no placement keeps {kept}{together}; {would} would admit one",
+        constraint=first.name, limit=abs(first.limit), relaxed=needs[first.name], relaxations=needs,
+    )  # fmt: skip
+
+
+def outward(need: float, digits: int = _DIGITS) -> float:
+    """The value to so few digits, rounded up, so that the limit printed admits what it was read from."""
+    if need == 0.0 or not math.isfinite(need):
+        return need
+    exponent = math.floor(math.log10(abs(need))) + 1 - digits
+    for more in (-1, 0, 1, 2):
+        rounded = float(f"{math.floor(need / 10.0**exponent) + more}e{exponent}")
+        if rounded >= need:
+            return rounded
+    return need

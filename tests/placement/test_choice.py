@@ -53,7 +53,7 @@ def test_a_cap_that_the_whole_front_breaks_is_kept_by_what_is_not_on_it():
     assert (problem.objectives(front)[:, 0] / problem.objectives(front)[:, 1]).min() > 6.5
     marked = mark(problem, front, BALANCED, Constraints(power_cap_w=6.5))
     assert marked.objectives[0] / marked.objectives[1] <= 6.5
-    with pytest.raises(PlacementError, match="power_cap_w 5 W; 10 W would admit one"):
+    with pytest.raises(PlacementError, match="power_cap_w 5 W; 6 W would admit one"):
         mark(problem, front, BALANCED, Constraints(power_cap_w=5.0))
 
 
@@ -63,12 +63,28 @@ def test_what_is_found_below_a_cap_keeps_it_and_without_memory_it_is_found_where
     rows = under_cap(problem, cap_w)
     points = problem.objectives(rows)
     assert problem.feasible(rows).all()
-    assert (points[:, 0] <= cap_w * points[:, 1]).all()
+    assert (points[:, 0] / points[:, 1] <= cap_w).all()
     roomy = Problem.from_arrays({**problem.arrays(), "capacity": np.full(len(problem.capacity), np.inf)})
     truth = roomy.objectives(every_assignment(roomy))
     # Rounding decides at the cap itself.
     if (truth[:, 0] <= (1.0 - 1e-9) * cap_w * truth[:, 1]).any():
         assert len(under_cap(roomy, cap_w))
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems().filter(lambda p: p.accelerator_count**p.stage_count <= 5000), st.floats(0.05, 1.0))
+def test_the_cap_that_would_admit_one_is_the_least_power_there_is_where_memory_is_loose(problem, cap_w):
+    roomy = Problem.from_arrays({**problem.arrays(), "capacity": np.full(len(problem.capacity), np.inf)})
+    front = solve(roomy, "pgsam", evaluations=2000).assignments()
+    truth = roomy.objectives(every_assignment(roomy))
+    least_w = (truth[:, 0] / truth[:, 1]).min()
+    # Rounding decides at the cap itself.
+    if least_w <= cap_w * (1.0 + 1e-9):
+        return
+    with pytest.raises(PlacementError) as raised:
+        mark(roomy, front, BALANCED, Constraints(power_cap_w=cap_w))
+    assert raised.value.context["relaxed"] == pytest.approx(least_w, rel=2e-5)
+    assert mark(roomy, front, BALANCED, Constraints(power_cap_w=raised.value.context["relaxed"]))
 
 
 def test_what_is_chosen_among_holds_each_placement_once():

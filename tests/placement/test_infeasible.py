@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from agent.placement import infeasible
 from agent.placement.baselines import brute_force
-from agent.placement.infeasible import diagnose, feasible_assignment
+from agent.placement.infeasible import Diagnosis, diagnose, feasible_assignment
 from agent.placement.problem import Problem
 from tests.placement.problems import problems, random_problem
 
@@ -34,7 +34,15 @@ def test_the_named_relaxation_is_enough_and_no_smaller_one_is(problem: Problem) 
     found = diagnose(short)
 
     assert found.proven
-    factor = found.capacity_factor
+    told = found.error().context
+    factor = told["capacity_factor"]
+    if np.isfinite(factor):
+        assert feasible_assignment(with_capacity(short, short.capacity * factor)) is not None
+    if told["domain"] is not None:
+        unit = np.arange(len(short.capacity)) == told["domain"]
+        for share, enough in ((1.0, True), (1.0 - 2e-8, False)):
+            given_more = short.capacity + unit * told["relaxation_bytes"] * share
+            assert (feasible_assignment(with_capacity(short, given_more)) is not None) == enough
     assert feasible_assignment(with_capacity(short, short.capacity * (factor * (1 + 1e-6)))) is not None
     assert feasible_assignment(with_capacity(short, short.capacity * (factor * (1 - 1e-6)))) is None
     if found.domain is not None and found.relaxation_bytes is not None:
@@ -75,6 +83,8 @@ def test_no_factor_mends_a_capacity_of_zero() -> None:
     problem = Problem.from_arrays(base | {"capacity": np.array([0.0])})
 
     assert diagnose(problem).capacity_factor == float("inf")
+    none = Diagnosis(None, problem.accelerators, None, float("inf"), True)
+    assert "no common factor would do" in none.error().message
 
 
 def test_a_search_that_was_cut_short_does_not_claim_proof(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.errors import PlacementError
 from agent.placement.selection import Choice, Constraints, Incumbent, select
@@ -73,9 +77,42 @@ def test_the_binding_constraint_and_its_smallest_relaxation_are_named() -> None:
     with pytest.raises(PlacementError, match=r"quality_floor 0.9; 0.8 would admit one"):
         select(FRONT, KNEE, Constraints(quality_floor=0.9), quality=[0.5, 0.6, 0.7, 0.8])
     with pytest.raises(
-        PlacementError, match="deadline_s and power_cap_w together, nor all but one of them; deadline_s"
-    ):
+        PlacementError, match=r"deadline_s 0\.1 s and power_cap_w 0\.05 W together; 4 s and 0\.5 W would admit one"
+    ) as raised:
         select(FRONT, KNEE, Constraints(deadline_s=0.1, power_cap_w=0.05))
+    assert raised.value.context["relaxations"] == {"deadline_s": 4.0, "power_cap_w": 0.5}
+
+
+def refused(points: np.ndarray, limits: Constraints, values: dict[str, list[float]]) -> PlacementError | None:
+    try:
+        select(points, KNEE, limits, **values)
+    except PlacementError as error:
+        return error
+    return None
+
+
+VALUES = st.floats(0.01, 1e4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), count=st.integers(1, 8))
+def test_the_values_that_would_admit_a_point_do_and_a_hair_less_does_not(data: st.DataObject, count: int) -> None:
+    points = np.array([data.draw(st.tuples(VALUES, VALUES, st.floats(0.0, 1.0))) for _ in range(count)])
+    given_ = {
+        name: data.draw(st.lists(VALUES, min_size=count, max_size=count)) for name in ("temperature_c", "quality")
+    }
+    names = ("deadline_s", "power_cap_w", "energy_cap_j", "temperature_cap_c", "quality_floor")
+    limits = Constraints(**{name: data.draw(st.none() | VALUES) for name in names})
+    error = refused(points, limits, given_)
+    if error is None:
+        return
+    relaxed = error.context["relaxations"]
+    assert all(f"{value:.6g}" in error.message for value in relaxed.values())
+    assert select(points, KNEE, replace(limits, **relaxed), **given_).index is not None
+    for name, value in relaxed.items():
+        hair = value * (1.0 + 2e-5 if name == "quality_floor" else 1.0 - 2e-5)
+        with pytest.raises(PlacementError):
+            select(points, KNEE, replace(limits, **{**relaxed, name: hair}), **given_)
 
 
 def incumbent(objectives: tuple[float, float, float], **changes: float) -> Incumbent:
