@@ -7,11 +7,9 @@ thread, the waiting and the back-off are ours, and `alive` proves that the threa
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import secrets
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -28,7 +26,7 @@ from agent.errors import LinkError
 from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
-from agent.mqtt.poll_loop import Wake, turn
+from agent.mqtt.poll_loop import Wake, detect_dead_peers, turn
 from agent.mqtt.topics import Topics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
@@ -39,7 +37,6 @@ SERVING_STALL_S, CONNECTING_STALL_S = 30.0, 180.0
 """Longer without a sign of life is a hang; name resolution alone may take a minute or two."""
 GOODBYE_S = 2.0
 _SESSION_TAKEN_OVER = 0x8E
-_USER_TIMEOUT_MS = 1500
 _HEADER_BYTES = 512
 SPARE_MESSAGES = 4
 """Room beside telemetry for the birth, reported state and responses."""
@@ -108,7 +105,7 @@ class Link:
         client.on_disconnect = self._fenced(self._disconnected)
         client.on_publish = self._fenced(self._published)
         client.on_message = self._fenced(self._message)
-        client.on_socket_open = self._fenced(_detect_dead_peers)
+        client.on_socket_open = self._fenced(lambda _client, _data, connection: detect_dead_peers(connection))
         client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
         client.on_socket_unregister_write = self._fenced(lambda *_: None)
         if self._settings.username is not None:
@@ -362,8 +359,9 @@ class Link:
     def _subscribe(self, client: paho.Client) -> None:
         wanted = [(self._topics.ack, SubscribeOptions(0))]
         if self._on_request is not None:
-            wanted.append((self._topics.commands, SubscribeOptions(1, retainHandling=_KEEP_RETAINED_AWAY)))
-            wanted.append((self._topics.desired, SubscribeOptions(1)))
+            away = SubscribeOptions(1, retainHandling=_KEEP_RETAINED_AWAY)
+            wanted += [(self._topics.commands, away), (self._topics.pieces, away)]
+            wanted += [(topic, SubscribeOptions(1)) for topic in self._topics.retained]
         client.subscribe(wanted)
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
@@ -379,7 +377,7 @@ class Link:
 
     def _message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         topic, payload = message.topic, bytes(message.payload)
-        if self._on_request is not None and (self._topics.is_command(topic) or topic == self._topics.desired):
+        if self._on_request is not None and self._topics.is_request(topic):
             response = getattr(message.properties, "ResponseTopic", None)
             correlation = getattr(message.properties, "CorrelationData", b"")[:MAX_CORRELATION_BYTES] or None
             mid, qos = message.mid, message.qos
@@ -389,11 +387,6 @@ class Link:
             self._on_message(topic, payload)
         finally:
             client.ack(message.mid, message.qos)
-
-
-def _detect_dead_peers(_client: paho.Client, _data: Any, connection: Any) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
 
 
 def _properties(packet_type: int) -> Properties:

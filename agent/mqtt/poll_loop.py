@@ -10,6 +10,8 @@ import select
 import socket
 from typing import Any, Protocol
 
+USER_TIMEOUT_MS = 1500
+
 
 class Pollable(Protocol):
     """A client that leaves its socket's readiness to somebody else; every step returns an error code, 0 is good."""
@@ -82,3 +84,9 @@ def turn(client: Pollable, wake: Wake, timeout_s: float) -> bool:
     if client.want_write() and (client.loop_write() or client.socket() is None):
         return False
     return client.loop_misc() == 0 and client.socket() is not None
+
+
+def detect_dead_peers(connection: Any) -> None:
+    """Let the kernel give an unanswered connection up within seconds, where it can."""
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

@@ -51,6 +51,36 @@ class Topics:
         """Retained: what became of the desired state."""
         return f"{self._base}/up/rep"
 
+    @property
+    def bundle(self) -> str:
+        """Retained: the bundle that this board should run."""
+        return f"{self._base}/down/bundle"
+
+    @property
+    def bundle_state(self) -> str:
+        """Retained: what became of the bundle."""
+        return f"{self._base}/up/bundle"
+
+    @property
+    def pieces(self) -> str:
+        """What to listen to for pieces of a bundle's archive."""
+        return f"{self._base}/down/blob/+/+"
+
+    def piece(self, sha256: str, number: int) -> str:
+        """One piece of an archive."""
+        return f"{self._base}/down/blob/{sha256}/{number}"
+
+    def piece_of(self, topic: str) -> tuple[str, int] | None:
+        """Digest and number of the piece that comes there; None where none does."""
+        digest, _, number = topic.removeprefix(f"{self._base}/down/blob/").partition("/")
+        is_one = topic.startswith(f"{self._base}/down/blob/") and number.isascii() and number.isdigit()
+        return (digest, int(number)) if is_one and len(number) < 10 else None
+
+    @property
+    def retained(self) -> tuple[str, ...]:
+        """What the fleet wants for as long as nothing newer is wanted."""
+        return (self.desired, self.bundle)
+
     def response(self, name: str) -> str:
         """Where progress and end of a command go."""
         return f"{self._base}/up/res/{name}"
@@ -59,6 +89,7 @@ class Topics:
         """Whether a caller may have its responses there: in our own part of the tree, or anybody could be hit."""
         return topic.startswith(self.response("")) and not set(topic) & {"+", "#", "\0"} and len(topic) <= 512
 
-    def is_command(self, topic: str) -> bool:
-        """Whether a message there is a command."""
-        return topic.startswith(self.command(""))
+    def is_request(self, topic: str) -> bool:
+        """Whether a message there is a command, what the fleet wants, or a part of it."""
+        parts = (self.command(""), f"{self._base}/down/blob/")
+        return topic.startswith(parts) or topic in self.retained

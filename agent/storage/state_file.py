@@ -31,7 +31,7 @@ def write_json(path: Path, document: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -72,7 +72,8 @@ def _lost_count(witness: Path) -> dict[str, int]:
     return {"boot": int(witness.stat().st_mtime)}
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in it survive a power cut. OSError as from the system."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
