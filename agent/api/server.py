@@ -65,7 +65,7 @@ class HttpServer:
         settings = self._settings
         key = access.read_key(settings.api_key_file) if settings.api_key_file is not None else None
         gate = access.Gate(key, settings.host if settings.unix_socket is None else None)
-        app = EdgeApp(self._service, settings, gate, self._insight)
+        app = EdgeApp(self._service, settings, gate, self._insight, self._texts)
         config = _config(app, settings)
         bound = listener.bind(settings)
         if settings.unix_socket is None:
@@ -148,21 +148,21 @@ class _Running(uvicorn.Server):
 
     def _cancel_rest(self) -> None:
         """What uvicorn cancelled or left behind must end before its loop is closed."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr] # every protocol of ours has one
         rest = asyncio.all_tasks(self._loop)
         for task in rest:
             task.cancel()
         if rest:
             self._loop.run_until_complete(asyncio.wait(rest, timeout=1.0))
+        self._loop.run_until_complete(asyncio.sleep(0))
 
 
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr] # every protocol of ours has one
 def _config(app: EdgeApp, settings: HttpSettings) -> uvicorn.Config:
     bounds = ConnectionBounds(settings.max_connections, settings.receive_timeout_s)
     config = uvicorn.Config(
         app,
         http=functools.partial(BoundedHttpProtocol, bounds, app.direct),  # type: ignore[arg-type] # any factory will do
-        self._loop.run_until_complete(asyncio.sleep(0))
         ws="none",
         lifespan="off",
         interface="asgi3",
