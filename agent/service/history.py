@@ -129,7 +129,8 @@ class History:
             return None
         mean_t, mean_c = sum(t for t, _ in known) / len(known), sum(c for _, c in known) / len(known)
         spread = sum((t - mean_t) ** 2 for t, _ in known)
-        return sum((t - mean_t) * (c - mean_c) for t, c in known) / spread
+        slope: float = sum((t - mean_t) * (c - mean_c) for t, c in known) / spread
+        return slope
 
 
 def _answered(snapshot: AgentSnapshot) -> dict[str, int]:

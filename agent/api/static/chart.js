@@ -1,6 +1,6 @@
 // Chart: lines over the last hour and the front of placements, as SVG that follows the page's colours.
 
-import { clock, el, number, show, svg, table } from "./parts.js";
+import { clock, el, joules, number, show, svg, table } from "./parts.js";
 
 const HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 10, BOTTOM = 24;
 const SPANS_S = [300, 900, 1800, 3600];
@@ -58,11 +58,11 @@ function timeMarks(span) {
   return marks;
 }
 
-function frame(width, rows, columns) {
+function frame(width, rows, columns, extra = 0) {
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   for (const [at, text] of rows) {
-    drawing.append(svg("path", { class: "grid", d: `M${LEFT} ${at}H${width - RIGHT}` }),
-      svg("text", { x: LEFT - 6, y: at + 4, "text-anchor": "end" }, text));
+    drawing.append(svg("path", { class: "grid", d: `M${LEFT + extra} ${at}H${width - RIGHT}` }),
+      svg("text", { x: LEFT + extra - 6, y: at + 4, "text-anchor": "end" }, text));
   }
   for (const [at, text] of columns) {
     drawing.append(svg("text", { x: Math.min(at, width - 4), y: HEIGHT - 6, "text-anchor": text === "now" ? "end" : "middle" }, text));
@@ -120,22 +120,36 @@ export function front(figure, candidates) {
     return;
   }
   const width = Math.max(260, figure.clientWidth);
-  const [x, columns] = axis(known.map((c) => c.latency_ms), LEFT + 14, width - RIGHT - 30);
+  const [x, columns] = axis(known.map((c) => c.latency_ms), LEFT + 24, width - RIGHT - 30);
   const [y, rows] = axis(known.map((c) => c.energy_j), HEIGHT - BOTTOM - 14, TOP + 14);
-  const drawing = frame(width, rows.map(([at, v]) => [at, number(v)]), columns.map(([at, v]) => [at, number(v)]));
+  const drawing = frame(width, rows.map(([at, v]) => [at, joules(v)]), columns.map(([at, v]) => [at, `${number(v)} ms`]), 10);
   const best = known.filter((c) => c.on_front).sort((a, b) => a.latency_ms - b.latency_ms);
   drawing.append(svg("path", { class: "front", d: best.map((c, i) => `${i ? "L" : "M"}${x(c.latency_ms)} ${y(c.energy_j)}`).join("") }));
   for (const c of known) {
     const [cx, cy] = [x(c.latency_ms), y(c.energy_j)];
     drawing.append(svg("circle", { class: `dot${c.on_front ? " on-front" : ""}${c.chosen ? " is-chosen" : ""}`, cx, cy, r: 5 }));
     if (c.chosen) drawing.append(svg("circle", { class: "ring", cx, cy, r: 9 }));
-    const late = cx > width * 0.7;
-    drawing.append(svg("text", { class: "label", x: cx + (late ? -12 : 12), y: cy + 4, "text-anchor": late ? "end" : "start" }, c.accelerator));
+  }
+  for (const { at: [cx, cy], names } of neighbours(known, x, y)) {
+    const late = cx > width * 0.6;
+    drawing.append(svg("text", { class: "label", x: cx + (late ? -12 : 12), y: cy + 4, "text-anchor": late ? "end" : "start" }, names.join(", ")));
   }
   const chosen = known.find((c) => c.chosen)?.accelerator ?? "none";
   drawing.setAttribute("aria-label", `Predicted latency and energy of ${known.length} placements; chosen: ${chosen}; not beaten: ${best.map((c) => c.accelerator).join(", ")}`);
   figure.replaceChildren(el("figcaption", {}, el("b", {}, "Joules per answer (up) against milliseconds (right), both modelled"),
     el("span", {}, "filled: serves now · blue: on the Pareto front · dashed: the front")), drawing);
+}
+
+/** Placements so close that their names would lie over each other share one label. */
+function neighbours(known, x, y) {
+  const groups = [];
+  for (const c of [...known].sort((a, b) => x(a.latency_ms) - x(b.latency_ms))) {
+    const here = [x(c.latency_ms), y(c.energy_j)];
+    const near = groups.find((g) => Math.abs(g.at[1] - here[1]) < 13 && Math.abs(g.at[0] - here[0]) < 70);
+    if (near) near.names.push(c.accelerator);
+    else groups.push({ at: here, names: [c.accelerator] });
+  }
+  return groups;
 }
 
 /** A scale from values to pixels, logarithmic where they span more than a factor of ten, and its marks. */

@@ -48,7 +48,7 @@ function conditions(list) {
   at("conditions").hidden = !list.length;
   show(at("conditions-list"), ...list.map((c) => el("article", { class: "card condition" },
     el("h3", {}, c.type.replaceAll("_", " ")),
-    el("p", {}, `${c.cause}. ${c.consequence}.`),
+    el("p", {}, `${c.cause} – ${c.consequence}`),
     el("p", { class: "dim" }, `To mend: ${c.mend} · since ${new Date(c.since).toLocaleString()}`))));
 }
 
@@ -134,13 +134,24 @@ function timeline() {
     show(at("event-list"), el("li", {}, el("span", {}, ""), el("span", { class: "dim" }, only ? "No fault since the start." : "Nothing happened yet.")));
     return;
   }
-  show(at("event-list"), ...list.map((e) => {
-    const { n, ts, event, cause, ...rest } = e;
-    const told = Object.entries(rest).filter(([, value]) => typeof value === "string").map(([k, v]) => `${k} ${v.length > 20 && !v.includes(" ") ? `${v.slice(0, 12)}…` : v}`);
-    return el("li", {}, el("time", { datetime: new Date(ts * 1000).toISOString() }, clock(ts)),
-      el("span", { class: FAULTS.has(event) ? "bad" : null }, event.replaceAll("_", " "), el("small", {}, [...told, cause].filter(Boolean).join(" · "))));
-  }));
+  show(at("event-list"), ...folded(list).map(({ ts, event, text, times }) => el("li", {},
+    el("time", { datetime: new Date(ts * 1000).toISOString() }, clock(ts)),
+    el("span", { class: FAULTS.has(event) ? "bad" : null }, event.replaceAll("_", " "), times > 1 ? ` × ${times}` : "", el("small", {}, text)))));
 }
+
+/** The same thing several times in a row is one line. */
+function folded(list) {
+  const rows = [];
+  for (const { n, ts, event, cause, ...rest } of list) {
+    const told = Object.entries(rest).filter(([, value]) => typeof value === "string").map(([k, v]) => `${k} ${shortened(v)}`);
+    const text = [...told, cause].filter(Boolean).join(" · "), last = rows.at(-1);
+    if (last && last.event === event && last.text === text) last.times += 1;
+    else rows.push({ ts, event, text, times: 1 });
+  }
+  return rows;
+}
+
+const shortened = (text) => (text.length > 20 && !text.includes(" ") ? `${text.slice(0, 12)}…` : text);
 
 function written(value) {
   if (value === null || value === undefined) return "–";

@@ -12,19 +12,45 @@ const SHOWN = 6;
 
 /** Keep the choices of the form in step with what the agent serves. */
 export function offer({ models, accelerators }) {
-  options(at("try-model"), models.map((m) => [m.name, m.name]));
+  if (options(at("try-model"), models.map((m) => [m.name, m.name]))) shapes().catch(() => show(at("try-shapes")));
   options(at("try-placement"), [["", "as planned"], ...accelerators.map((a) => [a.name, `only ${a.name}`])]);
 }
 
 function options(box, rows) {
-  if ([...box.options].map((o) => o.value).join("\n") === rows.map(([value]) => value).join("\n")) return;
+  if ([...box.options].map((o) => o.value).join("\n") === rows.map(([value]) => value).join("\n")) return false;
   const chosen = box.value;
   box.replaceChildren(...rows.map(([value, text]) => el("option", { value }, text)));
   if (rows.some(([value]) => value === chosen)) box.value = chosen;
+  return true;
+}
+
+/** What stands for sizes that the model leaves open: images want more than one pixel. */
+function closed(shape) {
+  const image = shape.length === 4;
+  return shape.map((size, axis) => (size >= 0 ? size : image && axis > 0 ? 320 : 1));
+}
+
+/** A field for every input whose shape is not fixed. */
+async function shapes() {
+  const model = at("try-model").value;
+  if (!model) return;
+  const { inputs } = await json(`v2/models/${encodeURIComponent(model)}`);
+  const open = at("try-input").value === "own" ? [] : inputs.filter((input) => input.shape.some((size) => size < 0));
+  show(at("try-shapes"), ...open.map((input) => el("p", {},
+    el("label", { for: `shape-${input.name}` }, `Shape of ${input.name}`),
+    el("input", { id: `shape-${input.name}`, size: 16, value: closed(input.shape).join(" × ") }))));
+}
+
+function shapeOf(input) {
+  const field = at(`shape-${input.name}`);
+  if (!field) return closed(input.shape);
+  const shape = field.value.split(/[^0-9]+/).filter(Boolean).map(Number);
+  if (shape.length !== input.shape.length) throw new Error(`the shape of ${input.name} has ${input.shape.length} sizes, for example ${closed(input.shape).join(" × ")}`);
+  return shape;
 }
 
 function filled(input, how) {
-  const shape = input.shape.map((size) => (size < 0 ? 1 : size));
+  const shape = shapeOf(input);
   const count = shape.reduce((product, size) => product * size, 1);
   if (count > MOST_ELEMENTS) throw new Error(`input ${input.name} has ${count} elements, too many for this page`);
   const kind = ARRAYS[input.datatype];
@@ -55,7 +81,7 @@ async function body(model, how, placement) {
 
 async function example(model) {
   const metadata = await json(`v2/models/${encodeURIComponent(model)}`);
-  const inputs = metadata.inputs.map((input) => ({ name: input.name, shape: input.shape.map((n) => (n < 0 ? 1 : n)), datatype: input.datatype, data: [] }));
+  const inputs = metadata.inputs.map((input) => ({ name: input.name, shape: closed(input.shape), datatype: input.datatype, data: [] }));
   at("try-own").value = JSON.stringify({ inputs }, null, 1);
 }
 
@@ -76,16 +102,20 @@ function result({ answer, tookMs }) {
       figure("Execution", `${number(cost.execute_ms)} ms`, `${number(tookMs)} ms with the page's own time`),
       figure("Energy", joules(cost.energy_j), cost.provenance)),
     table("Outputs", ["output", "type", "shape", "first values"], answer.outputs.map((o) => [
-      o.name, o.datatype, o.shape.join(" × "), (o.data ?? []).slice(0, SHOWN).map((v) => (typeof v === "number" ? number(v, 4) : String(v))).join("  ")])),
+      o.name, o.datatype, o.shape.join(" × "), (o.data ?? []).slice(0, SHOWN).map((v) => (typeof v === "number" ? number(v, 4) : String(v))).join(" · ")])),
   ];
 }
 
 at("try-input").addEventListener("change", () => {
   const own = at("try-input").value === "own";
   at("try-own-field").hidden = !own;
+  shapes().catch(() => show(at("try-shapes")));
   if (own && !at("try-own").value) example(at("try-model").value).catch(() => { at("try-own").value = ""; });
 });
-at("try-model").addEventListener("change", () => { at("try-own").value = ""; });
+at("try-model").addEventListener("change", () => {
+  at("try-own").value = "";
+  shapes().catch(() => show(at("try-shapes")));
+});
 at("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   at("try-send").disabled = true;

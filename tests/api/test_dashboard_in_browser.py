@@ -1,0 +1,192 @@
+"""The page in a real Chromium, against a real agent: what a person sees, hears and can do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.agent_process import MAGIKA, ROOT, models, running
+
+MAX_TRANSFERRED_BYTES = 250_000
+PERIOD_MS = 5000
+POLICY = (ROOT / "policies" / "balanced.yaml").read_text()
+
+
+def missing(what: str, mend: str):
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is not installed, and CI must have it")
+    pytest.skip(f"{what} is not installed: {mend}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        missing("Chromium", "apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright", "pip install playwright")
+    with sync_playwright() as engine:
+        chromium = engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    """An agent with this machine's CPU, a simulated accelerator and a policy of its own."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    policy = folder / "policy.yaml"
+    policy.write_text(POLICY)
+    simulated = [{"name": "npu0", "like": "jetson-orin-nano-super/gpu", "max_slowdown": 100_000}]
+    with running(folder, policy=str(policy), models=models(MAGIKA), simulated_accelerators=simulated) as process:
+        yield process
+
+
+class Visit:
+    """One visitor: what went over the line, and what the browser complained of."""
+
+    def __init__(self, browser, url: str, **options) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.bytes = 0
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("requestfinished", self._count)
+        self.page.goto(url)
+
+    def _count(self, request) -> None:
+        sizes = request.sizes()
+        self.bytes += sizes["responseBodySize"] + sizes["responseHeadersSize"]
+
+
+@pytest.fixture
+def visit(browser, agent):
+    visits: list[Visit] = []
+
+    def start(**options) -> Visit:
+        visits.append(Visit(browser, agent.url, **{"viewport": {"width": 1440, "height": 900}, **options}))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        one.context.close()
+
+
+def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit, agent):
+    visitor = visit()
+    page = visitor.page
+    page.wait_for_selector("#accelerator-cards article")
+    page.wait_for_selector("#placement-rows tr")
+    assert page.inner_text("#mode") == "ready"
+    assert page.inner_text("#link") == "live"
+    assert "npu0" in page.inner_text("#accelerator-cards")
+    assert "magika" in page.inner_text("#model-cards")
+    assert "serves magika: predicted" in page.inner_text("#placement-why")
+    assert "balanced" in page.inner_text("#policy-name")
+    assert visitor.complaints == []
+    assert all(url.startswith(agent.url) for url in visitor.asked)
+    assert 0 < visitor.bytes < MAX_TRANSFERRED_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_barrier_is_left_for_people_and_their_tools(visit, scheme, width):
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("axe-playwright-python", "pip install axe-playwright-python")
+    page = visit(color_scheme=scheme, viewport={"width": width, "height": 844}).page
+    page.wait_for_selector("#placement-rows tr")
+    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=3 * PERIOD_MS)
+    page.click("#try-send")
+    page.wait_for_selector("#try-result table")
+    found = Axe().run(page).response["violations"]
+    assert [(v["id"], v["impact"], [n["html"][:90] for n in v["nodes"]]) for v in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_live_figures_change_by_themselves_within_two_seconds(visit, agent):
+    page = visit().page
+    page.wait_for_selector("#model-cards tbody tr")
+    with agent.client() as client:
+        before = agent.model("magika")["requests"]
+        metadata = client.get("/v2/models/magika")
+        client.infer("magika", random_inputs(metadata))
+    page.wait_for_function(
+        "n => document.querySelector('#model-cards td:last-child').innerText.trim() == n", arg=str(before + 1),
+        timeout=2000,
+    )  # fmt: skip
+
+
+def random_inputs(metadata):
+    import numpy as np
+
+    types = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
+    return {
+        i["name"]: np.zeros([max(1, size) for size in i["shape"]], types[i["datatype"]]) for i in metadata["inputs"]
+    }
+
+
+def test_an_edit_of_the_policy_on_disk_appears_with_what_it_changed(visit, agent):
+    page = visit().page
+    page.wait_for_selector("#policy-changes *")
+    try:
+        (agent.folder / "policy.yaml").write_text(re.sub(r"hard_c: \d+", "hard_c: 91", POLICY))
+        page.wait_for_selector("#policy-changes td:has-text('thermal.hard_c')", timeout=20_000)
+        row = page.inner_text("#policy-changes tbody tr")
+        assert "88" in row
+        assert "91" in row
+        page.wait_for_selector("#event-list li:has-text('policy accepted')")
+    finally:
+        (agent.folder / "policy.yaml").write_text(POLICY)
+
+
+def test_a_request_can_be_tried_with_the_keyboard_alone(visit):
+    page = visit().page
+    page.wait_for_selector("#try-model option", state="attached")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.focus("#try-send")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#try-result table")
+    result = page.inner_text("#try-result")
+    assert "FP32" in result
+    assert "modelled" in result or "measured" in result
+
+
+def test_a_request_that_fails_says_why(visit):
+    page = visit().page
+    page.wait_for_selector("#try-model option", state="attached")
+    page.select_option("#try-input", "own")
+    page.fill("#try-own", '{"inputs": [')
+    page.click("#try-send")
+    page.wait_for_selector("#try-result .bad")
+    assert "not valid JSON" in page.inner_text("#try-result")
+
+
+def test_the_last_hour_is_drawn_and_read_out(visit):
+    page = visit().page
+    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=4 * PERIOD_MS)
+    spoken = page.get_attribute("#chart-temperature svg[role=img]", "aria-label")
+    assert re.match(r"Temperature: npu0 [\d.]+ to [\d.]+ °C, last [\d.]+", spoken)
+    page.hover("#chart-temperature svg[role=img]")
+    assert "npu0" in page.inner_text("#chart-temperature .readout")
+
+
+def test_an_agent_that_is_gone_is_said_to_be_gone(browser, tmp_path: Path):
+    with running(tmp_path, models=[]) as process:
+        visitor = Visit(browser, process.url)
+        visitor.page.wait_for_selector("#link.good")
+        process.stop()
+        visitor.page.wait_for_selector("#link.warn")
+        visitor.page.wait_for_function("document.getElementById('link').innerText.includes('unreachable')")
+        visitor.context.close()
