@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from agent.schema.settings import Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot, ModelStatus
 from agent.service import assembly, calibrate_run, calibration, diag, logs
 from agent.service.board import make_board
+from agent.service.bundle_layer import BundleLayer
 from agent.service.commands import Action, CommandFailed, Run
 from agent.service.dispatcher import Dispatcher
 from agent.service.model_set import ModelSet
@@ -56,6 +57,8 @@ class Agent:
     clock: Clock
     local_policy: Callable[[], str | None] = lambda: None
     """Why the policy file is not in force; None while it is."""
+    layer: BundleLayer = field(default_factory=BundleLayer)
+    """What a bundle has brought."""
 
 
 class Actions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,16 +28,37 @@ class Applied:
 
 
 class DesiredApplier:
-    """Used by one thread. A desired state that cannot be had leaves everything as it was."""
+    """Applies one at a time, whoever asks. A desired state that cannot be had leaves everything as it was."""
 
     def __init__(self, agent: Agent, actions: Actions) -> None:
         self._agent = agent
         self._actions = actions
         self.window_s: float | None = None
         """Telemetry window over the policy's, while one is desired."""
+        self._lock = threading.Lock()
+        self._last: Desired | None = None
 
     def apply(self, desired: Desired | None, run: Run) -> Applied:
-        """Bring it into force; None is the board's own files alone."""
+        """Bring it into force; None is the board's own files and bundle alone."""
+        run.wait(lambda: self._lock.acquire(blocking=False), "another change comes into force")
+        try:
+            outcome = self._apply(desired, run)
+            if outcome.error is None:
+                self._last = desired
+            return outcome
+        finally:
+            self._lock.release()
+
+    def again(self, run: Run, change: Callable[[], None]) -> Applied:
+        """Make a change below the desired state – another bundle – and bring what is desired into force upon it."""
+        run.wait(lambda: self._lock.acquire(blocking=False), "another change comes into force")
+        try:
+            change()
+            return self._apply(self._last, run)
+        finally:
+            self._lock.release()
+
+    def _apply(self, desired: Desired | None, run: Run) -> Applied:
         policy, problems = self._policy(desired)
         before = None
         try:
@@ -67,6 +89,8 @@ class DesiredApplier:
             return desired.inline_policy, {}
         try:
             named = desired is not None and desired.policy is not None
+            if not named and self._agent.layer.policy is not None:
+                return self._agent.layer.policy, {}
             path = share.find_policy(str(desired.policy)) if named and desired else self._agent.policy_path
             return yaml_files.load_policy(path), {}
         except ConfigError as error:

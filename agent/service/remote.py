@@ -9,12 +9,15 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from agent import __version__
 from agent.errors import StorageError
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.minisign import parse_public_key
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
-from agent.service import logs
+from agent.service import bundle_offer, bundle_probes, logs, model_store
+from agent.service.bundle_offer import Judged
+from agent.service.bundles import Bundles, Ties, open_bundles
 from agent.service.command_actions import Actions, Agent
 from agent.service.command_intake import CommandIntake, Refusal
 from agent.service.command_reports import CommandReports
@@ -25,6 +28,7 @@ from agent.service.desired_apply import DesiredApplier
 from agent.service.policy_watch import PolicyEdit
 from agent.service.reporting import Reporting
 from agent.service.supervisor import ConditionEvent
+from agent.storage.bundle_store import Record
 from agent.storage.command_table import CommandTable
 
 TABLE_FILE = "commands.db"
@@ -48,6 +52,7 @@ class Remote:
         self._applier = DesiredApplier(agent, self._actions)
         self.commands = self._make_commands()
         self.desired = self._make_desired()
+        self.bundles = self._make_bundles()
         reporting.listen(self._request, self._connected, agent.rejections.on_event)
 
     def _make_commands(self) -> Commands | None:
@@ -75,6 +80,38 @@ class Remote:
             self._condition("desired_unavailable", cause, "the desired state is not followed", mend)
             return None
 
+    def _make_bundles(self) -> Bundles | None:
+        agent = self._agent
+        ties = Ties(
+            self._judge_bundle, self._applier.again, self._taken_names, self._desired_policy,
+            lambda unpacked, run: bundle_probes.failed(unpacked, agent.dispatcher, self._is_ready, run),
+            self._reports.refused, self._report_bundle, lambda fields: self._record("bundle", fields),
+        )  # fmt: skip
+        try:
+            return open_bundles(agent, ties)
+        except StorageError as error:
+            self._condition("bundles_unavailable", error.message, "no bundle can be taken", "repair state_dir")
+            return None
+
+    def _judge_bundle(self, payload: bytes, record: Record) -> Judged | Refusal | None:
+        profile = self._agent.snapshot().agent.profile
+        wall_s = self._agent.clock.wall_s()
+        return bundle_offer.judge(payload, self._keys, self._topics, profile, __version__, record, wall_s)
+
+    def _taken_names(self) -> frozenset[str]:
+        return frozenset(m.name for m in model_store.configured(self._agent.settings))
+
+    def _is_ready(self, model: str) -> bool:
+        return any(m.name == model and m.state == "ready" for m in self._agent.snapshot().models)
+
+    def _report_bundle(self, fields: dict[str, Any]) -> bool:
+        document = {"v": 1, "boot": self._boot, **self._reporting.stamp(), **fields}
+        payload = json.dumps(document, separators=(",", ":")).encode()
+        return self._reporting.send(self._topics.bundle_state, payload, retain=True)
+
+    def _record(self, kind: str, fields: dict[str, Any]) -> None:
+        self._reporting.record_safely(kind, fields)
+
     def _condition(self, kind: str, cause: str, consequence: str, mend: str) -> None:
         _log.warning(kind, cause=cause)
         self._agent.post(ConditionEvent(kind, cause, consequence, mend))
@@ -82,8 +119,13 @@ class Remote:
     # ------------------------------------------------------------------ from the link's thread
 
     def _request(self, inbound: Inbound) -> None:
-        part = self.desired if inbound.topic == self._topics.desired else self.commands
-        if part is not None:
+        piece = self._topics.piece_of(inbound.topic)
+        parts = {self._topics.desired: self.desired, self._topics.bundle: self.bundles}
+        part = parts.get(inbound.topic, self.commands)
+        if piece is not None and self.bundles is not None:
+            self.bundles.on_piece(*piece, inbound)
+            return
+        if part is not None and piece is None:
             part.on_request(inbound)
             return
         inbound.acknowledge()
@@ -92,6 +134,8 @@ class Remote:
     def _connected(self) -> None:
         if self.desired is not None:
             self.desired.on_connected()
+        if self.bundles is not None:
+            self.bundles.on_connected()
 
     # ------------------------------------------------------------------ what the desired state changes here
 
@@ -101,6 +145,9 @@ class Remote:
 
     def overrules_policy(self) -> str | None:
         """Why the policy file is not in force."""
+        return self._desired_policy() or self._agent.layer.overrules_policy()
+
+    def _desired_policy(self) -> str | None:
         return None if self.desired is None else self.desired.overrules_policy()
 
     def edited(self, edit: PolicyEdit) -> None:
@@ -110,7 +157,7 @@ class Remote:
             self._agent.post(ConditionEvent("policy_overruled", None))
             self._agent.models.edited(edit)
         else:
-            mend = "change the desired state, or leave its policy out"
+            mend = "change the desired state, or offer a bundle without a policy"
             self._condition("policy_overruled", overruled, "the changed policy file is not in force", mend)
 
     # ------------------------------------------------------------------ the desired state's outlet
@@ -127,7 +174,7 @@ class Remote:
 
     def event(self, fields: dict[str, Any]) -> None:
         """What became of a version."""
-        self._reporting.record_safely("desired", fields)
+        self._record("desired", fields)
 
     def _facts(self) -> dict[str, Any]:
         snapshot, policy = self._agent.snapshot(), self._agent.in_force()
@@ -153,5 +200,5 @@ class Remote:
         for part in self._parts():
             part.stop()
 
-    def _parts(self) -> tuple[Commands | DesiredState, ...]:
-        return tuple(part for part in (self.commands, self.desired) if part is not None)
+    def _parts(self) -> tuple[Commands | DesiredState | Bundles, ...]:
+        return tuple(part for part in (self.commands, self.bundles, self.desired) if part is not None)

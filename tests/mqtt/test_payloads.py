@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from agent.mqtt.topics import Topics
+from agent.schema.bundle import Offer
 from agent.schema.command import Command
 from agent.schema.desired import Desired
 from tests.mqtt.payloads import SCHEMAS, validate
@@ -39,12 +40,13 @@ def test_every_topic_has_a_schema_that_names_it():
     base = "qeil/v1/t/b/"
     published = {"state": topics.state, "ack": topics.ack, **{cls: topics.rows(cls) for cls in ("tlm", "evt", "gap")}}
     published |= {"res": topics.response("NAME"), "envelope": topics.command("NAME"), "rep": topics.reported}
+    published["bundle-state"] = topics.bundle_state
     for name, topic in published.items():
         assert base + names.pop(name) == topic
-    assert names == {"cmd": "Command", "des": "Desired"}
+    assert names == {"cmd": "Command", "des": "Desired", "bundle": "Offer"}
 
 
-@pytest.mark.parametrize(("name", "schema"), [("cmd", Command), ("des", Desired)])
+@pytest.mark.parametrize(("name", "schema"), [("cmd", Command), ("des", Desired), ("bundle", Offer)])
 def test_the_schema_of_what_is_signed_is_the_one_that_boards_check_by(name, schema):
     published = json.loads((SCHEMAS / f"{name}.json").read_text())
     for key, value in schema.model_json_schema().items():
