@@ -65,7 +65,7 @@ class HttpServer:
         settings = self._settings
         key = access.read_key(settings.api_key_file) if settings.api_key_file is not None else None
         gate = access.Gate(key, settings.host if settings.unix_socket is None else None)
-        app = EdgeApp(self._service, settings, gate, self._insight, self._texts)
+        app = EdgeApp(self._service, settings, gate, self._insight)
         config = _config(app, settings)
         bound = listener.bind(settings)
         if settings.unix_socket is None:
