@@ -26,6 +26,7 @@ from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
 from agent.service.board import HOST_RUNTIME, Board
+from agent.service.bundle_layer import BundleLayer
 from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
 from agent.service.command_actions import Agent, Rejections
@@ -103,8 +104,9 @@ class App:
         )  # fmt: skip
         for event in policy.events:
             self.supervisor.post(event)
+        layer = BundleLayer()
         self.models = ModelSet(
-            lambda: model_store.configured(settings), planner, lambda: self.supervisor.in_force,
+            lambda: (*model_store.configured(settings), *layer.models), planner, lambda: self.supervisor.in_force,
             lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
         )  # fmt: skip
         self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
@@ -121,7 +123,7 @@ class App:
         if settings.mqtt is not None:
             agent = Agent(
                 settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,
-                lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock,
+                lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock, layer=layer,
             )  # fmt: skip
             self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
 
