@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.api import reply
+from agent.api import openai, reply
 from agent.api.access import Gate
 from agent.api.body import BODY_READ, BodyBudget
 from agent.api.catalogue import Catalogue
@@ -19,9 +19,10 @@ from agent.api.dashboard import Dashboard, Insight
 from agent.api.direct import DirectPath
 from agent.api.errors import ClientGone, Headers, WrongMethod, body_of, headers_of, status_of
 from agent.api.infer import InferEndpoint
+from agent.api.openai import OpenAi
 from agent.api.status import EventStream, StatusPages
 from agent.errors import NotFound, QeilError
-from agent.ports import InferenceService, Metric
+from agent.ports import InferenceService, Metric, TextService
 from agent.schema.settings import HttpSettings
 
 _log = structlog.get_logger("http")
@@ -34,14 +35,16 @@ class EdgeApp:
     """The ASGI application. Must be made on the event loop's thread."""
 
     def __init__(
-        self, service: InferenceService, settings: HttpSettings, gate: Gate, insight: Insight | None = None
-    ) -> None:
+        self, service: InferenceService, settings: HttpSettings, gate: Gate, insight: Insight | None = None,
+        texts: TextService | None = None,
+    ) -> None:  # fmt: skip
         self._gate = gate
         self._refused: Counter[int] = Counter()
         self.budget = BodyBudget(settings.max_buffered_bytes)
         self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
         self.events = EventStream(service, settings.max_event_streams)
         self._dashboard = Dashboard(insight)
+        self._openai = OpenAi(texts, service, self.budget)
         self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService) -> list[Route]:
@@ -63,6 +66,7 @@ class EdgeApp:
             Route("/v2/repository/index", catalogue.index, methods=["POST"]),
             Route(f"{_REPOSITORY}/load", catalogue.load, methods=["POST"]),
             Route(f"{_REPOSITORY}/unload", catalogue.unload, methods=["POST"]),
+            *self._openai.routes(),
             Route("/status", pages.status),
             Route("/metrics", pages.metrics),
             Route("/events", self.events, methods=["GET"]),
@@ -109,6 +113,8 @@ class EdgeApp:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: QeilError) -> None:
         status, headers, body = self._refusal(error)
+        if scope["path"].startswith(openai.PREFIX):
+            body = openai.refusal(error, status)
         names = {name for name, _ in scope["headers"]}
         unread = not scope.get(BODY_READ) and (b"transfer-encoding" in names or b"content-length" in names)
         if unread:

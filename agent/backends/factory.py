@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from agent.backends.decoder_lane import DecoderLane
 from agent.backends.io import LaneIO
 from agent.backends.lane import ProcessLane
 from agent.backends.thread_lane import ThreadLane
@@ -23,6 +24,10 @@ class LaneFactory:
         if self._isolation == "thread":
             return ThreadLane(spec, self._clock, self._io)
         return ProcessLane(spec, self._clock, self._io)
+
+    def decoder(self, spec: LaneSpec, program: str) -> DecoderLane:
+        """A decoder's lane that has not started; `program` is the module that its process runs. Always a process."""
+        return DecoderLane(spec, self._clock, self._io, program)
 
     @property
     def doorbells(self) -> Doorbells:

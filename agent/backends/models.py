@@ -11,12 +11,25 @@ from agent.backends.artifact import LoadOutcome
 from agent.backends.messages import Channel, Header
 from agent.backends.reports import order_of, report_of
 from agent.backends.transfer import LoadedModel
-from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, ModelLoadFailed, PermitExpired, QeilError
+from agent.errors import (
+    BackendError,
+    BadInput,
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelLoadFailed,
+    Overloaded,
+    PermitExpired,
+    QeilError,
+    TooLarge,
+)
 from agent.ports import LoadReport, LoadSpec
 
 _ERRORS: Final[dict[str, type[QeilError]]] = {
-    error.code: error for error in (ModelLoadFailed, InferenceFailed, PermitExpired, DeadlineExceeded, BackendError)
-}
+    error.code: error
+    for error in (
+        ModelLoadFailed, InferenceFailed, PermitExpired, DeadlineExceeded, BackendError, BadInput, TooLarge, Overloaded,
+    )
+}  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -1,8 +1,7 @@
-"""Opens the folder of an imported decoder: sizes, graphs, tokenizer, chat template."""
+"""Opens a decoder folder: sizes, graphs, tokenizer, chat template."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,34 +10,16 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from agent.errors import BadInput
-
-MAX_JSON_BYTES = 256 << 20
+from agent.llm.sizes import DecoderSizes, read_json, read_sizes
 
 
 @dataclass(frozen=True)
-class DecoderFolder:
-    """What a decoder folder holds."""
+class DecoderFolder(DecoderSizes):
+    """What a decoder folder holds, its text part included."""
 
-    path: Path
-    name: str
-    layers: int
-    kv_heads: int
-    head_size: int
-    vocabulary: int
-    context: int
-    graphs: Mapping[str, str]
-    default_mode: str
-    end_ids: frozenset[int]
     tokenizer: Tokenizer
     chat_template: str | None
     special: Mapping[str, str]
-
-    def graph(self, mode: str | None = None) -> Path:
-        """File of the graph of a mode. Raises BadInput naming the modes there are."""
-        chosen = mode or self.default_mode
-        if chosen not in self.graphs:
-            raise BadInput(f"{self.path}: no mode {chosen!r}; the folder has {', '.join(self.graphs)}")
-        return self.path / self.graphs[chosen]
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids; with `special` the tokens that the model expects at the beginning are added."""
@@ -48,43 +29,28 @@ class DecoderFolder:
         """Text of tokens, control tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def shown(self, token: int) -> str:
+        """Text of one token by itself, control tokens included."""
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
 
 def open_folder(path: Path) -> DecoderFolder:
-    """Read a folder that `import_gguf` wrote. Raises BadInput naming the file that is missing or wrong."""
-    manifest, config, genai = (_json(path / f) for f in ("manifest.json", "tokenizer_config.json", "genai_config.json"))
+    """Read a decoder folder. Raises BadInput naming the file that is missing or wrong."""
+    sizes, config = read_sizes(path), read_json(path / "tokenizer_config.json")
+    file = path / "tokenizer.json"
+    read_json(file)
     try:
-        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:
-        raise BadInput(f"{path / 'tokenizer.json'}: {error}") from error
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower than Exception itself
+        raise BadInput(f"{file}: {error}") from error
     template = path / "chat_template.jinja"
-    try:
-        sizes = manifest["decoder"]
-        return DecoderFolder(
-            path=path,
-            name=str(manifest["name"]),
-            **{key: int(sizes[key]) for key in ("layers", "kv_heads", "head_size", "vocabulary", "context")},
-            graphs=dict(manifest["graphs"]),
-            default_mode=str(manifest["default_mode"]),
-            end_ids=frozenset(genai["model"]["eos_token_id"]),
-            tokenizer=tokenizer,
-            chat_template=template.read_text() if template.is_file() else None,
-            special={k: str(config[k]) for k in ("bos_token", "eos_token") if config.get(k)},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: the manifest is not that of a decoder ({error}); import the model again") from error
+    chat_template = template.read_text() if template.is_file() else config.get("chat_template")
+    return DecoderFolder(
+        **vars(sizes), tokenizer=tokenizer,
+        chat_template=chat_template if isinstance(chat_template, str) else None,
+        special={k: _text(config[k]) for k in ("bos_token", "eos_token") if config.get(k)},
+    )  # fmt: skip
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadInput(f"{path}: larger than {MAX_JSON_BYTES} bytes")
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise BadInput(
-            f"{path}: {error.strerror}; make the folder with: qeil models import FILE.gguf --out DIR"
-        ) from error
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise BadInput(f"{path}: expected a JSON object")
-    return data
+def _text(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)

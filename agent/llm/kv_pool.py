@@ -13,11 +13,6 @@ Floats = npt.NDArray[np.float32]
 _ITEM_BYTES = 4
 
 
-def kv_bytes_per_token(folder: DecoderFolder) -> int:
-    """Bytes of keys and values of one position."""
-    return 2 * folder.layers * folder.kv_heads * folder.head_size * _ITEM_BYTES
-
-
 class KvPool:
     """`rows` sequences of up to `capacity` positions. Memory is taken when positions are first written."""
 
@@ -25,7 +20,7 @@ class KvPool:
         shape = (rows, folder.kv_heads, capacity, folder.head_size)
         count = 2 * folder.layers
         self.rows, self.capacity = rows, capacity
-        self.position_bytes = kv_bytes_per_token(folder)
+        self.position_bytes = folder.kv_bytes_per_token
         self.size_bytes = rows * capacity * self.position_bytes
         # Private and anonymous, so that `release` really hands the pages back.
         self._memory = mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -66,6 +66,7 @@ class DecoderSession:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except self._errors as error:
             raise ModelLoadFailed(f"{path}: {_first_line(error)}") from error
+        self.providers: list[str] = self._session.get_providers()
         self._names = [f"{i}.{side}" for i in range(folder.layers) for side in ("key", "value")]
 
     def cache(self, rows: int, capacity: int) -> Cache:

@@ -86,6 +86,22 @@ class OutboxSettings(FileModel):
     flush_s: float = Field(default=1.0, gt=0, le=300, description="longest time a telemetry row waits for its commit")
 
 
+class DecoderOptions(FileModel):
+    """How a language model is served. What is left out follows from the memory there is."""
+
+    mode: str | None = Field(default=None, description="a mode of the folder, as exact or fast; null: its default")
+    accelerator: Name | None = Field(default=None, description="null: the board's CPU")
+    threads: int | None = Field(default=None, ge=1, le=256)
+    rows: int | None = Field(default=None, ge=1, le=64, description="texts written at once; null: 16, fewer if need be")
+    context_tokens: int | None = Field(
+        default=None, ge=16, le=1 << 20, description="prompt and answer together; null: 4096, less if need be"
+    )
+    prefix_cache_bytes: int = Field(
+        default=67_108_864, ge=0, description="memory for beginnings of prompts that come again; 0: none"
+    )
+    max_requests: int = Field(default=64, ge=1, le=10_000, description="requests under way or waiting; then 503")
+
+
 class ModelEntry(FileModel):
     """A model to serve."""
 
@@ -96,6 +112,7 @@ class ModelEntry(FileModel):
     splits: tuple[str, ...] = Field(
         default=(), max_length=8, description="splits to hold ready beside the plan's choice: accelerators joined by +"
     )
+    decoder: DecoderOptions = Field(default=DecoderOptions(), description="for a decoder folder")
 
 
 class SimulatedAccelerator(FileModel):

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from agent.errors import BadInput, StorageError
+from agent.llm.sizes import is_decoder_folder
 from agent.schema.settings import ModelEntry, Settings
 
 SUFFIXES = (".onnx", ".tflite")
@@ -25,13 +26,25 @@ def entries(state_dir: Path) -> tuple[ModelEntry, ...]:
     if not store.is_dir():
         return ()
     files = sorted(p for p in store.iterdir() if p.suffix in SUFFIXES and _NAME.fullmatch(p.stem))
-    return tuple(ModelEntry(name=p.stem, path=p) for p in files)
+    folders = sorted(p for p in store.iterdir() if _NAME.fullmatch(p.name) and is_decoder_folder(p))
+    found = [ModelEntry(name=p.stem, path=p) for p in files]
+    return (*found, *(ModelEntry(name=p.name, path=p) for p in folders if p.name not in {f.name for f in found}))
 
 
 def configured(settings: Settings) -> tuple[ModelEntry, ...]:
     """The settings' models, then those of the store that they do not already name."""
     named = {m.name for m in settings.models}
     return (*settings.models, *(m for m in entries(settings.state_dir) if m.name not in named))
+
+
+def tensor_models(settings: Settings) -> tuple[ModelEntry, ...]:
+    """Those that take tensors and are placed by the planner."""
+    return tuple(entry for entry in configured(settings) if not entry.path.is_dir())
+
+
+def language_models(settings: Settings) -> tuple[ModelEntry, ...]:
+    """Those that write text: decoder folders."""
+    return tuple(entry for entry in configured(settings) if entry.path.is_dir())
 
 
 def add(source: Path, name: str | None, state_dir: Path) -> ModelEntry:

@@ -5,7 +5,7 @@ Owned by the supervisor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.control import fallback, lane_health
@@ -38,6 +38,8 @@ class ServingState:
     def __init__(self, current: InForce, keepers: Mapping[str, LaneKeeper]) -> None:
         self.current = current
         self.pending: InForce | None = None
+        self.others: Callable[[], tuple[ModelStatus, ...]] = tuple
+        """Models that are placed and run elsewhere."""
         self._keepers = keepers
         self.place(current)
 
@@ -134,13 +136,19 @@ class ServingState:
         loaded = self._loaded(candidate)
         return loaded is not None and loaded.state == "ready"
 
+    def total_models(self) -> int:
+        """Models of the current plan, and those served elsewhere."""
+        return len(self.current.plan.models) + len(self.others())
+
     def pending_models(self) -> int:
-        """Models of the current plan without a ready placement that still load somewhere."""
-        return sum(1 for m in self.current.plan.models if not self._served(m) and self._loading(m))
+        """Models without a ready placement that still load somewhere."""
+        pending = sum(1 for m in self.current.plan.models if not self._served(m) and self._loading(m))
+        return pending + sum(m.state == "loading" for m in self.others())
 
     def unserved_models(self) -> int:
-        """Models of the current plan that nothing runs and nothing loads."""
-        return sum(1 for m in self.current.plan.models if not self._served(m) and not self._loading(m))
+        """Models that nothing runs and nothing loads."""
+        unserved = sum(1 for m in self.current.plan.models if not self._served(m) and not self._loading(m))
+        return unserved + sum(m.state not in {"ready", "loading"} for m in self.others())
 
     def _served(self, model: ModelPlan) -> bool:
         return any(self._ready(c) for c in model.candidates)
@@ -209,7 +217,7 @@ class ServingState:
 
     def model_statuses(self, dispatcher: Dispatcher, table: RoutingTable) -> tuple[ModelStatus, ...]:
         """What status shows of the models."""
-        return tuple(self._status(m, table.models[m.name], dispatcher) for m in self.current.plan.models)
+        return (*(self._status(m, table.models[m.name], dispatcher) for m in self.current.plan.models), *self.others())
 
     def _status(self, model: ModelPlan, routes: ModelRoutes, dispatcher: Dispatcher) -> ModelStatus:
         meter = dispatcher.meters.get(model.name)

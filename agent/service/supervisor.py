@@ -19,7 +19,7 @@ from agent.control import lane_health, lifecycle, thermal_governor
 from agent.control.lane_health import Died, Ready, Tick
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
-from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode
+from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
 from agent.service.conditions import ConditionBook, iso
 from agent.service.dispatcher import Dispatcher
@@ -88,16 +88,9 @@ class RestartLaneEvent:
 
 
 Event = (
-    LaneDiedEvent
-    | LoadDoneEvent
-    | SamplesEvent
-    | PlanEvent
-    | PolicyRejectedEvent
-    | ConditionEvent
-    | SuspectEvent
-    | DrainEvent
-    | RestartLaneEvent
-)
+    LaneDiedEvent | LoadDoneEvent | SamplesEvent | PlanEvent | PolicyRejectedEvent | ConditionEvent | SuspectEvent
+    | DrainEvent | RestartLaneEvent
+)  # fmt: skip
 
 
 class TelemetrySink(Protocol):
@@ -184,6 +177,10 @@ class Supervisor:
     def wanted(self) -> InForce:
         """Policy and plan that are being brought up, else those in force."""
         return self._state.pending or self._state.current
+
+    def serve_also(self, statuses: Callable[[], tuple[ModelStatus, ...]]) -> None:
+        """Show these models too, which others place and run. Before the start."""
+        self._state.others = statuses
 
     # ------------------------------------------------------------------ thread
 
@@ -362,7 +359,7 @@ class Supervisor:
         facts = lifecycle.Facts(
             draining=self._draining,
             thread_died=False,
-            models_total=len(self._state.current.plan.models),
+            models_total=self._state.total_models(),
             models_pending=self._state.pending_models(),
             models_unserved=self._state.unserved_models(),
             lanes_down=sum(k.state() in {"restarting", "quarantined", "stopped"} for k in self.keepers.values()),

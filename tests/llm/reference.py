@@ -20,9 +20,7 @@ TOKENS = [*byte_tokens(), "<|im_end|>", "th", "he"]
 VOCABULARY = len(TOKENS)
 
 
-def write_model(
-    path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=lambda tensors: tensors
-):  # noqa: C901, PLR0912 - one branch a family
+def write_model(path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=dict):  # noqa: C901, PLR0912
     """A random model; `change` edits its tensors (name → (array, format))."""
     layers = 7 if architecture == "gemma3" else LAYERS
     head = 32 if architecture == "gemma3" else HIDDEN // HEADS

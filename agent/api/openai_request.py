@@ -1,0 +1,194 @@
+"""OpenAI requests: the JSON of /v1/completions and /v1/chat/completions as a text request, or one clear refusal."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from agent.errors import BadInput
+from agent.ports import TextRequest
+
+MAX_STOPS: Final = 16
+MAX_TEXTS: Final = 64
+MAX_LIKELIEST: Final = 20
+LEGACY_MAX_TOKENS: Final = 16
+"""What /v1/completions writes where nobody says how much."""
+
+Number = StrictFloat | StrictInt
+Stop = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _StreamOptions(_Model):
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+
+
+class _Part(_Model):
+    type: Literal["text"]
+    text: StrictStr
+
+
+class _Message(_Model):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: StrictStr | tuple[_Part, ...]
+    name: StrictStr | None = None
+
+    def plain(self) -> dict[str, str]:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class _Format(_Model):
+    type: Literal["text"]
+
+
+class _Common(_Model):
+    model: StrictStr
+    max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_TEXTS)] | None = None
+    stream: StrictBool | None = None
+    stream_options: _StreamOptions | None = None
+    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=5)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=0, le=1 << 20)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
+    logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
+    user: StrictStr | None = None
+
+
+class _Completion(_Common):
+    prompt: StrictStr | tuple[StrictStr] | Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=1 << 20)]
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LIKELIEST)] | None = None
+    best_of: StrictInt | None = None
+    echo: Literal[False] | None = None
+    suffix: None = None
+
+
+class _Chat(_Common):
+    messages: Annotated[tuple[_Message, ...], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LIKELIEST)] | None = None
+    response_format: _Format | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+
+
+class Param(BadInput):
+    """A refusal that names the field."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message, param=param)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A decoded request."""
+
+    text: TextRequest
+    chat: bool
+    stream: bool
+    include_usage: bool
+
+
+def decode(data: bytes | bytearray, *, chat: bool, request_id: str, deadline_s: float | None) -> Asked:
+    """The request in a body. Raises BadInput with one sentence."""
+    document = _document(data)
+    try:
+        asked: _Chat | _Completion = (_Chat if chat else _Completion).model_validate(document)
+    except ValidationError as error:
+        raise _refusal(error, _Chat if chat else _Completion) from error
+    _consistent(asked)
+    count = asked.n or 1
+    seed = secrets.randbits(62) if asked.seed is None else asked.seed % (1 << 63)
+    text = TextRequest(
+        asked.model, samples=count, stops=_stops(asked.stop), temperature=_or(asked.temperature, 1.0),
+        top_k=asked.top_k or 0, top_p=_or(asked.top_p, 1.0), min_p=_or(asked.min_p, 0.0),
+        repetition=_or(asked.repetition_penalty, 1.0), seed=seed, request_id=request_id, deadline_s=deadline_s,
+        **_own(asked),
+    )  # fmt: skip
+    options = asked.stream_options
+    return Asked(text, chat, bool(asked.stream), options is not None and options.include_usage)
+
+
+def _own(asked: _Chat | _Completion) -> dict[str, Any]:
+    """What the two kinds say differently."""
+    if isinstance(asked, _Chat):
+        return {
+            "messages": tuple(message.plain() for message in asked.messages),
+            "max_tokens": asked.max_completion_tokens or asked.max_tokens,
+            "logprobs": (asked.top_logprobs or 0) if asked.logprobs else None,
+        }
+    prompt: Any = asked.prompt
+    if isinstance(prompt, tuple) and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    return {"prompt": prompt, "max_tokens": asked.max_tokens or LEGACY_MAX_TOKENS, "logprobs": asked.logprobs}
+
+
+def _consistent(asked: _Chat | _Completion) -> None:
+    if asked.stream_options is not None and not asked.stream:
+        raise Param("stream_options is for stream: true", "stream_options")
+    if isinstance(asked, _Chat):
+        if asked.top_logprobs is not None and not asked.logprobs:
+            raise Param("top_logprobs needs logprobs: true", "top_logprobs")
+        if asked.max_tokens is not None and asked.max_completion_tokens not in {None, asked.max_tokens}:
+            raise Param("max_tokens and max_completion_tokens contradict each other; send one", "max_tokens")
+    elif asked.best_of not in {None, asked.n or 1}:
+        raise Param("best_of other than n is not offered here; send n", "best_of")
+
+
+def _document(data: bytes | bytearray) -> Mapping[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Param(f"the body is not JSON ({error})", None) from error
+    if not isinstance(document, dict):
+        raise Param("the body must be a JSON object", None)
+    return document
+
+
+def _refusal(error: ValidationError, kind: type[BaseModel]) -> Param:
+    """The first problem as one sentence."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if not _is_type_name(part)]
+    name = ".".join(place)
+    if first["type"] == "missing":
+        return Param(f"{name} is missing", name)
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(place[-1], kind.model_fields, 1) if len(place) == 1 else []
+        hint = f", did you mean {near[0]}?" if near else "; it is not offered here"
+        return Param(f"unknown field {name}{hint}", name)
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    return Param(f"{name}: {what}", name)
+
+
+def _is_type_name(part: int | str) -> bool:
+    """Branches of unions stand in the path of an error under the names of their types."""
+    return isinstance(part, str) and (part.startswith(("tuple", "constrained", "function")) or part in _TYPE_NAMES)
+
+
+_TYPE_NAMES: Final = {"str", "int", "float", "bool", "none"}
+
+
+def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if stop is None else (stop,) if isinstance(stop, str) else stop
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else float(value)

@@ -1,0 +1,129 @@
+"""Sizes: what a decoder folder says of itself, read without its graph or tokenizer.
+
+Three kinds of folder: what `qeil models import` writes (manifest.json), what ONNX Runtime GenAI's builder writes
+(genai_config.json) and what Optimum exports (config.json beside the graph).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import BadInput
+
+MAX_JSON_BYTES = 256 << 20
+KNOWN_BY = ("manifest.json", "genai_config.json", "config.json")
+_GRAPHS = ("model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """What a decoder folder holds; `weight_bytes` is the size of all files of weights that one mode may read."""
+
+    path: Path
+    name: str
+    layers: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+    graphs: Mapping[str, str]
+    default_mode: str
+    end_ids: frozenset[int]
+    weight_bytes: int
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one position, in float32."""
+        return 2 * self.layers * self.kv_heads * self.head_size * 4
+
+    def graph(self, mode: str | None = None) -> Path:
+        """File of the graph of a mode. Raises BadInput naming the modes there are."""
+        chosen = mode or self.default_mode
+        if chosen not in self.graphs:
+            raise BadInput(f"{self.path}: no mode {chosen!r}; the folder has {', '.join(self.graphs)}")
+        return self.path / self.graphs[chosen]
+
+
+def is_decoder_folder(path: Path) -> bool:
+    """Whether it is a folder that says it holds a decoder."""
+    return path.is_dir() and any((path / name).is_file() for name in KNOWN_BY)
+
+
+def read_sizes(path: Path) -> DecoderSizes:
+    """Read them. Raises BadInput naming the file that is missing or wrong."""
+    found = next((name for name in KNOWN_BY if (path / name).is_file()), None)
+    if found is None:
+        raise BadInput(
+            f"{path}: no decoder folder: none of {', '.join(KNOWN_BY)} is in it; make one with: "
+            "qeil models import FILE.gguf --out DIR"
+        )
+    read = {"manifest.json": _imported, "genai_config.json": _genai, "config.json": _optimum}[found]
+    try:
+        return read(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path / found}: not the description of a decoder ({error}); make the folder again") from error
+
+
+def _imported(path: Path) -> DecoderSizes:
+    manifest, genai = read_json(path / "manifest.json"), read_json(path / "genai_config.json")
+    sizes = manifest["decoder"]
+    return DecoderSizes(
+        path, str(manifest["name"]), int(sizes["layers"]), int(sizes["kv_heads"]), int(sizes["head_size"]),
+        int(sizes["vocabulary"]), int(sizes["context"]), dict(manifest["graphs"]), str(manifest["default_mode"]),
+        _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
+    )  # fmt: skip
+
+
+def _genai(path: Path) -> DecoderSizes:
+    model = read_json(path / "genai_config.json")["model"]
+    decoder = model["decoder"]
+    return DecoderSizes(
+        path, path.name, int(decoder["num_hidden_layers"]), int(decoder["num_key_value_heads"]),
+        int(decoder["head_size"]), int(model["vocab_size"]), int(model["context_length"]),
+        {"exact": str(decoder["filename"])}, "exact", _ids(model["eos_token_id"]), _weights(path),
+    )  # fmt: skip
+
+
+def _optimum(path: Path) -> DecoderSizes:
+    config = read_json(path / "config.json")
+    heads = int(config.get("num_attention_heads") or config["n_head"])
+    hidden = int(config.get("hidden_size") or config["n_embd"])
+    graph = next((name for name in _GRAPHS if (path / name).is_file()), None)
+    if graph is None:
+        raise BadInput(f"{path}: no graph; expected one of {', '.join(_GRAPHS)}")
+    return DecoderSizes(
+        path, path.name, int(config.get("num_hidden_layers") or config["n_layer"]),
+        int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or hidden // heads),
+        int(config["vocab_size"]), int(config.get("max_position_embeddings") or config["n_positions"]),
+        {"exact": graph}, "exact", _ids(config["eos_token_id"]), _weights(path),
+    )  # fmt: skip
+
+
+def _ids(value: Any) -> frozenset[int]:
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+def _weights(path: Path) -> int:
+    suffixes = {".onnx", ".data", ".bin", ".onnx_data"}
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file() and file.suffix in suffixes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises BadInput."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BadInput(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(
+            f"{path}: {error.strerror}; make the folder with: qeil models import FILE.gguf --out DIR"
+        ) from error
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected a JSON object")
+    return data

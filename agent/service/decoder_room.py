@@ -1,0 +1,79 @@
+"""Decoder room: how many texts of which length a language model is served with, from a forecast of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.errors import PlacementError
+from agent.llm.sizes import DecoderSizes
+from agent.schema.settings import DecoderOptions
+
+DEFAULT_ROWS = 16
+DEFAULT_CONTEXT = 4096
+SMALLEST_CONTEXT = 256
+PREFILL_BLOCK = 128
+"""Positions of a prompt computed at once (`agent.llm.prefix_cache.BLOCK`, which this process does not import)."""
+RUNTIME_BYTES = 120e6
+"""The process with its runtime and tokenizer, without any model."""
+REPACKED = 1.15
+"""Weights in memory over weights on disk: the runtime packs products for its kernels; measured 1.0 to 1.1."""
+
+
+@dataclass(frozen=True)
+class DecoderRoom:
+    """`bytes_` is the forecast: weights, keys and values of all rows, working memory, prefix cache."""
+
+    rows: int
+    context: int
+    bytes_: float
+    note: str | None = None
+
+
+def forecast_bytes(sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int) -> float:
+    """Resident bytes when every row is full.
+
+    Working memory: logits of every row in float32 and once more in float64, and the attention scores of one block.
+    """
+    arena = rows * sizes.vocabulary * 12.0 + PREFILL_BLOCK * context * 4.0
+    return (
+        RUNTIME_BYTES + REPACKED * sizes.weight_bytes + rows * context * sizes.kv_bytes_per_token + arena + prefix_bytes
+    )
+
+
+def make_room(sizes: DecoderSizes, options: DecoderOptions, free_bytes: float) -> DecoderRoom:
+    """Rows and context that fit; what the settings leave open shrinks first rows, then context.
+
+    Raises PlacementError that names what would fit.
+    """
+    prefix_bytes = options.prefix_cache_bytes
+    context = min(options.context_tokens or DEFAULT_CONTEXT, sizes.context)
+    rows = options.rows or DEFAULT_ROWS
+    asked = (rows, context)
+    while forecast_bytes(sizes, rows, context, prefix_bytes) > free_bytes:
+        if options.rows is None and rows > 1:
+            rows //= 2
+        elif options.context_tokens is None and context > SMALLEST_CONTEXT:
+            context //= 2
+        else:
+            raise PlacementError(_refusal(sizes, *asked, prefix_bytes, free_bytes))
+    note = None
+    if (rows, context) != asked:
+        note = f"memory allows {rows} texts of {context} tokens instead of {asked[0]} of {asked[1]}"
+    if options.context_tokens is not None and options.context_tokens > sizes.context:
+        note = f"the model ends at {sizes.context} tokens; context_tokens {options.context_tokens} is more"
+    return DecoderRoom(rows, context, forecast_bytes(sizes, rows, context, prefix_bytes), note)
+
+
+def _refusal(sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int, free_bytes: float) -> str:
+    needed = forecast_bytes(sizes, rows, context, prefix_bytes)
+    sentence = (
+        f"needs {needed / 1e9:.2f} GB for {rows} texts of {context} tokens, {free_bytes / 1e9:.2f} GB may be used"
+    )
+    alone = forecast_bytes(sizes, 1, SMALLEST_CONTEXT, 0)
+    left = free_bytes - alone
+    if left < 0:
+        return f"{sentence}; even one text of {SMALLEST_CONTEXT} tokens needs {alone / 1e9:.2f} GB"
+    fits = SMALLEST_CONTEXT + int(left / sizes.kv_bytes_per_token)
+    if fits >= context:
+        return f"{sentence}; {max(1, fits // context)} texts of {context} tokens would fit (models: decoder.rows)"
+    return f"{sentence}; one text of {fits} tokens would fit (models: decoder.context_tokens, decoder.rows)"

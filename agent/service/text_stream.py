@@ -1,0 +1,72 @@
+"""Text stream: one request's texts, from the client's view one unbroken stream whatever happens to lanes.
+
+Keeps every token that was sent on, so that a text can go on elsewhere from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.backends.decoder_lane import LaneUsage
+from agent.ports import TextEvent, TextPiece, TextRequest
+
+
+@dataclass(eq=False)
+class TextStream:
+    """See module. Guarded by its keeper's lock but for `on_event`."""
+
+    request: TextRequest
+    on_event: Callable[[TextEvent], None]
+    deadline_s: float
+    started_s: float = 0.0
+    replays: int = 0
+    over: bool = False
+    numbers: set[int] = field(default_factory=set)
+    """Jobs under way on the lane."""
+    usages: list[LaneUsage] = field(default_factory=list)
+    _written: dict[int, list[int]] = field(default_factory=dict)
+    _ended: set[int] = field(default_factory=set)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Numbers of its samples."""
+        first = self.request.first_sample
+        return tuple(range(first, first + self.request.samples))
+
+    @property
+    def ended(self) -> bool:
+        """Whether every text is finished."""
+        return len(self._ended) == self.request.samples
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent on."""
+        return sum(len(tokens) for tokens in self._written.values())
+
+    def took(self, piece: TextPiece) -> None:
+        """A token is about to be sent on."""
+        self._written.setdefault(piece.sample, []).append(piece.token)
+        if piece.end is not None:
+            self._ended.add(piece.sample)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What is left to write: one job, or after a loss one for each text that had begun."""
+        left = [row for row in self.rows if row not in self._ended]
+        fresh = [row for row in left if not self._written.get(row)]
+        jobs = [self._job((row,), self._written[row]) for row in left if row not in fresh]
+        return ([self._job(tuple(fresh), [])] if fresh else []) + jobs
+
+    def _job(self, rows: tuple[int, ...], written: list[int]) -> dict[str, Any]:
+        asked = self.request
+        return {
+            "prompt": asked.prompt if isinstance(asked.prompt, str) else None,
+            "ids": asked.prompt if isinstance(asked.prompt, tuple) else None,
+            "messages": asked.messages, "max_tokens": asked.max_tokens, "rows": rows, "written": written,
+            "stops": asked.stops, "logprobs": asked.logprobs,
+            "sampling": {
+                "temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p,
+                "repetition": asked.repetition, "seed": asked.seed,
+            },
+        }  # fmt: skip

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from agent.llm.folder import open_folder
+from agent.llm.generation import generate
+from agent.llm.importer import import_gguf
+from agent.llm.row import Prompt
+from agent.llm.session import DecoderSession
+from tests.integration.agent_process import running
+from tests.llm.reference import write_model
+
+CONTEXT = 512
+HI = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("model")
+    return import_gguf(write_model(base / "m.gguf", context=CONTEXT), base / "tiny").folder
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory, folder):
+    models = [{"name": "tiny", "path": str(folder), "decoder": {"rows": 8, "threads": 1}}]
+    with running(tmp_path_factory.mktemp("agent"), models=models) as process:
+        yield process
+
+
+@pytest.fixture
+def client(agent):
+    with openai.OpenAI(base_url=f"{agent.url}/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def chat(client, **options):
+    return client.chat.completions.create(**{"model": "tiny", "messages": HI, "max_tokens": 20, "seed": 1, **options})
+
+
+def expected(folder, text, count, special=True):
+    opened = open_folder(folder)
+    session = DecoderSession(opened, threads=1)
+    return "".join(p.text for p in generate(session, Prompt(tuple(opened.encode(text, special=special)), count)))
+
+
+def test_models_are_listed_with_what_they_can_do(client):
+    (model,) = client.models.list().data
+    assert (model.id, model.qeil["ready"], model.qeil["context_tokens"], model.qeil["rows"]) == (
+        "tiny", True, CONTEXT, 8,
+    )  # fmt: skip
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_a_chat_is_answered_as_the_decoder_alone_would(client, folder):
+    reply = chat(client, temperature=0)
+    assert reply.choices[0].message.content == expected(folder, "<user>hi<assistant>", 20, special=False)
+    assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (20, "length")
+    energy = reply.usage.energy
+    assert energy["provenance"] in {"modelled", "unknown"}
+    assert (energy["energy_j"] is None) == (energy["provenance"] == "unknown")
+
+
+def test_a_stream_gives_the_same_text_piece_by_piece(client):
+    whole = chat(client, n=4, temperature=1.5)
+    texts = [""] * 4
+    ends = []
+    usage = None
+    for chunk in chat(client, n=4, temperature=1.5, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends += [choice.finish_reason] if choice.finish_reason else []
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert len(set(texts)) > 1
+    assert (ends, usage.completion_tokens) == (["length"] * 4, 80)
+
+
+def test_the_same_seed_writes_the_same_text_and_another_one_another(client):
+    texts = [chat(client, temperature=1.5, seed=seed).choices[0].message.content for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_text_ends_before_a_stop_string(client):
+    free = chat(client, temperature=0).choices[0].message.content
+    stop = free[6:9]
+    ended = chat(client, temperature=0, stop=[stop, "never"]).choices[0]
+    assert (ended.message.content, ended.finish_reason) == (free.split(stop)[0], "stop")
+
+
+def test_log_probabilities_are_those_of_the_tokens(client):
+    content = chat(client, temperature=0, max_tokens=3, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert len(content) == 3
+    for token in content:
+        assert token.logprob == token.top_logprobs[0].logprob <= 0
+        assert len(token.top_logprobs) == 2
+    legacy = client.completions.create(model="tiny", prompt="hi", max_tokens=3, temperature=0, logprobs=1)
+    assert len(legacy.choices[0].logprobs.tokens) == 3
+
+
+def test_a_prompt_is_continued_from_text_or_tokens(client, folder):
+    text = client.completions.create(model="tiny", prompt="the", max_tokens=9, temperature=0).choices[0].text
+    assert text == expected(folder, "the", 9)
+    ids = open_folder(folder).encode("the")
+    assert client.completions.create(model="tiny", prompt=ids, max_tokens=9, temperature=0).choices[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"model": "tinny"}, openai.NotFoundError, "did you mean 'tiny'"),
+        ({"extra_body": {"temprature": 1}}, openai.BadRequestError, "did you mean temperature"),
+        ({"top_logprobs": 2}, openai.BadRequestError, "needs logprobs"),
+        ({"max_completion_tokens": 3}, openai.BadRequestError, "contradict"),
+        ({"temperature": 9}, openai.BadRequestError, "temperature"),
+        ({"n": 9}, openai.BadRequestError, "8 at once"),
+        ({"messages": []}, openai.BadRequestError, "messages"),
+        ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages.0.content is missing"),
+        ({"max_tokens": 4000}, openai.APIStatusError, "max_tokens of at most"),
+        ({"messages": [{"role": "user", "content": "x" * 40_000}]}, openai.APIStatusError, "shorten"),
+        ({"stream": False, "stream_options": {"include_usage": True}}, openai.BadRequestError, "stream: true"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(client, options, error, says):
+    with pytest.raises(error, match=says) as caught:
+        chat(client, **options)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+    assert chat(client, max_tokens=1).choices[0].finish_reason == "length"
+
+
+def cpu_ticks(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def settled_ticks(agent, pid):
+    """CPU time of the lane once it rests."""
+    seen = []
+
+    def rests():
+        seen.append(cpu_ticks(pid))
+        return len(seen) > 4 and seen[-1] <= seen[-4] + 1
+
+    agent.wait_until(rests)
+    return seen[-1]
+
+
+def test_a_client_that_leaves_ends_the_writing(agent, client):
+    long = {"max_tokens": CONTEXT - 60, "n": 8}
+    pid = client.models.retrieve("tiny").qeil["pid"]
+    ticks = [settled_ticks(agent, pid)]
+    chat(client, **long)
+    ticks.append(settled_ticks(agent, pid))
+    with chat(client, stream=True, **long) as stream:
+        next(iter(stream))
+    ticks.append(settled_ticks(agent, pid))
+    assert ticks[2] - ticks[1] < 0.5 * (ticks[1] - ticks[0])
+
+
+def test_a_killed_lane_does_not_break_a_greedy_stream(agent, client, folder):
+    pid = client.models.retrieve("tiny").qeil["pid"]
+    text = ""
+    stream = chat(client, max_tokens=300, temperature=0, stream=True)
+    for number, chunk in enumerate(stream):
+        text += chunk.choices[0].delta.content or ""
+        if number == 5:
+            os.kill(pid, signal.SIGKILL)
+    assert text == expected(folder, "<user>hi<assistant>", 300, special=False)
+    assert client.models.retrieve("tiny").qeil["pid"] != pid
+    assert agent.model("tiny")["replayed"] == 1
+
+
+def test_an_error_of_the_connection_itself_has_the_same_form(agent):
+    reply = httpx.put(f"{agent.url}/v1/completions")
+    assert reply.status_code == 405
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert httpx.post(f"{agent.url}/v1/completions", content=b"{").json()["error"]["message"].startswith("the body is")
+
+
+def test_a_model_that_does_not_fit_says_what_would(tmp_path, folder):
+    models = [{"name": "tiny", "path": str(folder), "decoder": {"rows": 8, "mode": "quick"}}]
+    with running(tmp_path / "agent", models=models) as process:
+        assert "no mode 'quick'" in process.model("tiny")["reason"]
