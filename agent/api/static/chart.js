@@ -132,12 +132,19 @@ export function front(figure, candidates) {
   }
   for (const { at: [cx, cy], names } of neighbours(known, x, y)) {
     const late = cx > width * 0.6;
-    drawing.append(svg("text", { class: "label", x: cx + (late ? -12 : 12), y: cy + 4, "text-anchor": late ? "end" : "start" }, names.join(", ")));
+    drawing.append(svg("text", { class: "label", x: cx + (late ? -12 : 12), y: cy + 4, "text-anchor": late ? "end" : "start" }, labelOf(names)));
   }
   const chosen = known.find((c) => c.chosen)?.accelerator ?? "none";
   drawing.setAttribute("aria-label", `Predicted latency and energy of ${known.length} placements; chosen: ${chosen}; not beaten: ${best.map((c) => c.accelerator).join(", ")}`);
   figure.replaceChildren(el("figcaption", {}, el("b", {}, "Joules per answer (up) against milliseconds (right), both modelled"),
     el("span", {}, "filled: serves now · blue: on the Pareto front · dashed: the front")), drawing);
+}
+
+const MOST_LABEL = 26;
+
+function labelOf(names) {
+  const all = names.join(", ");
+  return all.length <= MOST_LABEL || names.length < 2 ? all : `${names[0]} and ${names.length - 1} more`;
 }
 
 /** Placements so close that their names would lie over each other share one label. */
