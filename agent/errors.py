@@ -100,6 +100,13 @@ class BadInput(RequestError):
     status = 400
 
 
+class Unprocessable(RequestError):
+    """The runtime refused this input on an accelerator that answers other inputs rightly."""
+
+    code = "inference_failed"
+    status = 422
+
+
 class NotFound(RequestError):
     """No such model, version or path."""
 

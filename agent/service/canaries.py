@@ -80,6 +80,12 @@ class Canaries:
                     self._questions[key] = _Question(subject, (subject, spec.runtime), accelerator, trusted, inputs)
         self.ask(accelerator, lane, spec.model, told)
 
+    def has_answered(self, accelerator: str, model: str) -> bool:
+        """Whether a model's question was answered on this accelerator, so that a refusal speaks against the lane."""
+        with self._lock:
+            question = self._questions.get((accelerator, model))
+            return question is not None and question.answer is not None
+
     def ask(self, accelerator: str, lane: Lane, model: str, told: Told) -> None:
         """Run the model's question once; `told` is called exactly once, at once where there is no question."""
         with self._lock:

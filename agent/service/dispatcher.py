@@ -25,9 +25,10 @@ from agent.errors import (
     Overloaded,
     PermitExpired,
     QeilError,
+    Unprocessable,
 )
-from agent.ports import Clock, InferenceAnswer, InferenceRequest, Lane, LaneReply, ModelMetadata
-from agent.service.held_answers import Held, HeldAnswers
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
+from agent.service.held_answers import Held, HeldAnswers, Part, part_of, parts_of
 from agent.service.meter import Meter
 from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable
 from agent.service.split_meter import SplitMeter
@@ -48,6 +49,8 @@ class _Job:
     last_error: QeilError | None = None
     progress: Progress | None = None
     """Of a split model: what its stages made so far."""
+    accused: Part | None = None
+    """Whom the last error speaks against."""
     give_up: Callable[[], object] | None = None
     """Drops the call that is under way, for a client that has gone."""
 
@@ -222,8 +225,9 @@ class Dispatcher:
         if isinstance(error, InferenceFailed):
             self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
+        job.accused = part_of(route, accelerator, job.request.model)
         if not replayable or job.replays >= self._table.policy.recovery.max_replays:
-            self._fail(job, error)
+            self._fail_or_blame(job, error)
             return
         with self._lock:
             job.replays += 1
@@ -239,7 +243,7 @@ class Dispatcher:
             self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
             return
         if job.last_error is not None and not isinstance(job.last_error, LaneDied):
-            self._fail(job, job.last_error)
+            self._fail_or_blame(job, job.last_error)
             return
         if model.hopeful:
             with self._lock:
@@ -256,10 +260,9 @@ class Dispatcher:
         if self._held is None or self._table.policy.recovery.release == "at_once":
             self._answer(job, route, reply)
             return
-        parts = [(s.stage.accelerator, s.lane, s.stage.load.model) for s in route.stages]
-        self._verify(job, route, reply, parts or [(route.accelerator, route.lane, job.request.model)])
+        self._verify(job, route, reply, parts_of(route, job.request.model))
 
-    def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[tuple[str, Lane, str]]) -> None:
+    def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[Part]) -> None:
         assert self._held is not None  # noqa: S101  (the caller checked)
         if not parts:
             self._answer(job, route, reply)
@@ -295,6 +298,24 @@ class Dispatcher:
             ms=round(total_s * 1e3, 3), execute_ms=round(reply.execute_s * 1e3, 3), replays=job.replays,
             energy_j=energy_j, provenance=provenance,
         )  # fmt: skip
+
+    def _fail_or_blame(self, job: _Job, error: QeilError) -> None:
+        """Fail, but where a runtime refused an input, first ask its lane whether the input or the lane is to blame."""
+        if self._held is None or not isinstance(error, InferenceFailed) or job.accused is None:
+            self._fail(job, error)
+            return
+        accelerator, lane, model = job.accused
+        if not self._held.can_ask(accelerator, model):
+            self._fail(job, error)
+            return
+
+        def redo(cause: str) -> None:
+            job.last_error = LaneDied(f"{accelerator}: {cause}")
+            with self._lock:  # until the lane has been ended: now it would take the request once more
+                job.tried.clear()
+                self._waiting.append(job)
+
+        self._held.hold(accelerator, lane, model, Held(lambda: self._fail(job, Unprocessable(error.message)), redo))
 
     def _version(self, job: _Job) -> str:
         model = self._table.models.get(job.request.model)

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 
 from agent.ports import Lane
 from agent.service.canaries import Canaries, Finding
+from agent.service.routing_table import RouteEntry
+
+Part = tuple[str, Lane, str]
+"""(accelerator, its lane, the model's name there)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class HeldAnswers:
         self._on_fault = on_fault
         self._lock = threading.Lock()
         self._shelves: dict[tuple[int, str], _Shelf] = {}
+
+    def can_ask(self, accelerator: str, model: str) -> bool:
+        """Whether there is a question whose answer this lane has given."""
+        return self._canaries.has_answered(accelerator, model)
 
     def hold(self, accelerator: str, lane: Lane, model: str, held: Held) -> None:
         """Keep one answer of `model` on `lane` until it is vouched for."""
@@ -73,3 +81,15 @@ class HeldAnswers:
             else:
                 held.redo(finding.sentence)
         self._ask(accelerator, lane, model, shelf)
+
+
+def parts_of(route: RouteEntry, model: str) -> list[Part]:
+    """Everything that a placement runs."""
+    stages = [(s.stage.accelerator, s.lane, s.stage.load.model) for s in route.stages]
+    return stages or [(route.accelerator, route.lane, model)]
+
+
+def part_of(route: RouteEntry, accelerator: str, model: str) -> Part:
+    """The part of a placement that runs on an accelerator."""
+    parts = parts_of(route, model)
+    return next((part for part in parts if part[0] == accelerator), parts[0])

@@ -173,3 +173,37 @@ def test_an_answer_without_a_known_question_is_released():
     held.hold("gpu0", bed.lane("gpu0"), "unknown", Held(lambda: out.append("released"), out.append))
     assert out == ["released"]
     assert held._shelves == {}
+
+
+def test_an_input_that_a_sound_lane_refuses_is_the_clients_fault():
+    bed = Bed()
+    for name in ("gpu0", "cpu"):
+        refuse_odd(bed.lane(name))
+    error = bed.infer(x=np.full((1, 2), -1, np.float32)).exception()
+    assert (error.status, error.code) == (422, "inference_failed")
+    assert "index out of range" in error.message
+    bed.tick(1.0)
+    assert {k.health.restarts for k in bed.keepers.values()} == {1}  # the one before the canaries came
+
+
+def test_a_request_that_meets_only_broken_lanes_waits_for_one_to_return():
+    bed = Bed()
+    for name in ("gpu0", "cpu"):
+        bed.lane(name).fail_with = InferenceFailed("the device does not answer any more")
+    answer = bed.infer()
+    assert not answer.done()
+    bed.tick(5.0)
+    assert answer.result().outputs["y"].tolist() == [[2.0, 2.0]]
+    assert answer.result().replays >= 1
+
+
+def refuse_odd(lane):
+    run = lane._run
+
+    def picky(inputs, future):
+        if (np.asarray(inputs["x"]) < 0).any():
+            future.set_exception(InferenceFailed("index out of range"))
+        else:
+            run(inputs, future)
+
+    lane._run = picky
