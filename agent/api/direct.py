@@ -17,6 +17,7 @@ from agent.api import messages, reply
 from agent.api.access import Gate
 from agent.api.body import BodyBudget
 from agent.api.errors import Headers
+from agent.api.forms import Forms
 from agent.api.heads import Heads
 from agent.api.infer import deadline_s, header_length
 from agent.errors import Overloaded, QeilError
@@ -67,6 +68,7 @@ class DirectPath:
         """`refuse` gives the answer to an error; `confess` makes an error of a bug and logs it."""
         self.service = service
         self.heads = Heads()
+        self.forms = Forms()
         self.budget = budget
         self.refuse = refuse
         self.confess = confess
@@ -181,7 +183,7 @@ class Exchange:
         if self.disconnected:
             return
         try:
-            encoded = messages.encode(self._future.result(0), self._decoded)
+            encoded = self._path.forms.encode(self._future.result(0), self._decoded)
         except CancelledError:
             self._refuse(Overloaded("the request was cancelled inside the agent; send it again"))
             return

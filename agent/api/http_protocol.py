@@ -100,6 +100,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._receiving_since_s: float | None = None
         self._blocked_since_s: float | None = None
+        self._idle_since_s: float | None = None
+        self._idle_check: asyncio.TimerHandle | None = None
         self._check: asyncio.TimerHandle | None = None
         self._refusal: tuple[int, str, str] | None = None
 
@@ -118,8 +120,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._exchange = None
         if isinstance(self.cycle, Exchange) and not self.cycle.response_complete:
             self.cycle.give_up()
-        if self._check is not None:
-            self._check.cancel()
+        for timer in (self._check, self._idle_check):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     # ------------------------------------------------------------------ pace
@@ -139,6 +142,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._schedule()
 
+    def _went_idle(self) -> None:
+        """Close after a while without a request. One timer does for many requests: it looks again where there were."""
+        self._idle_since_s = self.loop.time()
+        if self._idle_check is None:
+            self._idle_check = self.loop.call_later(self.timeout_keep_alive, self._check_idle)
+
+    def _check_idle(self) -> None:
+        self._idle_check = None
+        if self._idle_since_s is None or self.transport.is_closing():
+            return
+        rest_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if rest_s <= 0:
+            self.transport.close()
+        else:
+            self._idle_check = self.loop.call_later(rest_s, self._check_idle)
+
     def _waits_for_us(self) -> bool:
         """Whether it is the agent that does not read at the moment."""
         return self.flow.read_paused
@@ -148,6 +167,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._header_bytes = self._body_bytes = 0
+        self._idle_since_s = None
         if self._receiving_since_s is None:
             self._receiving_since_s = self.loop.time()
         self.url = b""
@@ -220,7 +240,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.write(body)
         if not exchange.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._went_idle()
 
     def on_loop(self, function: Callable[[], None]) -> None:
         """Call from this loop's thread; nothing once the loop is closed, as nobody waits any more."""

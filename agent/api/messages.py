@@ -215,6 +215,18 @@ def _timeout_s(parameters: dict[str, Any], default_s: float | None) -> float | N
 
 def encode(answer: InferenceAnswer, decoded: DecodedRequest) -> EncodedAnswer:
     """The response document; raises BadInput where JSON cannot carry an output and BackendError for exotic types."""
+    document, raw = document_of(answer, decoded)
+    header = encoded(document)
+    return EncodedAnswer(b"".join((header, *raw)), len(header)) if raw else EncodedAnswer(header, None)
+
+
+def encoded(value: Any) -> bytes:
+    """Compact JSON; NaN is an error, never a token."""
+    return _ENCODER.encode(value).encode()
+
+
+def document_of(answer: InferenceAnswer, decoded: DecodedRequest) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+    """(JSON part of the answer, what follows it). Errors as `encode`."""
     outputs: list[dict[str, Any]] = []
     raw: list[bytes | memoryview] = []
     for name, tensor in answer.outputs.items():
@@ -231,8 +243,7 @@ def encode(answer: InferenceAnswer, decoded: DecodedRequest) -> EncodedAnswer:
         document["id"] = decoded.client_id
     document["parameters"] = cost_of(answer)
     document["outputs"] = outputs
-    header = _ENCODER.encode(document).encode()
-    return EncodedAnswer(b"".join((header, *raw)), len(header)) if raw else EncodedAnswer(header, None)
+    return document, raw
 
 
 def cost_of(answer: InferenceAnswer) -> dict[str, Any]:

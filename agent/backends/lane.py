@@ -253,11 +253,14 @@ class ProcessLane:
         if channel is None or self._cause is not None:
             return
         try:
-            packet, fd = channel.receive()
-            if packet[0] == DONE:
-                self._answered(packet, fd)
-            else:
-                self._told(channel, parse(packet))
+            for _ in range(WINDOW):
+                packet, fd = channel.receive()
+                if packet[0] == DONE:
+                    self._answered(packet, fd)
+                else:
+                    self._told(channel, parse(packet))
+                if not self._queue.sent:
+                    return  # nothing can have followed it, so it need not be looked for
         except BlockingIOError:
             return
         except Closed:

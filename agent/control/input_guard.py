@@ -29,22 +29,26 @@ class Verdict:
     sentence: str = ""
 
 
+_PASSED = Verdict(True)
+
+
 def check(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], reject_non_finite: bool) -> Verdict:
     """Names, datatypes, shapes (-1 is free) and, where the policy wants it, finite values."""
-    known = {spec.name: spec for spec in specs}
-    for name in inputs:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            return Verdict(False, "unknown", f"the model has no input {name!r}{hint}; it takes {', '.join(known)}")
+    if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+        known = {spec.name: spec for spec in specs}
+        for name in inputs:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                return Verdict(False, "unknown", f"the model has no input {name!r}{hint}; it takes {', '.join(known)}")
     for spec in specs:
         tensor = inputs.get(spec.name)
         if tensor is None:
             return Verdict(False, "missing", f"input {spec.name!r} is missing: {_describe(spec)}")
         verdict = _check_one(tensor, spec, reject_non_finite)
-        if not verdict.allow:
+        if verdict is not _PASSED:
             return verdict
-    return Verdict(True)
+    return _PASSED
 
 
 def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool) -> Verdict:
@@ -63,7 +67,7 @@ def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bo
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(tensor))[0])
         sentence = f"input {spec.name!r} holds {tensor[index]} at index {list(index)}; only finite values are accepted"
         return Verdict(False, "non_finite", sentence)
-    return Verdict(True)
+    return _PASSED
 
 
 def _describe(spec: TensorSpec) -> str:

@@ -102,10 +102,12 @@ class Dispatcher:
             if not verdict.allow:
                 self.counters["rejected_input"] += 1
                 raise BadInput(f"model {request.model!r}: {verdict.sentence}", code=verdict.code)
-        self._check_outputs(request, model)
-        self._check_placement(request, model)
+        if request.outputs:
+            self._check_outputs(request, model)
+        if request.placement is not None:
+            self._check_placement(request, model)
         limits = table.policy.admission
-        share = max((r.derate_share for r in model.routes if r.usable), default=1.0 if model.hopeful else 0.0)
+        share = model.derate_share
         now_s = self._clock.monotonic_s()
         with self._lock:
             load = admission.Load(table.mode, len(self._in_flight), share, self._service_s)
@@ -120,7 +122,8 @@ class Dispatcher:
             deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
             job = _Job(request, future, self._tickets, now_s, deadline_s)
             self._in_flight.add(job)
-            self.meters.setdefault(request.model, Meter())
+            if request.model not in self.meters:
+                self.meters[request.model] = Meter()
         return job
 
     def routes(self, model: str) -> ModelRoutes:
@@ -162,12 +165,15 @@ class Dispatcher:
             self._fail(job, NotFound(f"model {job.request.model!r} was removed"))
             return
         wanted = job.request.placement
+        limit = table.policy.admission.max_queue_per_lane
+        if wanted is None and not job.tried and model.routes and model.routes[0].takes_all(limit):
+            self._submit(job, model.routes[0])  # what `choose` would say, without asking the others
+            return
         candidates = [
             routing.Route(r.accelerator, r.usable and r.alive(), r.capacity_share, r.queue_length())
             for r in model.routes
             if wanted in (None, r.accelerator)
         ]
-        limit = table.policy.admission.max_queue_per_lane
         index = routing.choose(candidates, job.ticket, limit, job.tried)
         if index is None:
             self._wait_or_refuse(job, model, candidates)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Final, Literal
 
 import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
+_TALKATIVE: Final = frozenset({"debug", "info"})
 
 
 class _CurrentStderr:
@@ -28,9 +29,23 @@ class _Threshold:
         self.level = level
 
     def __call__(self, _: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if _number(method) < _number(self.level):
+        if not self.passes(method):
             raise structlog.DropEvent
         return event
+
+    def passes(self, method: str) -> bool:
+        """Whether events of that method are written."""
+        return _number(method) >= _number(self.level)
+
+    def logger_class(self) -> type[structlog.typing.FilteringBoundLogger]:
+        """Loggers that drop an information, of which there is one a request, before they make an event of it."""
+        threshold = self
+
+        class Logger(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc] # made at run time
+            def info(self, event: str, *args: Any, **facts: Any) -> Any:
+                return super().info(event, *args, **facts) if threshold.level in _TALKATIVE else None
+
+        return Logger
 
 
 def _number(level: str) -> int:
@@ -57,15 +72,16 @@ def configure(level: Level, human: bool | None = None) -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     )
+    threshold = _Threshold(level)
     structlog.configure(
         processors=[
-            _Threshold(level),
+            threshold,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        wrapper_class=threshold.logger_class(),
         logger_factory=structlog.WriteLoggerFactory(file=_CurrentStderr()),  # type: ignore[arg-type]  # quacks enough
         cache_logger_on_first_use=True,
     )

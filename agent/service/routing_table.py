@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from agent.ports import Lane, LoadReport, ModelMetadata
 from agent.schema.policy import Policy
@@ -53,6 +54,10 @@ class RouteEntry:
         """Whether every lane it needs accepts calls."""
         return all(s.lane.alive() for s in self.stages) if self.stages else self.lane.alive()
 
+    def takes_all(self, max_queue: int) -> bool:
+        """Whether any request may go there now: `routing.choose` takes such a placement if it is the first."""
+        return self.usable and self.capacity_share >= 1.0 and self.queue_length() < max_queue and self.alive()
+
     def queue_length(self) -> int:
         """Calls that wait on the fullest lane it needs."""
         return max(s.lane.queue_length() for s in self.stages) if self.stages else self.lane.queue_length()
@@ -66,6 +71,11 @@ class ModelRoutes:
     routes: tuple[RouteEntry, ...]
     hopeful: bool
     """A placement may run now or is expected back shortly (its lane restarts); requests may wait for it."""
+
+    @cached_property
+    def derate_share(self) -> float:
+        """Share of the admitted concurrency: the largest of the placements that may run."""
+        return max((r.derate_share for r in self.routes if r.usable), default=1.0 if self.hopeful else 0.0)
 
 
 @dataclass(frozen=True)

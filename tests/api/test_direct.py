@@ -13,8 +13,10 @@ from agent.api import messages
 from agent.api.access import Gate
 from agent.api.body import BodyBudget
 from agent.api.direct import MAX_PATHS, UNRESERVED_BYTES, DirectPath
+from agent.api.forms import MAX_FORMS, Forms
 from agent.api.heads import MAX_HEADS, Heads
 from agent.errors import BadInput, Overloaded
+from agent.ports import InferenceAnswer
 from tests.fakes_service import FakeService
 
 INFER = b"/v2/models/wide/infer"
@@ -268,3 +270,72 @@ def test_heads_are_remembered_within_a_bound():
         head, body = binary(np.zeros(3, np.float32), note=number)
         heads.decode("wide", body, len(head), None, "1")
     assert len(heads._known) <= MAX_HEADS
+
+
+# ---------------------------------------------------------------------------------------------- forms
+
+
+def answer_of(outputs, **changes):
+    facts = {
+        "outputs": outputs, "model": "wide", "version": "1", "placement": "cpu", "provider": "CPU",
+        "accelerated_fraction": 1.0, "execute_s": 0.001, "energy_j": 0.25, "provenance": "modelled",
+        "policy_digest": "d", "replays": 0,
+    }  # fmt: skip
+    return InferenceAnswer(**{**facts, **changes})
+
+
+def asked_for(**changes):
+    head, body = binary(np.zeros(3, np.float32), **changes)
+    return messages.decode("wide", body, len(head), None, "1")
+
+
+@given(
+    figures=st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.floats(), st.integers(0, 9)),
+            st.floats(0, 1e6),
+            st.sampled_from(["a", "é\0energy", '"quoted"']),
+            st.integers(1, 4),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_an_answer_of_a_known_form_is_byte_for_byte_the_one_without(figures):
+    forms = Forms()
+    for energy_j, execute_s, name, width in figures:
+        answer = answer_of({name: np.ones((1, width), np.float32)}, energy_j=energy_j, execute_s=execute_s)
+        if energy_j is not None and not np.isfinite(energy_j):
+            with pytest.raises(ValueError, match="JSON"):
+                forms.encode(answer, asked_for())
+            continue
+        # A whole number of joules is written as a float, which is the same number in JSON.
+        plain = messages.encode(answer_of(answer.outputs, energy_j=_real(energy_j), execute_s=execute_s), asked_for())
+        assert forms.encode(answer, asked_for()) == plain
+
+
+def _real(value):
+    return None if value is None else float(value)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "wish"),
+    [
+        ({}, {}),
+        ({"y": np.ones(2, np.float32)}, {"id": "mine"}),
+        ({"y": np.ones(2, np.float32)}, {"parameters": {"binary_data_output": False}}),
+        ({"\0energy": np.ones(2, np.float32)}, {}),
+    ],
+)
+def test_answers_of_other_forms_are_not_remembered(outputs, wish):
+    forms = Forms()
+    answer = answer_of(outputs)
+    assert forms.encode(answer, asked_for(**wish)) == messages.encode(answer, asked_for(**wish))
+    assert forms._known == {}
+
+
+def test_forms_are_remembered_within_a_bound():
+    forms = Forms()
+    for number in range(3 * MAX_FORMS):
+        forms.encode(answer_of({"y": np.ones(1, np.float32)}, policy_digest=str(number)), asked_for())
+    assert len(forms._known) <= MAX_FORMS
