@@ -150,22 +150,17 @@ class Archive:
         """Assignments of some members."""
         return self._pool[self._slot[members]]
 
-    def may_enter(self, first: Floats, second: Floats, third: Floats, margin: float = 0.0) -> Bools:
-        """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape.
-
-        With a margin, in spans of the objectives, the candidates are taken as that much worse than they are.
-        """
+    def may_enter(self, first: Floats, second: Floats, third: Floats) -> Bools:
+        """Cheap test, true wherever a candidate is not surely dominated; arrays of any one shape."""
         # Cell 0 is left for what lies below every member.
-        row = self._cells(first, 0, margin)
+        row = self._cells(first, 0)
         row *= _CELLS
-        row += self._cells(second, 1, margin)
-        bar: Floats = np.take(self._table, row)
-        if margin:
-            bar -= margin * self.span[2]
-        return third < bar
+        row += self._cells(second, 1)
+        lower: Bools = third < np.take(self._table, row)
+        return lower
 
-    def _cells(self, values: Floats, axis: int, margin: float) -> NDArray[np.int32]:
-        at = values - (self.low[axis] - margin * self.span[axis] - 1.0 / self._cell[axis])
+    def _cells(self, values: Floats, axis: int) -> NDArray[np.int32]:
+        at = values - (self.low[axis] - 1.0 / self._cell[axis])
         at *= self._cell[axis]
         np.clip(at, 0.0, _CELLS - 1, out=at)
         cells: NDArray[np.int32] = at.astype(np.int32)
@@ -230,7 +225,7 @@ class Archive:
         self.span = np.where(high > low, high - low, np.maximum(np.abs(low), 1e-12))
         self._cell = (_CELLS - 3) / self.span[:2]
         # A member speaks only for cells that lie wholly above it, never for its own.
-        row, column = (self._cells(points[:, axis], axis, 0.0) + 1 for axis in (0, 1))
+        row, column = (self._cells(points[:, axis], axis) + 1 for axis in (0, 1))
         table = np.full((_CELLS, _CELLS), np.inf)
         np.minimum.at(table, (row, column), points[:, 2])
         np.minimum.accumulate(table, axis=0, out=table)

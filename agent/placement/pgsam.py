@@ -3,7 +3,7 @@
 Each turn scores whole neighbourhoods of a batch of assignments at once. Guided bases are the archive's members that are
 best for random weights of the objectives and were explored least; annealed bases are chains that walk by heat bath on a
 weighting of their own, with a soft penalty for memory. Whatever no archive member dominates enters the archive, whoever
-met it; while there is more of it than a turn can handle, only what improves on the archive by a margin.
+met it; of more than a turn can handle, a random part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agent.placement.moves import (
 )
 from agent.placement.pareto import Archive
 from agent.placement.problem import Floats, Problem
-from agent.placement.seeds import cheapest, rounds, seeds, weight_vectors
+from agent.placement.seeds import beamed, cheapest, rounds, seeds, weight_vectors
 from agent.placement.tuning import Ablation, Tuning
 
 KINDS = ("block", "strided", "crossover", "exchange")
@@ -37,11 +37,11 @@ _PENALTY = 4.0
 _REFUSED = 1e9
 _RENEW_TURNS = 16
 _VISITED = 10.0
-_FIRST_MARGIN = 0.002
-_LEAST_MARGIN = 1e-6
 _OFFSET = 0.02
 _NEAR = 0.25
 _LEAST_SEEDS = 3
+_BEAM_STEPS = 9
+"""Sums that a partial assignment of a beam costs, with its ordering."""
 _LEAST_MEMBERS = 500
 _OFFERED_CELLS = 100_000
 """Stages of assignments that are checked together, a few milliseconds."""
@@ -88,7 +88,6 @@ class Search:
         self._wide_effort = 0
         self._columns = max(self.tuning.turn_cells // (len(self.tables.stage) * stages), 2)
         self._donors = min(problem.accelerator_count, self._columns)
-        self._margin = 0.0
         self._credit = np.ones(len(KINDS))
         self._queue: Rows = np.zeros((0, stages), dtype=np.int8)
         start = self._start(warm, stop)
@@ -111,6 +110,8 @@ class Search:
             # With warm placements too: they know little of what the changed problem makes good.
             count = min(self.tuning.seed_passes // turns, max(self.tuning.seed_effort // each, _LEAST_SEEDS))
             self._seed_effort = min(count * each, self.tuning.seed_effort)
+            self._seed_effort += _BEAM_STEPS * beamed(self.tables) * self.problem.stage_count
+            self.evaluations += beamed(self.tables)
             met, last = seeds(self.tables, allowed, rng, count, stop)
             if self.ablation.relaxed:
                 self._queue = self._nearly_fitting(met)
@@ -221,7 +222,10 @@ class Search:
         value = each[0] * factors[:, :1]
         for axis in (1, 2):
             np.maximum(value, each[axis] * factors[:, axis, None], out=value)
-        return np.flatnonzero(np.bincount(value.argmin(axis=1)))
+        best = value.argmin(axis=1)
+        # The extremes every time: a gap there costs a whole slice of the front.
+        best[:3] = archive.points.argmin(axis=0)[:count]
+        return np.flatnonzero(np.bincount(best))
 
     def _score(self, kind: int, bases: Rows) -> _Scored:
         if KINDS[kind] == "exchange":
@@ -288,10 +292,9 @@ class Search:
     def _harvest(self, scored: _Scored) -> int:
         """Put what no member dominates into the archive; returns how many entered."""
         objectives = (scored.energy, scored.latency, scored.under)
-        child = np.flatnonzero(self.archive.may_enter(*objectives, margin=self._margin))
+        child = np.flatnonzero(self.archive.may_enter(*objectives))
         for domain, capacity in enumerate(self.tables.capacity):
             child = child[scored.children.sums_of(4 + domain, child) <= capacity]
-        self._adjust_margin(len(child))
         if not len(child):
             return 0
         if len(child) > self.tuning.survivors:
@@ -300,18 +303,6 @@ class Search:
         new = self.archive.new_among(points)
         self.archive.insert(points[new], scored.build(child[new]))
         return len(new)
-
-    def _adjust_margin(self, found: int) -> None:
-        """Aim at as many promising children in a turn as survivors are kept."""
-        ratio = found / self.tuning.survivors
-        if not self.ablation.margin:
-            return
-        if self._margin:
-            self._margin *= min(max(ratio, 0.5), 2.0) ** 0.7
-        elif ratio > 1.0:
-            self._margin = _FIRST_MARGIN
-        if self._margin < _LEAST_MARGIN:
-            self._margin = 0.0
 
     def _anneal(self, scored: _Scored, first: int, progress: float) -> None:
         """Move the chains, which are the bases from `first` on, by heat bath among random candidates of each."""

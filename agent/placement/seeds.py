@@ -1,7 +1,8 @@
 """Starting points: shortest paths through the stages for random weights of the objectives.
 
 The utilisation ratio N/Q is linearised to N − λQ at the last solution's λ (Dinkelbach 1967, Management Science 13(7)),
-memory is priced by multipliers that are bisected for each domain until the path fits.
+memory is priced by multipliers that are bisected for each domain until the path fits. Where memory binds, a beam at the
+last prices then finds for the extremes what lies between the paths that fit and those that do not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from agent.placement.beam import Scalarised, fitting_paths
 from agent.placement.moves import Costs, Rows
 from agent.placement.problem import Bools, Floats, Problem
 
@@ -21,11 +23,19 @@ _BATCH_STAGES = 1_000_000
 """Numbers formed together for the links of one stage, and for the costs of all stages."""
 _ASK_CELLS = 500_000
 """Numbers formed between two looks at the budget, about 2 ms."""
+_BEAM = 32
+_BEAM_WEIGHTS = 12
+"""Partial assignments kept for each accelerator, and the weight vectors that get a beam: extremes and edges first."""
 
 
 def rounds(tables: Costs) -> int:
     """How many shortest-path rounds `seeds` runs: more where memory can bind."""
     return _RATIO_ROUNDS + (_PRICE_ROUNDS if len(tables.capacity) else 0)
+
+
+def beamed(tables: Costs) -> int:
+    """Partial assignments that the beam of one batch forms for each stage, at most; 0 where memory cannot bind."""
+    return _BEAM_WEIGHTS * _BEAM * int(tables.stage.shape[2]) ** 2 if len(tables.capacity) else 0
 
 
 def weight_vectors(rng: np.random.Generator, count: int) -> Floats:
@@ -79,7 +89,7 @@ def seeds(
     with contextlib.suppress(_Stopped):
         for begin in range(0, len(weights), width):
             batch = slice(begin, begin + width)
-            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop)
+            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, begin == 0)
             ends.append(met[-1])
     everything = np.concatenate(met)
     return everything[_firsts(everything)], np.concatenate(ends)
@@ -111,6 +121,7 @@ def _batch(
     scale: Floats,
     met: list[Rows],
     stop: Callable[[], bool] | None,
+    first: bool,
 ) -> None:
     """Add the assignments of each round for some weight vectors to `met`; _Stopped when `stop` says so."""
     forbidden = np.where(allowed, 0.0, np.inf)
@@ -132,14 +143,20 @@ def _batch(
     for turn in range(rounds(tables)):
         rows = shortest_paths(_scalarised(tables, scaled, ratio, price) + forbidden, link)
         met.append(rows)
-        totals = tables.stage[2:, np.arange(tables.stages), rows.astype(np.intp)].sum(axis=-1)
-        ratio = totals[0] / totals[1]
+        sums = tables.stage[2:, np.arange(tables.stages), rows.astype(np.intp)].sum(axis=-1)
+        ratio = sums[0] / sums[1]
         if turn < _RATIO_ROUNDS - 1 or not len(tables.capacity):
             continue
-        over = tables.capacity < totals[2:].T
+        over = tables.capacity < sums[2:].T
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
+    if len(tables.capacity) and first:
+        stage = _scalarised(tables, scaled, ratio, np.zeros((len(weights), 0))) + forbidden
+        few = slice(0, _BEAM_WEIGHTS)
+        costs = Scalarised(stage[few], lambda at: link(at)[few], tables.stage[4:], tables.capacity, price[few])
+        # The paths again: the last of `met` is what a weight vector ended with.
+        met += [fitting_paths(costs, _BEAM), rows]
 
 
 def _median(values: Floats) -> float:

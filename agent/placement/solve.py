@@ -24,8 +24,8 @@ from agent.placement.problem import Floats, Problem
 from agent.placement.tuning import Ablation, Tuning
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
-DEFAULT_EFFORT = 75_000_000
-"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.6 s of one core."""
+DEFAULT_EFFORT = 150_000_000
+"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.7 s of one core."""
 DEFAULT_RANDOM = 200_000
 EXACT_LABELS = 400_000
 EXACT_COMPARISONS = 5_000_000_000
@@ -39,6 +39,8 @@ _CERTIFICATE_SHARE = 0.6
 _CERTIFICATE_LABELS = 60_000
 _CERTIFICATE_LINKS = 30_000
 """Most stages × accelerators²; only bounding the labels of more takes as long as a search does."""
+_CERTIFICATE_MEMBERS = 10_000
+"""Most members × stages; larger fronts take more labels than the bound allows."""
 _CERTIFICATES = ((0.03, 2_000_000), (0.25, 60_000_000))
 """Attempts: after which share of the budget, and how many comparisons each may take."""
 
@@ -161,7 +163,7 @@ def solve(
         method: pgsam, exact, greedy, random, or single:NAME with the name (or index) of an accelerator.
         seed: of the search; the same seed and count budget give the same bytes.
         evaluations: assignments (or partial ones) to score, rounded up to a whole turn of the search; None takes a
-            default effort that is about 0.6 s of one core.
+            default effort that is about 0.7 s of one core.
         budget_s: seconds by `clock` instead; then equal seeds need not give equal bytes.
         clock: monotonic seconds, needed with `budget_s`.
         warm: assignments to start from, for method pgsam; those that use a forbidden pair are left out.
@@ -213,6 +215,8 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
         _advance(search, budget, share, spent)
         if budget.used(search.evaluations + spent, search.effort) >= 1.0:
             break
+        if len(archive) * problem.stage_count > _CERTIFICATE_MEMBERS:
+            continue
         proof = _certificate(problem, search, budget, spent, comparisons)
         spent += proof.evaluations
         if proof.complete:

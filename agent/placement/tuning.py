@@ -12,9 +12,8 @@ class Ablation:
     seeds: shortest paths for random weights, instead of random assignments. relaxed: the first bases are seeds that
     overfill memory a little. macro: strided and crossover moves. exchange: two segments change at once. annealing:
     chains that walk by heat bath. guidance: explore around archive members. aim: among them, around those that are
-    best for random weights, instead of the least explored. margin: while there is too much to keep, keep what improves
-    most, instead of a random part. momentum: kinds of move that lately brought members are tried more often.
-    soft_memory: chains may overfill memory at a price.
+    best for random weights, instead of the least explored. momentum: kinds of move that lately brought members are
+    tried more often. soft_memory: chains may overfill memory at a price.
     """
 
     seeds: bool = True
@@ -24,7 +23,6 @@ class Ablation:
     annealing: bool = True
     guidance: bool = True
     aim: bool = True
-    margin: bool = True
     momentum: bool = True
     soft_memory: bool = True
 
@@ -45,9 +43,9 @@ class Tuning:
     candidates: int = 48
     seed_passes: int = 360
     seed_effort: int = 40_000_000
-    archive_limit: int = 8000
+    archive_limit: int = 16_000
     archive_cells: int = 4_000_000
     turn_cells: int = 500_000
     hottest: float = 0.3
     coldest: float = 0.003
-    survivors: int = 4000
+    survivors: int = 8000

@@ -130,6 +130,17 @@ def test_the_exact_front_of_a_large_problem_is_refused_in_one_line() -> None:
         solve(random_problem(1, 700, 30, room=9.0), "exact")
 
 
+def test_no_time_is_spent_on_proving_a_front_that_is_too_large_to_be_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*args: object, **options: object) -> None:
+        raise AssertionError("a certificate was tried")
+
+    problem = random_problem(4, 60, 3, room=9.0)
+    monkeypatch.setattr(solve_module, "exact_front", unwanted)
+    monkeypatch.setattr(solve_module, "_CERTIFICATE_MEMBERS", 100)
+
+    assert len(solve(problem, seed=1, evaluations=400_000).front) > 2
+
+
 def test_a_large_problem_is_planned_without_a_certificate() -> None:
     result = solve(random_problem(1, 1100, 30, room=9.0), seed=1, evaluations=1)
 

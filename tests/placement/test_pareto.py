@@ -131,15 +131,6 @@ def test_offering_only_dominated_points_changes_nothing() -> None:
     assert archive.assignments.tolist() == [[0]]
 
 
-def test_with_a_margin_only_what_is_that_much_better_passes_the_filter() -> None:
-    archive = Archive(1, limit=10)
-    archive.merge(np.array([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5]]), np.zeros((2, 1), dtype=np.int8))
-    above = np.array([[1.5, 1.5, 0.48], [1.5, 1.5, 0.3], [-0.05, 2.0, 9.0], [-0.2, 2.0, 9.0]])
-
-    assert archive.may_enter(*above.T).tolist() == [True, True, True, True]
-    assert archive.may_enter(*above.T, margin=0.1).tolist() == [False, True, False, True]
-
-
 @settings(deadline=None, max_examples=40)
 @given(parts=st.lists(clouds, min_size=2, max_size=12))
 def test_members_keep_their_assignments_while_the_pool_is_packed(parts: list[np.ndarray]) -> None:

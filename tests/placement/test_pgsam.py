@@ -70,22 +70,15 @@ def test_a_search_without_anything_feasible_keeps_walking_with_an_empty_archive(
     assert search.evaluations > 10_000
 
 
-def test_the_margin_rises_while_too_much_is_promising_and_falls_to_nothing_after() -> None:
-    search = Search(random_problem(8, 40, 4, room=9.0), 1, tuning=Tuning(survivors=50))
-    plain = Search(random_problem(8, 40, 4, room=9.0), 1, Ablation(margin=False), Tuning(survivors=50))
+def test_the_extremes_are_explored_every_time_however_often_they_were() -> None:
+    search = Search(random_problem(8, 40, 4, room=9.0), 1)
+    for turn in range(5):
+        search.step(turn / 5)
+    extremes = set(search.archive.points.argmin(axis=0).tolist())
+    search.archive.visits[list(extremes)] = 1_000
 
-    for one in (search, plain):
-        one.step(0.5)
-    begun = search._margin
-    search.step(0.5)
-    raised = search._margin
-    search.tuning = Tuning(survivors=10**9)
-    for _ in range(40):
-        search.step(0.5)
-
-    assert 0.0 < begun < raised
-    assert search._margin == 0.0
-    assert plain._margin == 0.0
+    assert extremes <= set(search._members(40).tolist())
+    assert len(search._members(1)) == 1
 
 
 def test_aim_explores_what_is_best_for_some_weights_and_moves_on_from_what_was_explored() -> None:
