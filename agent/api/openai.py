@@ -28,7 +28,8 @@ from agent.api.infer import deadline_s
 from agent.api.openai_reply import END, Answer, error_document, event, model_document
 from agent.api.openai_request import Asked, decode
 from agent.errors import NotFound, QeilError
-from agent.ports import InferenceService, TextDone, TextEvent, TextPiece, TextRequest, TextService
+from agent.ports import InferenceService, TextService
+from agent.schema.text import TextDone, TextEvent, TextPiece, TextRequest
 
 PREFIX: Final = "/v1/"
 HINT: Final = "(admission.max_json_body_bytes)"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agent.api.openai_request import Asked
 from agent.errors import BackendError, QeilError, RequestError
-from agent.ports import TextDone, TextModel, TextPiece
+from agent.schema.text import TextDone, TextModel, TextPiece
 
 _TYPES: Final = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from agent.errors import BadInput
-from agent.ports import TextRequest
+from agent.schema.text import TextRequest
 
 MAX_STOPS: Final = 16
 MAX_TEXTS: Final = 64

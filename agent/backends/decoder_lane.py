@@ -23,7 +23,8 @@ from agent.backends.models import error_of
 from agent.backends.process import Child
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.errors import BackendError, LaneDied, Overloaded, QeilError
-from agent.ports import Clock, LaneSpec, LaneVitals, TextPiece
+from agent.ports import Clock, LaneSpec, LaneVitals
+from agent.schema.text import TextPiece
 
 INLINE_BYTES: Final = 32 * 1024
 """Longest text that crosses inside its message; longer ones lie in a segment of their own."""

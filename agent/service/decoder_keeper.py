@@ -14,8 +14,9 @@ from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import fault_detector, lane_health
 from agent.control.lane_health import Died, Ready, Tick
 from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
-from agent.ports import Clock, TextEvent, TextPiece, TextRequest
+from agent.ports import Clock
 from agent.schema.policy import Recovery
+from agent.schema.text import TextEvent, TextPiece, TextRequest
 from agent.service.text_stream import TextStream
 
 STARTUP_TIMEOUT_S = 60.0

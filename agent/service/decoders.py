@@ -12,10 +12,11 @@ from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import admission
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilError
 from agent.llm.sizes import DecoderSizes, read_sizes
-from agent.ports import Clock, LaneSpec, TextDone, TextEvent, TextModel, TextRequest, TextUsage
+from agent.ports import Clock, LaneSpec
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
+from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
 from agent.service.board import Board
 from agent.service.decoder_keeper import DecoderHome, DecoderKeeper
 from agent.service.decoder_power import DecoderPower, modelled_power

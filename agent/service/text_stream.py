@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.backends.decoder_lane import LaneUsage
-from agent.ports import TextEvent, TextPiece, TextRequest
+from agent.schema.text import TextEvent, TextPiece, TextRequest
 
 
 @dataclass(eq=False)

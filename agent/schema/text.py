@@ -1,0 +1,91 @@
+"""Text: what is asked of a language model and what comes back, piece by piece. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.errors import QeilError
+from agent.schema.snapshot import EnergyProvenance
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Texts to write. Exactly one of `prompt` (text or token ids) and `messages` (for the chat template) is set."""
+
+    model: str
+    prompt: str | tuple[int, ...] | None = None
+    messages: tuple[Mapping[str, str], ...] | None = None
+    samples: int = 1
+    first_sample: int = 0
+    """Number of the first one; sample i of a seed is the same text whatever the others are."""
+    max_tokens: int | None = None
+    """Of each text; None: what the context leaves."""
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition: float = 1.0
+    seed: int = 0
+    logprobs: int | None = None
+    """Give the log probability of each token and of so many of the likeliest."""
+    request_id: str = ""
+    deadline_s: float | None = None
+    """Seconds from now; None takes the longest that the policy allows."""
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """One token of one sample; `text` may be empty while a character or a stop string is incomplete."""
+
+    sample: int
+    token: int
+    text: str
+    end: Literal["stop", "length"] | None = None
+    logprob: float | None = None
+    token_text: str = ""
+    likeliest: tuple[tuple[str, float], ...] = ()
+    """(text, log probability) of tokens, where `logprobs` were asked for."""
+
+
+@dataclass(frozen=True)
+class TextUsage:
+    """What texts took. `compute_s`: time of the accelerator, that of shared steps in shares. None: unknown."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    tokens: int
+    compute_s: float
+    energy_j: float | None
+    provenance: EnergyProvenance
+
+
+@dataclass(frozen=True)
+class TextDone:
+    """All samples ended."""
+
+    usage: TextUsage
+    placement: str
+    provider: str
+    policy_digest: str
+    replays: int = 0
+
+
+TextEvent = TextPiece | TextDone | QeilError
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A language model that is served: the longest text with its prompt, and how many rows it writes at once."""
+
+    name: str
+    ready: bool
+    reason: str | None
+    context_tokens: int
+    rows: int
+    since_s: float
+    placement: str | None = None
+    pid: int | None = None
+    """Process of its lane; None while that is down."""
