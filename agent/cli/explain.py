@@ -111,11 +111,12 @@ def explain_model(
 
 
 def _document(workload: Workload, board: DeviceProfile, wishes: Policy, state: State) -> dict[str, Any]:
-    from agent.placement.candidates import candidates
+    from agent.placement.candidates import candidates, check_left
     from agent.placement.costing import REFERENCE_TEMPERATURE_C
     from agent.placement.explain import explain
     from agent.placement.reasons import why
 
+    check_left(workload, board, wishes, state)
     reasons = why(workload, board, wishes, state)
     found = {c.accelerator.name: c for c in candidates(workload, board, wishes, state)[0]}
     explained = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from agent import __version__
+from agent.cli import failures
 from agent.errors import ConfigError, QeilError
 from agent.service import logs
 
@@ -77,13 +78,15 @@ def exit_code(error: QeilError) -> int:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (0 ok, 1 failed, 2 usage, 78 configuration)."""
     logs.configure("warning")  # stdout belongs to the command's own output
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
     try:
-        result = cli.main(args=None if arguments is None else list(arguments), prog_name="qeil", standalone_mode=False)
+        result = cli.main(args=given, prog_name="qeil", standalone_mode=False)
     except QeilError as error:
-        print(f"qeil: {error.message}", file=sys.stderr)
+        print(failures.line(error, as_json), file=sys.stderr)
         return exit_code(error)
     except click.ClickException as error:
-        error.show()
+        print(failures.line(error, as_json), file=sys.stderr)
         return error.exit_code
     except click.Abort:
         print("qeil: interrupted", file=sys.stderr)

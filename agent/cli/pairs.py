@@ -10,14 +10,17 @@ PAIR = "NAME=NUMBER"
 
 
 def pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
-    """`gpu=71.5` as a mapping. Raises BadInput for anything else."""
-    found = {}
+    """`gpu=71.5` as a mapping. Raises BadInput for anything else, and for a name that is given twice."""
+    found: dict[str, float] = {}
     for text in texts:
         name, _, number = text.rpartition("=")
         try:
-            found[name] = float(number)
+            value = float(number)
         except ValueError:
             name = ""
         if not name:
             raise BadInput(f"{option} {text!r}: write {PAIR}, for example gpu=70")
+        if name in found:
+            raise BadInput(f"{option} {name}: given twice, as {found[name]:g} and as {value:g}; give one of them")
+        found[name] = value
     return found

@@ -34,7 +34,14 @@ def marked(document: dict[str, Any], file: Path, policy: str) -> dict[str, Any]:
             "underutilisation": unused,
         }  # fmt: skip
         why = found.why
-    return document | {"policy": wishes.name, "chosen": chosen, "why": why, "baselines": _baselines(problem)}
+    names = list(problem.accelerators)
+    return document | {
+        "accelerators": names,
+        "policy": wishes.name,
+        "chosen": chosen,
+        "why": why,
+        "baselines": _baselines(problem),
+    }
 
 
 def _baselines(problem: Problem) -> dict[str, dict[str, float]]:

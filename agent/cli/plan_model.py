@@ -67,9 +67,20 @@ def plan_model(ask: Ask) -> dict[str, Any]:
         ask.state.check(board)
         workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes))
         case = _Case(board, policy, workloads, ask.state, generated(ask.sizes), effort)
-        return _planned(case, ask.points)
+        document = _planned(case, ask.points)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    except PlacementError as error:
+        raise _on_board(error, ask, board, policy) from error
+    return document | {"board_from": "the settings" if ask.profile is None else "--profile"}
+
+
+def _on_board(error: PlacementError, ask: Ask, board: DeviceProfile, policy: Policy) -> PlacementError:
+    """The error with the board and the policy it is about, which nobody may have named."""
+    assumed = ask.profile is None
+    which = f"{board.name}, the board of the settings," if assumed else board.name
+    other = "; --profile NAME plans for another board" if assumed else ""
+    return PlacementError(f"{which} under policy {policy.name}: {error.message}{other}", **error.context)
 
 
 def _cut(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
@@ -82,13 +93,16 @@ def _planned(case: _Case, points: bool) -> dict[str, Any]:
     """Search; with lost accelerators as an agent would: the board as it was first, then again from there."""
     from dataclasses import replace
 
+    from agent.placement.candidates import check_left
     from agent.placement.fronts import again, search
+
+    for workload in case.workloads:
+        check_left(workload, case.board, case.policy, case.state)
 
     goal, lost = case.policy.objective.goal, sorted(case.state.lost)
     warm = bool(lost) and case.effort.method == "pgsam"
     whole = replace(case, state=replace(case.state, lost=frozenset())) if warm else case
-    ways, notes = _ways(whole, points)
-    tables = [_tables(whole, way) for way in ways]
+    ways, tables, notes = _possible(whole, *_ways(whole, points))
     began_s = time.perf_counter()
     front = search(ways, tables, case.effort, goal)
     if not warm:
@@ -111,6 +125,26 @@ def _ways(case: _Case, points: bool) -> tuple[tuple[Way, ...], tuple[str, ...]]:
         c.accelerator.name for w in case.workloads for c in candidates(w, case.board, case.policy, case.state)[0]
     }
     return ways(case.board, sorted(taking_part))
+
+
+def _possible(
+    case: _Case, ways: Sequence[Way], notes: Sequence[str]
+) -> tuple[tuple[Way, ...], list[Tables], tuple[str, ...]]:
+    """Tables of the ways under which some accelerator is left; the reason of the first where there is none."""
+    tried = [(way, _tried(case, way)) for way in ways]
+    made = [(way, tables) for way, tables in tried if not isinstance(tables, PlacementError)]
+    errors = [error for _, error in tried if isinstance(error, PlacementError)]
+    if not made:
+        raise errors[0]
+    said = (*notes, *(f"one combination of operating points is left out: {error.message}" for error in errors))
+    return tuple(way for way, _ in made), [tables for _, tables in made], said
+
+
+def _tried(case: _Case, way: Way) -> Tables | PlacementError:
+    try:
+        return _tables(case, way)
+    except PlacementError as error:
+        return error
 
 
 def _tables(case: _Case, way: Way) -> Tables:

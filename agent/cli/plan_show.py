@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,14 +11,18 @@ from agent.cli.tables import dash, print_table
 
 MAX_ROWS = 20
 MAX_NOTES = 6
+_WIDEST = 60
+LEGEND = (
+    "►: chosen by the policy; #: number in the front, as in --json; of two in the front neither is better in all of "
+    "energy, time and use"
+)
 
 
 def show_problem(document: dict[str, Any]) -> None:
     """Front, baselines and choice of one's own cost tables."""
     chosen = document["chosen"]
-    show_front(document, chosen and chosen["assignment"])
-    rows = [[n, f"{b['energy_j']:.4g}", f"{b['latency_s'] * 1e3:.4g}"] for n, b in document["baselines"].items()]
-    print_table("Baselines", ["method", "J", "ms"], rows)
+    show_front(document, chosen)
+    _show_baselines(document, chosen, "Baselines")
     if chosen is None:
         click.echo(f"chosen under {document['policy']}: nothing; {document['why']}")
         return
@@ -28,13 +33,10 @@ def show_problem(document: dict[str, Any]) -> None:
 def show_model(document: dict[str, Any]) -> None:
     """Front, baselines, choice, and what is to be said about them."""
     chosen = document["chosen"]
-    show_front(document, chosen["assignment"])
-    click.echo(f"accelerators: {', '.join(f'{i} {name}' for i, name in enumerate(document['accelerators']))}")
-    rows = [
-        [n, f"{b['energy_j']:.4g}", f"{b['latency_s'] * 1e3:.4g}", f"{b['period_s'] * 1e3:.4g}"]
-        for n, b in document["baselines"].items()
-    ]
-    print_table("Baselines (modelled)", ["method", "J", "ms", "period ms"], rows)
+    given = "" if document["board_from"] == "--profile" else ", the board of the settings (--profile NAME for another)"
+    click.echo(f"{document['model']}, {document['phase']}, on {document['board']}{given}: every figure is modelled\n")
+    show_front(document, chosen)
+    _show_baselines(document, chosen, "Baselines (modelled)")
     if "replanned" in document:
         again = document["replanned"]
         click.echo(f"before {', '.join(again['lost'])} was lost: {runs(again['from'])}; planned again from there in "
@@ -60,6 +62,24 @@ def show_model(document: dict[str, Any]) -> None:
         click.echo(f"note: {len(document['notes']) - MAX_NOTES} more in --json")
 
 
+def _show_baselines(document: dict[str, Any], chosen: dict[str, Any] | None, title: str) -> None:
+    """What greedy and everything on one accelerator take; the chosen placement first, and its share of each."""
+    paced = all("period_s" in b for b in document["baselines"].values()) and "period_s" in (chosen or {})
+    entries = [*([("► chosen", chosen)] if chosen is not None else []), *document["baselines"].items()]
+    rows = []
+    for name, entry in entries:
+        row = [name, f"{entry['energy_j']:.4g}", f"{entry['latency_s'] * 1e3:.4g}"]
+        row += [f"{entry['period_s'] * 1e3:.4g}"] if paced else []
+        against = [_times(chosen, entry, key) for key in ("energy_j", "latency_s")] if entry is not chosen else ["", ""]
+        rows.append(row + against)
+    columns = ["method", "J", "ms", *(["period ms"] if paced else []), "chosen ÷ it: J", "ms"]
+    print_table(title, columns, rows)
+
+
+def _times(chosen: dict[str, Any] | None, entry: dict[str, Any], key: str) -> str:
+    return "–" if chosen is None or not entry[key] else f"×{chosen[key] / entry[key]:.2f}"
+
+
 def _serving(document: dict[str, Any]) -> str:
     served = document["served"]
     if served["accelerator"] is None:
@@ -75,37 +95,68 @@ def _serving(document: dict[str, Any]) -> str:
 
 def runs(stages: list[dict[str, str]]) -> str:
     """Consecutive stages on one choice as one item."""
-    parts: list[list[Any]] = []
-    for stage in stages:
-        if parts and parts[-1][0] == stage["accelerator"]:
-            parts[-1][1] += 1
-        else:
-            parts.append([stage["accelerator"], 1])
-    return " → ".join(f"{name} ({count} stage{'s' if count > 1 else ''})" for name, count in parts)
+    counted = _counted([stage["accelerator"] for stage in stages])
+    return " → ".join(f"{name} ({count} stage{'s' if count > 1 else ''})" for name, count in counted)
 
 
-def show_front(document: dict[str, Any], chosen: list[int] | None) -> None:
-    """The front as a table; of a long one every so manieth point, and the chosen one."""
+def show_front(document: dict[str, Any], chosen: dict[str, Any] | None) -> None:
+    """The front as a table; of a long one every so manieth point, and the chosen one, which may lie beside it."""
     front = document["front"]
     certificate = "exact" if document["exact"] else "best known, not certified"
-    title = (
-        f"Pareto front: {len(front)} placements, {certificate}, {document['method']}, {document['elapsed_ms']:.0f} ms"
-    )
+    many = f"{len(front)} placement{'s' if len(front) != 1 else ''}"
+    title = f"Pareto front: {many}, {certificate}, {document['method']}, {document['elapsed_ms']:.0f} ms"
     step = max(1, -(-len(front) // MAX_ROWS))
-    shown = [p for i, p in enumerate(front) if i % step == 0 or p["assignment"] == chosen]
-    paced = all("period_s" in p for p in front)
+    own = None if chosen is None else chosen["assignment"]
+    at = next((i for i, p in enumerate(front) if p["assignment"] == own), None)
+    shown = [(str(i), p) for i, p in enumerate(front) if i % step == 0 or i == at]
+    beside = chosen is not None and at is None
+    if chosen is not None and beside:
+        values = [chosen["energy_j"], chosen["latency_s"], chosen["underutilisation"]]
+        shown.append(("–", chosen | {"objectives": values}))
+    paced = all("period_s" in p for _, p in shown)
+    names = document["accelerators"]
     rows = [
-        ["►" if p["assignment"] == chosen else "", dash(p["objectives"][0], ".5g"),
+        ["►" if p["assignment"] == own else "", number, dash(p["objectives"][0], ".5g"),
          dash(p["objectives"][1] * 1e3, ".5g"), *([dash(p["period_s"] * 1e3, ".5g")] if paced else []),
-         dash(p["objectives"][2], ".3f"), _short(p["assignment"])]
-        for p in shown
+         dash(p["objectives"][2], ".3f"), _short([names[a] for a in p["assignment"]])]
+        for number, p in shown
     ]  # fmt: skip
-    columns = ["", "J", "ms", *(["period ms"] if paced else []), "under-utilisation", "accelerator of each stage"]
+    columns = [
+        "",
+        "#",
+        "J",
+        "ms",
+        *(["period ms"] if paced else []),
+        "under-utilisation",
+        "accelerator × stages, in order",
+    ]
     print_table(title, columns, rows)
+    click.echo(LEGEND)
+    if beside:
+        click.echo("the chosen one keeps a limit that the front breaks, so it is not on it and has no number")
     if step > 1:
-        click.echo(f"every {step}th point shown; --json has all")
+        click.echo(f"every {step}th placement shown; --json has all")
+    click.echo()
 
 
-def _short(assignment: list[int]) -> str:
-    text = " ".join(str(a) for a in assignment)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
+    parts: list[tuple[str, int]] = []
+    for name in names:
+        if parts and parts[-1][0] == name:
+            parts[-1] = (name, parts[-1][1] + 1)
+        else:
+            parts.append((name, 1))
+    return parts
+
+
+def _short(names: Sequence[str]) -> str:
+    """`gpu×3 npu×9`, cut where it is long."""
+    text = ""
+    parts = _counted(names)
+    for at, (name, count) in enumerate(parts):
+        more = f"{text} {name}×{count}".strip()
+        if len(more) > _WIDEST and text:
+            left = len(parts) - at
+            return f"{text} … {left} more run{'s' if left > 1 else ''}"
+        text = more
+    return text

@@ -156,12 +156,22 @@ def _cells(row: Row) -> list[str]:
 
 
 def _share(uncertainty: float | None) -> str:
-    return "" if uncertainty is None else f" ± {100 * uncertainty:.0f} %"
+    """A relative uncertainty; from 100 % on, where a ± would reach below nothing, as the factor it is known to."""
+    if uncertainty is None:
+        return ""
+    return f" ± {100 * uncertainty:.0f} %" if uncertainty < 1.0 else f" (to a factor of {1.0 + uncertainty:.2g})"
 
 
 def _change(change: float | None, uncertainty: float | None) -> str:
-    spread = "" if uncertainty is None else f" ± {100 * uncertainty:.1f}"
-    return "" if change is None else f"{round(100 * change, 1) + 0.0:+.1f}{spread} %"  # + 0.0: never -0.0
+    """A change in percent; an uncertainty of 100 points and more is that of a multiple of what it is compared with."""
+    if change is None:
+        return ""
+    percent = f"{round(100 * change, 1) + 0.0:+.1f}"  # + 0.0: never -0.0
+    if uncertainty is None:
+        return f"{percent} %"
+    if uncertainty < 1.0:
+        return f"{percent} ± {100 * uncertainty:.1f} %"
+    return f"{percent} % (known to {uncertainty:.2g} × the baseline only)"
 
 
 def _print_claims(board: Row) -> None:

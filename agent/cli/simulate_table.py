@@ -78,16 +78,38 @@ def print_comparison(document: Row) -> None:
 
 
 def print_reasons(document: Row) -> None:
-    """Why a placement has no figures, each reason once with the placements and models it stands for."""
-    found: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    """Why a placement has no figures, each reason once with the placements and models it stands for.
+
+    A phase is named where the reason is not the same in all that the model has.
+    """
+    found: dict[tuple[str, str], tuple[dict[str, None], dict[str, list[str]]]] = {}
+    phases: dict[str, set[str]] = {}
     for line in document["comparison"]:
+        if line["phase"] == "request":
+            continue
+        phases.setdefault(line["model"], set()).add(line["phase"])
         for name, cell in line["placements"].items():
-            if "why_not" in cell and line["phase"] != "request":
+            if "why_not" in cell:
                 names, models = found.setdefault((line["board"], cell["why_not"]), ({}, {}))
-                names[name] = models[line["model"]] = None
-    rows = [[board, why, ", ".join(names), ", ".join(models)] for (board, why), (names, models) in found.items()]
+                names[name] = None
+                there = models.setdefault(line["model"], [])
+                if line["phase"] not in there:
+                    there.append(line["phase"])
+    rows = [
+        [
+            board,
+            why,
+            ", ".join(names),
+            ", ".join(_phases(model, there, phases[model]) for model, there in models.items()),
+        ]
+        for (board, why), (names, models) in found.items()
+    ]
     if rows:
         print_table("Where there is a dash", ["board", "why", "placements", "models"], rows)
+
+
+def _phases(model: str, there: list[str], every: set[str]) -> str:
+    return model if set(there) == every else f"{model} {' and '.join(there)}"
 
 
 def _cell(cell: Row) -> str:

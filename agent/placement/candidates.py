@@ -7,7 +7,7 @@ ask here, so that they agree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.errors import PlacementError
 from agent.placement import costing
@@ -58,6 +58,9 @@ def candidates(
         temperature_c = now.temperatures_c.get(name, costing.REFERENCE_TEMPERATURE_C)
         point = (points or {}).get(name)
         cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c, point)
+        if cost.over_cap is not None:
+            rejected.append((name, cost.over_cap))
+            continue
         found.append(Candidate(accelerator, runtime, cost))
     return found, rejected
 
@@ -103,6 +106,8 @@ def options(found: Sequence[Candidate]) -> list[Option]:
 def violates(candidate: Candidate, policy: Policy, profile: DeviceProfile, state: State | None = None) -> str | None:
     """Which limit of the policy the whole model on that accelerator breaks; None where it keeps all."""
     cost = candidate.cost
+    if cost.over_cap is not None:
+        return cost.over_cap
     domain = profile.memory_domain(candidate.accelerator.memory_domain)
     room = domain.capacity_bytes.value - domain.reserved_bytes.value
     if cost.held_bytes > room_bytes(profile, domain.name, policy, state):
@@ -112,7 +117,8 @@ def violates(candidate: Candidate, policy: Policy, profile: DeviceProfile, state
     if policy.power_cap_w is not None and cost.energy_j is not None and cost.time_s > 0:
         mean_w = cost.energy_j / cost.time_s
         if mean_w > policy.power_cap_w:
-            return f"draws {mean_w:.1f} W modelled (power_cap_w allows {policy.power_cap_w:g} W)"
+            alone = f", {cost.static_w:.4g} W of it for being on" if cost.static_w else ""
+            return f"draws {mean_w:.1f} W modelled{alone} (power_cap_w allows {policy.power_cap_w:g} W)"
     return None
 
 
@@ -122,6 +128,21 @@ def room_bytes(profile: DeviceProfile, domain: str, policy: Policy, state: State
     room = memory.capacity_bytes.value - memory.reserved_bytes.value
     free = (state or State()).free_bytes.get(domain, room)
     return max(0.0, room * policy.memory.max_cpq - max(0.0, room - free))
+
+
+def check_left(workload: Workload, profile: DeviceProfile, policy: Policy, state: State) -> None:
+    """PlacementError where all accelerators that might run the workload are lost, with what keeps out the others."""
+    if not state.lost:
+        return
+    found, rejected = candidates(workload, profile, policy, replace(state, lost=frozenset()))
+    names = [c.accelerator.name for c in found]
+    if names and not set(names) - state.lost:
+        others = "".join(f"; {name}: {why}" for name, why in rejected)
+        raise PlacementError(
+            f"nothing is left to run {workload.model} on: {' and '.join(names)} of {profile.name} "
+            f"{'is' if len(names) == 1 else 'are'} lost{others}",
+            constraint="lost",
+        )
 
 
 def forbidden(policy: Policy, model: str, accelerator: str) -> str | None:

@@ -72,6 +72,8 @@ class ModelCost:
     underutilisation: float
     held_bytes: float
     notes: tuple[str, ...]
+    over_cap: str | None = None
+    """Why the part's power cap cannot be kept at any speed; times and joules are then those without it."""
 
     @property
     def energy_j(self) -> float | None:
@@ -153,7 +155,23 @@ def model_cost(
     return ModelCost(
         accelerator.name, stages, time_s, sum(known) if len(known) == len(stages) else None, stages[0].static_w,
         1.0 - used_s / busy_s if busy_s > 0 else 0.0, held, tuple(dict.fromkeys(notes)),
+        _over_cap(accelerator, point, temperature_c),
     )  # fmt: skip
+
+
+def _cap_w(accelerator: Accelerator, point: OperatingPoint | None) -> float | None:
+    cap = point.power_cap_w if point is not None and point.power_cap_w is not None else accelerator.power_cap_w
+    return None if cap is None else cap.value
+
+
+def _over_cap(accelerator: Accelerator, point: OperatingPoint | None, temperature_c: float) -> str | None:
+    cap_w, static_w = _cap_w(accelerator, point), _static_w(accelerator, temperature_c)
+    if cap_w is None or cap_w > static_w:
+        return None
+    return (
+        f"its power cap of {cap_w:g} W is not above the {static_w:.4g} W that it draws for being on at "
+        f"{temperature_c:g} °C: no clock is low enough"
+    )
 
 
 def _stage_cost(
@@ -208,12 +226,11 @@ def _stage_cost(
         blended = float(energy_model.blended_j_per_flop(flops, costs))
         crossing = traffic + linked + host_bytes
         switching_j = float(energy_model.switching_energy(total, crossing, blended, domain.energy_j_per_byte.value))
-        cap = point.power_cap_w if point is not None and point.power_cap_w is not None else accelerator.power_cap_w
-        if cap is not None and time_s > 0:
-            capped = energy_model.stage_energy(switching_j, time_s, static_w, cap.value)
-            if bool(capped.cap_can_be_met):
-                stretched_s = float(capped.stretch_s)
-                time_s = float(capped.time_s)
+        cap_w = _cap_w(accelerator, point)
+        if cap_w is not None and cap_w > static_w and time_s > 0:
+            capped = energy_model.stage_energy(switching_j, time_s, static_w, cap_w)
+            stretched_s = float(capped.stretch_s)
+            time_s = float(capped.time_s)
     return StageCost(time_s, switching_j, static_w, dasi, binding, stretched_s)
 
 
@@ -229,7 +246,9 @@ def _measured(
     times = runtime.kernel_times
     if times is None or not stage.kernels:
         return None
-    found = kernel_amounts.amounts(stage.kernels, footprint_bytes, times.cache_bytes, io)
+    found = kernel_amounts.amounts(
+        stage.kernels, footprint_bytes, times.cache_bytes, io, times.tile_columns, times.near_bytes
+    )
     parts = kernel_amounts.seconds(times, found)
     if isinstance(parts, str):
         notes.append(

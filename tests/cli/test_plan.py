@@ -8,8 +8,11 @@ import os
 import numpy as np
 import onnx
 import pytest
+import yaml
 
 from agent.cli.main import run
+from agent.cli.plan_show import show_front
+from agent.storage import share
 from tests.integration.agent_process import FACE, model_file
 from tests.workload.runnable import decoder
 
@@ -132,8 +135,21 @@ def test_the_settings_say_which_policy_and_board(capsys, tmp_path):
         (["resnet-50", *BOARD, "--method", "single:gpuu"], "did you mean 'gpu'"),
         (["resnet-50", *BOARD, "--seed", "-1"], "-1 is not in the range"),
         (["resnet-50", *BOARD, "--lost", "gpuu"], "lost: there is no 'gpuu' among gpu, dla, cpu (did you mean gpu?)"),
-        (["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu"], "may run only on cpu, gpu"),
-        (["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu", "--method", "exact"], "it does not answer"),
+        (
+            ["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu"],
+            "run resnet-50 on: gpu and cpu of jetson-orin-nx are lost",
+        ),
+        (
+            ["resnet-50", *BOARD, "--lost", "gpu", "--lost", "cpu", "--method", "exact"],
+            "gpu and cpu of jetson-orin-nx are lost; dla: ",
+        ),
+        (
+            ["resnet-50", *BOARD, "--temperature", "gpu=80", "--temperature", "gpu=90"],
+            "gpu: given twice, as 80 and as 90",
+        ),
+        (["resnet-50", *BOARD, "--free", "dram=1e9", "--free", "dram=1e9"], "--free dram: given twice"),
+        ([], "give a MODEL or --problem FILE.npz (qeil plan --help says how)"),
+        (["resnet-50", "--goal", "x"], "'x' is not one of"),
         (["resnet-50", *BOARD, "--temperature", "gpu"], "--temperature 'gpu': write NAME=NUMBER"),
         (["resnet-50", *BOARD, "--queue", "gpu=x"], "--queue 'gpu=x': write NAME=NUMBER"),
         (["resnet-50", *BOARD, "--queue", "=1"], "--queue '=1': write NAME=NUMBER"),
@@ -144,7 +160,58 @@ def test_the_settings_say_which_policy_and_board(capsys, tmp_path):
     ],
 )
 def test_what_cannot_be_planned_is_one_line(capsys, arguments, words):
-    assert words in refused(capsys, *arguments)
+    text = refused(capsys, *arguments)
+    assert words in text
+    assert text.startswith("qeil: ")
+    assert text.count("\n") == 1
+
+
+def test_with_json_an_error_is_one_json_object_with_what_would_do(capsys):
+    told = json.loads(refused(capsys, "resnet-50", *BOARD, "--free", "dram=1e6", "--json"))
+    assert told["code"] == "infeasible"
+    assert told["relaxation"]["dram"] > 1e6
+    assert f"--free dram={told['relaxation']['dram']:.0f}" in told["error"]
+    assert document(capsys, "resnet-50", *BOARD, "--free", f"dram={told['relaxation']['dram']:.0f}")["front"]
+    assert json.loads(refused(capsys, "--json"))["code"] == "usage"
+
+
+def test_without_a_profile_the_board_that_was_taken_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("QEIL_PROFILE", "raspberry-pi-5")
+    text = refused(capsys, "llama-3.1-8b", "--phase", "both")
+    assert "raspberry-pi-5, the board of the settings, under policy balanced: no placement" in text
+    assert "--profile NAME plans for another board" in text
+    assert "on raspberry-pi-5, the board of the settings (--profile NAME for another)" in ok(capsys, "mobilenet-v2")
+    assert "the settings" not in ok(capsys, "mobilenet-v2", *BOARD)
+
+
+def test_an_operating_point_whose_cap_cannot_be_kept_is_left_out_aloud(capsys, tmp_path):
+    profile = yaml.safe_load(share.find_profile("jetson-orin-nano").read_text())
+    for accelerator in profile["accelerators"]:
+        for point in accelerator.get("operating_points", ()):
+            point["power_cap_w"] = {"value": 0.01, "provenance": "assumed", "source": "test"}
+    path = tmp_path / "board.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    found = document(capsys, "mobilenet-v2", "--profile", str(path), "--operating-points")
+    assert not any("@" in name for name in found["accelerators"])
+    assert any("its power cap of 0.01 W is not above the" in note for note in found["notes"])
+
+
+def test_the_table_of_a_front_says_what_its_marks_mean_and_shows_the_choice_wherever_it_lies(capsys):
+    text = ok(capsys, "resnet-50", *BOARD)
+    assert "►: chosen by the policy; #: number in the front, as in --json" in text
+    assert "► chosen" in text
+    assert "single:cpu" in text
+    front = [{"objectives": [1.0, 2.0, 0.5], "assignment": [0, 0, 1]}]
+    given = {"front": front, "exact": True, "method": "pgsam", "elapsed_ms": 1.0, "accelerators": ["gpu", "npu"]}
+    chosen = {"energy_j": 3.0, "latency_s": 4.0, "underutilisation": 0.1, "assignment": [1, 1, 1]}
+    show_front(given, chosen)
+    shown = capsys.readouterr().out
+    assert "1 placement, exact" in shown
+    assert "gpu×2 npu×1" in shown
+    assert "npu×3" in shown
+    assert "is not on it and has no number" in shown
+    show_front(given | {"front": [front[0] | {"assignment": [0, 1] * 20}]}, None)
+    assert "… " in capsys.readouterr().out
 
 
 def test_a_file_of_a_decoder_has_phases_too(capsys, tmp_path):
@@ -166,7 +233,7 @@ def test_a_tflite_file_is_placed_as_a_whole_and_has_one_phase(capsys):
     assert any("placed as a whole" in note for note in found["notes"])
     assert "takes no key–value cache" in refused(capsys, path, "--phase", "both")
     assert "a file computes in its own" in refused(capsys, path, "--precision", "int8")
-    assert "may run only on cpu" in refused(capsys, path, "--profile", "raspberry-pi-5", "--lost", "cpu")
+    assert "cpu of raspberry-pi-5 is lost" in refused(capsys, path, "--profile", "raspberry-pi-5", "--lost", "cpu")
     assert "neither a model file" in refused(capsys, "resnet-5000")
 
 

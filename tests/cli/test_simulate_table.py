@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli import simulate
 from agent.cli.simulate_table import comparison, print_comparison, print_reasons
 
 
@@ -55,6 +56,30 @@ def test_a_reason_is_said_once_for_all_it_stands_for(capsys):
     assert "M, N" in text
     print_reasons(document(row("pgsam", 1.0)))
     assert capsys.readouterr().out == ""
+
+
+def test_a_reason_that_differs_by_phase_names_the_phase(capsys):
+    rows = [
+        row("pgsam", None, phase=phase, why_not=f"{short} short") for phase, short in (("prefill", 2), ("decode", 1))
+    ]
+    print_reasons(document(*rows, row("pgsam", None, model="N", why_not="2 short")))
+    text = capsys.readouterr().out
+    assert "M prefill, N" in text
+    assert "M decode" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (simulate._share(None), ""), (simulate._share(0.31), " ± 31 %"),
+        (simulate._share(1.3), " (to a factor of 2.3)"),
+        (simulate._change(None, 2.0), ""), (simulate._change(-0.0001, None), "+0.0 %"),
+        (simulate._change(0.5, 0.2), "+50.0 ± 20.0 %"),
+        (simulate._change(6.0, 2.5), "+600.0 % (known to 2.5 × the baseline only)"),
+    ],
+)  # fmt: skip
+def test_an_uncertainty_of_more_than_everything_is_no_plus_or_minus(value, text):
+    assert value == text
 
 
 def test_nothing_to_compare_is_an_empty_table(capsys):

@@ -56,7 +56,7 @@ def test_a_placement_above_the_power_cap_is_refused():
     thrifty = POLICY.model_copy(update={"power_cap_w": 1.5})
     found, why = whole_models(load(), BOARD, thrifty)
     assert [c.accelerator.name for c in found] == ["npu"]
-    assert "W modelled (power_cap_w allows 1.5 W)" in dict(why)["gpu"]
+    assert "W modelled, 2 W of it for being on (power_cap_w allows 1.5 W)" in dict(why)["gpu"]
     assert violates(found[0], thrifty, BOARD) is None
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from agent.errors import PlacementError
 from agent.placement import costing
+from agent.placement.candidates import candidates, whole_models
 from agent.placement.ranking import Option, rank
 from agent.placement.tables import make_tables
-from agent.schema.device import Accelerator, DeviceProfile, Link
+from agent.schema.device import Accelerator, DeviceProfile, Link, OperatingPoint
 from agent.schema.policy import Objective, Rule, Weights
 from agent.schema.workload import Stage, Work, Workload
 from tests.service.world import POLICY, quantity
@@ -92,6 +93,40 @@ def test_a_power_cap_stretches_the_time_and_keeps_the_mean_below_it():
     assert capped.time_s > free.time_s
     assert capped.stages[0].stretched_s > 0
     assert capped.stages[0].energy_j / capped.stages[0].time_s <= 2.02 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cap_w", [0.5, 2.0])
+def test_a_power_cap_that_being_on_alone_reaches_rules_the_accelerator_out_with_both_figures(cap_w):
+    profile = board(unit("a", power_cap_w=quantity(cap_w)), unit("b"))
+    why = (
+        f"its power cap of {cap_w:g} W is not above the 2 W that it draws for being on at 45 °C: no clock is low enough"
+    )
+    found, rejected = whole_models(load(), profile, POLICY)
+    assert [c.accelerator.name for c in found] == ["b"]
+    assert rejected == [("a", why)]
+    assert make_tables(load(), profile, POLICY).excluded == (("a", why),)
+    with pytest.raises(PlacementError, match=f"a: its power cap of {cap_w:g} W is not above the 2 W"):
+        make_tables(load(), board(unit("a", power_cap_w=quantity(cap_w))), POLICY)
+
+
+def test_a_part_that_leaks_up_to_its_cap_when_hot_is_ruled_out_only_then():
+    leakage = {"power_w": quantity(1.0), "activation_energy_ev": quantity(0.3)}
+    profile = board(unit("a", leakage=leakage, power_cap_w=quantity(4.0)))
+    assert cost(load(), profile, temperature_c=25.0).over_cap is None
+    assert "at 95 °C" in (cost(load(), profile, temperature_c=95.0).over_cap or "")
+
+
+def test_an_operating_points_cap_below_what_being_on_takes_rules_that_point_out():
+    low = OperatingPoint.model_validate({"name": "low", "power_cap_w": quantity(1.0)})
+    profile = board(unit("a"))
+    assert cost(load(), profile, point=low).over_cap is not None
+    assert candidates(load(), profile, POLICY, points={"a": low})[0] == []
+
+
+def test_a_policys_power_cap_names_what_being_on_takes():
+    policy = POLICY.model_copy(update={"power_cap_w": 1.5})
+    _, rejected = whole_models(load(), board(unit("a")), policy)
+    assert "2 W of it for being on (power_cap_w allows 1.5 W)" in dict(rejected)["a"]
 
 
 def test_work_that_fits_the_cache_moves_nothing_through_memory():
