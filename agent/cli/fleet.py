@@ -1,9 +1,8 @@
-"""`qeil fleet`: the fleet's side – so far the keys, and signing what boards then obey."""
+"""`qeil fleet`: the fleet's side – keys, and signing what boards then obey."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from pathlib import Path
@@ -11,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from agent.mqtt.signing_key import SigningKey
-    from agent.schema.base import FileModel
+from agent.cli.fleet_bundle import bundle_command
+from agent.cli.fleet_keys import key_option, load_key, password
 
-DEFAULT_KEY = Path("fleet.key")
-_key_option = click.option(
-    "--key", "key_path", type=click.Path(path_type=Path), default=DEFAULT_KEY, show_default=True, help="the secret key"
-)
+if TYPE_CHECKING:
+    from agent.schema.base import FileModel
 
 
 @click.group("fleet")
 def fleet_command() -> None:
-    """Keys and signatures for the boards of a fleet."""
+    """Keys, signatures and bundles for the boards of a fleet."""
 
 
 @fleet_command.group("keys")
@@ -32,7 +28,7 @@ def keys_group() -> None:
 
 
 @keys_group.command("generate")
-@_key_option
+@key_option
 @click.option("--no-password", is_flag=True, help="keep the key unencrypted (for tests, or where it is encrypted else)")
 def generate_command(key_path: Path, no_password: bool) -> None:
     """Make a key pair in minisign's format: the secret key, and its public half beside it as KEY.pub.
@@ -41,16 +37,16 @@ def generate_command(key_path: Path, no_password: bool) -> None:
     """
     from agent.mqtt import signing_key
 
-    password = None if no_password else _password(confirm=True)
+    secret = None if no_password else password(confirm=True)
     key = signing_key.generate()
-    signing_key.save(key, key_path, password)
+    signing_key.save(key, key_path, secret)
     click.echo(f"{key_path} is the secret key: keep it off the boards. Put its public half into their settings:")
     click.echo(f"  mqtt:\n    trusted_keys: [{key.public.text()}]")
 
 
 @fleet_command.command("sign")
 @click.argument("file", type=click.Path(path_type=Path))
-@_key_option
+@key_option
 @click.option("--out", type=click.Path(path_type=Path), help="write here instead of to stdout")
 @click.option(
     "--expires",
@@ -73,7 +69,7 @@ def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float)
     yaml_files.validate(type(document)(filled, document.positions), schema, str(file))
     text = json.dumps(filled, ensure_ascii=False, separators=(",", ":"))
     comment = f"{filled['kind']} {filled.get('id') or filled.get('ver')} for {filled['tenant']}/{filled['board']}"
-    message = sealed(text, _load(key_path).sign(text.encode(), comment))
+    message = sealed(text, load_key(key_path).sign(text.encode(), comment))
     if out is None:
         click.echo(message.decode())
         return
@@ -101,14 +97,4 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
-def _load(path: Path) -> SigningKey:
-    from agent.mqtt import signing_key
-
-    return signing_key.load(path, _password(confirm=False) if signing_key.needs_password(path) else None)
-
-
-def _password(confirm: bool) -> str:
-    given = os.environ.get("QEIL_FLEET_PASSWORD")
-    if given is not None:
-        return given
-    return str(click.prompt("Password of the key", hide_input=True, confirmation_prompt=confirm, err=True))
+fleet_command.add_command(bundle_command)

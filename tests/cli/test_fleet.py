@@ -15,9 +15,11 @@ from agent.cli.main import run
 from agent.mqtt import signing_key
 from agent.mqtt.envelope import opened
 from agent.mqtt.minisign import parse_public_key
+from agent.schema.bundle import Offer
 from agent.schema.command import Command
 from agent.schema.desired import Desired
 from agent.service import redaction
+from agent.storage import bundle_archive, share
 
 
 def invoke(*arguments, **options):
@@ -116,3 +118,31 @@ def test_secrets_are_taken_out(dirty, secret):
 def test_what_is_no_secret_stays():
     document = {"password_file": "/etc/p", "tokens": 5, "key": "http.port", "secret": None, "n": [1, "text"]}
     assert redaction.redacted(document) == document
+
+
+def test_a_bundle_is_packed_and_its_offer_signed(tmp_path, key):
+    policy = share.find_policy("quiet")
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    out = tmp_path / "out"
+    result = invoke(
+        "bundle", policy, tmp_path / "m.onnx", "--name", "calm", "--ver", 3, "--tenant", "acme", "--key", key[0],
+        "--out", out, "--trial", "windows=8",
+    )  # fmt: skip
+    assert "calm-3.tar" in result.output
+    document, _ = opened((out / "calm-3.offer").read_bytes(), [key[1]])
+    offer = Offer.model_validate_json(json.dumps(document))
+    assert (offer.policy, offer.models, offer.trial.windows, offer.chunk_bytes) == ("quiet", ("m",), 8, 131072)
+    bundle_archive.check(out / "calm-3.tar", offer.sha256, offer.bytes)
+    assert set(bundle_archive.unpack(out / "calm-3.tar", out / "x").files("policies")) == {"quiet"}
+
+
+def test_what_no_board_could_use_is_not_packed(tmp_path, key, capsys):
+    policies = [str(share.find_policy(name)) for name in ("quiet", "balanced")]
+    base = ["--name", "n", "--ver", "1", "--out", str(tmp_path), "--key", str(key[0])]
+    assert run(["fleet", "bundle", *policies, *base]) == 1
+    assert "one policy" in capsys.readouterr().err
+    (tmp_path / "x.txt").write_text("x")
+    assert run(["fleet", "bundle", str(tmp_path / "x.txt"), *base]) == 1
+    assert "expected a policy" in capsys.readouterr().err
+    assert run(["fleet", "bundle", policies[0], *base, "--trial", "windows"]) == 2
+    assert run(["fleet", "bundle", policies[0], *base, "--trial", "windoze=3"]) == 78
