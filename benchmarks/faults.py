@@ -220,6 +220,17 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
+def wait_ready(app: App) -> None:
+    """Until every lane serves: one that is slow to come up on a busy machine is no finding."""
+    end_s = time.monotonic() + 120.0
+    while time.monotonic() < end_s:
+        lanes = [k for k in app.supervisor.keepers.values() if k.models]
+        if app.service.ready() and all(k.health.phase == "ready" for k in lanes):
+            return
+        time.sleep(0.1)
+    sys.exit(f"faults: not ready, {[(k.name, k.health.phase, k.health.last_fault) for k in lanes]}")
+
+
 def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     logs.configure("error")
     app = App(yaml_files.load_settings(settings_in(folder)), {})
@@ -229,9 +240,7 @@ def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     app.start()
     client = None
     try:
-        problems = app.wait_ready(60.0)
-        if problems:
-            sys.exit(f"faults: {problems}")
+        wait_ready(app)
         command = [sys.executable, str(Path(__file__).with_name("checking_client.py")), app.http.url, "magika"]
         client = subprocess.Popen([*command, str(magika())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert client.stdout is not None
