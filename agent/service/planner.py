@@ -19,6 +19,7 @@ from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.artifacts import open_artifact, workload_of
 from agent.service.board import HOST_RUNTIME, Board
+from agent.service.holdings import Holdings
 from agent.service.plan import Candidate, ModelPlan, Plan
 from agent.service.stage_planner import StagePlanner
 
@@ -46,12 +47,24 @@ class Planner:
     ) -> Plan:
         """A plan for all models; a model that cannot be read or placed is in it with its reason.
 
+        Models are planned in turn, those that run first, each against the memory that the others leave.
+
         state: the board now; accelerators that are lost stand behind all others, so that a model is loaded elsewhere
         and is at home again when they are back. running: the plan in force, from which a re-plan starts: what serves a
         model goes on doing so unless another placement is worth the change.
         """
-        now = state or State()
-        return Plan(digest, tuple(self.plan_model(policy, entry, now, running) for entry in models))
+        holdings = Holdings(self._board.profile, policy, state or State())
+        made: dict[int, ModelPlan] = {}
+        for at in sorted(range(len(models)), key=lambda at: not _runs(models[at], running)):
+            entry = models[at]
+            model = self.plan_model(policy, entry, holdings.left, running)
+            if not model.candidates and model.workload is not None and holdings.beside():
+                alone = self.plan_model(policy, entry, state or State(), running)
+                if alone.candidates:
+                    model = replace(model, reason=f"no room beside {holdings.beside()}: {model.reason}")
+            holdings.take(model)
+            made[at] = model
+        return Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
 
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model."""
@@ -94,6 +107,11 @@ class Planner:
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+
+
+def _runs(entry: ModelEntry, running: Plan | None) -> bool:
+    before = running.model(entry.name) if running is not None else None
+    return before is not None and bool(before.candidates)
 
 
 def ordered(

@@ -11,6 +11,7 @@ from agent.control.thermal_governor import Level
 from agent.placement.state import State
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentSnapshot
+from agent.service.holdings import workload_bytes
 from agent.service.lane_keeper import LaneKeeper
 from agent.service.plan import Plan
 
@@ -78,9 +79,7 @@ def held_bytes(plan: Plan, model: str) -> float:
     found = plan.model(model)
     if found is None or found.workload is None:
         return 0.0
-    stages = found.workload.stages
-    kept = sum(s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in stages)
-    return kept + max(s.arena_bytes for s in stages)
+    return workload_bytes(found.workload)
 
 
 class Replanner:

@@ -14,13 +14,12 @@ from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode, ModelStatus, PlacementStatus
 from agent.schema.workload import Workload
 from agent.service.dispatcher import Dispatcher
+from agent.service.holdings import KEPT
 from agent.service.lane_keeper import LaneKeeper
 from agent.service.meter import MeterReading
 from agent.service.placed import Placed, placed, stage_statuses
 from agent.service.plan import Candidate, ModelPlan, Plan
 from agent.service.routing_table import ModelRoutes, RouteEntry, RoutingTable, StageRoute
-
-_KEPT = {"cold": 1, "warm": 2, "all": 1_000}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ServingState:
 
     def _kept(self, model: ModelPlan, policy: Policy) -> tuple[Candidate, ...]:
         alive = [c for c in model.candidates if not self._refused(c)]
-        most = _KEPT[policy.standby]
+        most = KEPT[policy.standby]
         return (*alive[:most], *(c for c in alive[most:] if c.kept))
 
     def _refused(self, candidate: Candidate) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -192,19 +191,20 @@ class SplittingPlanner(Planner):
         super().__init__(board, state_dir / "workloads")
         self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
 
-    def plan(self, policy: Policy, digest: str, models: Sequence[ModelEntry], *args: Any, **options: Any) -> Plan:
-        """As of Planner; then each model's splits."""
-        plan = super().plan(policy, digest, models, *args, **options)
-        given = (*args, *options.values())
-        state = next((a for a in given if isinstance(a, State)), State())
-        running = next((a for a in given if isinstance(a, Plan)), None)
-        made = tuple(
-            self._splits.offer(model, entry, policy, state, running.model(entry.name) if running else None)
-            for model, entry in zip(plan.models, models, strict=True)
-        )
-        plan = replace(plan, models=made)
+    def plan(
+        self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None,
+        running: Plan | None = None,
+    ) -> Plan:  # fmt: skip
+        """As of Planner; stage models that no plan has used for long are forgotten."""
+        plan = super().plan(policy, digest, models, state, running)
         self._splits.prune(plan)
         return plan
+
+    def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
+        """One model with its splits."""
+        model = super().plan_model(policy, entry, state, running)
+        before = running.model(entry.name) if running is not None else None
+        return self._splits.offer(model, entry, policy, state, before)
 
 
 def _with(model: ModelPlan, candidate: Candidate, first: bool) -> ModelPlan:
