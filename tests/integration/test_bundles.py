@@ -1,0 +1,142 @@
+"""Bundles over a real broker to a real agent under load: kept, reverted with the broker gone, refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from agent.errors import QeilError
+from agent.storage import share, yaml_files
+from agent.storage.bundle_archive import pack
+from tests.broker import Broker
+from tests.integration.agent_process import MAGIKA, AgentProcess, models
+from tests.integration.fleet_client import FleetClient
+from tests.mqtt.payloads import validate
+from tests.mqtt.signed import KEY, signed
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+BALANCED = yaml_files.load_policy(share.find_policy("balanced")).model_dump(mode="json")
+HUNGRY = {**BALANCED, "name": "hungry", "pinned": [{"model": "*", "accelerator": "cpu"}]}
+CALM = {**BALANCED, "name": "calm", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+TRIAL = {"windows": 24, "window_s": 0.4, "min_requests": 2}
+
+
+class World:
+    """Agent, broker, and somebody who asks all the time. The CPU takes far more joules than `npu0` for the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = Broker(folder)
+        self.fleet = FleetClient(self.broker.port)
+        (folder / "agent").mkdir()
+        mqtt = {
+            "host": "127.0.0.1", "port": self.broker.port, "tenant": "acme", "resend_s": 2,
+            "trusted_keys": [KEY.public.text()],
+        }  # fmt: skip
+        policy = folder / "agent" / "policy.yaml"
+        own = {**BALANCED, "name": "own", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+        policy.write_text(yaml.safe_dump(own))
+        self.agent = AgentProcess(
+            folder / "agent",
+            {
+                "board": "b1", "policy": str(policy), "models": models(MAGIKA), "mqtt": mqtt,
+                "simulated_accelerators": [{"name": "npu0", "like": "raspberry-pi-5/cpu"}],
+            },
+        )  # fmt: skip
+        self.agent.wait_ready()
+        self.stopping = threading.Event()
+        self.errors: list[str] = []
+        self.asker = threading.Thread(target=self._ask, daemon=True)
+        self.asker.start()
+
+    def _ask(self) -> None:
+        with self.agent.client() as client:
+            tensor = client.get("/v2/models/magika")["inputs"][0]
+            inputs = {tensor["name"]: np.zeros([max(1, n) for n in tensor["shape"]], np.int32)}
+            while not self.stopping.is_set():
+                try:
+                    client.infer("magika", inputs)
+                except QeilError as error:
+                    self.errors.append(error.message)
+                time.sleep(0.02)
+
+    def offer(self, ver: int, policy: dict, **fields) -> None:
+        name = policy["name"]
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(policy))
+        archive = self.folder / f"{name}.tar"
+        pack({f"policies/{name}.yaml": file}, archive)
+        content = archive.read_bytes()
+        now_s = time.time()
+        document = {
+            "v": 1, "kind": "bundle", "tenant": "acme", "name": name, "ver": ver, "policy": name, "iat": now_s,
+            "exp": now_s + 600, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
+            "url": f"file://{archive}", "trial": TRIAL, **fields,
+        }  # fmt: skip
+        self.fleet.publish("bundle", signed(json.dumps(document)), retain=True)
+
+    def record(self) -> dict:
+        with contextlib.suppress(OSError):
+            return json.loads((self.folder / "agent" / "state" / "bundles.json").read_text())
+        return {"phase": "none", "ver": 0}
+
+    def settled(self, ver: int) -> dict:
+        def found():
+            record = self.record()
+            return record if record["ver"] == ver and record["phase"] in {"kept", "reverted", "refused"} else None
+
+        return self.agent.wait_until(found, 90.0)
+
+    def told(self, status: str) -> dict | None:
+        found = self.fleet.retained("qeil/v1/acme/b1/up/bundle")
+        return found if found["status"] == status else None
+
+    def policy(self) -> str:
+        return self.agent.status()["agent"]["policy"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("bundles"))
+    yield made
+    made.stopping.set()
+    made.asker.join(5)
+    made.agent.stop()
+    made.fleet.close()
+    with contextlib.suppress(AssertionError, OSError):
+        made.broker.stop()
+
+
+def test_bundles_are_kept_or_reverted_by_the_board_itself_and_no_request_fails(world):
+    world.offer(1, CALM)
+    assert world.settled(1)["phase"] == "kept", world.record()
+    assert world.policy() == "calm"
+    state = world.agent.wait_until(lambda: world.told("kept"))
+    validate("bundle-state", state)
+    assert state["in_force_ver"] == 1
+
+    world.offer(2, HUNGRY)
+    world.agent.wait_until(lambda: world.record()["ver"] == 2, 30)
+    world.broker.kill()  # the board is on its own from here
+    record = world.settled(2)
+    assert record["phase"] == "reverted", (record, (world.folder / "agent" / "agent.log").read_text()[-3000:])
+    assert record["code"].startswith("worse_")
+    assert world.policy() == "calm"
+    assert world.errors == []
+
+    world.broker.start()
+    known = lambda: [r for r in world.fleet.rows.values() if r.get("event") == "bundle" and r.get("ver") == 2]  # noqa: E731
+    assert world.agent.wait_until(known, 60)[0]["status"] == "reverted"
+
+    world.offer(1, CALM)
+    answers = world.agent.wait_until(lambda: [d for t, d, _ in world.fleet.responses if t == "refused"])
+    assert answers[0]["code"] == "old_version"
