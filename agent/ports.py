@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from agent.schema.device import Runtime
 from agent.schema.snapshot import AgentSnapshot, EnergyProvenance
-from agent.schema.text import TextEvent, TextModel, TextRequest
+from agent.schema.text import SamplingPlan, TextEvent, TextModel, TextRequest
 from agent.schema.workload import TensorSpec
 
 Tensor = npt.NDArray[Any]
@@ -299,6 +299,14 @@ class TextService(Protocol):
         Events come in order on the lanes' thread, the last one TextDone or an error; `on_event` must be short and must
         not raise.
         """
+        ...
+
+    def answer(self, request: TextRequest, plan: SamplingPlan, on_event: Callable[[TextEvent], None]) -> TextHandle:
+        """Answer from repeated samples; the events are those of the one text that was chosen."""
+        ...
+
+    def plan_of(self, request: TextRequest) -> SamplingPlan | None:
+        """How the policy wants a request answered that does not say; None: as it is."""
         ...
 
 

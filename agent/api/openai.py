@@ -29,7 +29,7 @@ from agent.api.openai_reply import END, Answer, error_document, event, model_doc
 from agent.api.openai_request import Asked, decode
 from agent.errors import NotFound, QeilError
 from agent.ports import InferenceService, TextService
-from agent.schema.text import TextDone, TextEvent, TextPiece, TextRequest
+from agent.schema.text import TextDone, TextEvent, TextPiece
 
 PREFIX: Final = "/v1/"
 HINT: Final = "(admission.max_json_body_bytes)"
@@ -88,7 +88,7 @@ class _Completions:
         if self._texts is None:
             raise NotFound("this agent serves no language model", param="model")
         answer = Answer(asked, number, time.time())
-        async with _written(self._texts, asked.text, receive) as inbox:
+        async with _written(self._texts, asked, receive) as inbox:
             first = await inbox.take()
             if isinstance(first[0], QeilError):
                 raise first[0]
@@ -172,10 +172,11 @@ class Inbox:
 
 
 @contextlib.asynccontextmanager
-async def _written(texts: TextService, request: TextRequest, receive: Receive) -> AsyncIterator[Inbox]:
+async def _written(texts: TextService, asked: Asked, receive: Receive) -> AsyncIterator[Inbox]:
     """The events of a request that is being written; given up when this is left early or the client hangs up."""
     inbox = Inbox()
-    handle = texts.write(request, inbox.put)
+    plan = asked.plan or texts.plan_of(asked.text)
+    handle = texts.write(asked.text, inbox.put) if plan is None else texts.answer(asked.text, plan, inbox.put)
     watch = asyncio.get_running_loop().create_task(_watch(receive, inbox))
     try:
         yield inbox
@@ -193,6 +194,3 @@ async def _watch(receive: Receive, inbox: Inbox) -> None:
 def refusal(error: QeilError, status: int) -> bytes:
     """The body of an error on a path below /v1."""
     return reply.dumps(error_document(error, status))
-
-
-__all__ = ["PREFIX", "Asked", "OpenAi", "refusal"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from agent.api.openai_request import Asked
@@ -96,7 +96,10 @@ class Answer:
 
     def last_chunk(self, done: TextDone) -> list[dict[str, Any]]:
         """The usage, where the client asked for it."""
-        return [self._chunk([]) | {"usage": usage_document(done)}] if self._asked.include_usage else []
+        extra = _sampling(done)
+        if self._asked.include_usage:
+            extra["usage"] = usage_document(done)
+        return [self._chunk([]) | extra] if extra else []
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head | {"choices": [{"finish_reason": None, "logprobs": None, **choice} for choice in choices]}
@@ -121,7 +124,7 @@ class Answer:
             )
             logprobs = self._logprobs(choice.pieces, choice) if choice.pieces else {"logprobs": None}
             choices.append({"index": index, **content, **logprobs, "finish_reason": choice.end})
-        return self._head | {"choices": choices, "usage": usage_document(done)}
+        return self._head | {"choices": choices, "usage": usage_document(done)} | _sampling(done)
 
     def _logprobs(self, pieces: Sequence[TextPiece], choice: _Choice) -> dict[str, Any]:
         if pieces[0].logprob is None:
@@ -139,6 +142,23 @@ class Answer:
                 "top_logprobs": [dict(piece.likeliest) for piece in pieces], "text_offset": offsets,
             }
         }  # fmt: skip
+
+
+def _sampling(done: TextDone) -> dict[str, Any]:
+    """What repeated sampling did, under the key qeil."""
+    report = done.sampling
+    if report is None:
+        return {}
+    document = asdict(report)
+    guarantee = {
+        "alpha": report.alpha, "certified": report.certified <= report.alpha, "certified_alpha": report.certified,
+        "statement": report.statement,
+    }  # fmt: skip
+    for key in ("alpha", "certified", "statement"):
+        del document[key]
+    if not report.trace:
+        del document["trace"]
+    return {"qeil": document | {"guarantee": guarantee}}
 
 
 def _chat_logprob(piece: TextPiece) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from agent.errors import BadInput
-from agent.schema.text import TextRequest
+from agent.schema.text import AnswerKind, SamplingPlan, StrategyName, TextRequest
 
 MAX_STOPS: Final = 16
 MAX_TEXTS: Final = 64
@@ -52,6 +52,22 @@ class _Format(_Model):
     type: Literal["text"]
 
 
+class _Qeil(_Model):
+    """How to answer from repeated samples; see `agent.schema.text.SamplingPlan`."""
+
+    strategy: StrategyName | None = None
+    max_samples: Annotated[StrictInt, Field(ge=1, le=1024)] | None = None
+    alpha: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    worth_j: Annotated[Number, Field(gt=0)] | None = None
+    budget_j: Annotated[Number, Field(gt=0)] | None = None
+    budget_s: Annotated[Number, Field(gt=0)] | None = None
+    threshold: Annotated[Number, Field(gt=0, le=1)] | None = None
+    answer: AnswerKind = "text"
+    choices: Annotated[tuple[StrictStr, ...], Field(max_length=64)] = ()
+    verify: StrictBool = False
+    trace: StrictBool = False
+
+
 class _Common(_Model):
     model: StrictStr
     max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
@@ -69,6 +85,7 @@ class _Common(_Model):
     presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
     user: StrictStr | None = None
+    qeil: _Qeil | None = None
 
 
 class _Completion(_Common):
@@ -105,6 +122,8 @@ class Asked:
     chat: bool
     stream: bool
     include_usage: bool
+    plan: SamplingPlan | None = None
+    """How to answer from repeated samples, where the client says so."""
 
 
 def decode(data: bytes | bytearray, *, chat: bool, request_id: str, deadline_s: float | None) -> Asked:
@@ -124,7 +143,8 @@ def decode(data: bytes | bytearray, *, chat: bool, request_id: str, deadline_s: 
         **_own(asked),
     )  # fmt: skip
     options = asked.stream_options
-    return Asked(text, chat, bool(asked.stream), options is not None and options.include_usage)
+    plan = None if asked.qeil is None else SamplingPlan(**asked.qeil.model_dump())
+    return Asked(text, chat, bool(asked.stream), options is not None and options.include_usage, plan)
 
 
 def _own(asked: _Chat | _Completion) -> dict[str, Any]:
@@ -144,6 +164,8 @@ def _own(asked: _Chat | _Completion) -> dict[str, Any]:
 def _consistent(asked: _Chat | _Completion) -> None:
     if asked.stream_options is not None and not asked.stream:
         raise Param("stream_options is for stream: true", "stream_options")
+    if asked.qeil is not None and asked.n not in {None, 1}:
+        raise Param("qeil gives one answer of many samples, so n must be 1; max_samples bounds them", "n")
     if isinstance(asked, _Chat):
         if asked.top_logprobs is not None and not asked.logprobs:
             raise Param("top_logprobs needs logprobs: true", "top_logprobs")

@@ -19,7 +19,7 @@ from agent.api.app import EdgeApp
 from agent.api.dashboard import Insight
 from agent.api.http_protocol import BoundedHttpProtocol, ConnectionBounds
 from agent.errors import ConfigError, QeilError
-from agent.ports import Doorbells, InferenceService
+from agent.ports import Doorbells, InferenceService, TextService
 from agent.schema.settings import HttpSettings
 
 _log = structlog.get_logger("http")
@@ -37,9 +37,14 @@ class HttpServer:
         settings: HttpSettings,
         doorbells: Doorbells | None = None,
         insight: Insight | None = None,
+        texts: TextService | None = None,
     ) -> None:
-        """`doorbells` of the lanes that answer: served on this server's loop while it runs. `insight`: for the page."""
+        """`doorbells` of the lanes that answer: served on this server's loop while it runs.
+
+        `insight`: for the page; `texts`: the language models.
+        """
         self._insight = insight
+        self._texts = texts
         self._service = service
         self._doorbells = doorbells
         self._settings = settings
@@ -65,7 +70,7 @@ class HttpServer:
         settings = self._settings
         key = access.read_key(settings.api_key_file) if settings.api_key_file is not None else None
         gate = access.Gate(key, settings.host if settings.unix_socket is None else None)
-        app = EdgeApp(self._service, settings, gate, self._insight)
+        app = EdgeApp(self._service, settings, gate, self._insight, self._texts)
         config = _config(app, settings)
         bound = listener.bind(settings)
         if settings.unix_socket is None:

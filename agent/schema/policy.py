@@ -129,6 +129,18 @@ class Recovery(FileModel):
         return self
 
 
+class RepeatedSampling(FileModel):
+    """How a question to a language model is answered from several samples, where a request leaves it open."""
+
+    strategy: Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"] = "csvet"
+    always: bool = Field(default=False, description="also for requests without a qeil block; false: one text, as asked")
+    max_samples: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="error probability that csvet certifies at")
+    worth_j: float | None = Field(default=None, gt=0, description="joules that one more right answer is worth")
+    budget_j: float | None = Field(default=None, gt=0, description="joules for one question")
+    budget_s: float | None = Field(default=None, gt=0, description="seconds of computing for one question")
+
+
 class Rule(FileModel):
     """Ties models to accelerators, or keeps them away; `*` is every model."""
 
@@ -160,6 +172,7 @@ class Policy(FileModel):
     standby: Literal["cold", "warm", "all"] = Field(
         description="placements kept loaded: the chosen one, the next one too (instant failover), or every candidate"
     )
+    sampling: RepeatedSampling = RepeatedSampling()
     forbidden: tuple[Rule, ...] = ()
     pinned: tuple[Rule, ...] = ()
     telemetry: Telemetry

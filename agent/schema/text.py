@@ -71,6 +71,7 @@ class TextDone:
     provider: str
     policy_digest: str
     replays: int = 0
+    sampling: SamplingReport | None = None
 
 
 TextEvent = TextPiece | TextDone | QeilError
@@ -89,3 +90,64 @@ class TextModel:
     placement: str | None = None
     pid: int | None = None
     """Process of its lane; None while that is down."""
+
+
+StrategyName = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]
+AnswerKind = Literal["number", "choice", "text"]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How to answer from repeated samples; None leaves it to the policy.
+
+    answer: what of a text is compared – its last number, the label it names, or all of it but case and punctuation.
+    verify: where sampling ends without a certified answer, ask about the candidates by bits per joule.
+    """
+
+    strategy: StrategyName | None = None
+    max_samples: int | None = None
+    alpha: float | None = None
+    worth_j: float | None = None
+    budget_j: float | None = None
+    budget_s: float | None = None
+    threshold: float | None = None
+    answer: AnswerKind = "text"
+    choices: tuple[str, ...] = ()
+    verify: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class SampleTrace:
+    """One sample as it was judged."""
+
+    sample: int
+    answer: str | None
+    tokens: int
+    mean_logprob: float | None
+    energy_j: float | None
+
+
+@dataclass(frozen=True)
+class SamplingReport:
+    """What repeated sampling did. `certified` is the smallest error probability at which `answer` is certified.
+
+    statement: what is claimed of the answer, and no more. confidence: of the weighted votes, in [0, 1]; not calibrated
+    on questions with known answers. checks: (answer, check, outcome, joules, belief afterwards).
+    """
+
+    strategy: StrategyName
+    samples_used: int
+    answered: int
+    answer: str | None
+    agreement: float
+    confidence: float | None
+    stop_reason: str
+    alpha: float
+    certified: float
+    statement: str
+    energy_j: float | None
+    provenance: EnergyProvenance
+    checks: tuple[tuple[str, str, str, float, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    trace: tuple[SampleTrace, ...] = ()

@@ -25,11 +25,13 @@ from agent.sensors.host import available_bytes
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, model_store
+from agent.service.answering import Answering
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.bundle_layer import BundleLayer
 from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
 from agent.service.command_actions import Agent, Rejections
+from agent.service.decoders import Decoders
 from agent.service.dispatcher import Dispatcher
 from agent.service.held_answers import HeldAnswers
 from agent.service.inference import AgentInference
@@ -80,7 +82,7 @@ class App:
         split_meter = SplitMeter()
         planner = SplittingPlanner(self.board, state_dir, split_meter.handovers)
         digest = yaml_files.digest(policy.policy)
-        models = model_store.configured(settings)
+        models = model_store.tensor_models(settings)
         current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
@@ -106,19 +108,29 @@ class App:
             self.supervisor.post(event)
         layer = BundleLayer()
         self.models = ModelSet(
-            lambda: (*model_store.configured(settings), *layer.models), planner, lambda: self.supervisor.in_force,
+            lambda: (*model_store.tensor_models(settings), *layer.models), planner, lambda: self.supervisor.in_force,
             lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
         )  # fmt: skip
         self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
         self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane)
         self.supervisor.after_tick = self._after_tick
+        self.decoders = Decoders(
+            model_store.language_models(settings), self.board, self._lanes.decoder, self._clock,
+            lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot.agent.mode,
+            lambda: available_bytes(SysfsReader(Path("/"))),
+        )  # fmt: skip
+        self.supervisor.serve_also(self.decoders.statuses)
+        self.texts = Answering(
+            self.decoders, lambda: self.supervisor.in_force.policy,
+            lambda name: self.supervisor.keepers[name].verdict.capacity_share, self._clock,
+        )  # fmt: skip
         sensors = self._sensors()
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
-        self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight)
+        self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
             agent = Agent(
@@ -130,6 +142,7 @@ class App:
     def _after_tick(self, now_s: float) -> None:
         self._replanner.look(self.supervisor.keepers, now_s)
         self._watch.look(self.supervisor.in_force.policy.recovery, now_s)
+        self.decoders.tick(self.supervisor.keepers, now_s)
 
     def _suspected(self, accelerator: str, cause: str) -> None:
         self._watch.suspect(accelerator)
@@ -177,6 +190,7 @@ class App:
     def start(self) -> None:
         """Bind, then start lanes, sensors and links. Raises ConfigError if the port is taken."""
         self.http.start()
+        self.decoders.start()
         self.supervisor.start()
         self.sampler.start()
         self.reporting.start()
@@ -226,15 +240,17 @@ class App:
         self._manager.stopping()
         self.supervisor.post(DrainEvent())
         deadline_s = time.monotonic() + DRAIN_S
-        while self.dispatcher.in_flight() and time.monotonic() < deadline_s:
+        while (self.dispatcher.in_flight() or self.decoders.in_flight()) and time.monotonic() < deadline_s:
             time.sleep(0.01)  # nothing signals "last answer sent"; a stop may poll
         self.dispatcher.fail_all(Overloaded("the agent is shutting down", 5.0))
+        self.decoders.fail_all(Overloaded("the agent is shutting down", 5.0))
         self.http.stop(2.0)
         if self.remote is not None:
             self.remote.stop()
         self.models.stop()
         self.sampler.stop()
         self.supervisor.stop()
+        self.decoders.stop(1.0)
         _stop_lanes(k.lane for k in self.supervisor.keepers.values())
         self._lanes.close()
         self.reporting.stop()

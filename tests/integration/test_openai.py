@@ -186,3 +186,40 @@ def test_a_model_that_does_not_fit_says_what_would(tmp_path, folder):
     models = [{"name": "tiny", "path": str(folder), "decoder": {"rows": 8, "mode": "quick"}}]
     with running(tmp_path / "agent", models=models) as process:
         assert "no mode 'quick'" in process.model("tiny")["reason"]
+
+
+def test_a_question_is_answered_from_repeated_samples(client):
+    asked = {"qeil": {"strategy": "majority", "max_samples": 10, "trace": True}}
+    reply = chat(client, temperature=2.0, max_tokens=4, extra_body=asked)
+    report = reply.qeil
+    assert (report["samples_used"], report["stop_reason"], report["strategy"]) == (10, "samples", "majority")
+    assert (len(report["trace"]), reply.usage.completion_tokens) == (10, 40)
+    assert report["answer"] is None
+    assert report["guarantee"]["certified"] is False
+
+
+def test_agreement_is_certified_and_ends_the_sampling(client):
+    asked = {"qeil": {"strategy": "csvet", "max_samples": 64, "alpha": 0.05}}
+    reply = chat(client, temperature=1e-6, max_tokens=6, extra_body=asked)
+    report = reply.qeil
+    assert (report["stop_reason"], report["agreement"], report["guarantee"]["certified"]) == ("certified", 1.0, True)
+    assert 2 < report["samples_used"] < 16
+    assert reply.choices[0].message.content == chat(client, temperature=0, max_tokens=6).choices[0].message.content
+    chunks = list(chat(client, temperature=1e-6, max_tokens=6, stream=True, extra_body=asked))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == reply.choices[0].message.content
+    assert chunks[-1].qeil["samples_used"] == report["samples_used"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n": 2, "extra_body": {"qeil": {}}}, "n must be 1"),
+        ({"temperature": 0, "extra_body": {"qeil": {}}}, "needs one above 0"),
+        ({"extra_body": {"qeil": {"strategy": "majority", "worth_j": 3}}}, "worth_j belongs to csvet"),
+        ({"extra_body": {"qeil": {"answer": "choice"}}}, "needs qeil.choices"),
+        ({"extra_body": {"qeil": {"strategi": "csvet"}}}, "qeil.strategi"),
+    ],
+)
+def test_options_of_sampling_that_contradict_each_other_are_refused(client, options, says):
+    with pytest.raises(openai.BadRequestError, match=says):
+        chat(client, **options)
