@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("agent.cli.infer:infer_command", "Send one request to the running agent."),
     "generate": ("agent.cli.generate:generate_command", "Write text with a decoder folder."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
+    "top": ("agent.cli.top:top_command", "Watch the running agent live in the terminal."),
     "diag": ("agent.cli.diag:diag_command", "Pack what helps to find a fault, without secrets."),
     "fleet": ("agent.cli.fleet:fleet_command", "Keys and signatures for the boards of a fleet."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),

@@ -1,0 +1,230 @@
+"""`qeil top` in a terminal of 80×24, as over ssh: what a stranger can read there, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from datetime import datetime
+
+import pyte
+import pytest
+from click.testing import CliRunner
+
+from agent.api.server import HttpServer
+from agent.cli.main import cli
+from agent.cli.top import ENTER, LEAVE
+from agent.cli.top_screen import screen
+from agent.schema.settings import HttpSettings
+from tests.fakes_service import SNAPSHOT, FakeService
+
+NOW = datetime(2026, 1, 2, 13, 14, 15)  # noqa: DTZ001 - shown as it is
+
+
+class FakeInsight:
+    def __init__(self):
+        self.events = [{"n": 1, "ts": 1_790_000_000.0, "event": "lane_died", "accelerator": "gpu0", "cause": "SIGKILL"}]
+
+    def overview(self, after_point, after_event):
+        point = {"n": 7, "ts": 1.0, "accelerators": {}, "models": {"add1": {"requests_per_s": 12.34}}}
+        return {
+            "points": [point] if after_point < 7 else [],
+            "events": [e for e in self.events if e["n"] > after_event],
+            "accelerators": {"cpu": {"busy_share": 0.42, "time_to_trip_s": 240.0, "trend": "rising"}},
+        }
+
+
+@pytest.fixture
+def served():
+    service = FakeService()
+    lane = dataclasses.replace(SNAPSHOT.accelerators[0], temperature_c=61.5)
+    service.status = dataclasses.replace(SNAPSHOT, accelerators=(lane,))
+    server = HttpServer(service, HttpSettings(port=0), insight=FakeInsight())
+    server.start()
+    yield server.url, service
+    server.stop(2.0)
+
+
+class Terminal:
+    """A pseudo-terminal with a screen that can be read."""
+
+    def __init__(self, *arguments: str, width: int = 80, height: int = 24) -> None:
+        self.screen = pyte.Screen(width, height)
+        self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.controller, user = pty.openpty()
+        self._size(user, width, height)
+        self.before = termios.tcgetattr(user)
+        command = [sys.executable, "-m", "agent.cli.main", "top", *arguments]
+        self.process = subprocess.Popen(command, stdin=user, stdout=user, stderr=user, start_new_session=True)
+        self.user = user
+
+    @staticmethod
+    def _size(descriptor: int, width: int, height: int) -> None:
+        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def resize(self, width: int, height: int) -> None:
+        self.screen.resize(height, width)
+        self._size(self.user, width, height)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.controller, keys)
+
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    def wait_for(self, done, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done(self) and time.monotonic() < deadline:
+            ready, _, _ = select.select([self.controller], [], [], 0.1)
+            if ready:
+                data = os.read(self.controller, 65536)
+                self.raw += data
+                self.stream.feed(data)
+        assert done(self), self.text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(5)
+        os.close(self.controller)
+        os.close(self.user)
+
+
+@pytest.fixture
+def terminal():
+    opened: list[Terminal] = []
+
+    def start(*arguments, **size) -> Terminal:
+        opened.append(Terminal(*arguments, **size))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_a_stranger_can_read_the_screen_and_q_gives_the_terminal_back(served, terminal):
+    url, service = served
+    top = terminal("--url", url)
+    top.wait_for(lambda t: "edge-01" in t.text() and "add1" in t.text())
+    shown = top.screen.display
+    assert shown[0].startswith("qeil edge-01  READY  policy balanced (d1)")
+    row = next(line for line in shown if line.startswith("cpu "))
+    for figure in ("ready", "42 %", "61.5", "~4 min", "12.50", "yes"):
+        assert figure in row
+    row = next(line for line in shown if line.startswith("add1"))
+    for figure in ("ready", "cpu", "0.10", "0.20", "12.3", "0.003", "modelled"):
+        assert figure in row
+    assert any("lane died" in line and "gpu0, SIGKILL" in line for line in shown)
+    assert "q quit" in shown[23]
+    service.status = dataclasses.replace(service.status, agent=dataclasses.replace(SNAPSHOT.agent, mode="degraded"))
+    top.wait_for(lambda t: "DEGRADED" in t.text())
+    top.type(b"q")
+    top.wait_for(lambda t: t.process.poll() == 0)
+    assert top.raw.decode(errors="replace").count(ENTER) == 1
+    assert LEAVE in top.raw.decode(errors="replace")
+    assert termios.tcgetattr(top.user) == top.before
+
+
+def test_it_follows_the_size_of_its_window(served, terminal):
+    top = terminal("--url", served[0])
+    top.wait_for(lambda t: "q quit" in t.screen.display[23])
+    top.resize(100, 40)
+    top.wait_for(lambda t: "q quit" in t.screen.display[39])
+    top.resize(60, 12)
+    top.wait_for(lambda t: "q quit" in t.screen.display[11] and "edge-01" in t.screen.display[0])
+
+
+def test_an_agent_that_goes_away_is_asked_again_and_an_interrupt_restores_the_terminal(served, terminal):
+    url, _ = served
+    top = terminal("--url", url, "--interval", "0.2")
+    top.wait_for(lambda t: "q quit" in t.screen.display[23])
+    os.kill(top.process.pid, signal.SIGINT)
+    top.wait_for(lambda t: t.process.poll() is not None)
+    assert LEAVE in top.raw.decode(errors="replace")
+    assert termios.tcgetattr(top.user) == top.before
+
+
+def test_a_restarted_agent_is_followed(terminal):
+    server = HttpServer(FakeService(), HttpSettings(port=0), insight=FakeInsight())
+    server.start()
+    port = server.port
+    top = terminal("--url", server.url, "--interval", "0.2")
+    top.wait_for(lambda t: "q quit" in t.screen.display[23])
+    server.stop(1.0)
+    top.wait_for(lambda t: "trying again" in t.text())
+    again = HttpServer(FakeService(), HttpSettings(port=port), insight=FakeInsight())
+    again.start()
+    top.wait_for(lambda t: "q quit ·" in t.screen.display[23])
+    again.stop(1.0)
+
+
+def test_once_and_pipes_print_one_screen_without_escapes(served):
+    for arguments in (["top", "--once", "--url", served[0]], ["top", "--url", served[0]]):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        assert "edge-01" in result.output
+        assert "\x1b" not in result.output
+        assert max(len(line) for line in result.output.splitlines()) <= 80
+
+
+def test_json_is_status_and_overview(served):
+    document = json.loads(CliRunner().invoke(cli, ["top", "--json", "--url", served[0]]).output)
+    assert document["status"]["agent"]["board"] == "edge-01"
+    assert document["overview"]["events"][0]["event"] == "lane_died"
+
+
+def test_an_agent_without_overview_is_shown_all_the_same():
+    server = HttpServer(FakeService(), HttpSettings(port=0))
+    server.start()
+    try:
+        result = CliRunner().invoke(cli, ["top", "--once", "--url", server.url])
+        assert "no events yet" in result.output
+    finally:
+        server.stop(1.0)
+
+
+def crowd(accelerators: int, models: int, conditions: int) -> dict:
+    status = json.loads(json.dumps(dataclasses.asdict(SNAPSHOT)))
+    lane, model = status["accelerators"][0], status["models"][0]
+    status["accelerators"] = [{**lane, "name": f"accelerator-{n}"} for n in range(accelerators)]
+    status["models"] = [{**model, "name": f"model-with-a-long-name-{n}"} for n in range(models)]
+    one = {"type": "lane_down:gpu0", "since": "", "cause": "c" * 90, "consequence": "", "mend": "wait"}
+    status["conditions"] = [one] * conditions
+    return status
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60), (20, 3), (80, 16)])
+@pytest.mark.parametrize("many", [(0, 0, 0), (1, 1, 1), (30, 3, 2), (3, 30, 2), (30, 30, 30)])
+def test_any_number_of_rows_fits_any_window(size, many):
+    width, height = size
+    lines = screen(crowd(*many), FakeInsight().overview(0, 0), width, height, NOW)
+    assert len(lines) == height
+    assert all(sum(len(span.text) for span in line) <= width for line in lines)
+    text = "\n".join("".join(s.text for s in line) for line in lines)
+    if size == (80, 24):
+        assert ("more accelerators" in text) == (many[0] == 30)
+        assert ("more models" in text) == (many[1] == 30)
+        assert "lane died" in text
+
+
+def test_what_is_wrong_is_said_in_words_and_not_only_in_colour():
+    status = crowd(2, 2, 0)
+    status["accelerators"][0].update(state="quarantined", permit=False, restarts=3, last_fault="SIGSEGV")
+    status["accelerators"][1].update(capacity_share=0.5, simulated=True, name="npu0")
+    status["models"][0].update(state="unavailable", reason="no runtime for it", placement=None)
+    status["models"][1].update(energy_j=None, p50_ms=None, failed=4)
+    lines = screen(status, {}, 100, 24, NOW)
+    text = "\n".join("".join(s.text for s in line) for line in lines)
+    for words in ("quarantined", "no ", "3 SIGSEGV", "at 50%", "npu0 sim", "no runtime for it", "unknown  4"):
+        assert words in text
