@@ -27,7 +27,7 @@ from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
 from agent.mqtt.poll_loop import Wake, detect_dead_peers, turn
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
 
@@ -40,8 +40,8 @@ _SESSION_TAKEN_OVER = 0x8E
 _HEADER_BYTES = 512
 SPARE_MESSAGES = 4
 """Room beside telemetry for the birth, reported state and responses."""
-RECEIVE_MAXIMUM, MAX_INBOUND_BYTES = 16, 512 * 1024
-"""Requests that the broker may send before the first is acknowledged, and the largest packet it may send."""
+MAX_INBOUND_BYTES = 512 * 1024
+"""Largest packet that the broker may send."""
 _KEEP_RETAINED_AWAY = 2
 
 _log = structlog.get_logger("mqtt")
@@ -53,7 +53,7 @@ class Link:
     def __init__(
         self,
         settings: MqttSettings,
-        topics: Topics,
+        topics: LinkTopics,
         boot: int,
         clock: Clock,
         birth: Callable[[], dict[str, Any]],
@@ -76,7 +76,7 @@ class Link:
         self._on_published = on_published
         self._on_connected = on_connected
         self._on_request = on_request
-        self.client_id = f"{topics.tenant}-{topics.board}"
+        self.client_id = topics.client_id
         self.storm: str | None = None
         """Set while sessions end one after the other as soon as they begin."""
         self.counters = {"published": 0, "callback_errors": 0, "takeovers": 0, "disconnects": 0, "attempts": 0}
@@ -170,15 +170,22 @@ class Link:
         self.counters["published"] += 1
         return True
 
-    def send(self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None) -> bool:
-        """Hand over one QoS 1 message that nobody waits for; False if there is no connection or no room for it now."""
+    def send(
+        self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None,
+        expires_s: int | None = None,
+    ) -> bool:  # fmt: skip
+        """Hand over one QoS 1 message that nobody waits for; False if there is no connection or no room for it now.
+
+        `expires_s`: a broker that could not deliver it by then forgets it.
+        """
         room = min(self._settings.max_inflight + SPARE_MESSAGES, self._receive_maximum) - self._current[1].count()
         if not self._connected or self._stop.is_set() or room <= 0:
             return False
-        properties = None
+        properties = _properties(PacketTypes.PUBLISH)
         if correlation is not None:
-            properties = _properties(PacketTypes.PUBLISH)
             properties.CorrelationData = correlation
+        if expires_s is not None:
+            properties.MessageExpiryInterval = expires_s
         return self._hand_over(topic, payload, None, retain, properties).rc == paho.MQTT_ERR_SUCCESS
 
     def _hand_over(
@@ -287,7 +294,7 @@ class Link:
     def _connect(self, client: paho.Client) -> None:
         properties = _properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._settings.session_expiry_s
-        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        properties.ReceiveMaximum = self._topics.receive_maximum
         properties.MaximumPacketSize = MAX_INBOUND_BYTES
         to = self._settings
         client.connect(to.host, to.port, to.keepalive_s, clean_start=False, properties=properties)
@@ -357,12 +364,12 @@ class Link:
         self._on_connected()
 
     def _subscribe(self, client: paho.Client) -> None:
-        wanted = [(self._topics.ack, SubscribeOptions(0))]
-        if self._on_request is not None:
-            away = SubscribeOptions(1, retainHandling=_KEEP_RETAINED_AWAY)
-            wanted += [(self._topics.commands, away), (self._topics.pieces, away)]
-            wanted += [(topic, SubscribeOptions(1)) for topic in self._topics.retained]
-        client.subscribe(wanted)
+        wanted = [
+            (entry.topic, SubscribeOptions(entry.qos, retainHandling=_KEEP_RETAINED_AWAY if entry.fresh else 0))
+            for entry in self._topics.subscriptions(self._on_request is not None)
+        ]
+        if wanted:
+            client.subscribe(wanted)
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if getattr(reason, "value", 0) == _SESSION_TAKEN_OVER:

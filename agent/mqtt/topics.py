@@ -3,8 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 ROOT = "qeil/v1"
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What to listen to. `fresh`: without what is retained there."""
+
+    topic: str
+    qos: int
+    fresh: bool = False
+
+
+class LinkTopics(Protocol):
+    """What a link needs to know of the tree."""
+
+    @property
+    def client_id(self) -> str:
+        """Stable: sessions and take-overs go by it."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Retained: birth message and last will."""
+        ...
+
+    @property
+    def receive_maximum(self) -> int:
+        """Messages that the broker may send before the first is acknowledged."""
+        ...
+
+    def subscriptions(self, requests: bool) -> tuple[Subscription, ...]:
+        """What to listen to, with or without requests."""
+        ...
+
+    def is_request(self, topic: str) -> bool:
+        """Whether a message there is acknowledged by whoever handles it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -13,6 +50,24 @@ class Topics:
 
     tenant: str
     board: str
+
+    @property
+    def client_id(self) -> str:
+        """Stable: sessions and take-overs go by it."""
+        return f"{self.tenant}-{self.board}"
+
+    @property
+    def receive_maximum(self) -> int:
+        """Requests that the broker may send before the first is acknowledged."""
+        return 16
+
+    def subscriptions(self, requests: bool) -> tuple[Subscription, ...]:
+        """Acknowledgements, and with `requests` what the fleet asks for."""
+        acks = (Subscription(self.ack, 0),)
+        if not requests:
+            return acks
+        fresh = tuple(Subscription(topic, 1, fresh=True) for topic in (self.commands, self.pieces))
+        return (*acks, *fresh, *(Subscription(topic, 1) for topic in self.retained))
 
     @property
     def _base(self) -> str:
@@ -93,3 +148,30 @@ class Topics:
         """Whether a message there is a command, what the fleet wants, or a part of it."""
         parts = (self.command(""), f"{self._base}/down/blob/")
         return topic.startswith(parts) or topic in self.retained
+
+
+@dataclass(frozen=True)
+class ControllerTopics:
+    """Topics of one consumer of the fleet's side; consumers of one group share the boards' messages among them."""
+
+    name: str
+    group: str = "qeil"
+    receive_maximum: int = 2000
+
+    @property
+    def client_id(self) -> str:
+        """One for each consumer."""
+        return self.name
+
+    @property
+    def state(self) -> str:
+        """Where a consumer says that it is there; no board can write or read it."""
+        return f"{ROOT}/_fleet/{self.name}/down/state"
+
+    def subscriptions(self, requests: bool) -> tuple[Subscription, ...]:
+        """Rows, answers and state of every board, each message at one consumer of the group."""
+        return (Subscription(f"$share/{self.group}/{ROOT}/+/+/up/#", 1),) if requests else ()
+
+    def is_request(self, topic: str) -> bool:
+        """Everything is acknowledged after it was committed."""
+        return topic.startswith(f"{ROOT}/")
