@@ -1,0 +1,1 @@
+"""The fleet's side: a stateless controller between any MQTT 5 broker and a database."""

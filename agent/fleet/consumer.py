@@ -1,0 +1,180 @@
+"""Consumer: takes boards' messages from the broker, stores them in batches, and only then lets broker and board forget.
+
+Order: committed, then the broker's acknowledgement, then the board's. Whatever dies in between comes again and is
+known by its key. Any number of consumers share the messages of one group.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from agent.errors import StorageError
+from agent.fleet.messages import BoardKey, MessageRefused, Rows, Told, acknowledgement, parse
+from agent.fleet.store import Stored
+from agent.mqtt.inbound import Inbound
+from agent.mqtt.topics import Topics
+from agent.ports import Clock
+from agent.storage.spans import Spans
+
+BATCH = 500
+"""Messages in one transaction."""
+WAIT_S, RETRY_S, MAX_RETRY_S = 0.02, 0.5, 10.0
+MAX_NAMED = 1000
+"""Boards whose refusals are counted by name."""
+
+_log = structlog.get_logger("consumer")
+
+
+class Sink(Protocol):
+    """Where a batch goes."""
+
+    def take(self, batch: list[Rows | Told], now_s: float) -> Stored:
+        """Store everything or nothing; StorageError."""
+        ...
+
+
+class Consumer:
+    """One thread; `on_request` is called by the link's and never waits."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        send: Callable[[str, bytes], bool],
+        clock: Clock,
+        receive_maximum: int,
+        on_told: Callable[[Told], None] = lambda _: None,
+    ) -> None:
+        """`receive_maximum`: what the link lets the broker send before the first is acknowledged; the bound of what
+        waits here. `on_told` hears of every document after it was stored."""
+        self._sink = sink
+        self._send = send
+        self._clock = clock
+        self._on_told = on_told
+        self._inbox: queue.Queue[Inbound] = queue.Queue(receive_maximum + 1)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
+        self._unsent: dict[tuple[str, bytes], None] = {}
+        self.counters = {
+            "messages": 0, "rows": 0, "duplicates": 0, "batches": 0, "acks": 0, "refused": 0, "storage_errors": 0,
+            "dropped": 0,
+        }  # fmt: skip
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """By (tenant/board, code)."""
+        self.failing: str | None = None
+        """Why the last batch could not be stored."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the batch that is being stored; what was not stored comes again."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def on_request(self, inbound: Inbound) -> None:
+        """Enqueue. There is room for all that the broker may send; a broker that sends more is not obeyed."""
+        try:
+            self._inbox.put_nowait(inbound)
+        except queue.Full:
+            self.counters["dropped"] += 1
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self.round()
+        except Exception:  # noqa: BLE001  (thread root: alive() turns false and health says so)
+            _log.exception("consumer died")
+
+    def round(self, wait_s: float = 0.5) -> int:
+        """Take what is there, at most a batch, and see it through; how many messages that were."""
+        batch = self._collect(wait_s)
+        parsed = [found for inbound in batch if (found := self._parsed(inbound)) is not None]
+        if parsed and not self._stored(parsed):
+            return 0
+        for inbound in batch:
+            inbound.acknowledge()
+        self.counters["messages"] += len(batch)
+        self._acknowledge(parsed)
+        for message in parsed:
+            if isinstance(message, Told):
+                self._on_told(message)
+        return len(batch)
+
+    def _parsed(self, inbound: Inbound) -> Rows | Told | None:
+        try:
+            return parse(inbound.topic, inbound.payload)
+        except MessageRefused as refused:
+            self._refuse(refused)
+            return None
+
+    def _collect(self, wait_s: float) -> list[Inbound]:
+        batch: list[Inbound] = []
+        try:
+            batch.append(self._inbox.get(timeout=wait_s))
+            while len(batch) < BATCH:
+                batch.append(self._inbox.get(timeout=WAIT_S if len(batch) < BATCH // 10 else 0.0))
+        except queue.Empty:
+            pass
+        return batch
+
+    def _stored(self, parsed: list[Rows | Told]) -> bool:
+        """Store for as long as it takes; False only when told to stop meanwhile."""
+        pause_s = RETRY_S
+        while not self._try(parsed):
+            if self._stopping.wait(pause_s):
+                return False
+            pause_s = min(MAX_RETRY_S, 2 * pause_s)
+        return True
+
+    def _try(self, parsed: list[Rows | Told]) -> bool:
+        try:
+            stored = self._sink.take(parsed, self._clock.wall_s())
+        except StorageError as error:
+            if self.failing is None:
+                _log.warning("the database takes nothing", cause=error.message)
+            self.failing = error.message
+            self.counters["storage_errors"] += 1
+            return False
+        self.failing = None
+        self.counters["rows"] += stored.rows
+        self.counters["duplicates"] += stored.duplicates
+        self.counters["batches"] += 1
+        return True
+
+    def _refuse(self, refused: MessageRefused) -> None:
+        self.counters["refused"] += 1
+        board = "/".join(refused.board) if refused.board else "?"
+        key = (board if len(self.refused) < MAX_NAMED or (board, refused.code) in self.refused else "?", refused.code)
+        self.refused[key] += 1
+        if self.refused[key] == 1:
+            _log.warning("message refused", board=board, code=refused.code)
+
+    def _acknowledge(self, parsed: list[Rows | Told]) -> None:
+        """Tell boards what is stored, as ranges; what the link cannot take now goes with a later batch."""
+        found: dict[tuple[BoardKey, int, str], Spans] = defaultdict(Spans)
+        for message in parsed:
+            if isinstance(message, Rows):
+                spans = found[message.board, message.boot, message.cls]
+                spans.add(message.first, message.first + len(message.payloads) - 1)
+        made: dict[tuple[str, bytes], None] = {
+            (Topics(*board).ack, acknowledgement(boot, cls, list(spans))): None
+            for (board, boot, cls), spans in found.items()
+        }
+        waiting, self._unsent = {**self._unsent, **made}, {}
+        for topic, payload in waiting:
+            if self._send(topic, payload):
+                self.counters["acks"] += 1
+            elif len(self._unsent) < 10 * BATCH:  # without it the board sends again, and is acknowledged then
+                self._unsent[topic, payload] = None

@@ -1,0 +1,112 @@
+"""Tables: the fleet's database, the same in SQLite and PostgreSQL, and how an older layout becomes this one."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+from agent.errors import StorageError
+
+LAYOUT = 1
+metadata = MetaData()
+
+layout = Table("qeil_layout", metadata, Column("version", Integer, nullable=False))
+
+rows = Table(
+    "qeil_rows", metadata,
+    Column("tenant", String(64), primary_key=True), Column("board", String(64), primary_key=True),
+    Column("boot", BigInteger, primary_key=True), Column("cls", String(8), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("at_s", Float, nullable=False), Column("payload", Text, nullable=False),
+    Index("qeil_rows_at", "at_s"),
+)  # fmt: skip
+"""Telemetry, events and gaps by their key."""
+
+streams = Table(
+    "qeil_streams", metadata,
+    Column("tenant", String(64), primary_key=True), Column("board", String(64), primary_key=True),
+    Column("boot", BigInteger, primary_key=True), Column("cls", String(8), primary_key=True),
+    Column("top", BigInteger, nullable=False), Column("stored", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False), Column("changed_s", Float, nullable=False),
+)  # fmt: skip
+"""Per boot and class: highest number seen, how many rows are stored, how many a gap row told to be lost."""
+
+boards = Table(
+    "qeil_boards", metadata,
+    Column("tenant", String(64), primary_key=True), Column("board", String(64), primary_key=True),
+    Column("first_s", Float, nullable=False), Column("heard_s", Float, nullable=False),
+    Column("online", Boolean, nullable=False), Column("boot", BigInteger, nullable=False),
+    Column("conn", BigInteger, nullable=False), Column("state_s", Float, nullable=False),
+    Column("state", Text, nullable=False), Column("reported", Text), Column("bundle", Text),
+    Column("latest", Text), Column("labels", Text, nullable=False),
+)  # fmt: skip
+"""One row per board: last will and birth by their counters, retained documents, the newest telemetry row."""
+
+messages = Table(
+    "qeil_messages", metadata,
+    Column("id", String(200), primary_key=True), Column("tenant", String(64), nullable=False),
+    Column("board", String(64), nullable=False), Column("kind", String(16), nullable=False),
+    Column("name", String(64), nullable=False), Column("envelope", Text, nullable=False),
+    Column("by_whom", String(120), nullable=False), Column("created_s", Float, nullable=False),
+    Column("exp", Float), Column("sent_s", Float), Column("status", String(16), nullable=False),
+    Column("answer", Text), Column("changed_s", Float, nullable=False),
+    Index("qeil_messages_board", "tenant", "board", "created_s"), Index("qeil_messages_status", "status"),
+)  # fmt: skip
+"""Signed commands, desired states and offers, on their way and what became of them."""
+
+audit = Table(
+    "qeil_audit", metadata,
+    Column("n", Integer, primary_key=True, autoincrement=True), Column("at_s", Float, nullable=False),
+    Column("who", String(120), nullable=False), Column("action", String(64), nullable=False),
+    Column("target", String(200), nullable=False), Column("detail", Text, nullable=False),
+)  # fmt: skip
+
+rollouts = Table(
+    "qeil_rollouts", metadata,
+    Column("id", String(80), primary_key=True), Column("tenant", String(64), nullable=False),
+    Column("name", String(64), nullable=False), Column("ver", BigInteger, nullable=False),
+    Column("envelope", Text, nullable=False), Column("plan", Text, nullable=False),
+    Column("status", String(16), nullable=False), Column("ring", Integer, nullable=False),
+    Column("ring_s", Float), Column("settled_s", Float), Column("reason", Text),
+    Column("by_whom", String(120), nullable=False), Column("approvals", Text, nullable=False),
+    Column("created_s", Float, nullable=False), Column("holder", String(120)), Column("lease_s", Float),
+)  # fmt: skip
+rollout_boards = Table(
+    "qeil_rollout_boards", metadata,
+    Column("rollout", String(80), primary_key=True), Column("board", String(64), primary_key=True),
+    Column("cohort", Integer, nullable=False), Column("status", String(16), nullable=False),
+    Column("offered_s", Float), Column("settled_s", Float), Column("worse", Float), Column("code", String(64)),
+    Index("qeil_rollout_boards_status", "rollout", "status"),
+)  # fmt: skip
+
+
+def prepare(engine: Engine) -> None:
+    """Make the tables, or check that those that are there are of this layout. StorageError for a newer one."""
+    if not inspect(engine).has_table(layout.name):
+        metadata.create_all(engine)
+        with engine.begin() as db:
+            if db.execute(select(layout.c.version)).first() is None:
+                db.execute(insert(layout).values(version=LAYOUT))
+        return
+    with engine.begin() as db:
+        found = int(db.execute(select(layout.c.version)).scalar_one())
+        if found > LAYOUT:
+            raise StorageError(f"the database has layout {found}, this version knows {LAYOUT}; install a newer one")
+        if found < LAYOUT:
+            metadata.create_all(db)
+            db.execute(update(layout).values(version=LAYOUT))

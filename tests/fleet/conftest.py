@@ -1,0 +1,32 @@
+"""Fixtures of the fleet's tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.fleet.store import Store, open_engine
+from tests.fleet.databases import Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    made = Postgres(tmp_path_factory.mktemp("postgres"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    """An empty store in each kind of database."""
+    if request.param == "sqlite":
+        engine = open_engine(f"sqlite:///{tmp_path}/fleet.db")
+    else:
+        engine = open_engine(request.getfixturevalue("postgres").url)
+        from agent.fleet import tables
+
+        with engine.begin() as db:
+            for table in tables.metadata.sorted_tables:
+                if table.name != tables.layout.name:
+                    db.execute(table.delete())
+    yield Store(engine)
+    engine.dispose()

@@ -1,0 +1,126 @@
+"""The store on both databases: by key, in any order, any number of times."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from agent.errors import ConfigError, StorageError
+from agent.fleet import tables
+from agent.fleet.messages import parse
+from agent.fleet.store import Store, open_engine
+
+
+def rows(first: int, count: int, board: str = "b1", cls: str = "tlm", boot: int = 1, **fields):
+    documents = [{"ts": 1.0, "n": first + i, **fields} for i in range(count)]
+    document = {"v": 1, "boot": boot, "cls": cls, "seq0": first, "rows": documents}
+    topic = f"qeil/v1/acme/{board}/up/{cls}" + ("" if cls == "gap" else "/agent")
+    return parse(topic, json.dumps(document).encode())
+
+
+def told(kind: str, board: str = "b1", **fields):
+    return parse(f"qeil/v1/acme/{board}/up/{kind}", json.dumps({"v": 1, **fields}).encode())
+
+
+def one(store, table, *columns):
+    with store.engine.begin() as db:
+        return db.execute(select(*(table.c[c] for c in columns))).one()
+
+
+def test_rows_are_stored_once_whatever_the_order_and_the_number_of_times(store):
+    assert store.take([rows(10, 5), rows(0, 10)], 100.0).rows == 15
+    again = store.take([rows(0, 20), rows(3, 3)], 101.0)
+    assert (again.rows, again.duplicates) == (5, 18)
+    assert one(store, tables.streams, "top", "stored", "lost") == (19, 20, 0)
+    with store.engine.begin() as db:
+        assert db.execute(select(func.count()).select_from(tables.rows)).scalar_one() == 20
+
+
+def test_boots_classes_and_boards_have_numbers_of_their_own(store):
+    batch = [rows(0, 3), rows(0, 3, boot=2), rows(0, 3, cls="evt"), rows(0, 3, board="b2")]
+    assert store.take(batch, 1.0).rows == 12
+    with store.engine.begin() as db:
+        assert db.execute(select(func.count()).select_from(tables.streams)).scalar_one() == 4
+
+
+def test_what_gap_rows_tell_to_be_lost_is_not_missing_and_counted_once(store):
+    gap = rows(0, 1, cls="gap", boot=2, reason="spool_full")
+    document = {"reason": "spool_full", "cls": "tlm", "boot": 1, "from": 2, "to": 6}
+    gap = parse(
+        "qeil/v1/acme/b1/up/gap", json.dumps({"v": 1, "boot": 2, "cls": "gap", "seq0": 0, "rows": [document]}).encode()
+    )
+    for _ in range(2):
+        store.take([rows(0, 2), rows(7, 3), gap], 1.0)
+    with store.engine.begin() as db:
+        stream = db.execute(select(tables.streams).where(tables.streams.c.cls == "tlm")).one()
+    assert (stream.top + 1, stream.stored, stream.lost) == (10, 5, 5)
+
+
+def test_an_old_will_that_comes_late_changes_nothing(store):
+    def online() -> bool:
+        return one(store, tables.boards, "online")[0]
+
+    store.take([told("state", online=True, boot=2, conn=3, agent="1")], 1.0)
+    assert online() is True
+    store.take([told("state", online=False, boot=2, conn=2)], 2.0)
+    store.take([told("state", online=False, boot=1, conn=9)], 2.0)
+    assert online() is True
+    store.take([told("state", online=False, boot=2, conn=3)], 3.0)
+    assert online() is False
+    assert json.loads(one(store, tables.boards, "state")[0])["agent"] == "1"
+    store.take([told("state", online=False, boot=2, conn=4), told("state", online=True, boot=2, conn=4)], 4.0)
+    assert online() is False
+
+
+def test_reports_and_the_newest_telemetry_are_kept_per_board(store):
+    store.take([rows(5, 2), rows(0, 2), told("rep", des_ver=3), told("bundle", ver=4, status="kept")], 1.0)
+    latest, reported, bundle = one(store, tables.boards, "latest", "reported", "bundle")
+    assert json.loads(latest)["n"] == 6
+    assert (json.loads(reported)["des_ver"], json.loads(bundle)["ver"]) == (3, 4)
+
+
+def test_an_event_row_settles_a_command_and_a_late_response_does_not_reopen_it(store):
+    values = {
+        "id": "acme/c1", "tenant": "acme", "board": "b1", "kind": "command", "name": "plan", "envelope": "{}",
+        "by_whom": "me", "created_s": 1.0, "status": "sent", "changed_s": 1.0,
+    }  # fmt: skip
+    with store.engine.begin() as db:
+        db.execute(tables.messages.insert().values(values))
+    store.take([told("res/plan", id="c1", status="running")], 2.0)
+    assert one(store, tables.messages, "status") == ("running",)
+    store.take([rows(0, 1, cls="evt", event="command", id="c1", status="ok")], 3.0)
+    store.take([told("res/plan", id="c1", status="running"), told("res/plan", "b2", id="c1", status="failed")], 4.0)
+    assert one(store, tables.messages, "status") == ("ok",)
+
+
+def test_a_newer_layout_is_refused_and_says_so(store):
+    with store.engine.begin() as db:
+        db.execute(update(tables.layout).values(version=99))
+    try:
+        with pytest.raises(StorageError, match="layout 99"):
+            tables.prepare(store.engine)
+    finally:
+        with store.engine.begin() as db:
+            db.execute(update(tables.layout).values(version=tables.LAYOUT))
+
+
+def test_a_database_that_is_gone_is_one_line_without_a_password():
+    with pytest.raises(StorageError) as caught:
+        open_engine("postgresql://u:secret@127.0.0.1:9/none")
+    assert "secret" not in caught.value.message
+    with pytest.raises(ConfigError, match="expected sqlite"):
+        open_engine("nonsense")
+
+
+def test_a_batch_that_fails_is_not_stored_at_all(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/fleet.db")
+    store = Store(engine)
+    with engine.begin() as db:
+        db.execute(text("CREATE TRIGGER no BEFORE UPDATE ON qeil_boards BEGIN SELECT RAISE(ABORT, 'disk'); END"))
+    with pytest.raises(StorageError, match="disk"):
+        store.take([rows(0, 2), told("rep", des_ver=1)], 1.0)
+    with engine.begin() as db:
+        assert db.execute(select(func.count()).select_from(tables.rows)).scalar_one() == 0
+    engine.dispose()
