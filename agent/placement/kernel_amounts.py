@@ -10,26 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 
 from agent.schema.device import Amount, KernelTimes
 from agent.schema.workload import Kernels, Precision, Routine
 
 Key = tuple[Amount, Routine | None, Precision | None]
 
-HEAVY = frozenset({"conv", "depthwise", "gemm", "attention", "fused_attention"})
+HEAVY = frozenset({"conv", "pointwise", "depthwise", "gemm", "attention", "fused_attention"})
 _BY_OPERATION = frozenset({"function", "normalisation", "root_normalisation", "softmax"})
 """Light routines whose operations take longer than their bytes."""
-_NEGLIGIBLE = frozenset({"io_byte", "io_tensor", "fused_arithmetic", "fused_function"})
+_CONVOLUTIONS = frozenset({"conv", "pointwise", "depthwise"})
+"""They take a residual into their registers where products of matrices leave it to a kernel of its own."""
+_ALIKE: dict[Routine | None, Routine] = {"attention": "gemm", "pointwise": "conv", "conv": "pointwise"}
+_NEGLIGIBLE = frozenset(
+    {"far_byte", "io_byte", "io_tensor", "fused_arithmetic", "fused_scaling", "fused_function", "fused_node"}
+)
 """Kinds that take a few per cent of a model: where no micro model could tell them apart, they are left out."""
 
 
 def amounts(
-    kernels: Iterable[Kernels], footprint_bytes: float, cache_bytes: float, io: tuple[float, int]
+    kernels: Iterable[Kernels],
+    footprint_bytes: float,
+    cache_bytes: float,
+    io: tuple[float, int],
+    tile_columns: int = 1,
+    near_bytes: float = 0.0,
 ) -> dict[Key, float]:
     """Amounts by kind, without the one launch of the whole inference.
 
     footprint_bytes: all weights of the model and what it takes in and gives out; io: bytes and number of the tensors
-    that enter and leave the runtime with it.
+    that enter and leave the runtime with it. tile_columns: a product computes so many columns at a time, so one of 24
+    takes as long as one of 32 where they are 32. near_bytes: the part of a cache that is near to a core; kernels that
+    go through more find their activations farther off (0: never).
     """
     cold = min(1.0, max(0.0, footprint_bytes / cache_bytes - 1.0)) if cache_bytes > 0 else 1.0
     found: dict[Key, float] = {}
@@ -48,7 +61,9 @@ def amounts(
         elif kernel.routine in HEAVY:
             # Runtimes without fused attention hand it to another one and back, so its launches are their own.
             add("heavy_kernel", count, "fused_attention" if kernel.routine == "fused_attention" else None)
-            add("operation", count * kernel.flops, kernel.routine, kernel.precision)
+            tiles = ceil(kernel.columns / tile_columns) * tile_columns
+            filled = tiles / kernel.columns if kernel.columns else 1.0
+            add("operation", count * kernel.flops * filled, kernel.routine, kernel.precision)
             add("weight_byte", count * kernel.weight_bytes * (1.0 - cold), None, kernel.precision)
             add("cold_weight_byte", count * kernel.weight_bytes * cold, None, kernel.precision)
             if kernel.routine == "fused_attention":
@@ -62,8 +77,14 @@ def amounts(
         else:
             add("kernel", count)
             add("moved_byte", count * (kernel.moved_bytes + kernel.weight_bytes), kernel.routine)
-        add("fused_arithmetic", count * kernel.fused_arithmetic)
+        touched = kernel.moved_bytes + kernel.weight_bytes
+        far = min(1.0, max(0.0, touched / near_bytes - 1.0)) if near_bytes > 0 else 0.0
+        add("far_byte", count * kernel.moved_bytes * far if kernel.routine != "view" else 0.0)
+        along: Routine | None = "conv" if kernel.routine in _CONVOLUTIONS else None
+        add("fused_arithmetic", count * kernel.fused_arithmetic, along)
+        add("fused_scaling", count * kernel.fused_scaling)
         add("fused_function", count * kernel.fused_functions)
+        add("fused_node", count * kernel.fused_nodes)
     return found
 
 
@@ -104,7 +125,8 @@ def _relatives(key: Key) -> tuple[Key, ...]:
     """Measured work that comes nearest, best first."""
     amount, routine, precision = key
     if amount == "operation" and routine in HEAVY:
-        return (("operation", "gemm", precision),) if routine == "attention" else ()
+        relative: Routine | None = _ALIKE.get(routine)
+        return ((amount, relative, precision),) if relative else ()
     if amount == "operation":
         return tuple((amount, other, None) for other in ("normalisation", "softmax", "root_normalisation", "function"))
     if amount == "moved_byte":
@@ -115,9 +137,12 @@ def _relatives(key: Key) -> tuple[Key, ...]:
         return (amount, None, "fp32"), ("weight_byte", None, precision), ("weight_byte", None, "fp32")
     if amount == "cold_moved_byte":
         return ("moved_byte", routine, None), ("moved_byte", None, None)
-    if amount == "heavy_kernel":
-        return (amount, None, None), ("kernel", None, None)
-    return (("kernel", None, None),) if amount == "view" else ()
+    return {
+        "heavy_kernel": ((amount, None, None), ("kernel", None, None)),
+        "view": (("kernel", None, None),),
+        "fused_arithmetic": (("fused_arithmetic", None, None),),
+        "fused_scaling": (("fused_arithmetic", None, None),),
+    }.get(amount, ())
 
 
 def _spelled(key: Key) -> str:
@@ -125,6 +150,6 @@ def _spelled(key: Key) -> str:
 
 
 def _part(amount: Amount) -> str:
-    if amount in {"heavy_kernel", "kernel", "view", "io_tensor"}:
+    if amount in {"heavy_kernel", "kernel", "view", "io_tensor", "fused_node"}:
         return "launches"
-    return "arithmetic" if amount in {"operation", "fused_arithmetic", "fused_function"} else "memory"
+    return "arithmetic" if amount in {"operation", "fused_arithmetic", "fused_scaling", "fused_function"} else "memory"

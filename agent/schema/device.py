@@ -45,8 +45,8 @@ class Efficiency(FileModel):
 
 
 Amount = Literal[
-    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "io_byte", "io_tensor",
-    "fused_arithmetic", "fused_function", "heavy_kernel", "kernel", "view",
+    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "far_byte", "io_byte", "io_tensor",
+    "fused_arithmetic", "fused_scaling", "fused_function", "fused_node", "heavy_kernel", "kernel", "view",
 ]  # fmt: skip
 """What a kernel's time is made of: operations; weights from the cache or from memory; activations; tensors that enter
 and leave the runtime, by size and by number; what is fused into a kernel; launches of a product, of anything else, of a
@@ -67,6 +67,8 @@ class KernelTimes(FileModel):
 
     terms: tuple[KernelTerm, ...]
     cache_bytes: float = Field(ge=0, description="weights up to this size are not read from memory every time")
+    near_bytes: float = Field(default=0.0, ge=0, description="what a kernel finds where the one before left it; 0: all")
+    tile_columns: int = Field(default=1, ge=1, description="columns that a product computes at a time, needed or not")
     rel_uncertainty: float = Field(ge=0, description="of a predicted time: the fit's error on its own measurements")
     source: str
 

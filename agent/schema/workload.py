@@ -20,7 +20,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """Arithmetic precision of the multiply–accumulates (weights of int4 stages may be computed in a wider type)."""
 
 Routine = Literal[
-    "conv", "depthwise", "gemm", "attention", "fused_attention", "arithmetic", "function", "normalisation",
+    "conv", "pointwise", "depthwise", "gemm", "attention", "fused_attention", "arithmetic", "function", "normalisation",
     "root_normalisation", "softmax", "pooling", "quantise", "movement", "view",
 ]  # fmt: skip
 """What a kernel does, finer than the family: decides how its time follows from its operations and bytes."""
@@ -51,9 +51,12 @@ class Kernels(FileModel):
     precision: Precision
     count: int = Field(ge=1)
     flops: float = Field(ge=0)
+    columns: int = Field(default=0, ge=0, description="output channels of a group, columns of a product; 0: not known")
     weight_bytes: float = Field(default=0.0, ge=0, description="weights read, also where another kernel shares them")
     moved_bytes: float = Field(default=0.0, ge=0, description="activations and KV cache read plus written")
-    fused_arithmetic: float = Field(default=0.0, ge=0, description="additions, products, comparisons taken along")
+    fused_arithmetic: float = Field(default=0.0, ge=0, description="arithmetic with another activation, taken along")
+    fused_scaling: float = Field(default=0.0, ge=0, description="arithmetic that weights cannot take in, nor a clamp")
+    fused_nodes: float = Field(default=0.0, ge=0, description="operators taken along that weights cannot take in")
     fused_functions: float = Field(default=0.0, ge=0, description="exponentials and the like taken along")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +21,11 @@ MIN_FREEDOM = 8
 CACHES_BYTES = tuple(1e6 * 2.0**i for i in range(9))
 """Sizes of cache tried, 1 MB to 256 MB; the one that the times agree with best is kept."""
 
+TILES_COLUMNS = (8, 16, 32, 64)
+"""Widths of a product's tile tried beside none."""
+NEAR_BYTES = (0.25e6, 0.5e6, 1e6, 2e6, 4e6)
+"""Sizes of a core's own cache tried beside none."""
+
 
 def fit_kernel_times(
     accelerator: str, runtime: Runtime, threads: int, timings: Sequence[Timing], source: str
@@ -33,7 +39,12 @@ def fit_kernel_times(
     again = "close what else computes on this machine and calibrate again"
     if len(used) < MIN_MODELS:
         return None, f"{where} need {MIN_MODELS} steady micro models, there are {len(used)}: {stays}; {again}"
-    found, cache_bytes, keys = min((_fitted(used, dispatch_s, c) for c in CACHES_BYTES), key=lambda f: _score(f[0]))
+    best = min((_fitted(used, dispatch_s, _Caches(c)) for c in CACHES_BYTES), key=_score)
+    tiled = (replace(best.caches, tile_columns=t) for t in TILES_COLUMNS)
+    best = min((best, *(_fitted(used, dispatch_s, c) for c in tiled)), key=_score)
+    near = (replace(best.caches, near_bytes=n) for n in NEAR_BYTES)
+    best = min((best, *(_fitted(used, dispatch_s, c) for c in near)), key=_score)
+    found, keys = best.fit, best.keys
     if len(used) < len(keys) + MIN_FREEDOM:
         return None, (
             f"{where} of {len(keys)} kinds of work need {len(keys) + MIN_FREEDOM} steady micro models, there are "
@@ -48,21 +59,47 @@ def fit_kernel_times(
         KernelTerm(amount=amount, routine=routine, precision=precision, seconds=float(each_s))
         for (amount, routine, precision), each_s in zip(keys, found.coefficients, strict=True)
     )
-    times = KernelTimes(terms=terms, cache_bytes=cache_bytes, rel_uncertainty=found.rel_residual, source=source)
+    times = KernelTimes(
+        terms=terms, cache_bytes=best.caches.cache_bytes, near_bytes=best.caches.near_bytes,
+        tile_columns=best.caches.tile_columns, rel_uncertainty=found.rel_residual, source=source,
+    )  # fmt: skip
     return MeasuredKernels(
         accelerator=accelerator, backend=runtime.backend, provider=runtime.provider, threads=threads, times=times
     ), None
 
 
-def _fitted(used: Sequence[Timing], dispatch_s: float, cache_bytes: float) -> tuple[KernelFit, float, list[Key]]:
+@dataclass(frozen=True)
+class _Caches:
+    """What is not linear in a time, so that a few values are tried."""
+
+    cache_bytes: float
+    tile_columns: int = 1
+    near_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    fit: KernelFit
+    caches: _Caches
+    keys: list[Key]
+
+
+def _fitted(used: Sequence[Timing], dispatch_s: float, caches: _Caches) -> _Fitted:
     rows = [
-        amounts(t.micro.kernels, t.micro.footprint_bytes, cache_bytes, (t.micro.io_bytes, t.micro.io_tensors))
+        amounts(
+            t.micro.kernels,
+            t.micro.footprint_bytes,
+            caches.cache_bytes,
+            (t.micro.io_bytes, t.micro.io_tensors),
+            caches.tile_columns,
+            caches.near_bytes,
+        )
         for t in used
     ]
     keys = sorted({key for row in rows for key in row}, key=str)
     table = np.array([[row.get(key, 0.0) for key in keys] for row in rows])
-    return fit_kernels(table, [t.median_s - dispatch_s for t in used]), cache_bytes, keys
+    return _Fitted(fit_kernels(table, [t.median_s - dispatch_s for t in used]), caches, keys)
 
 
-def _score(found: KernelFit) -> float:
-    return float(np.abs(found.errors).mean())
+def _score(found: _Fitted) -> float:
+    return float(np.abs(found.fit.errors).mean())

@@ -195,8 +195,18 @@ def _kernel(links: _Links, members: list[int]) -> Kernel:
         name=nodes[0].name, operators=tuple(dict.fromkeys(n.operator for n in nodes)), reads=reads, writes=writes,
         work=merge_work([w for n in nodes for w in n.cost.work]), moved_bytes=moved,
         kv_bytes=sum(n.cost.kv_bytes for n in nodes), idle_weight_bytes=sum(n.cost.idle_weight_bytes for n in nodes),
-        weights=weights, nodes=1 + views, runs=kernels_of(nodes, moved, views),
+        weights=weights, nodes=1 + views, runs=kernels_of(nodes, moved, views, _joined(links, nodes, made)),
     )  # fmt: skip
+
+
+def _joined(links: _Links, nodes: list[Node], made: set[str]) -> set[int]:
+    """Positions of nodes that read a whole activation from outside: one as large as what they make."""
+    return {
+        position
+        for position, node in enumerate(nodes)
+        for name in links.inputs(node)
+        if name not in made and links.tensor(name).elements >= links.tensor(node.outputs[0]).elements > 1
+    }
 
 
 def _read_outside(links: _Links, name: str, members: set[int]) -> bool:

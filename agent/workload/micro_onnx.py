@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto
 
+from agent.workload import micro_blocks as blocks
 from agent.workload.micro import Kind, MicroModel, described
 from agent.workload.micro_graph import GraphWriter
 
 Make = Callable[[GraphWriter], str]
-_BLOCK = 32
 
 
 def write(folder: Path) -> list[MicroModel]:
@@ -36,6 +35,9 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("gemm-fp32-residual", partial(_dense, rows=96, sizes=(512,) * 5, tail="residual")),
         ("gemm-fp32-gelu", partial(_dense, rows=96, sizes=(320, 1280, 320, 1280, 320), tail="gelu")),
         ("gemm-fp32-swish", partial(_dense, rows=96, sizes=(320, 1280, 320, 1280, 320), tail="swish")),
+        ("gemm-fp32-row-residual", partial(_dense, rows=1, sizes=(256,) * 17, tail="residual")),
+        ("gemm-fp32-row-swish", partial(_dense, rows=1, sizes=(256,) * 13, tail="swish")),
+        ("gemm-fp32-cold", partial(_dense, rows=48, sizes=(1536,) * 9)),
         ("gemm-fp32-row", partial(_dense, rows=1, sizes=(512,) * 9)),
         ("gemm-int8-768", partial(_dense_int8, rows=128, sizes=(768,) * 5)),
         ("gemm-int8-512", partial(_dense_int8, rows=64, sizes=(512, 2048, 512, 2048, 512))),
@@ -43,6 +45,7 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("gemm-int8-row", partial(_dense_int8, rows=1, sizes=(1024,) * 5)),
         ("gemm-int4-768", partial(_dense_int4, rows=96, sizes=(768, 2048, 768, 2048, 768))),
         ("gemm-int4-16", partial(_dense_int4, rows=16, sizes=(1024,) * 5)),
+        ("gemm-int4-uneven", partial(_dense_int4, rows=80, sizes=(416, 1248, 416, 160, 416))),
         ("gemm-int4-row", partial(_dense_int4, rows=1, sizes=(768, 2048, 768, 2048, 768) * 2)),
         ("gemm-int4-narrow", partial(_dense_int4, rows=1, sizes=(512, 128) * 8)),
         ("gemm-int4-wide", partial(_dense_int4, rows=1, sizes=(512, 32_768))),
@@ -54,7 +57,14 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("conv-fp32-1x1-thin", partial(_convolutions, channels=(32, 144, 24, 144, 32), size=56, kernel=1)),
         ("conv-fp32-1x1-add", partial(_convolutions, channels=(128,) * 5, size=28, kernel=1, tail="residual")),
         ("conv-fp32-swish", partial(_convolutions, channels=(96,) * 4, size=28, kernel=1, tail="swish")),
+        ("conv-fp32-swish-wide", partial(_convolutions, channels=(24,) * 5, size=96, kernel=3, tail="swish")),
+        ("conv-fp32-3x3-thin", partial(_convolutions, channels=(16, 32, 16, 32, 16), size=72, kernel=3, tail="relu")),
+        ("conv-fp32-3x3-small", partial(_convolutions, channels=(192,) * 4, size=10, kernel=3, tail="relu")),
+        ("conv-fp32-scaled", partial(_convolutions, channels=(64,) * 5, size=40, kernel=1, tail="scaled")),
+        ("conv-fp32-scaled-deep", partial(_convolutions, channels=(256,) * 4, size=14, kernel=3, tail="scaled")),
+        ("conv-fp32-split", partial(blocks.split, channels=64, size=36, blocks=3)),
         ("conv-fp32-first", partial(_first_convolution, channels=48, size=224, kernel=5)),
+        ("conv-fp32-first-thin", partial(_first_convolution, channels=20, size=288, kernel=3)),
         ("conv-int8-3x3", partial(_convolutions_int8, channels=(64,) * 4, size=56, kernel=3)),
         ("conv-int8-3x3-deep", partial(_convolutions_int8, channels=(256,) * 4, size=14, kernel=3)),
         ("conv-int8-1x1", partial(_convolutions_int8, channels=(256,) * 4, size=28, kernel=1)),
@@ -77,11 +87,26 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("normalisation-fp32", partial(_normalised, rows=96, width=768, op="LayerNormalization")),
         ("normalisation-fp32-root", partial(_normalised, rows=96, width=768, op="SimplifiedLayerNormalization")),
         ("normalisation-fp32-row", partial(_normalised, rows=1, width=1024, op="SimplifiedLayerNormalization")),
+        ("softmax-fp32-short", partial(_softmax, rows=4096, width=16)),
         ("softmax-fp32", partial(_softmax, rows=1024, width=192)),
         ("pooling-fp32", partial(_pooled, channels=64, size=112)),
+        ("pooling-fp32-small", partial(_pooled, channels=192, size=20)),
+        ("movement-fp32-image", partial(_enlarged, channels=96, size=20)),
         ("movement-fp32", partial(_moved, rows=128, width=768)),
         ("movement-fp32-small", partial(_moved, rows=32, width=64)),
         ("view-fp32", _viewed),
+    ]
+    compute += [
+        ("block-encoder-fp32", partial(blocks.encoder, tokens=80, width=320, layers=3)),
+        ("block-encoder-fp32-wide", partial(blocks.encoder, tokens=160, width=512, layers=2)),
+        ("block-encoder-int8", partial(blocks.encoder, tokens=80, width=320, layers=3, narrow=True)),
+        ("block-decoder-step", partial(blocks.decoder, tokens=1, past=320, width=512, inner=1408, layers=6)),
+        ("block-decoder-prompt", partial(blocks.decoder, tokens=64, past=0, width=512, inner=1408, layers=3)),
+        ("block-decoder-cold", partial(blocks.decoder, tokens=1, past=96, width=1536, inner=4096, layers=6)),
+        ("block-inverted-fp32", partial(blocks.inverted, channels=40, size=36, blocks=3)),
+        ("block-inverted-fp32-deep", partial(blocks.inverted, channels=112, size=12, blocks=4)),
+        ("block-bottleneck-fp32", partial(blocks.bottleneck, channels=192, size=40, blocks=3)),
+        ("block-bottleneck-fp32-deep", partial(blocks.bottleneck, channels=768, size=10, blocks=4)),
     ]
     rest: list[tuple[str, Kind, Make]] = [
         ("stream-fp32", "bandwidth", partial(_dense, rows=1, sizes=(4096, 4096, 4096), bias=False)),
@@ -101,8 +126,8 @@ def _all() -> list[tuple[str, Kind, Make]]:
 
 
 def _dense(g: GraphWriter, rows: int, sizes: tuple[int, ...], tail: str = "", bias: bool = True) -> str:
-    """Products in a row, each with weights of its own, as in a model."""
-    x = g.input("x", rows, sizes[0])
+    """Products in a row, each with weights of its own; with a tail in three dimensions, as exporters write them."""
+    x = g.input("x", *((1, rows) if tail else (rows,)), sizes[0])
     for inner, columns in itertools.pairwise(sizes):
         y = g.op("MatMul", x, g.normal(inner, columns))
         y = g.op("Add", y, g.normal(columns)) if bias else y
@@ -110,7 +135,7 @@ def _dense(g: GraphWriter, rows: int, sizes: tuple[int, ...], tail: str = "", bi
     return x
 
 
-def _tail(g: GraphWriter, y: str, x: str, tail: str) -> str:
+def _tail(g: GraphWriter, y: str, x: str, tail: str, channels: int = 1) -> str:
     """What models put behind a product: the residual, or an activation as exporters write it."""
     if tail == "residual":
         return g.op("Add", y, x)
@@ -118,9 +143,11 @@ def _tail(g: GraphWriter, y: str, x: str, tail: str) -> str:
         return g.op("Relu", y)
     if tail == "swish":
         return g.op("Mul", y, g.op("Sigmoid", y))
+    if tail == "scaled":
+        shifts = [g.normal(1, channels, 1, 1) for _ in range(3)]
+        return g.op("Relu", g.op("Add", g.op("Mul", g.op("Sub", y, shifts[0]), shifts[1]), shifts[2]))
     if tail == "gelu":
-        half, one, root = (g.constant(np.float32(v)) for v in (0.5, 1.0, 2.0**0.5))
-        return g.op("Mul", g.op("Mul", y, g.op("Add", g.op("Erf", g.op("Div", y, root)), one)), half)
+        return blocks.gelu(g, y)
     return y
 
 
@@ -128,26 +155,15 @@ def _dense_int8(g: GraphWriter, rows: int, sizes: tuple[int, ...]) -> str:
     """Products of dynamically quantised activations, as quantisation tools write them."""
     x = g.input("x", rows, sizes[0])
     for inner, columns in itertools.pairwise(sizes):
-        quantised, scale, zero = g.ops("DynamicQuantizeLinear", 3, x)
-        weight = g.constant(g.rng.integers(-127, 127, (inner, columns), dtype=np.int8))
-        product = g.op("MatMulInteger", quantised, weight, zero, g.constant(np.int8(0)))
-        scales = g.op("Mul", scale, g.constant(np.float32(0.001)))
-        x = g.op("Mul", g.op("Cast", product, to=TensorProto.FLOAT), scales)
-        x = g.op("Add", x, g.normal(columns))
+        x = blocks.dense(g, x, inner, columns, narrow=True)
     return x
 
 
 def _dense_int4(g: GraphWriter, rows: int, sizes: tuple[int, ...]) -> str:
-    """Products with weights of four bits, symmetric in blocks, computed on 8-bit activations."""
+    """Products with weights of four bits."""
     x = g.input("x", 1, rows, sizes[0])
     for inner, columns in itertools.pairwise(sizes):
-        blocks = inner // _BLOCK
-        weight = g.constant(g.rng.integers(0, 256, (columns, blocks, _BLOCK // 2), dtype=np.uint8))
-        scales = g.constant(g.rng.random((columns, blocks), dtype=np.float32) * np.float32(0.01))
-        x = g.op(
-            "MatMulNBits", x, weight, scales, domain="com.microsoft", K=inner, N=columns, bits=4, block_size=_BLOCK,
-            accuracy_level=4,
-        )  # fmt: skip
+        x = blocks.packed(g, x, inner, columns)
     return x
 
 
@@ -161,8 +177,18 @@ def _convolutions(
             "Conv", x, weight, g.normal(outputs), kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
             group=inputs if depthwise else 1,
         )  # fmt: skip
-        x = _tail(g, y, x, tail)
+        x = _tail(g, y, x, tail, outputs)
     return x
+
+
+def _enlarged(g: GraphWriter, channels: int, size: int) -> str:
+    """Twice as high and wide, put beside another, as detectors join their levels."""
+    x = g.input("x", 1, channels, size, size)
+    other = g.input("y", 1, channels, 2 * size, 2 * size)
+    scales = g.constant(np.array([1, 1, 2, 2], np.float32))
+    y = g.op("Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    y = g.op("Concat", y, other, axis=1)
+    return g.op("Slice", y, *(g.constant(np.array([v], np.int64)) for v in (channels // 2, 3 * channels // 2, 1)))
 
 
 def _first_convolution(g: GraphWriter, channels: int, size: int, kernel: int) -> str:

@@ -17,6 +17,8 @@ from agent.workload.micro import Kind, MicroModel, described
 
 _IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
+_FIRST_VERSION = frozenset({"RESHAPE", "PRELU", "RELU", "CONCATENATION"})
+"""Operators used here that never had a third version, or not in old runtimes."""
 _ACTIVATION_SCALE, _WEIGHT_SCALE = 0.05, 0.01
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +32,8 @@ class _Layer:
     options: Any
     weights: tuple[Array, ...]
     shape: tuple[int, ...]
-    inputs_twice: bool = False
+    back: int | None = None
+    """Its second operand is the tensor so many layers before its first; 0: the first again."""
     quantised: bool | None = None
     """Changes the type from here on; None keeps it."""
 
@@ -83,6 +86,19 @@ def _all() -> list[tuple[str, Kind, Callable[[np.random.Generator], _Net]]]:
         ("tfl-elementwise-fp32", "compute", partial(_unary, elements=1 << 18, layers=8)),
         ("tfl-function-fp32", "compute", partial(_functions, elements=1 << 16, layers=4)),
         ("tfl-pooling-fp32", "compute", partial(_pooled, channels=32, size=96)),
+        ("tfl-blocks-fp32-20", "compute", partial(_blocks, channels=20, size=72, activation="PRELU")),
+        ("tfl-blocks-fp32-40", "compute", partial(_blocks, channels=40, size=36, activation="PRELU")),
+        ("tfl-blocks-fp32-88", "compute", partial(_blocks, channels=88, size=18, activation="RELU")),
+        ("tfl-blocks-fp32-112", "compute", partial(_blocks, channels=112, size=7, activation="PRELU")),
+        ("tfl-prelu-fp32", "compute", partial(_activated, channels=24, size=80, activation="PRELU")),
+        ("tfl-relu-fp32-small", "compute", partial(_activated, channels=64, size=12, activation="RELU")),
+        ("tfl-pooling-fp32-small", "compute", partial(_pooled, channels=96, size=16)),
+        ("tfl-join-fp32", "compute", partial(_joined, channels=32, size=32)),
+        ("tfl-conv-fp32-first-thin", "compute", partial(convolution, channels=(3, 16), size=224, kernel=3, stride=2)),
+        ("tfl-conv-fp32-1x1-wide", "compute", partial(convolution, channels=(16, 16, 32, 16, 16), size=80, kernel=1)),
+        ("tfl-depthwise-fp32-7", "compute", partial(depthwise, channels=(128,) * 9, size=7, kernel=3)),
+        ("tfl-gemm-int8-row", "compute", partial(dense, rows=1, sizes=(768,) * 7, narrow=True)),
+        ("tfl-function-fp32-small", "compute", partial(_functions, elements=1 << 12, layers=8)),
         ("tfl-padding-fp32", "compute", partial(_padded, channels=32, size=32)),
         ("tfl-cache-fp32", "cache", partial(_unary, elements=1 << 17, layers=16)),
         ("tfl-dispatch", "dispatch", partial(_unary, elements=16, layers=1)),
@@ -98,8 +114,9 @@ def _save(folder: Path, name: str, net: _Net) -> Path:
     codes: dict[str, int] = {}
     graph.tensors = [_tensor("x", net.shape, 0, np.float32)]
     previous, narrow = 0, False
+    made = [0]
     for index, layer in enumerate(net.layers):
-        inputs = [previous, previous] if layer.inputs_twice else [previous]
+        inputs = [previous] if layer.back is None else [previous, made[-1 - layer.back]]
         for number, weight in enumerate(layer.weights):
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(weight.tobytes(), np.uint8)
@@ -114,6 +131,7 @@ def _save(folder: Path, name: str, net: _Net) -> Path:
         kind = np.int8 if narrow else np.float32
         graph.tensors.append(_tensor("y" if last else f"h{index}", layer.shape, 0, kind, narrow))
         previous = len(graph.tensors) - 1
+        made.append(previous)
         graph.operators.append(_operator(model, codes, layer, inputs, previous))
     graph.inputs, graph.outputs, graph.name = [0], [previous], "main"
     model.subgraphs = [graph]
@@ -129,7 +147,7 @@ def _operator(model: Any, codes: dict[str, int], layer: _Layer, inputs: list[int
         code = schema.OperatorCodeT()
         value = getattr(schema.BuiltinOperator, layer.builtin)
         code.builtinCode, code.deprecatedBuiltinCode = value, min(value, 127)
-        code.version = 1 if layer.builtin == "RESHAPE" else 3
+        code.version = 1 if layer.builtin in _FIRST_VERSION else 3
         codes[layer.builtin] = len(model.operatorCodes)
         model.operatorCodes.append(code)
     operator = schema.OperatorT()
@@ -202,7 +220,7 @@ def _convolutions(
         shape = (1, size // stride, size // stride, outputs)
         layers.append(_Layer(*name, options, weights, shape))
         if added:
-            layers.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, inputs_twice=True))
+            layers.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, back=0))
     return _framed((1, size, size, channels[0]), layers, narrow)
 
 
@@ -216,9 +234,7 @@ def _dense(rng: np.random.Generator, rows: int, sizes: tuple[int, ...], narrow: 
 
 
 def _unary(_: np.random.Generator, elements: int, layers: int) -> _Net:
-    made = [
-        _Layer("ADD", "AddOptions", schema.AddOptionsT(), (), (1, elements), inputs_twice=True) for _ in range(layers)
-    ]
+    made = [_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), (1, elements), back=0) for _ in range(layers)]
     return _Net((1, elements), tuple(made))
 
 
@@ -229,13 +245,51 @@ def _viewed(_: np.random.Generator) -> _Net:
         options = schema.ReshapeOptionsT()
         options.newShape = list(shape)
         made.append(_Layer("RESHAPE", "ReshapeOptions", options, (np.array(shape, np.int32),), shape))
-        made.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, inputs_twice=True))
+        made.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, back=0))
     return _Net((1, 64, 64), tuple(made))
 
 
 def _functions(_: np.random.Generator, elements: int, layers: int) -> _Net:
     made = [_Layer(("LOGISTIC", "TANH")[i % 2], "NONE", None, (), (1, elements)) for i in range(layers)]
     return _Net((1, elements), tuple(made))
+
+
+def _activated(rng: np.random.Generator, channels: int, size: int, activation: str) -> _Net:
+    """Activations of their own, with slopes for each channel or none, in turn with additions."""
+    shape = (1, size, size, channels)
+    made: list[_Layer] = []
+    for _ in range(4):
+        made.append(_activation(rng, activation, shape))
+        made.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, back=1))
+    return _Net(shape, tuple(made))
+
+
+def _activation(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> _Layer:
+    slopes = (_weight(rng, False, 1, 1, shape[-1]),) if name == "PRELU" else ()
+    return _Layer(name, "NONE", None, slopes, shape)
+
+
+def _blocks(rng: np.random.Generator, channels: int, size: int, activation: str) -> _Net:
+    """Depthwise, pointwise, the residual, and an activation that the file has not fused, as small nets have them."""
+    shape = (1, size, size, channels)
+    made: list[_Layer] = []
+    for _ in range(4):
+        deep = _convolutions(rng, (channels,) * 2, size, 3, depthwise=True).layers
+        flat = _convolutions(rng, (channels,) * 2, size, 1, depthwise=False).layers
+        made += [*deep, *flat, _Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, back=2)]
+        made.append(_activation(rng, activation, shape))
+    return _Net(shape, tuple(made))
+
+
+def _joined(_: np.random.Generator, channels: int, size: int) -> _Net:
+    """Put beside itself again and again."""
+    made = []
+    for step in range(3):
+        options = schema.ConcatenationOptionsT()
+        options.axis = 3
+        shape = (1, size, size, channels << (step + 1))
+        made.append(_Layer("CONCATENATION", "ConcatenationOptions", options, (), shape, back=0))
+    return _Net((1, size, size, channels), tuple(made))
 
 
 def _pooled(_: np.random.Generator, channels: int, size: int) -> _Net:

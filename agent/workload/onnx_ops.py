@@ -90,7 +90,11 @@ def convolution(call: Call, data: int = 0, weight: int = 1) -> Cost:
     kernel = call.tensor(weight).shape
     flops = 2.0 * call.output.elements * prod(kernel[1:])
     depthwise = call.integer("group", 1) > 1 and len(kernel) > 1 and kernel[1] == 1
-    return heavy("depthwise" if depthwise else "conv", compute_precision(call, data, weight), flops)
+    columns = kernel[0] if depthwise else kernel[0] // max(1, call.integer("group", 1)) if kernel else 0
+    return heavy(
+        "depthwise" if depthwise else "conv", compute_precision(call, data, weight), flops, columns=columns,
+        window=prod(kernel[2:]),
+    )  # fmt: skip
 
 
 def transposed_convolution(call: Call) -> Cost:
@@ -107,14 +111,20 @@ def product(call: Call, left: int = 0, right: int = 1) -> Cost:
     inner = shape[-1] if shape else 1
     constant = call.tensor(left).constant or call.tensor(right).constant
     family: Family = "attention" if call.attends and not constant else "gemm"
-    return heavy(family, compute_precision(call, left, right), 2.0 * call.output.elements * inner)
+    columns = _columns(call)
+    return heavy(family, compute_precision(call, left, right), 2.0 * call.output.elements * inner, columns=columns)
+
+
+def _columns(call: Call) -> int:
+    return call.output.shape[-1] if call.output.shape else 0
 
 
 def gemm(call: Call, left: int = 0, right: int = 1) -> Cost:
     """2 · M · N · K."""
     shape = call.tensor(left).shape
     inner = shape[0 if call.integer("transA", 0) else -1] if shape else 1
-    return heavy("gemm", compute_precision(call, left, right), 2.0 * call.output.elements * inner)
+    flops = 2.0 * call.output.elements * inner
+    return heavy("gemm", compute_precision(call, left, right), flops, columns=_columns(call))
 
 
 def einsum(call: Call) -> Cost:

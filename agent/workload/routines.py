@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from agent.schema.workload import Kernels, Precision, Routine
 from agent.workload.graph import Node
@@ -13,9 +14,14 @@ _FUNCTIONS = frozenset(
     "ATAN2 COS ELU EXP GELU LOG LOGISTIC POW SIN TANH".split()
 )
 _NORMALISATIONS = ("Normalization", "NORMALIZATION", "LRN")
+_NONE: frozenset[int] = frozenset()
 _ROOTS = ("RMSNormalization", "Simplified")
 _REDUCTIONS = ("Reduce", "REDUCE", "Arg", "ARG_", "MEAN", "SUM", "CumSum", "CUMSUM", "TopK")
 _QUANTISING = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear QUANTIZE DEQUANTIZE".split())
+_FOLDED = frozenset("Add Mul BatchNormalization BiasAdd Cast Identity".split())
+"""Right behind a product, with a constant for each channel: runtimes put them into its weights and bias."""
+_CLAMPS = frozenset("Relu Relu6 Clip LeakyRelu PRelu HardSigmoid HardSwish".split())
+"""Behind that, every runtime computes them in the registers of the product."""
 _FUSED_ATTENTION = frozenset(
     "Attention QAttention GroupQueryAttention MultiHeadAttention DecoderMaskedMultiHeadAttention "
     "odml.scaled_dot_product_attention".split()
@@ -29,6 +35,8 @@ def routine_of(node: Node) -> Routine:
         if name in _FUSED_ATTENTION:
             return "fused_attention"
         family = node.cost.work[0].family
+        if family == "conv" and node.cost.window == 1:
+            return "pointwise"
         return "arithmetic" if family == "elementwise" else family
     if name in _QUANTISING:
         return "quantise"
@@ -47,27 +55,64 @@ def _light(name: str) -> Routine | None:
     return "function" if name in _FUNCTIONS else None
 
 
-def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int) -> tuple[Kernels, ...]:
+@dataclass(frozen=True)
+class _Along:
+    """What the nodes behind the first of a kernel add to it."""
+
+    arithmetic: float
+    scaling: float
+    functions: float
+    nodes: int
+
+
+def _along(rest: Sequence[Node], joined: Set[int]) -> _Along:
+    """Sorts nodes by what runtimes can do with them; `joined`: positions that read a whole activation from outside.
+
+    Constants go into the weights as long as nothing else came before; arithmetic around a function is part of the
+    activation that it spells (x · sigmoid(x), GELU out of erf). Behind arithmetic that no runtime is sure to take in,
+    the rest is left out with it.
+    """
+    spelled = any(routine_of(n) == "function" for n in rest)
+    arithmetic = scaling = functions = 0.0
+    count, folds, clean = 0, True, True
+    for position, node in enumerate(rest):
+        flops, name = _flops(node), node.operator
+        if routine_of(node) == "function":
+            functions, folds, count = functions + flops, False, count + 1
+        elif position in joined:
+            folds, count = False, count + 1
+            arithmetic, scaling = (arithmetic + flops, scaling) if clean else (arithmetic, scaling + flops)
+        elif (folds and name in _FOLDED) or spelled:
+            continue
+        elif clean and name in _CLAMPS:
+            folds = False
+        else:
+            folds, clean, count, scaling = False, False, count + 1, scaling + flops
+    return _Along(arithmetic, scaling, functions, count)
+
+
+def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int, joined: Set[int] = _NONE) -> tuple[Kernels, ...]:
     """The kernel that fused nodes run as: the first decides the routine, the rest is taken along.
 
     moved_bytes: activations that the kernel reads and writes. views: changes of shape that still cost a call.
+    joined: positions of nodes that read a whole activation which the kernel does not make (a residual, a gate).
     """
     first = nodes[0]
     routine = routine_of(first)
     if any(n.cost.kind == "reduce" for n in nodes) and first.cost.kind != "heavy":
         routine = "normalisation"
-    rest = nodes[1:]
-    arithmetic = sum(_flops(n) for n in rest if routine_of(n) != "function")
-    functions = sum(_flops(n) for n in rest if routine_of(n) == "function")
+    along = _along(nodes[1:], {p - 1 for p in joined})
     flops = _flops(first)
     if routine in {"normalisation", "root_normalisation", "softmax"}:
-        flops, arithmetic, functions = flops + arithmetic + functions, 0.0, 0.0
+        flops, along = flops + sum(_flops(n) for n in nodes[1:]), _Along(0.0, 0.0, 0.0, 0)
     weights = sum({k: v for n in nodes for k, v in n.weights.items()}.values())
     idle = sum(n.cost.idle_weight_bytes for n in nodes)
+    columns = 0 if routine in {"attention", "fused_attention"} else first.cost.columns
     made = Kernels(
-        routine=routine, precision=_precision(first), count=1, flops=flops, weight_bytes=max(0.0, weights - idle),
-        moved_bytes=moved_bytes + sum(n.cost.kv_bytes for n in nodes), fused_arithmetic=arithmetic,
-        fused_functions=functions,
+        routine=routine, precision=_precision(first), count=1, flops=flops, columns=columns,
+        weight_bytes=max(0.0, weights - idle), moved_bytes=moved_bytes + sum(n.cost.kv_bytes for n in nodes),
+        fused_arithmetic=along.arithmetic, fused_scaling=along.scaling, fused_functions=along.functions,
+        fused_nodes=along.nodes,
     )  # fmt: skip
     return (made, Kernels(routine="view", precision="fp32", count=views, flops=0.0)) if views else (made,)
 

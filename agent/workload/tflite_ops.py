@@ -49,8 +49,9 @@ def _precision(call: TfliteCall, left: int, right: int) -> Precision:
     return "int8" if activation == "int16" else precision_of(activation)
 
 
-def _heavy(call: TfliteCall, family: Family, flops: float, left: int = 0, right: int = 1) -> Cost:
-    return Cost("heavy", (Work(family=family, precision=_precision(call, left, right), flops=flops),))
+def _heavy(call: TfliteCall, family: Family, flops: float, left: int = 0, right: int = 1, window: int = 0) -> Cost:
+    work = Work(family=family, precision=_precision(call, left, right), flops=flops)
+    return Cost("heavy", (work,), columns=call.output.shape[-1] if call.output.shape else 0, window=window)
 
 
 def _light(call: TfliteCall, flops: float, kind: Kind = "other") -> Cost:
@@ -61,7 +62,8 @@ def _light(call: TfliteCall, flops: float, kind: Kind = "other") -> Cost:
 
 def _convolution(call: TfliteCall) -> Cost:
     """Filters are (outputs, height, width, inputs per group)."""
-    return _heavy(call, "conv", 2.0 * call.output.elements * prod(call.tensor(1).shape[1:]))
+    filters = call.tensor(1).shape
+    return _heavy(call, "conv", 2.0 * call.output.elements * prod(filters[1:]), window=prod(filters[1:3]))
 
 
 def _depthwise(call: TfliteCall) -> Cost:

@@ -62,6 +62,27 @@ def test_light_kernels_count_operations_or_bytes_and_views_only_calls():
     assert found["fused_arithmetic", None, None] == 6.0
 
 
+@pytest.mark.parametrize(("columns", "tile", "filled"), [(24, 32, 32 / 24), (64, 32, 1.0), (0, 32, 1.0), (24, 1, 1.0)])
+def test_a_product_takes_as_long_as_whole_tiles_of_columns(columns, tile, filled):
+    found = amounts([kernels("conv", columns=columns)], 0.0, 1e9, (0.0, 0), tile)
+    assert found["operation", "conv", "fp32"] == pytest.approx(200.0 * filled)
+
+
+@pytest.mark.parametrize(("near", "far"), [(0.0, 0.0), (50.0, 0.0), (40.0, 0.25), (20.0, 1.0)])
+def test_activations_of_kernels_that_go_through_much_are_far(near, far):
+    found = amounts([kernels()], 0.0, 1e9, (0.0, 0), near_bytes=near)
+    assert found.get(("far_byte", None, None), 0.0) == pytest.approx(20.0 * far)
+
+
+def test_what_is_taken_along_is_told_apart_by_what_can_take_it():
+    taken = {"fused_arithmetic": 1.0, "fused_scaling": 2.0, "fused_functions": 3.0, "fused_nodes": 4.0}
+    found = amounts([kernels("pointwise", **taken), kernels("gemm", **taken)], 0.0, 1e9, (0.0, 0))
+    assert found["fused_arithmetic", "conv", None] == found["fused_arithmetic", None, None] == 2.0
+    assert found["fused_scaling", None, None] == 8.0
+    assert found["fused_function", None, None] == 12.0
+    assert found["fused_node", None, None] == 16.0
+
+
 def test_seconds_are_the_sum_of_the_measured_terms():
     parts = seconds(times(*GEMM), amounts([kernels()], 80.0, 1e9, (0.0, 0)))
     assert (parts.arithmetic_s, parts.memory_s, parts.launches_s) == pytest.approx((20.0, 0.82, 2.0))
@@ -79,6 +100,7 @@ def test_seconds_are_the_sum_of_the_measured_terms():
         (kernels("softmax"), None),
         (kernels("conv"), None),
         (kernels(fused_functions=1.0), "fused function as nothing"),
+        (kernels(fused_scaling=1.0), "fused scaling as nothing"),
     ],
 )
 def test_unmeasured_work_is_taken_from_a_relative_aloud_or_not_at_all(work, said):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.schema.device import Runtime
@@ -35,6 +37,18 @@ def test_launches_and_operations_come_apart():
     assert each_s["heavy_kernel"] == pytest.approx(1e-5, rel=1e-3)
     assert each_s["operation"] == pytest.approx(1e-10, rel=1e-3)
     assert found.times.source == "test"
+
+
+def test_the_width_of_a_tile_is_the_one_that_the_times_agree_with():
+    def shaped(index: int, flops: float, count: int) -> Timing:
+        columns = (8, 24, 32, 40, 64)[index % 5]
+        tiles = -(-columns // 32) * 32 / columns
+        found = timing(index, count * (1e-5 + 1e-10 * flops * tiles), flops, count)
+        work = tuple(k.model_copy(update={"columns": columns}) for k in found.micro.kernels)
+        return Timing(replace(found.micro, kernels=work), found.times_s)
+
+    measured, _ = fit_kernel_times("cpu", RUNTIME, 1, [shaped(i, 1e6 * (1 + i % 4), 1 + i % 3) for i in range(20)], "t")
+    assert measured.times.tile_columns == 32
 
 
 @pytest.mark.parametrize("timings", [sums(5), sums(16, scatter=0.5)])

@@ -1,0 +1,55 @@
+"""What runs as which routine, and what of the nodes behind a product still costs something."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.schema.workload import Work
+from agent.workload.graph import Cost, Node
+from agent.workload.routines import kernels_of
+
+ELEMENTS = 10.0
+
+
+def product(**cost) -> Node:
+    work = (Work(family="conv", precision="fp32", flops=100.0),)
+    return Node("p", "Conv", ("x",), ("t",), Cost("heavy", work, **cost))
+
+
+def light(operator: str) -> Node:
+    work = (Work(family="elementwise", precision="fp32", flops=ELEMENTS),)
+    return Node(operator, operator, ("t",), ("u",), Cost("elementwise", work))
+
+
+@pytest.mark.parametrize(
+    ("operators", "joined", "arithmetic", "scaling", "functions", "nodes"),
+    [
+        ("Add Mul Relu", (), 0, 0, 0, 0),
+        ("Add Add Relu", (2,), 1, 0, 0, 1),
+        ("Add Sigmoid Mul", (), 0, 0, 1, 1),
+        ("Sigmoid Mul Mul", (3,), 1, 0, 1, 2),
+        ("Div Erf Add Mul Mul", (), 0, 0, 1, 1),
+        ("Sub Mul Add Relu", (), 0, 4, 0, 4),
+        ("Relu Mul", (), 0, 1, 0, 1),
+        ("Sub Add", (2,), 0, 2, 0, 2),
+    ],
+)
+def test_what_weights_or_registers_take_in_is_free_and_the_rest_is_counted_by_what_it_reads(
+    operators, joined, arithmetic, scaling, functions, nodes
+):
+    behind = [light(name) for name in operators.split()]
+    (made,) = kernels_of([product(), *behind], 0.0, 0, frozenset(joined))
+    found = (made.fused_arithmetic, made.fused_scaling, made.fused_functions, made.fused_nodes * ELEMENTS)
+    assert found == tuple(ELEMENTS * count for count in (arithmetic, scaling, functions, nodes))
+    assert made.flops == 100.0
+
+
+@pytest.mark.parametrize(("window", "routine"), [(1, "pointwise"), (9, "conv"), (0, "conv")])
+def test_a_convolution_of_one_tap_is_a_routine_of_its_own(window, routine):
+    (made,) = kernels_of([product(window=window, columns=24)], 0.0, 0)
+    assert (made.routine, made.columns) == (routine, 24)
+
+
+def test_changes_of_shape_count_beside_the_kernel():
+    _, views = kernels_of([product()], 0.0, 3)
+    assert (views.routine, views.count) == ("view", 3)
