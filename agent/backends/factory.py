@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agent.backends.decoder_lane import DecoderLane
+from agent.backends.head_start import Spare
 from agent.backends.io import LaneIO
 from agent.backends.lane import ProcessLane
 from agent.backends.thread_lane import ThreadLane
@@ -14,7 +15,9 @@ from agent.ports import Clock, Doorbells, Lane, LaneSpec
 class LaneFactory:
     """`isolation` process: a crash costs one lane. thread: less memory for the smallest boards, no such protection."""
 
-    def __init__(self, isolation: Literal["process", "thread"], clock: Clock) -> None:
+    def __init__(self, isolation: Literal["process", "thread"], clock: Clock, spare: Spare | None = None) -> None:
+        """`spare` becomes the process of the first lane that it fits."""
+        self._spare = spare
         self._isolation = isolation
         self._clock = clock
         self._io = LaneIO(clock)
@@ -23,7 +26,20 @@ class LaneFactory:
         """A lane that has not started."""
         if self._isolation == "thread":
             return ThreadLane(spec, self._clock, self._io)
-        return ProcessLane(spec, self._clock, self._io)
+        return ProcessLane(spec, self._clock, self._io, self._spare_for(spec))
+
+    def _spare_for(self, spec: LaneSpec) -> Spare | None:
+        spare = self._spare
+        if spare is None or spare.threads != spec.threads:
+            return None
+        self._spare = None
+        return spare
+
+    def release_spare(self) -> None:
+        """All lanes that start with the agent have started: end a process that none of them took."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
 
     def decoder(self, spec: LaneSpec, program: str) -> DecoderLane:
         """A decoder's lane that has not started; `program` is the module that its process runs. Always a process."""
@@ -36,4 +52,5 @@ class LaneFactory:
 
     def close(self) -> None:
         """End the reader thread, after the lanes have stopped."""
+        self.release_spare()
         self._io.close()

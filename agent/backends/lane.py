@@ -17,6 +17,7 @@ from typing import Any, Final
 from agent.backends import calls, segments
 from agent.backends.calls import Call, CallQueue
 from agent.backends.faults import Kind, injection
+from agent.backends.head_start import Spare
 from agent.backends.io import LaneIO, settle
 from agent.backends.messages import Channel, Closed, Header, pair, parse
 from agent.backends.models import Load, ModelTable, error_of
@@ -37,8 +38,10 @@ Refusal = tuple[Call, QeilError]
 class ProcessLane:
     """`ports.Lane` in a child process. `io` is the reader thread shared by all lanes; without it, one of its own."""
 
-    def __init__(self, spec: LaneSpec, clock: Clock, io: LaneIO | None = None) -> None:
+    def __init__(self, spec: LaneSpec, clock: Clock, io: LaneIO | None = None, spare: Spare | None = None) -> None:
+        """`spare` is a process that has begun already."""
         self.spec = spec
+        self._spare = spare
         self._clock = clock
         self._io = io or LaneIO(clock)
         self._owns_io = io is None
@@ -70,7 +73,7 @@ class ProcessLane:
         try:
             page = VitalsPage(memory)
             page.clear()
-            child = Child(self.spec, theirs.fileno(), vitals_fd)
+            child = Child(self.spec, theirs.fileno(), vitals_fd, spare=self._spare)
         except LaneDied:
             ours.close()
             raise
@@ -97,9 +100,9 @@ class ProcessLane:
         """Last sign of life, None before the first."""
         page, child = self._vitals, self._child
         signs = page.signs() if page is not None else None
-        if signs is None:
-            return None
         waited_s, stopped = child.scheduling() if child is not None and self._cause is None else (None, False)
+        if signs is None:  # a process that is held before its first sign would be waited for as if it still started
+            return LaneVitals(0.0, 0, None, stopped=True) if stopped else None
         return LaneVitals(*signs, waited_s=waited_s, stopped=stopped)
 
     def renew_permit(self, valid_until_s: float) -> None:

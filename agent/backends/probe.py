@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from agent.backends.onnx import reason, runtime_errors
-from agent.backends.process import describe, environment
+from agent.backends.head_start import environment, start_probe
 
 PLUGIN_PREFIX: Final = "onnxruntime_ep_"
 """Plugin providers are packages of this name with `get_library_path()` and `get_ep_names()`."""
@@ -60,14 +59,40 @@ class RuntimeInventory:
 
 def probe_runtimes(timeout_s: float) -> RuntimeInventory:
     """Look at this machine's runtimes in child processes, all together within `timeout_s`. Never raises."""
+    try:
+        return read_inventory(start_probe(timeout_s), timeout_s)
+    except OSError as error:
+        return nothing(str(error.strerror))
+
+
+def read_inventory(looking: subprocess.Popen[bytes], timeout_s: float) -> RuntimeInventory:
+    """What the process of `head_start.start_probe` finds; never raises."""
+    try:
+        output, errors = looking.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        looking.kill()
+        looking.communicate()
+        return nothing("it did not answer in time")
+    found, note = _answer(looking.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
+    if found is None:
+        return nothing(note)
+    lists = {key: tuple(found[key]) for key in ("providers", "plugins", "delegates", "notes")}
+    return RuntimeInventory(**{**found, **lists, "devices": tuple(EpDevice(**d) for d in found["devices"])})
+
+
+def nothing(note: str) -> RuntimeInventory:
+    """No inventory, and why."""
+    return RuntimeInventory(notes=(f"the runtimes could not be looked at: {note}",))
+
+
+def look_everywhere(timeout_s: float) -> RuntimeInventory:
+    """Look in this process, and at every plugin in a process of its own, all together within `timeout_s`."""
     until_s = time.monotonic() + timeout_s
     packages = plugin_packages()
     with ThreadPoolExecutor(1 + len(packages)) as pool:
         asked = [pool.submit(_ask, ["--plugin", package], until_s) for package in packages]
-        found, note = _ask([], until_s)
+        found = look()
         answers = [one.result() for one in asked]
-    if found is None:
-        return RuntimeInventory(notes=(f"the runtimes could not be looked at: {note}",))
     devices, notes = list(found["devices"]), list(found["notes"])
     plugins: list[str] = []
     if found["onnxruntime"] is None:
@@ -98,11 +123,17 @@ def _ask(arguments: Sequence[str], until_s: float) -> tuple[dict[str, Any] | Non
         return None, "it did not answer in time"
     except OSError as error:
         return None, str(error.strerror)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        return None, describe(done.returncode, lines[-1] if lines else "")
+    return _answer(done.returncode, done.stdout, done.stderr)
+
+
+def _answer(returncode: int, output: str, errors: str) -> tuple[dict[str, Any] | None, str]:
+    if returncode != 0:
+        from agent.backends.process import describe  # noqa: PLC0415 - needed by failures only, and not light
+
+        lines = errors.strip().splitlines()
+        return None, describe(returncode, lines[-1] if lines else "")
     try:
-        found = json.loads(done.stdout.strip().rpartition("\n")[2])
+        found = json.loads(output.strip().rpartition("\n")[2])
     except ValueError:
         return None, "it printed something that is not an inventory"
     return (found, "") if isinstance(found, dict) else (None, "it printed something that is not an inventory")
@@ -123,6 +154,8 @@ def look() -> dict[str, Any]:
 
 def look_at_plugin(package: str) -> dict[str, Any]:
     """Devices of one plugin provider. A library that is none ends the process with its reason."""
+    from agent.backends.onnx import reason, runtime_errors  # noqa: PLC0415 - after the other processes have begun
+
     ort = importlib.import_module("onnxruntime")
     if not hasattr(ort, "register_execution_provider_library"):
         sys.exit(f"onnxruntime {ort.__version__} is too old for plugin providers (1.23)")
@@ -188,8 +221,12 @@ def main(argv: Sequence[str]) -> None:
     """Print the inventory (or one plugin's part of it) as the last line of standard output."""
     parser = argparse.ArgumentParser(prog="agent.backends.probe", description="Lists runtimes and devices as JSON.")
     parser.add_argument("--plugin", help="only this plugin package's devices")
-    plugin = parser.parse_args(argv).plugin
-    found = look() if plugin is None else look_at_plugin(plugin)
+    parser.add_argument("--everything", type=float, metavar="SECONDS", help="also every plugin, within that time")
+    given = parser.parse_args(argv)
+    if given.everything is not None:
+        found = asdict(look_everywhere(given.everything))
+    else:
+        found = look() if given.plugin is None else look_at_plugin(given.plugin)
     sys.stdout.write("\n" + json.dumps(found) + "\n")
     sys.stdout.flush()
     # A native library that crashes while it is unloaded must not spoil what was found.

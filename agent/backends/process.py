@@ -9,34 +9,17 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from agent.backends.head_start import Spare, environment
 from agent.errors import LaneDied
 from agent.ports import LaneSpec
 
 STDERR_TAIL_BYTES: Final = 8192
-_THREAD_VARIABLES: Final = ("OMP_", "KMP_", "GOMP_", "ORT_", "OPENBLAS_", "MKL_", "TF_", "PYTHON", "LD_PRELOAD")
-"""Prefixes of variables that change a runtime's threads, logging or imports behind the profile's back."""
-
-
-def environment(inherited: dict[str, str], threads: int) -> dict[str, str]:
-    """The child's environment: everything a vendor's driver may need, nothing that overrides the profile."""
-    kept = {key: value for key, value in inherited.items() if not key.startswith(_THREAD_VARIABLES)}
-    kept["OMP_NUM_THREADS"] = str(threads)
-    kept["OPENBLAS_NUM_THREADS"] = "1"
-    kept["TF_CPP_MIN_LOG_LEVEL"] = "1"
-    kept["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-    kept["PYTHONSAFEPATH"] = "1"
-    return kept
-
-
 WORKER: Final = "agent.backends.worker"
 
 
-def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WORKER) -> list[str]:
-    """Command line of a lane's main program, a module with the arguments of `agent.backends.worker`."""
-    command = [
-        sys.executable, "-m", program, "--channel", str(channel_fd), "--vitals", str(vitals_fd),
-        "--parent", str(os.getpid()), "--name", spec.accelerator,
-    ]  # fmt: skip
+def arguments(spec: LaneSpec) -> list[str]:
+    """Arguments of a lane's main program but its descriptors, as of `agent.backends.worker`."""
+    command = ["--parent", str(os.getpid()), "--name", spec.accelerator]
     if spec.simulated:
         command.append("--simulated")
     if spec.cpu_affinity is not None:
@@ -49,16 +32,13 @@ def arguments(spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WO
 class Child:
     """See module."""
 
-    def __init__(self, spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WORKER) -> None:
-        """Start it. Raises LaneDied when the operating system refuses."""
-        try:
-            self._popen = subprocess.Popen(
-                arguments(spec, channel_fd, vitals_fd, program), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, pass_fds=(channel_fd, vitals_fd), env=environment(dict(os.environ),
-                spec.threads), start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            raise LaneDied(f"{spec.accelerator}: its process cannot be started: {error.strerror}") from error
+    def __init__(
+        self, spec: LaneSpec, channel_fd: int, vitals_fd: int, program: str = WORKER, spare: Spare | None = None
+    ) -> None:
+        """Start it, or take the spare process that has begun already. Raises LaneDied when there can be none."""
+        fds = (channel_fd, vitals_fd)
+        taken = spare.adopt(arguments(spec), fds) if spare is not None else None
+        self._popen = taken or _started(spec, fds, program)
         assert self._popen.stdout is not None  # noqa: S101  (stdout=PIPE)
         self._output = self._popen.stdout
         os.set_blocking(self._output.fileno(), False)
@@ -127,6 +107,18 @@ class Child:
     def epitaph(self) -> str:
         """How it ended: signal or exit code, and its last word."""
         return describe(self._popen.returncode, self.last_line())
+
+
+def _started(spec: LaneSpec, fds: tuple[int, int], program: str) -> subprocess.Popen[bytes]:
+    descriptors = ["--channel", str(fds[0]), "--vitals", str(fds[1])]
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", program, *descriptors, *arguments(spec)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=fds,
+            env=environment(dict(os.environ), spec.threads), start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise LaneDied(f"{spec.accelerator}: its process cannot be started: {error.strerror}") from error
 
 
 def describe(returncode: int | None, last_line: str) -> str:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from agent.service.app import App
+    from agent.service.early_probe import EarlyStart
 
 
 @click.command("run")
@@ -19,17 +24,14 @@ def run_command(config: Path | None, port: int | None) -> None:
 
     SIGHUP reads the policy again. Settings come from the file, then QEIL_… in the environment, then the options.
     """
-    from agent.service import configuration
-    from agent.service.early_probe import EarlyProbe
+    from agent.service.early_probe import EarlyStart
 
-    overrides = {} if port is None else {"QEIL_HTTP_PORT": str(port)}
-    settings = configuration.load_settings(config, overrides, dict(os.environ))
-    # The runtimes are looked at in processes of their own, which takes as long as importing the rest.
-    inventory = EarlyProbe().result if settings.profile == "auto" else None
-
-    from agent.service import app, logs
-
-    logs.configure(settings.log_level)
+    early = EarlyStart()  # first of all: it takes as long as importing the rest
+    try:
+        agent = _made(config, port, early)
+    except BaseException:
+        early.end()
+        raise
 
     def announce(url: str, problems: list[str]) -> None:
         for problem in problems:
@@ -37,4 +39,18 @@ def run_command(config: Path | None, port: int | None) -> None:
         click.echo(f"ready {url}")
         sys.stdout.flush()
 
-    app.App(settings, dict(os.environ), inventory).run(announce)
+    agent.run(announce)
+
+
+def _made(config: Path | None, port: int | None, early: EarlyStart) -> App:
+    from agent.service import configuration
+
+    overrides = {} if port is None else {"QEIL_HTTP_PORT": str(port)}
+    settings = configuration.load_settings(config, overrides, dict(os.environ))
+    if settings.profile != "auto":
+        early.probe.end()
+
+    from agent.service import app, logs
+
+    logs.configure(settings.log_level)
+    return app.App(settings, dict(os.environ), early.probe.result, early.spare)

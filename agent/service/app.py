@@ -14,6 +14,7 @@ import structlog
 from agent import __version__
 from agent.api.server import HttpServer
 from agent.backends.factory import LaneFactory
+from agent.backends.head_start import Spare
 from agent.backends.probe import RuntimeInventory
 from agent.errors import Overloaded
 from agent.placement.state import State
@@ -64,12 +65,16 @@ class App:
     """One agent. `start` returns once it serves HTTP; models may still be loading then."""
 
     def __init__(
-        self, settings: Settings, environ: dict[str, str], inventory: Callable[[], RuntimeInventory] | None = None
+        self,
+        settings: Settings,
+        environ: dict[str, str],
+        inventory: Callable[[], RuntimeInventory] | None = None,
+        spare: Spare | None = None,
     ) -> None:
-        """`inventory` gives this machine's runtimes, where the look at them has begun already."""
+        """`inventory` gives this machine's runtimes, where the look at them has begun already; so has `spare`."""
         self.settings = settings
         self._clock = SystemClock()
-        self._lanes = LaneFactory(settings.isolation, self._clock)
+        self._lanes = LaneFactory(settings.isolation, self._clock, spare)
         self._manager = ServiceManager(environ)
         self._stop = threading.Event()
         self._reload = threading.Event()
@@ -215,6 +220,7 @@ class App:
         try:
             self.start()
             problems = self.wait_ready(ready_timeout_s)
+            self._lanes.release_spare()
             if not self._stop.is_set():
                 assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")

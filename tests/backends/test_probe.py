@@ -52,14 +52,12 @@ def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(
              "delegates": [], "notes": []}  # fmt: skip
     monkeypatch.setattr(probe, "plugin_packages", lambda: ["bad"])
     stub = tmp_path / "python"
-    stub.write_text(
-        f"#!{sys.executable}\nimport sys\n"
-        f"if '--plugin' in sys.argv:\n    {program}\nelse:\n    print({json.dumps(found)!r})\n"
-    )
+    monkeypatch.setattr(probe, "look", lambda: found)
+    stub.write_text(f"#!{sys.executable}\nimport sys\n{program}\n")
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))
 
-    seen = probe_runtimes(60.0)
+    seen = probe.look_everywhere(60.0)
 
     assert seen.onnxruntime == "1"
     assert seen.plugins == ()
