@@ -74,6 +74,12 @@ class LaneDied(BackendError):
     code = "lane_died"
 
 
+class LaneOutOfMemory(LaneDied):
+    """The lane had no memory for the request; another one, or the same one later, may have."""
+
+    code = "out_of_memory"
+
+
 class PermitExpired(BackendError):
     """The lane holds no valid run permit; the supervisor withheld it or does not answer."""
 

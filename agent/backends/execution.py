@@ -14,7 +14,7 @@ from agent.backends.faults import Faults, spoil
 from agent.backends.formats import Array, check_outputs
 from agent.backends.registry import open_session
 from agent.backends.simulated import HeatModel, pad
-from agent.errors import InferenceFailed
+from agent.errors import InferenceFailed, LaneOutOfMemory
 
 
 class Result(NamedTuple):
@@ -61,7 +61,7 @@ class Executor:
             self.faults.before(fault)
             arrays = loaded.session.run(feeds, outputs)
         except MemoryError as error:
-            raise InferenceFailed(f"{loaded.order.model}: out of memory while running") from error
+            raise LaneOutOfMemory(f"{loaded.order.model}: out of memory while running") from error
         if fault == "wrong":
             arrays = spoil(arrays)
         if unit is not None:

@@ -16,6 +16,7 @@ from agent.errors import (
     BadInput,
     DeadlineExceeded,
     InferenceFailed,
+    LaneOutOfMemory,
     ModelLoadFailed,
     Overloaded,
     PermitExpired,
@@ -28,6 +29,7 @@ _ERRORS: Final[dict[str, type[QeilError]]] = {
     error.code: error
     for error in (
         ModelLoadFailed, InferenceFailed, PermitExpired, DeadlineExceeded, BackendError, BadInput, TooLarge, Overloaded,
+        LaneOutOfMemory,
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
-from agent.errors import InferenceFailed, ModelLoadFailed
+from agent.errors import InferenceFailed, LaneOutOfMemory, ModelLoadFailed
 
 CPU: Final = "CPUExecutionProvider"
 _ONNX_BFLOAT16: Final = 16
@@ -30,6 +30,9 @@ _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
     "tensor(bfloat16)": "BF16", "tensor(string)": "BYTES",
 }  # fmt: skip
+
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "out of memory")
+"""How the runtime and its providers say that an allocation failed."""
 
 
 class OnnxSession:
@@ -52,7 +55,9 @@ class OnnxSession:
             run = self._run_values if self.bits else self._run_arrays
             arrays = run(feeds, list(outputs))
         except self._errors as error:
-            raise InferenceFailed(f"{self._model}: {reason(error)}") from error
+            said = reason(error)
+            kind = LaneOutOfMemory if any(words in said for words in _NO_MEMORY) else InferenceFailed
+            raise kind(f"{self._model}: {said}") from error
         return [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
 
     def _run_arrays(self, feeds: Mapping[str, Array], outputs: list[str]) -> list[Array]:

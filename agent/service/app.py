@@ -95,7 +95,7 @@ class App:
         self.canaries = Canaries(self._clock)
         self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock, self._suspected, split_meter,
-            HeldAnswers(self.canaries, self._restart_lane),
+            HeldAnswers(self.canaries),
         )  # fmt: skip
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(
@@ -150,7 +150,7 @@ class App:
         self.decoders.tick(self.supervisor.keepers, now_s)
 
     def _suspected(self, accelerator: str, cause: str) -> None:
-        self._watch.suspect(accelerator)
+        self._watch.suspect(accelerator, "memory" in cause)
         self.supervisor.post(SuspectEvent(accelerator, cause))
 
     def _restart_lane(self, accelerator: str, cause: str) -> None:

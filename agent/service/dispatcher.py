@@ -21,6 +21,7 @@ from agent.errors import (
     DeadlineExceeded,
     InferenceFailed,
     LaneDied,
+    LaneOutOfMemory,
     NotFound,
     Overloaded,
     PermitExpired,
@@ -228,7 +229,7 @@ class Dispatcher:
 
     def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
         """`accelerator` is the one at fault, of those that the placement needs."""
-        if isinstance(error, InferenceFailed):
+        if isinstance(error, InferenceFailed | LaneOutOfMemory):
             self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
         job.accused = part_of(route, accelerator, job.request.model)
@@ -328,7 +329,9 @@ class Dispatcher:
         return model.metadata.versions[-1] if model else "1"
 
     def _fail(self, job: _Job, error: QeilError) -> None:
-        if isinstance(error, LaneDied | PermitExpired):
+        if isinstance(error, LaneOutOfMemory):
+            error = Overloaded(error.message, 1.0)
+        elif isinstance(error, LaneDied | PermitExpired):
             error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1

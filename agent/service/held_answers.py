@@ -35,11 +35,10 @@ class _Shelf:
 
 
 class HeldAnswers:
-    """See module. `on_fault(accelerator, cause)` is told of a lane that answered wrongly."""
+    """See module. A lane that answers its question wrongly is ended at once, so that nothing is sent there any more."""
 
-    def __init__(self, canaries: Canaries, on_fault: Callable[[str, str], None]) -> None:
+    def __init__(self, canaries: Canaries) -> None:
         self._canaries = canaries
-        self._on_fault = on_fault
         self._lock = threading.Lock()
         self._shelves: dict[tuple[int, str], _Shelf] = {}
 
@@ -74,7 +73,7 @@ class HeldAnswers:
             if not sound:
                 settled, shelf.waiting = [*settled, *shelf.waiting], []
         if finding.outcome in {"wrong", "failed"}:
-            self._on_fault(accelerator, finding.sentence)
+            lane.kill(finding.sentence)
         for held in settled:
             if sound:
                 held.release()

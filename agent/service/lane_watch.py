@@ -7,6 +7,7 @@ Lives on the supervisor's thread; suspicions may come from any. A lane that fail
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -22,6 +23,9 @@ _log = structlog.get_logger("canary")
 SUSPECT_PAUSE_S = 0.5
 """Shortest time between two canaries that suspicions ask for on one lane."""
 
+MEMORY_FAILURES = 3
+"""Failed allocations after which a lane begins anew."""
+
 
 class LaneWatch:
     """See module."""
@@ -36,18 +40,26 @@ class LaneWatch:
         self._restart = restart
         self._lock = threading.Lock()
         self._suspects: set[str] = set()
+        self._starved: Counter[str] = Counter()
         self._asked_s: dict[str, float] = {}
         self._in_flight: set[str] = set()
 
-    def suspect(self, accelerator: str) -> None:
+    def suspect(self, accelerator: str, out_of_memory: bool = False) -> None:
         """An error speaks against a lane: ask it soon. From any thread."""
         with self._lock:
             self._suspects.add(accelerator)
+            if out_of_memory:
+                self._starved[accelerator] += 1
 
     def look(self, limits: Recovery, now_s: float) -> None:
         """Ask what is due; called every tick."""
         with self._lock:
             suspects, self._suspects = self._suspects, set()
+            empty = [name for name, times in self._starved.items() if times >= MEMORY_FAILURES]
+            for name in empty:
+                del self._starved[name]
+        for name in empty:
+            self._restart(name, "no memory for several requests; a new process begins with an empty heap")
         for name, keeper in self._keepers.items():
             self._measure(keeper)
             since_s = now_s - self._asked_s.setdefault(name, now_s)
