@@ -149,27 +149,32 @@ class Engine:
         return list(dict.fromkeys(run.job.number for run in runs))
 
     def turn(self) -> list[Event]:
-        """At most one block of a prompt and one step of all rows. Raises InferenceFailed."""
+        """Prompts, a block's worth of tokens or one block at most, and one step of all rows. Raises InferenceFailed."""
         events: list[Event] = []
-        if self._lead is None:
-            self._begin()
-        if self._lead is not None:
-            events += self._prefill(self._lead)
+        budget = BLOCK
+        while budget > 0 and (self._lead is not None or self._begin()):
+            lead = self._lead
+            assert lead is not None  # noqa: S101  (just begun)
+            before = lead.done
+            events += self._prefill(lead)
+            budget -= lead.done - before
         if self._places:
             events += self._decode()
         if self.idle:
             self.pool.release()
         return events
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Take the next prompt on, where its rows have room."""
         if not self._waiting or len(self._places) + len(self._waiting[0].job.rows) > self.pool.rows:
-            return
+            return False
         run = self._lead = self._waiting.popleft()
         self._slot = len(self._places)
         for block in self.prefixes.find(run.ids):
             self.pool.write(self._slot, run.done, block)
             run.done += BLOCK
         run.usage.cached_tokens = run.done
+        return True
 
     def _prefill(self, run: _Run) -> list[Event]:
         started_s = self._clock()

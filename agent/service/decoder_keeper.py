@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +21,8 @@ from agent.schema.text import TextEvent, TextPiece, TextRequest
 from agent.service.text_stream import TextStream
 
 STARTUP_TIMEOUT_S = 60.0
+SPARE_PAUSE_S = 5.0
+"""Shortest time between two starts of a process in standby."""
 _log = structlog.get_logger("decoder")
 
 
@@ -31,6 +34,8 @@ class DecoderHome:
     accelerator: str
     order: DecoderOrder
     max_streams: int
+    standby: Literal["cold", "warm", "all"] = "cold"
+    """warm: a second process waits with its runtime loaded; all: with the model too, which costs its memory twice."""
 
 
 class DecoderKeeper:
@@ -47,6 +52,9 @@ class DecoderKeeper:
         self.home = home
         self.health = lane_health.LaneHealth()
         self.lane: DecoderLane | None = None
+        self._spare: DecoderLane | None = None
+        self._spare_load: Future[DecoderReport] | None = None
+        self._spare_since_s = float("-inf")
         self.report: DecoderReport | None = None
         self.refused: str | None = None
         self.counters = {"streams": 0, "failed": 0, "replayed": 0, "tokens": 0}
@@ -109,6 +117,8 @@ class DecoderKeeper:
             died, self._died = self._died, []
         for cause in died:
             self.health, _ = lane_health.step(self.health, Died(cause), limits, now_s)
+            if self._spare_lives() and len(self.health.deaths_s) == 1:
+                self.health = replace(self.health, next_start_s=now_s)  # the pause is for what dies again and again
             _log.warning("decoder died", model=self.home.model, cause=cause, phase=self.health.phase)
             self._give_up_replayed(limits)
         lane = self.lane
@@ -117,6 +127,7 @@ class DecoderKeeper:
             self._check(lane, limits, now_s)
             if self.report is not None:
                 self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)
+                self._keep_spare(permit_until_s, now_s)
         self.health, actions = lane_health.step(self.health, Tick(), limits, now_s)
         if "start" in actions and self.refused is None:
             _log.info("decoder restarts", model=self.home.model, restarts=self.health.restarts)
@@ -127,19 +138,41 @@ class DecoderKeeper:
             )
 
     def stop(self, timeout_s: float) -> None:
-        """End the lane."""
-        if self.lane is not None:
-            self.lane.stop(timeout_s)
+        """End the lane and its spare."""
+        for lane in (self._spare, self.lane):
+            if lane is not None:
+                lane.stop(timeout_s)
 
     def _start(self) -> None:
-        lane = self._make_lane()
+        """A new process, or the one that waits for this."""
+        spare, loading = (self._spare, self._spare_load) if self._spare_lives() else (None, None)
+        lane = spare or self._make_lane()
+        self._spare = self._spare_load = None
         with self._lock:
             self.lane, self.report = lane, None
         try:
-            lane.start(lambda cause: self._lost(lane, cause))
-            lane.load(self.home.order).add_done_callback(lambda done: self._loaded(lane, done))
+            if spare is None:
+                lane.start(lambda cause: self._lost(lane, cause))
+            (loading or lane.load(self.home.order)).add_done_callback(lambda done: self._loaded(lane, done))
         except QeilError as error:
             self._lost(lane, error.message)
+
+    def _spare_lives(self) -> bool:
+        return self._spare is not None and self._spare.alive()
+
+    def _keep_spare(self, permit_until_s: float, now_s: float) -> None:
+        if self.home.standby == "cold":
+            return
+        if self._spare is not None and self._spare_lives():
+            self._spare.renew_permit(permit_until_s)
+            return
+        if now_s - self._spare_since_s < SPARE_PAUSE_S:
+            return
+        lane, self._spare_since_s = self._make_lane(), now_s
+        self._spare = lane
+        with suppress(QeilError):  # without a spare a restart takes longer; the next tick tries again
+            lane.start(lambda cause: self._lost(lane, cause))
+            self._spare_load = lane.load(self.home.order) if self.home.standby == "all" else None
 
     def _check(self, lane: DecoderLane, limits: Recovery, now_s: float) -> None:
         vitals = lane.vitals()

@@ -10,6 +10,8 @@ logprobs.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import select
@@ -204,6 +206,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--memory-limit", type=int)
     given = parser.parse_args(argv)
     prepare(given.parent, given.affinity, given.memory_limit)
+    with contextlib.suppress(ImportError):  # said when a model is to be loaded
+        importlib.import_module("onnxruntime")
     page = VitalsPage(segments.attach(given.vitals, PAGE_BYTES))
     DecoderProcess(Channel(socket.socket(fileno=given.channel)), page).serve()
     # Native runtimes may hang or crash in their destructors; there is nothing left to save.

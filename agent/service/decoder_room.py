@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.errors import PlacementError
 from agent.llm.sizes import DecoderSizes
@@ -29,18 +30,24 @@ class DecoderRoom:
     note: str | None = None
 
 
-def forecast_bytes(sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int) -> float:
-    """Resident bytes when every row is full.
+Standby = Literal["cold", "warm", "all"]
+
+
+def forecast_bytes(sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int, standby: Standby = "cold") -> float:
+    """Resident bytes when every row is full, the process in standby included.
 
     Working memory: logits of every row in float32 and once more in float64, and the attention scores of one block.
     """
     arena = rows * sizes.vocabulary * 12.0 + PREFILL_BLOCK * context * 4.0
+    arena += {"cold": 0.0, "warm": RUNTIME_BYTES, "all": RUNTIME_BYTES + REPACKED * sizes.weight_bytes}[standby]
     return (
         RUNTIME_BYTES + REPACKED * sizes.weight_bytes + rows * context * sizes.kv_bytes_per_token + arena + prefix_bytes
     )
 
 
-def make_room(sizes: DecoderSizes, options: DecoderOptions, free_bytes: float) -> DecoderRoom:
+def make_room(
+    sizes: DecoderSizes, options: DecoderOptions, free_bytes: float, standby: Standby = "cold"
+) -> DecoderRoom:
     """Rows and context that fit; what the settings leave open shrinks first rows, then context.
 
     Raises PlacementError that names what would fit.
@@ -49,27 +56,29 @@ def make_room(sizes: DecoderSizes, options: DecoderOptions, free_bytes: float) -
     context = min(options.context_tokens or DEFAULT_CONTEXT, sizes.context)
     rows = options.rows or DEFAULT_ROWS
     asked = (rows, context)
-    while forecast_bytes(sizes, rows, context, prefix_bytes) > free_bytes:
+    while forecast_bytes(sizes, rows, context, prefix_bytes, standby) > free_bytes:
         if options.rows is None and rows > 1:
             rows //= 2
         elif options.context_tokens is None and context > SMALLEST_CONTEXT:
             context //= 2
         else:
-            raise PlacementError(_refusal(sizes, *asked, prefix_bytes, free_bytes))
+            raise PlacementError(_refusal(sizes, *asked, prefix_bytes, free_bytes, standby))
     note = None
     if (rows, context) != asked:
         note = f"memory allows {rows} texts of {context} tokens instead of {asked[0]} of {asked[1]}"
     if options.context_tokens is not None and options.context_tokens > sizes.context:
         note = f"the model ends at {sizes.context} tokens; context_tokens {options.context_tokens} is more"
-    return DecoderRoom(rows, context, forecast_bytes(sizes, rows, context, prefix_bytes), note)
+    return DecoderRoom(rows, context, forecast_bytes(sizes, rows, context, prefix_bytes, standby), note)
 
 
-def _refusal(sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int, free_bytes: float) -> str:
-    needed = forecast_bytes(sizes, rows, context, prefix_bytes)
+def _refusal(
+    sizes: DecoderSizes, rows: int, context: int, prefix_bytes: int, free_bytes: float, standby: Standby
+) -> str:
+    needed = forecast_bytes(sizes, rows, context, prefix_bytes, standby)
     sentence = (
         f"needs {needed / 1e9:.2f} GB for {rows} texts of {context} tokens, {free_bytes / 1e9:.2f} GB may be used"
     )
-    alone = forecast_bytes(sizes, 1, SMALLEST_CONTEXT, 0)
+    alone = forecast_bytes(sizes, 1, SMALLEST_CONTEXT, 0, standby)
     left = free_bytes - alone
     if left < 0:
         return f"{sentence}; even one text of {SMALLEST_CONTEXT} tokens needs {alone / 1e9:.2f} GB"

@@ -119,14 +119,14 @@ class Decoders:
         sizes = served.sizes = read_sizes(entry.path)
         graph = sizes.graph(options.mode)
         accelerator = self._accelerator(options.accelerator)
-        room = make_room(sizes, options, self._room_bytes(accelerator, policy))
+        room = make_room(sizes, options, self._room_bytes(accelerator, policy), policy.standby)
         served.note = room.note
         unit = self._board.profile.accelerator(accelerator)
         threads = options.threads or self._board.threads(unit)
         order = DecoderOrder(
             str(entry.path), options.mode, threads, room.rows, room.context, options.prefix_cache_bytes, 4096
         )
-        home = DecoderHome(entry.name, accelerator, order, options.max_requests)
+        home = DecoderHome(entry.name, accelerator, order, options.max_requests, policy.standby)
         spec = LaneSpec(entry.name, threads)
         served.keeper = DecoderKeeper(
             home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
