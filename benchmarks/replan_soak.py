@@ -1,12 +1,13 @@
 """A thousand re-plans in a row beside a 10 Hz tick: how late the tick comes, and whether memory stays flat.
 
-    python benchmarks/replan_soak.py [--replans N] [--markdown FILE]
+    python benchmarks/replan_soak.py [--replans N] [--rows nothing,search,…] [--objects] [--markdown FILE]
 
 The tick waits on a mailbox like the supervisor's; plans are made on a thread pool of one, as `ModelSet` makes them.
-"service" is the planner the service runs on an edit or a load; "search" is the loss of an accelerator at 50 stages and
-4 accelerators, by `agent.placement.warm.replan`, which takes the place of the former where a model is cut into stages.
-"nothing" is the tick alone: what is late there is the machine's doing. Memory is read after a tenth of the re-plans and
-at the end; objects alive are counted by tracemalloc in a second round, because counting them slows everything down.
+"service" is the planner the service runs when an accelerator is lost or hot, its search in a process of its own as
+there; "search" is the loss of an accelerator at 50 stages and 4 accelerators, searched in it, and "thread" the
+same on a thread of the agent, for comparison. "nothing" is the tick alone: late there is the machine's own doing.
+Memory, that of the search process included, is read after a tenth of the re-plans and at the end; with --objects those
+alive are counted by tracemalloc in a second round, because counting them slows everything down.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from onnx import TensorProto, helper, numpy_helper, save
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from agent.placement.solve import solve
 from agent.placement.state import State
-from agent.placement.warm import replan, without
+from agent.placement.warm import without
 from agent.schema.settings import ModelEntry
 from agent.service.board import make_board
 from agent.service.planner import Planner
+from agent.service.search_process import HereSearch, Search, SearchProcess
 from agent.storage import share, yaml_files
 from benchmarks.placement_problems import Spec, generate
 
@@ -88,12 +90,12 @@ class Outcome:
     final_alive: int
 
 
-def service(folder: Path) -> Subject:
+def service(folder: Path, search_: Search) -> Subject:
     """The service's planner on a shipped board, for a model of its own making: hotter, or without its GPU, every time
     from the plan before, with the search for the best placement of the stages."""
     policy = yaml_files.load_policy(share.find_policy("balanced"))
     profile = yaml_files.load_profile(share.find_profile("jetson-orin-nano"))
-    planner = Planner(make_board(profile, (), lambda _: profile), folder / "workloads")
+    planner = Planner(make_board(profile, (), lambda _: profile), folder / "workloads", search=search_)
     models = (ModelEntry(name="mlp", path=mlp(folder / "mlp.onnx")),)
     digest = yaml_files.digest(policy)
 
@@ -121,26 +123,29 @@ def mlp(path: Path) -> Path:
     return path
 
 
-def search() -> Subject:
+def search(search_: Search) -> Subject:
     """Re-plans after the loss of each accelerator in turn, from the front that was known before."""
     problem = generate(Spec("mix", 50, 4, True, 0.05, 301))
     old = solve(problem, seed=1, certify=False).assignments()
     cases = [without(problem, [name]) for name in problem.accelerators[1:]]
 
     def plan(number: int) -> object:
-        return replan(cases[number % len(cases)], old, seed=number, budget_s=SEARCH_S, clock=time.perf_counter)
+        return search_(cases[number % len(cases)], old, SEARCH_S)
 
     return plan
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(search_: Search) -> int:
+    """Memory of this process and its search process that is in RAM now."""
+    processes = [os.getpid()]
+    if isinstance(search_, SearchProcess) and search_.pid is not None:
+        processes.append(search_.pid)
+    pages = [int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) for pid in processes]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def soak(name: str, subject: Subject, replans: int) -> Outcome:
-    """Run the subject beside the tick, then again under tracemalloc."""
+def soak(name: str, subject: Subject, search_: Search, replans: int, objects: bool) -> Outcome:
+    """Run the subject beside the tick, then, for the objects alive, again under tracemalloc."""
     longest_s = 0.0
     memory, alive = [0, 0], [0, 0]
     early = max(replans // 10, 1)
@@ -152,14 +157,15 @@ def soak(name: str, subject: Subject, replans: int) -> Outcome:
                 longest_s = max(longest_s, time.monotonic() - begun_s)
                 if number + 1 in (early, replans):
                     gc.collect()
-                    memory[number + 1 != early] = resident_bytes()
-        tracemalloc.start()
-        for number in range(replans):
-            executor.submit(subject, number).result()
-            if number + 1 in (early, replans):
-                gc.collect()
-                alive[number + 1 != early] = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
+                    memory[number + 1 != early] = resident_bytes(search_)
+        if objects:
+            tracemalloc.start()
+            for number in range(replans):
+                executor.submit(subject, number).result()
+                if number + 1 in (early, replans):
+                    gc.collect()
+                    alive[number + 1 != early] = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
     return Outcome(name, replans, ticker.late_s, longest_s, *memory, *alive)
 
 
@@ -180,7 +186,8 @@ def table(rows: list[Outcome]) -> list[str]:
         late_ms = sorted(1000.0 * late_s for late_s in row.late_s)
         high_ms = late_ms[int(0.99 * (len(late_ms) - 1))]
         growth = row.final_bytes / row.early_bytes - 1.0
-        memory = f"{growth:+.2%} | {row.final_alive - row.early_alive:+d} bytes" if row.replans else "– | –"
+        alive = f"{row.final_alive - row.early_alive:+d} bytes" if row.final_alive else "–"
+        memory = f"{growth:+.2%} | {alive}" if row.replans else "– | –"
         lines.append(
             f"| {row.name} | {row.replans} | {1000.0 * row.longest_s:.0f} ms | {len(late_ms)} "
             f"| {statistics.median(late_ms):.2f} ms | {high_ms:.2f} ms | {late_ms[-1]:.2f} ms | {memory} |"
@@ -193,12 +200,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replans", type=int, default=1000)
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    parser.add_argument("--rows", default="nothing,service,search,thread,nothing", help="what to run, in order")
+    parser.add_argument("--objects", action="store_true", help="count objects alive too; takes twice as long")
     parser.add_argument("--quick", action="store_true", help="10 re-plans: shows that everything runs")
     chosen = parser.parse_args()
     count = 10 if chosen.quick else chosen.replans
+    process = SearchProcess()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [idle(), soak("service", service(Path(folder)), count)]
-        rows.append(soak("search", search(), count))
+        for name in chosen.rows.split(","):
+            if name == "nothing":
+                rows.append(idle())
+                continue
+            where: Search = HereSearch() if name == "thread" else process
+            subject = service(Path(folder), where) if name == "service" else search(where)
+            subject(0)
+            rows.append(soak(name, subject, where, count, chosen.objects))
+    process.close()
     lines = table(rows)
     print("\n".join(lines))
     if chosen.markdown is not None:

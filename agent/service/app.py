@@ -47,6 +47,7 @@ from agent.service.remote import Remote
 from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
+from agent.service.search_process import SearchProcess
 from agent.service.serving_state import InForce
 from agent.service.split_meter import SplitMeter
 from agent.service.split_planner import SplittingPlanner
@@ -85,7 +86,8 @@ class App:
         policy = assembly.last_good_policy(policy_path, state_dir)
         self.board: Board = assembly.board(settings, inventory)
         split_meter = SplitMeter()
-        planner = SplittingPlanner(self.board, state_dir, split_meter.handovers)
+        self._search = SearchProcess()
+        planner = SplittingPlanner(self.board, state_dir, split_meter.handovers, self._search)
         digest = yaml_files.digest(policy.policy)
         models = model_store.tensor_models(settings)
         current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
@@ -221,6 +223,7 @@ class App:
             self.start()
             problems = self.wait_ready(ready_timeout_s)
             self._lanes.release_spare()
+            self._search.start()
             if not self._stop.is_set():
                 assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
@@ -254,6 +257,7 @@ class App:
         if self.remote is not None:
             self.remote.stop()
         self.models.stop()
+        self._search.close()
         self.sampler.stop()
         self.supervisor.stop()
         self.decoders.stop(1.0)

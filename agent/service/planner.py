@@ -17,10 +17,11 @@ from agent.placement.state import State
 from agent.ports import LoadSpec, Simulation
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
-from agent.service.artifacts import open_artifact, workload_of
+from agent.service.artifacts import check_guard, open_artifact, workload_of
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.holdings import Holdings
 from agent.service.plan import Candidate, ModelPlan, Plan
+from agent.service.search_process import Search
 from agent.service.stage_planner import StagePlanner
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
@@ -31,11 +32,14 @@ SIMULATED_AMBIENT_C = 25.0
 class Planner:
     """Reads the model files again by digest at every call; keeps the fronts of its re-plans. One thread at a time."""
 
-    def __init__(self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives monotonic seconds."""
+    def __init__(
+        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic,
+        search: Search | None = None,
+    ) -> None:  # fmt: skip
+        """`clock` gives monotonic seconds; `search`: see StagePlanner."""
         self._board = board
         self._cache_dir = cache_dir
-        self._stages = StagePlanner(board.profile, clock)
+        self._stages = StagePlanner(board.profile, clock, search=search)
 
     def plan(
         self,
@@ -70,6 +74,7 @@ class Planner:
         """One model."""
         try:
             artifact = open_artifact(entry.path)
+            check_guard(artifact, policy.guard.models, self._cache_dir)
             workload = workload_of(artifact, entry.name, self._cache_dir)
         except ModelLoadFailed as error:
             return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)

@@ -31,6 +31,7 @@ from agent.service.planner import (
     SIMULATED_RESISTANCE_K_PER_W,
     Planner,
 )
+from agent.service.search_process import Search
 from agent.service.split_meter import Handover
 from agent.service.split_store import SplitStore, Stored
 
@@ -186,9 +187,9 @@ class _Case:
 class SplittingPlanner(Planner):
     """A planner whose plans may split models."""
 
-    def __init__(self, board: Board, state_dir: Path, handovers: Handovers) -> None:
-        """Caches and stage models lie in `state_dir`."""
-        super().__init__(board, state_dir / "workloads")
+    def __init__(self, board: Board, state_dir: Path, handovers: Handovers, search: Search | None = None) -> None:
+        """Caches and stage models lie in `state_dir`; `search`: see StagePlanner."""
+        super().__init__(board, state_dir / "workloads", search=search)
         self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
 
     def plan(
