@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -31,7 +32,6 @@ from agent.service.board import HOST_RUNTIME, Board
 from agent.service.bundle_layer import BundleLayer
 from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
-from agent.service.command_actions import Agent, Rejections
 from agent.service.decoders import Decoders
 from agent.service.dispatcher import Dispatcher
 from agent.service.held_answers import HeldAnswers
@@ -43,7 +43,6 @@ from agent.service.model_set import ModelSet
 from agent.service.plan import Plan
 from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
-from agent.service.remote import Remote
 from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
@@ -55,6 +54,9 @@ from agent.service.supervisor import DrainEvent, RestartLaneEvent, Supervisor, S
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
+
+if TYPE_CHECKING:
+    from agent.service.remote import Remote
 
 _log = structlog.get_logger("app")
 
@@ -140,6 +142,9 @@ class App:
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
+            from agent.service.command_actions import Agent, Rejections  # noqa: PLC0415 - boards without a broker
+            from agent.service.remote import Remote  # noqa: PLC0415 - start sooner without them
+
             agent = Agent(
                 settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,
                 lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock, layer=layer,

@@ -11,9 +11,6 @@ from pydantic import ValidationError
 
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
-from agent.evaluation.catalogue import find_coefficients, load_catalogue
-from agent.evaluation.coefficients_file import load_coefficients
-from agent.evaluation.profile_efficiencies import with_fitted
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
@@ -60,6 +57,10 @@ def base_profile(name: str, inventory: Callable[[], RuntimeInventory] | None = N
 
 
 def _with_fitted(profile: DeviceProfile) -> DeviceProfile:
+    from agent.evaluation.catalogue import find_coefficients, load_catalogue  # noqa: PLC0415 - a known board needs them
+    from agent.evaluation.coefficients_file import load_coefficients  # noqa: PLC0415
+    from agent.evaluation.profile_efficiencies import with_fitted  # noqa: PLC0415
+
     return with_fitted(profile, load_catalogue(), load_coefficients(find_coefficients()))
 
 

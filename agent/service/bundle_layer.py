@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
-from agent.service.bundle_offer import Content
+
+if TYPE_CHECKING:
+    from agent.service.bundle_offer import Content
 
 
 class BundleLayer:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from agent import __version__
-from agent.mqtt import discovery
-from agent.mqtt.inbound import Inbound
-from agent.mqtt.link import Link
-from agent.mqtt.publisher import Publisher
-from agent.mqtt.topics import Topics
 from agent.ports import Clock, Reading
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
@@ -24,6 +19,11 @@ from agent.service.history import History
 from agent.service.supervisor import ConditionEvent, Event
 from agent.service.telemetry import Window, next_window
 from agent.storage.outbox import Outbox
+
+if TYPE_CHECKING:
+    from agent.mqtt.inbound import Inbound
+    from agent.mqtt.link import Link
+    from agent.mqtt.publisher import Publisher
 
 _CHECK_S = 1.0
 MAX_SENSOR_GAP_S = 10.0
@@ -62,6 +62,10 @@ class Reporting:
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
         if settings.mqtt is not None:
+            from agent.mqtt.link import Link  # noqa: PLC0415 - boards without a broker start sooner without it
+            from agent.mqtt.publisher import Publisher  # noqa: PLC0415
+            from agent.mqtt.topics import Topics  # noqa: PLC0415
+
             self._topics = topics = Topics(settings.mqtt.tenant, board)
             self._publisher = Publisher(self.outbox, topics, settings.mqtt, clock)
             self._link = Link(
@@ -239,6 +243,8 @@ class Reporting:
         mqtt = self._settings.mqtt
         if mqtt is None or mqtt.home_assistant is None or snapshot is None or not snapshot.accelerators:
             return
+        from agent.mqtt import discovery  # noqa: PLC0415 - see the constructor
+
         config = discovery.config(self._topics, snapshot, __version__)
         announced = (link.status().connections, config)
         where = discovery.topic(mqtt.home_assistant, self._topics)
