@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agent.schema.base import FileModel, Name
+from agent.schema.guard import Guard
 
 
 class Weights(FileModel):
@@ -176,6 +177,7 @@ class Policy(FileModel):
     forbidden: tuple[Rule, ...] = ()
     pinned: tuple[Rule, ...] = ()
     telemetry: Telemetry
+    guard: Guard = Guard()
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

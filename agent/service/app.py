@@ -36,6 +36,7 @@ from agent.service.decoders import Decoders
 from agent.service.dispatcher import Dispatcher
 from agent.service.held_answers import HeldAnswers
 from agent.service.inference import AgentInference
+from agent.service.input_screen import InputScreen
 from agent.service.insight import Insight
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.lane_watch import LaneWatch
@@ -43,6 +44,7 @@ from agent.service.model_set import ModelSet
 from agent.service.plan import Plan
 from agent.service.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
+from agent.service.quarantine import Quarantine
 from agent.service.reporting import Reporting
 from agent.service.routing_table import RoutingTable
 from agent.service.sampler import Sampler
@@ -50,7 +52,15 @@ from agent.service.search_process import SearchProcess
 from agent.service.serving_state import InForce
 from agent.service.split_meter import SplitMeter
 from agent.service.split_planner import SplittingPlanner
-from agent.service.supervisor import DrainEvent, RestartLaneEvent, Supervisor, SuspectEvent, initial_info
+from agent.service.statistics_store import StatisticsStore
+from agent.service.supervisor import (
+    ConditionEvent,
+    DrainEvent,
+    RestartLaneEvent,
+    Supervisor,
+    SuspectEvent,
+    initial_info,
+)
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
@@ -138,7 +148,11 @@ class App:
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
-        self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change)
+        self.screen = InputScreen(
+            self.dispatcher.infer, lambda: self.supervisor.in_force.policy.guard.tensors,
+            StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
+        )  # fmt: skip
+        self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
@@ -153,8 +167,13 @@ class App:
 
     def _after_tick(self, now_s: float) -> None:
         self._replanner.look(self.supervisor.keepers, now_s)
-        self._watch.look(self.supervisor.in_force.policy.recovery, now_s)
+        current = self.supervisor.in_force
+        self._watch.look(current.policy.recovery, now_s)
+        self.screen.look({m.name: m.digest for m in current.plan.models}, now_s)
         self.decoders.tick(self.supervisor.keepers, now_s)
+
+    def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
+        self.supervisor.post(ConditionEvent(kind, cause, consequence, mend))
 
     def _suspected(self, accelerator: str, cause: str) -> None:
         self._watch.suspect(accelerator, "memory" in cause)

@@ -11,9 +11,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from agent.control import model_guard
+from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed
+from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
 from agent.storage import state_file
+from agent.workload import file_facts
 from agent.workload.inspect import inspect_in_child
 
 INSPECT_TIMEOUT_S = 120.0
@@ -68,3 +72,31 @@ def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Worklo
     if cached is not None:
         state_file.write_json(cached, workload.model_dump(mode="json"))
     return workload
+
+
+def check_guard(artifact: Artifact, limits: ModelGuard, cache_dir: Path | None) -> tuple[str, ...]:
+    """What the policy's guard only flags about a file. ModelLoadFailed with the reason where it may not be served."""
+    verdict = model_guard.judge(facts_of(artifact, cache_dir), limits)
+    if verdict.action in {"reject", "quarantine"}:
+        word = "quarantined" if verdict.action == "quarantine" else "refused"
+        raise ModelLoadFailed(f"{artifact.path}: {word} by the policy's guard: {verdict.sentence}")
+    return tuple(f.sentence for f in verdict.findings)
+
+
+def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:
+    """Facts of the file; read in a child process once per digest and folder."""
+    cached = cache_dir / f"{artifact.digest[:32]}-{_place(artifact.path)}.facts.json" if cache_dir else None
+    if cached is not None and cached.is_file():
+        try:
+            return file_facts.from_json(json.loads(cached.read_text()), artifact.digest)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # a damaged cache entry is rebuilt below
+    facts = file_facts.facts_in_child(artifact.path, artifact.format, artifact.digest)
+    if cached is not None:
+        state_file.write_json(cached, file_facts.to_json(facts))
+    return facts
+
+
+def _place(path: Path) -> str:
+    """Where a file lies decides which weights beside it are meant."""
+    return hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]

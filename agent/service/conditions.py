@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 from agent.schema.snapshot import Condition
 
 MAX_CONDITIONS = 64
+SHOWN_S = 600.0
+"""A condition that follows from single events is shown this long after the last one."""
 
 
 def iso(wall_s: float) -> str:

@@ -10,6 +10,7 @@ from agent.ports import InferenceAnswer, InferenceRequest, Metric, ModelMetadata
 from agent.schema.snapshot import AgentSnapshot
 from agent.service import metrics
 from agent.service.dispatcher import Dispatcher
+from agent.service.input_screen import InputScreen
 from agent.service.supervisor import Supervisor
 
 
@@ -17,16 +18,19 @@ class AgentInference:
     """Thin, thread-safe and non-blocking: everything is asked of the dispatcher or read from a snapshot."""
 
     def __init__(
-        self, supervisor: Supervisor, dispatcher: Dispatcher, change_models: Callable[[str, bool], Future[None]]
-    ) -> None:
-        """`change_models(name, load)` loads or unloads a configured model."""
+        self, supervisor: Supervisor, dispatcher: Dispatcher, change_models: Callable[[str, bool], Future[None]],
+        screen: InputScreen | None = None,
+    ) -> None:  # fmt: skip
+        """`change_models(name, load)` loads or unloads a configured model; `screen` stands before the dispatcher."""
+        self._screen = screen
+        self._infer = dispatcher.infer if screen is None else screen.infer
         self._supervisor = supervisor
         self._dispatcher = dispatcher
         self._change_models = change_models
 
     def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
         """Guard, admit, run."""
-        return self._dispatcher.infer(request)
+        return self._infer(request)
 
     def models(self) -> tuple[ModelMetadata, ...]:
         """All models of the plan in force."""
@@ -71,7 +75,8 @@ class AgentInference:
 
     def metrics(self) -> tuple[Metric, ...]:
         """For Prometheus."""
-        return metrics.collect(self._supervisor.snapshot, self._dispatcher, self._supervisor.mailbox_dropped)
+        known = metrics.collect(self._supervisor.snapshot, self._dispatcher, self._supervisor.mailbox_dropped)
+        return known if self._screen is None else (*known, metrics.guarded(self._screen.counts))
 
 
 def unknown_model(name: str, known: list[str]) -> NotFound:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.ports import Metric
 from agent.schema.snapshot import AgentSnapshot
 from agent.service.dispatcher import Dispatcher
@@ -35,6 +37,13 @@ def _agent(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int
             tuple(({"type": c.type}, 1.0) for c in snapshot.conditions),
         ),
     )
+
+
+def guarded(counts: Mapping[tuple[str, str, str], int]) -> Metric:
+    """What the guard found, by model, kind and action."""
+    rows = sorted(counts.items())
+    samples = tuple(({"model": m, "kind": kind, "action": action}, float(n)) for (m, kind, action), n in rows)
+    return Metric("qeil_guard_findings_total", "counter", "Inputs that looked wrong to the guard", samples)
 
 
 def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ...]:

@@ -18,7 +18,7 @@ def check_outside(model: Any, path: Path) -> tuple[str, ...]:
     """
     root = path.parent.resolve()
     missing = []
-    for location in dict.fromkeys(_locations(model.graph)):
+    for location in locations(model):
         source = (root / location).resolve()
         if Path(location).is_absolute() or not source.is_relative_to(root):
             raise ModelLoadFailed(f"weights should be in {location!r}, which is not in the model's folder")
@@ -27,6 +27,11 @@ def check_outside(model: Any, path: Path) -> tuple[str, ...]:
     if not missing:
         return ()
     return (f"weights are not there, so no runtime can load it: {', '.join(missing[:4])}; sizes are those it states",)
+
+
+def locations(model: Any) -> list[str]:
+    """Every place where the file says that weights are, in order, each once."""
+    return list(dict.fromkeys(_locations(model.graph)))
 
 
 def _locations(graph: Any) -> Iterator[str]:

@@ -179,6 +179,16 @@ class _Reader:
         return hits
 
 
+def operator_names(model: Table) -> list[tuple[str, bool]]:
+    """Every operator type that the file names, and whether a runtime lacks it (a custom one)."""
+    names = []
+    for code in model.tables(1):
+        number = max(code.number(0, 1), code.number(3, 4))
+        custom = 0 <= number < len(OPERATORS) and OPERATORS[number] == "CUSTOM"
+        names.append((_operator_name(code), custom))
+    return names
+
+
 def _operator_name(code: Table) -> str:
     """Old files number up to 127 in an 8-bit field, newer ones in a 32-bit field."""
     number = max(code.number(0, 1), code.number(3, 4))

@@ -1,0 +1,127 @@
+"""File facts: what a guard must know of a model file before a runtime opens it, read in a process of its own.
+
+`python -m agent.workload.file_facts PATH onnx|tflite` prints JSON: operator set, operators with their domains, size
+with the weights beside the file, and every place outside its folder where it says weights are.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.control.model_guard import ModelFacts
+from agent.errors import ModelLoadFailed
+
+TIMEOUT_S = 60.0
+MEMORY_LIMIT_BYTES = 8 * 1024**3
+MAX_OPERATORS = 10_000
+"""Distinct ones; a file with more is no model."""
+CUSTOM = "custom"
+"""Domain of TFLite operators that a runtime does not have itself."""
+
+_DELEGATED = frozenset({"TFLite_Detection_PostProcess", "edgetpu-custom-op"})
+"""Custom operators that the runtime or the profile's own delegate brings."""
+
+
+def facts_in_child(path: Path, format_: str, digest: str) -> ModelFacts:
+    """The facts of a file. ModelLoadFailed with one line where it cannot be read."""
+    command = [sys.executable, "-m", "agent.workload.file_facts", str(path), format_]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ModelLoadFailed(f"{path}: reading the file took longer than {TIMEOUT_S:g} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
+        raise ModelLoadFailed(f"{path}: {lines[-1][:300]}")
+    return from_json(json.loads(done.stdout), digest)
+
+
+def from_json(document: dict[str, Any], digest: str) -> ModelFacts:
+    """Facts as they were printed."""
+    operators = frozenset((str(domain), str(name)) for domain, name in document["operators"])
+    return ModelFacts(digest, document["size_bytes"], document["opset"], operators, tuple(document["outside"]))
+
+
+def to_json(facts: ModelFacts) -> dict[str, Any]:
+    """Undo `from_json`."""
+    return {
+        "size_bytes": facts.size_bytes, "opset": facts.opset, "operators": sorted(facts.operators),
+        "outside": list(facts.outside),
+    }  # fmt: skip
+
+
+def read(path: Path, format_: str) -> ModelFacts:
+    """Read in this process (which then holds protobuf for ONNX)."""
+    return _onnx(path) if format_ == "onnx" else _tflite(path)
+
+
+def _onnx(path: Path) -> ModelFacts:
+    from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
+
+    model = onnx_graph.load(path)
+    own = {(f.domain, f.name) for f in model.functions}
+    operators = {(n.domain, n.op_type) for n in _nodes(model)} - own
+    if len(operators) > MAX_OPERATORS:
+        raise ModelLoadFailed(f"{len(operators)} distinct operators: no model has so many")
+    opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=None)
+    root, size_bytes, outside = path.parent.resolve(), path.stat().st_size, []
+    for location in onnx_outside.locations(model):
+        source = (root / location).resolve()
+        if Path(location).is_absolute() or not source.is_relative_to(root):
+            outside.append(location)
+        elif source.is_file():
+            size_bytes += source.stat().st_size
+    return ModelFacts("", size_bytes, opset, frozenset(operators), tuple(outside))
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    waiting = [model.graph.node, *(f.node for f in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            yield node
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g.node)
+                waiting += [g.node for g in attribute.graphs]
+
+
+def _tflite(path: Path) -> ModelFacts:
+    from agent.workload import tflite_graph  # noqa: PLC0415  (only the format that is asked for)
+
+    operators = tflite_graph.operator_names(tflite_graph.load(path))
+    named = frozenset((CUSTOM if own and name not in _DELEGATED else "", name) for name, own in operators)
+    return ModelFacts("", path.stat().st_size, None, named)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of the child process: JSON on success, else one line on standard error and code 1."""
+    path, format_ = Path(arguments[0]), arguments[1]
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    try:
+        facts = read(path, format_)
+    except ModelLoadFailed as error:
+        return _fail(error.message)
+    except ImportError as error:
+        return _fail(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'")
+    except MemoryError:
+        return _fail(f"reading the file needs more than {limit >> 20} MiB")
+    except (OSError, RecursionError) as error:
+        return _fail(f"cannot be read: {error}")
+    json.dump(to_json(facts), sys.stdout)
+    return 0
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
