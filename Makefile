@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint types bench clean format
+.PHONY: help demo test test-matrix lint types bench deb clean format
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(VENV)/.dev  ## put the code into the project's format
 
 bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side by side
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
+
+deb: $(VENV)/.demo   ## dist/qeil-agent_VERSION_all.deb for Debian 12 and 13, on x86-64 and arm64
+	$(BIN)/python deploy/debian/build
 
 clean:           ## remove what the targets made
 	rm -rf $(VENV) .venv-matrix .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
