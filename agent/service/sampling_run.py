@@ -23,6 +23,10 @@ from agent.schema.text import (
     TextUsage,
 )
 from agent.service.answer_text import answer_in
+from agent.service.verification import Candidate, Checked, Verification
+
+MAX_CANDIDATES = 4
+"""Answers that are asked about, in the order of their appearance."""
 
 OnEvent = Callable[[TextEvent], None]
 Weigh = Callable[[Source, list[str]], ensemble.Verdict | None]
@@ -73,6 +77,7 @@ class SamplingRun:
         self._due = 0
         """Samples that the strategy wants before it looks again, beyond the batch under way."""
         self._dones: list[TextDone] = []
+        self._notes = asking.notes
 
     def begin(self) -> None:
         """Draw the first batch. Raises what `write` raises."""
@@ -99,14 +104,21 @@ class SamplingRun:
         logprobs = asking.request.logprobs
         if logprobs is None and (asking.strategy.rule == "best-of-n" or asking.plan.trace):
             logprobs = 0
-        left_s = max(0.001, asking.deadline_s - self._clock.monotonic_s())
+        left_s = self._left_s()
         request = replace(asking.request, samples=count, first_sample=first, logprobs=logprobs, deadline_s=left_s)
-        handle = self._write(request, self._heard)
+        self._begin_write(request, self._heard)
+
+    def _left_s(self) -> float:
+        return max(0.001, self._asking.deadline_s - self._clock.monotonic_s())
+
+    def _begin_write(self, request: TextRequest, on_event: OnEvent) -> TextHandle:
+        handle = self._write(request, on_event)
         with self._lock:
             self._handle = handle
             over = self._over
         if over:
             handle.cancel()
+        return handle
 
     def _heard(self, event: TextEvent) -> None:
         if self._over:
@@ -134,51 +146,91 @@ class SamplingRun:
         if self._due == 0:
             decision = strategy.decide(self._asking.strategy, self._progress)
             self._due, reason = decision.next_samples, decision.reason
-        if self._due == 0:
-            self._answer(reason)
-            return
         try:
-            self._draw()
+            if self._due:
+                self._draw()
+            elif not self._verify(reason):
+                self._answer(reason)
         except QeilError as error:
             self._end(error)
 
     # ------------------------------------------------------------------ the answer
 
-    def _answer(self, reason: str) -> None:
-        report = self._report(reason)
-        chosen = self._chosen(report.answer)
+    def _verify(self, reason: str) -> bool:
+        """Ask about the candidates where that is wanted and nothing is certified; whether it has begun."""
+        asking, progress = self._asking, self._progress
+        undecided = csvet.certified_alpha(progress.tally) > asking.strategy.alpha
+        if not asking.plan.verify or not undecided or not progress.tally.counts:
+            return False
+        if progress.joules is None:
+            self._notes = (*self._notes, "nothing was verified: joules are unknown, so checks have no price")
+            return False
+        weighed = self._weigh(self._source, self._answers)
+        chances = {} if weighed is None else weighed.calibrated()
+        candidates = [
+            Candidate(str(answer), self._texts[self._chosen(str(answer))].text, chances.get(answer, 0.0))
+            for answer in progress.tally.answers[:MAX_CANDIDATES]
+        ]
+        budget_j = asking.strategy.budget_j
+        number = asking.request.first_sample + len(self._texts)
+        request = replace(asking.request, first_sample=number, deadline_s=self._left_s())
+        verification = Verification(
+            request, asking.plan, candidates, progress.joules / len(progress.samples),
+            None if budget_j is None else max(0.0, budget_j - progress.joules), self._begin_write,
+            lambda checked: self._end(checked) if isinstance(checked, QeilError) else self._answer(reason, checked),
+        )  # fmt: skip
+        verification.next()
+        return True
+
+    def _answer(self, reason: str, checked: Checked | None = None) -> None:
+        if self._over:
+            return
+        report = self._report(reason, checked)
         first = self._asking.request.first_sample
-        for piece in self._texts[chosen].pieces:
+        for piece in self._texts[self._chosen(report.answer)].pieces:
             logprob = piece.logprob if self._asking.request.logprobs is not None else None
             self._on_event(replace(piece, sample=first, logprob=logprob))
-        last = self._dones[-1]
+        last, tokens = self._dones[-1], self._progress.tokens
+        compute_s = sum(done.usage.compute_s for done in self._dones)
+        if checked is not None:
+            tokens, compute_s = tokens + checked.tokens, compute_s + checked.compute_s
         usage = TextUsage(
-            last.usage.prompt_tokens, last.usage.cached_tokens, self._progress.tokens,
-            sum(done.usage.compute_s for done in self._dones), report.energy_j, report.provenance,
-        )  # fmt: skip
+            last.usage.prompt_tokens, last.usage.cached_tokens, tokens, compute_s, report.energy_j, report.provenance
+        )
         replays = sum(done.replays for done in self._dones)
         self._end(replace(last, usage=usage, replays=replays, sampling=report))
 
-    def _report(self, reason: str) -> SamplingReport:
-        asking, progress = self._asking, self._progress
-        answers = [str(sample.answer) for sample in progress.samples if sample.answer is not None]
-        answer = strategy.answer(asking.strategy, progress)
-        tally = progress.tally
-        notes = asking.notes
-        split = len(answers) > 1 and tally.counts[tally.leader()] == 1
-        if split and asking.strategy.rule not in {"greedy", "best-of-n"}:
-            answer, notes = None, (*notes, "every sample says something else, so none is the answer")
-        certified = csvet.certified_alpha(tally)
-        alpha = asking.strategy.alpha
+    @property
+    def _answers(self) -> list[str]:
+        return [str(sample.answer) for sample in self._progress.samples if sample.answer is not None]
+
+    @property
+    def _source(self) -> Source:
+        return Source(self._asking.request.model, self._asking.plan.answer, "as served", self._dones[-1].placement)
+
+    def _report(self, reason: str, checked: Checked | None) -> SamplingReport:
+        asking, progress, tally = self._asking, self._progress, self._progress.tally
+        answer, notes = strategy.answer(asking.strategy, progress), self._notes
+        confidence: float | None = None
+        if checked is not None:
+            answer, confidence, notes = checked.answer, checked.belief, (*notes, f"verification ended: {checked.stop}")
+        else:
+            weighed = self._weigh(self._source, self._answers)
+            confidence = weighed.confidence if weighed else None
+            split = tally.samples > 1 and tally.counts[tally.leader()] == 1
+            if split and asking.strategy.rule not in {"greedy", "best-of-n"}:
+                answer, notes = None, (*notes, "every sample says something else, so none is the answer")
+        certified, alpha = csvet.certified_alpha(tally), asking.strategy.alpha
         verdict = csvet.Verdict(True, "samples", tally.leader() if tally.counts else None, certified)
-        source = Source(asking.request.model, asking.plan.answer, "as served", self._dones[-1].placement)
-        weighed = self._weigh(source, answers)
-        provenance: EnergyProvenance = "unknown" if progress.joules is None else self._dones[-1].usage.provenance
+        statement = csvet.statement(verdict, tally, alpha).replace("stopped: samples", f"stopped: {reason}")
+        joules = progress.joules
+        provenance: EnergyProvenance = "unknown" if joules is None else self._dones[-1].usage.provenance
+        if joules is not None and checked is not None:
+            joules += checked.spent_j
         return SamplingReport(
-            asking.strategy.rule, len(progress.samples), len(answers), None if answer is None else str(answer),
-            tally.agreement, weighed.confidence if weighed else None, reason, alpha, certified,
-            csvet.statement(verdict, tally, alpha).replace("stopped: samples", f"stopped: {reason}"), progress.joules,
-            provenance, (), notes, self._trace() if asking.plan.trace else (),
+            asking.strategy.rule, len(progress.samples), tally.samples, None if answer is None else str(answer),
+            tally.agreement, confidence, reason, alpha, certified, statement, joules, provenance,
+            checked.steps if checked else (), notes, self._trace() if asking.plan.trace else (),
         )  # fmt: skip
 
     def _chosen(self, answer: str | None) -> int:

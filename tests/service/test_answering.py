@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.errors import BadInput, DeadlineExceeded, Overloaded, QeilError
+from agent.schema.text import SamplingPlan, TextDone, TextModel, TextPiece, TextRequest, TextUsage
+from agent.service.answer_text import answer_in
+from agent.service.answering import Answering
+from agent.service.verification import QUESTION
+from agent.storage import share, yaml_files
+from tests.fakes import FakeClock
+
+POLICY = yaml_files.load_policy(share.find_policy("balanced"))
+ASKED = TextRequest("m", messages=({"role": "user", "content": "6 * 7?"},), temperature=0.8, seed=3)
+
+
+class Scribe:
+    """Writes what the script says: `texts` by number of the sample, `says` to a self-check."""
+
+    def __init__(self, texts, says="yes", energy_j=1.0):
+        self.texts, self.says, self.energy_j = texts, says, energy_j
+        self.requests, self.cancelled, self.fail_at = [], 0, None
+        self.hold = False
+
+    def text_models(self):
+        return (TextModel("m", True, None, 512, 4, 0.0, "cpu"),)
+
+    def cancel(self):
+        self.cancelled += 1
+
+    def write(self, request, on_event):
+        self.requests.append(request)
+        if self.fail_at == len(self.requests):
+            raise Overloaded("full")
+        if self.hold:
+            self.held = (request, on_event)
+            return self
+        self.give(request, on_event)
+        return self
+
+    def give(self, request, on_event):
+        asked = request.messages[-1]["content"] == QUESTION
+        for row in range(request.first_sample, request.first_sample + request.samples):
+            text = self.says if asked else self.texts(row)
+            logprob = -float(row + 1) if request.logprobs is not None else None
+            on_event(TextPiece(row, 1, text[:1], None, logprob))
+            on_event(TextPiece(row, 2, text[1:], "stop", logprob))
+        energy_j = None if self.energy_j is None else self.energy_j * request.samples * (0.1 if asked else 1.0)
+        provenance = "unknown" if energy_j is None else "modelled"
+        usage = TextUsage(10, 0, 2 * request.samples, 0.5 * request.samples, energy_j, provenance)
+        on_event(TextDone(usage, "cpu", "CPU", "d"))
+
+
+class Answers(list):
+    """Events of one request."""
+
+    @property
+    def done(self):
+        assert isinstance(self[-1], TextDone), self[-1]
+        return self[-1]
+
+    @property
+    def report(self):
+        return self.done.sampling
+
+    @property
+    def text(self):
+        return "".join(e.text for e in self if isinstance(e, TextPiece))
+
+
+def ask(scribe, plan=None, *, request=ASKED, heat=1.0, policy=POLICY):
+    events = Answers()
+    service = Answering(scribe, lambda: policy, lambda _: heat, FakeClock())
+    service.answer(request, plan or SamplingPlan(answer="number"), events.append)
+    return events
+
+
+def test_samples_that_agree_are_certified_and_drawing_ends():
+    scribe = Scribe(lambda row: f"It is 42 ({'abcdefgh'[row % 8]}) so 42")
+    events = ask(scribe)
+    report = events.report
+    assert (report.stop_reason, report.answer, report.agreement) == ("certified", "42", 1.0)
+    assert report.certified <= report.alpha == 0.05
+    assert report.samples_used == sum(r.samples for r in scribe.requests) < 16
+    assert "most likely answer" in report.statement
+    assert events.text == "It is 42 (a) so 42"
+    assert events.done.usage.energy_j == report.energy_j == report.samples_used * 1.0
+
+
+def test_looks_come_after_2_4_8_samples_and_every_sample_has_a_number_of_its_own():
+    scribe = Scribe(lambda row: str(row % 2))
+    ask(scribe, SamplingPlan(max_samples=12, answer="number"))
+    assert [(r.first_sample, r.samples) for r in scribe.requests] == [(0, 2), (2, 2), (4, 4), (8, 4)]
+    assert {r.seed for r in scribe.requests} == {3}
+
+
+def test_a_majority_larger_than_the_decoder_is_drawn_in_parts():
+    scribe = Scribe(lambda row: "7" if row % 3 else "8")
+    report = ask(scribe, SamplingPlan("majority", 10, answer="number")).report
+    assert [r.samples for r in scribe.requests] == [4, 4, 2]
+    assert (report.answer, report.samples_used, report.stop_reason) == ("7", 10, "samples")
+
+
+def test_no_winner_is_made_up_where_no_two_samples_agree():
+    report = ask(Scribe(str), SamplingPlan("majority", 5, answer="number")).report
+    assert report.answer is None
+    assert any("something else" in note for note in report.notes)
+
+
+def test_samples_without_an_answer_are_paid_for_but_do_not_vote():
+    events = ask(Scribe(lambda row: "no idea"), SamplingPlan("majority", 4, answer="number"))
+    assert (events.report.answer, events.report.answered, events.report.samples_used) == (None, 0, 4)
+    assert (events.text, events.done.usage.energy_j) == ("no idea", 4.0)
+    assert "nothing is certified" in events.report.statement
+
+
+def test_the_budget_of_joules_ends_the_sampling():
+    report = ask(Scribe(lambda row: str(row % 2)), SamplingPlan(budget_j=5.0, answer="number")).report
+    assert (report.stop_reason, report.samples_used) == ("joules", 4)
+
+
+def test_unknown_joules_are_said_to_be_unknown():
+    report = ask(Scribe(lambda row: "1", energy_j=None)).report
+    assert (report.energy_j, report.provenance) == (None, "unknown")
+
+
+def test_the_most_probable_of_n_is_given():
+    events = ask(Scribe(lambda row: str(5 + row)), SamplingPlan("best-of-n", 3, answer="number", trace=True))
+    assert (events.report.answer, events.text) == ("5", "5")
+    assert [t.mean_logprob for t in events.report.trace] == [-1.0, -2.0, -3.0]
+    assert all(piece.logprob is None for piece in events[:-1])
+
+
+def test_one_greedy_sample_is_drawn_at_temperature_0():
+    scribe = Scribe(lambda row: "9")
+    assert ask(scribe, SamplingPlan("greedy", answer="number")).report.samples_used == 1
+    assert scribe.requests[0].temperature == 0
+
+
+def test_heat_takes_samples_away_and_the_reply_says_so():
+    report = ask(Scribe(lambda row: str(row % 2)), SamplingPlan("majority", 8, answer="number"), heat=0.5).report
+    assert report.samples_used == 4
+    assert "4 samples at most instead of 8" in report.notes[0]
+
+
+def test_an_undecided_question_is_verified_by_cheap_checks_before_dear_ones():
+    scribe = Scribe(lambda row: "7" if row in {0, 1, 4} or row > 5 else "8", says="yes")
+    events = ask(scribe, SamplingPlan("majority", 6, answer="number", verify=True))
+    report = events.report
+    assert report.answer == "7"
+    assert report.checks[0][1] == "self_check"
+    assert report.energy_j == pytest.approx(6.0 + sum(check[3] for check in report.checks))
+    assert any("verification ended" in note for note in report.notes)
+    assert report.confidence == pytest.approx(max(c[4] for c in report.checks if c[0] == "7"), abs=0.5)
+
+
+def test_a_model_that_denies_its_answers_loses_belief_in_them():
+    texts = lambda row: "7" if row % 2 else "8"  # noqa: E731
+    plan = SamplingPlan("majority", 6, answer="number", verify=True)
+    agreed, denied = (ask(Scribe(texts, says=word), plan).report for word in ("yes", "no"))
+    assert agreed.checks[0][4] > denied.checks[0][4]
+    assert {check[2] for check in denied.checks if check[1] == "self_check"} == {"fail"}
+
+
+def test_nothing_is_verified_where_checks_have_no_price():
+    plan = SamplingPlan("majority", 4, answer="number", verify=True)
+    report = ask(Scribe(lambda row: str(row % 2), energy_j=None), plan).report
+    assert report.checks == ()
+    assert "joules are unknown" in report.notes[0]
+
+
+def test_an_error_in_the_middle_ends_the_question_with_it():
+    scribe = Scribe(lambda row: str(row % 2))
+    scribe.fail_at = 3
+    events = ask(scribe)
+    assert isinstance(events[-1], Overloaded)
+    assert sum(isinstance(e, QeilError | TextDone) for e in events) == 1
+
+
+def test_a_question_that_is_given_up_draws_nothing_more():
+    scribe, events = Scribe(lambda row: "1"), []
+    scribe.hold = True
+    run = Answering(scribe, lambda: POLICY, lambda _: 1.0, FakeClock()).answer(ASKED, SamplingPlan(), events.append)
+    run.cancel()
+    scribe.give(*scribe.held)
+    assert (scribe.cancelled, len(scribe.requests), events) == (1, 1, [])
+
+
+def test_the_deadline_is_that_of_the_whole_question():
+    scribe, clock, events = Scribe(lambda row: str(row % 2)), FakeClock(), []
+    scribe.hold = True
+    service = Answering(scribe, lambda: POLICY, lambda _: 1.0, clock)
+    service.answer(replace(ASKED, deadline_s=30.0), SamplingPlan(answer="number"), events.append)
+    clock.advance(12.0)
+    scribe.give(*scribe.held)
+    assert [r.deadline_s for r in scribe.requests] == pytest.approx([30.0, 18.0])
+    scribe.held[1](DeadlineExceeded("late"))
+    assert isinstance(events[-1], DeadlineExceeded)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "says"),
+    [
+        (SamplingPlan("majority", worth_j=2.0), {}, "worth_j belongs to csvet"),
+        (SamplingPlan("csvet"), {"temperature": 0.0}, "above 0"),
+        (SamplingPlan("csvet", answer="choice"), {}, "choices"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(plan, changes, says):
+    with pytest.raises(BadInput, match=says):
+        ask(Scribe(str), plan, request=replace(ASKED, **changes))
+
+
+def test_the_policy_may_sample_for_requests_that_do_not_ask():
+    always = POLICY.model_copy(update={"sampling": POLICY.sampling.model_copy(update={"always": True})})
+    for policy, request, expected in (
+        (POLICY, ASKED, None), (always, ASKED, SamplingPlan()), (always, replace(ASKED, samples=2), None),
+        (always, replace(ASKED, temperature=0.0), None),
+    ):  # fmt: skip
+        assert Answering(Scribe(str), lambda p=policy: p, lambda _: 1.0, FakeClock()).plan_of(request) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "answer"),
+    [
+        ("so 40 + 2 = 42.0", "number", "42"), ("none", "number", None), ("the answer is B", "choice", "B"),
+        ("  Paris!\n", "text", "paris"), ("", "text", None),
+    ],
+)  # fmt: skip
+def test_the_answer_is_what_two_texts_can_agree_on(text, kind, answer):
+    assert answer_in(text, kind, ("A", "B")) == answer
