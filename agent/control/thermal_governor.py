@@ -35,6 +35,8 @@ class ZoneInput:
     """Accelerators it speaks for; empty: all of them."""
     trip_c: float | None = None
     """Lowest trip point of the kernel or firmware: work stops `hysteresis_c` below it."""
+    forecast: bool = False
+    """Its network is learnt: forecasts act before the hard limit, so the soft one does not."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,15 @@ class ThermalVerdict:
 
     permit: bool
     capacity_share: float
+    """Share of the requests it takes before others do, and of the admitted concurrency."""
     level: Level
     cause: str
+    pace: float = 1.0
+    """Share of its time that it may be busy."""
+    operating_point: str = ""
+    """Name of the point it should run at; empty: its fastest."""
+    sample_share: float = 1.0
+    """Share of the budget of repeated samples."""
 
 
 def step(
@@ -98,13 +107,21 @@ def _judge(previous: ZoneState, zone: ZoneInput, limits: ThermalLimits, now_s: f
         return _move(previous, Level.HALT, f"critical sensor {zone.name}: {why}, counted as hot", limits, now_s)
     temperature_c = zone.temperature_c
     assert temperature_c is not None  # noqa: S101  (narrowing: blind is false)
-    hard_c = limits.hard_c if zone.trip_c is None else min(limits.hard_c, zone.trip_c - limits.hysteresis_c)
-    soft_c = min(limits.soft_c, hard_c)
+    hard_c = hard_limit_c(zone.trip_c, limits, forecast=zone.forecast)
+    soft_c = hard_c if zone.forecast else min(limits.soft_c, hard_c)
     wanted = _level(temperature_c, soft_c, hard_c)
     if wanted < previous.level:
         wanted = max(wanted, min(previous.level, _level(temperature_c + limits.hysteresis_c, soft_c, hard_c)))
     cause = f"{zone.name} at {temperature_c:.1f} °C (soft {soft_c:g}, hard {hard_c:g})" if wanted else ""
     return _move(previous, wanted, cause, limits, now_s)
+
+
+def hard_limit_c(trip_c: float | None, limits: ThermalLimits, *, forecast: bool) -> float:
+    """Temperature at which permits are withheld: the policy's, or a margin below the lowest trip."""
+    if trip_c is None:
+        return limits.hard_c
+    margin_c = limits.forecast.trip_margin_c if forecast and limits.forecast is not None else limits.hysteresis_c
+    return min(limits.hard_c, trip_c - margin_c)
 
 
 def _level(temperature_c: float, soft_c: float, hard_c: float) -> Level:

@@ -53,6 +53,25 @@ class Objective(FileModel):
         return self
 
 
+class ThermalForecast(FileModel):
+    """How the learnt thermal model of the board acts before a limit is reached."""
+
+    horizon_s: float = Field(default=60.0, ge=2, le=3600, description="how far ahead zones are forecast")
+    headroom_c: float = Field(default=1.0, gt=0, lt=30, description="the forecast stays this far below the hard limit")
+    trip_margin_c: float = Field(
+        default=0.5, gt=0, lt=30, description="the hard limit lies this far below a trip once a zone is learnt"
+    )
+    max_error_c: float = Field(
+        default=3.0, gt=0, lt=20, description="a zone whose forecasts err by more is held to soft_c and hard_c alone"
+    )
+    move: bool = Field(default=True, description="requests may take another loaded placement to spare a hot zone")
+    operating_points: bool = Field(
+        default=False, description="operating points may be lowered where the profile declares an actuator"
+    )
+    min_pace: float = Field(default=0.05, gt=0, le=1, description="a lane that must run slower than this stops")
+    min_sample_share: float = Field(default=0.5, gt=0, le=1, description="repeated samples are never cut below this")
+
+
 class ThermalLimits(FileModel):
     """Limits of every zone that has none of its own in the profile; soft < hard, both in °C."""
 
@@ -62,6 +81,9 @@ class ThermalLimits(FileModel):
     min_dwell_s: float = Field(ge=0, le=3600, description="shortest time between two releases")
     stale_after_s: float = Field(gt=0, le=60, description="a critical reading older than this counts as hot")
     derate_share: float = Field(gt=0, le=1, description="share of the request rate allowed while derated")
+    forecast: ThermalForecast | None = Field(
+        default=None, description="act before the hard limit; soft_c then counts only for zones not learnt yet"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ThermalLimits:

@@ -1,0 +1,131 @@
+"""Thermal model: what the governor has learnt of every zone, and whether a reading can be believed.
+
+Follows each zone's impedance to the accelerators' powers. A reading that jumps where no power could have moved it, or
+stands still while the powers must have moved it, is implausible. Owns no limit and no action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from agent.physics import impedance
+from agent.physics.impedance import Forecast, ImpedancePrior, ImpedanceState
+
+JUMP_C = 25.0
+"""No board changes by this much between two samples beyond what its model says."""
+BACK_C = 10.0
+"""A sensor that jumped is believed again within this of the model."""
+FROZEN_C = 8.0
+"""A reading that has not moved at all while its model moved by this much is stuck."""
+LEARNING_SAMPLES = 30
+"""A model that has seen fewer is not trusted."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One zone as read now. `temperature_c` None: nothing fresh."""
+
+    temperature_c: float | None
+    t_s: float
+
+
+@dataclass(frozen=True)
+class ZoneMemory:
+    """What is known of one zone."""
+
+    network: ImpedanceState
+    seen_s: float
+    """Time of the last reading that was taken in."""
+    value_c: float
+    risen_k: float
+    """Share of the model's temperature that comes from power when the reading last changed."""
+    doubt: str = ""
+    """Why the last reading is not believed; empty: it is."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """All zones that have been read at least once."""
+
+    zones: Mapping[str, ZoneMemory] = field(default_factory=dict)
+
+
+def observe(
+    state: ModelState,
+    samples: Mapping[str, Sample],
+    priors: Mapping[str, ImpedancePrior],
+    power_w: Sequence[float],
+    fan: float,
+    now_s: float,
+) -> ModelState:
+    """Take in one round of readings. Zones without a prior are not modelled.
+
+    power_w: mean of each source since the last round, in the order of the priors' sources; fan: duty in [0, 1], 0 where
+    it is not known; now_s: monotonic.
+    """
+    zones = dict(state.zones)
+    for name, prior in priors.items():
+        sample = samples.get(name, Sample(None, now_s))
+        known = zones.get(name)
+        if known is None:
+            if sample.temperature_c is not None:
+                began = impedance.start(prior, sample.temperature_c, now_s)
+                zones[name] = ZoneMemory(began, sample.t_s, sample.temperature_c, 0.0)
+            continue
+        zones[name] = _follow(known, sample, prior, power_w, fan, now_s)
+    return ModelState(zones)
+
+
+def _follow(
+    known: ZoneMemory, sample: Sample, prior: ImpedancePrior, power_w: Sequence[float], fan: float, now_s: float
+) -> ZoneMemory:
+    fresh = sample.temperature_c is not None and sample.t_s > known.seen_s
+    moved = impedance.observe(known.network, prior, None, np.asarray(power_w), fan, now_s)
+    if not fresh or sample.temperature_c is None:
+        return replace(known, network=moved)
+    expected_c = impedance.estimate(moved)
+    risen_k = expected_c - moved.ambient_c
+    frozen = sample.temperature_c == known.value_c
+    since_k = known.risen_k if frozen else risen_k
+    doubt = _doubt(known, sample.temperature_c, expected_c, risen_k - since_k)
+    if not doubt:
+        moved = impedance.correct(moved, prior, sample.temperature_c)
+    return ZoneMemory(moved, sample.t_s, sample.temperature_c, since_k, doubt)
+
+
+def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float) -> str:
+    off_c = value_c - expected_c
+    reach_c = BACK_C if known.doubt else JUMP_C
+    if abs(off_c) > reach_c and known.network.samples > 0:
+        return f"reads {value_c:.1f} °C where the model has {expected_c:.1f} °C"
+    if abs(due_k) > FROZEN_C:
+        return f"stuck at {value_c:.1f} °C while the power moved it by {due_k:+.1f} °C"
+    return ""
+
+
+def trusted(memory: ZoneMemory | None, max_error_c: float) -> bool:
+    """Whether the zone's model has learnt enough to forecast with."""
+    if memory is None or memory.network.samples < LEARNING_SAMPLES:
+        return False
+    return memory.network.innovation_c2 <= max_error_c**2
+
+
+def judged_c(memory: ZoneMemory, reading_c: float) -> float:
+    """Temperature that limits are held against: the model's, unless the reading is beyond its noise above it."""
+    noise_c = math.sqrt(memory.network.innovation_c2)
+    return max(impedance.estimate(memory.network), reading_c - 3.0 * noise_c)
+
+
+def forecasts(
+    state: ModelState, priors: Mapping[str, ImpedancePrior], times_s: Sequence[float], fan: float
+) -> dict[str, Forecast]:
+    """Forecast of every zone that has been read, at times from now."""
+    return {
+        name: impedance.forecast(memory.network, priors[name], np.asarray(times_s), fan)
+        for name, memory in state.zones.items()
+        if name in priors
+    }

@@ -1,0 +1,238 @@
+"""Thermal impedance of a sensor, learnt on line: what each heat source adds to it, by fixed time constants.
+
+The temperature of any node of an RC network is a sum of decaying exponentials of the powers (Foster's form):
+
+    T = T_0 + Σ_source Σ_k R_sk·x_sk − d·z,   τ_k·dx_sk/dt = P_s − x_sk,   τ_K·dz/dt = fan·Σ_s R⁰_sK·x_sK − z
+
+With the time constants fixed on a grid (Van den Hof et al., Automatica 31, 1995) it is linear in T_0, R and d, and its
+regressors are filtered powers, free of the sensor's noise. T_0 is the air with everything that is not counted as power
+and drifts; d is the share of the slowest part that a full fan takes away. A Kalman filter follows all of them; what the
+data does not excite keeps its prior and its prior's uncertainty. Owns no sensor, no limit and no decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from agent.physics.arguments import Array, celsius, nonnegative, positive, share
+
+_SPIKE = 4.0
+"""Innovations beyond this many standard deviations count as this many: a spike moves the estimate, not the network."""
+_NOISE_C = 1.0
+"""Most that a reading is mistrusted, as a standard deviation, however badly it was foretold."""
+_NOISE_MEMORY = 60.0
+"""Samples over which the size of the innovations is averaged."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImpedancePrior:
+    """What is believed before any data, and how fast it may change."""
+
+    time_constants_s: Array
+    """(poles,), rising, > 0."""
+    resistance_k_per_w: Array
+    """(sources, poles), > 0."""
+    rel_uncertainty: float = 0.5
+    """One standard deviation of a resistance as a share of it."""
+    fan_share: float = 0.4
+    """Share of the slowest part that a full fan takes away."""
+    drift_c_per_sqrt_s: float = 0.02
+    """Random walk of T_0: 0.02 is 1.2 °C in an hour."""
+    memory_s: float = 7200.0
+    """Time in which what was learnt about resistances becomes as uncertain as the prior, unless confirmed."""
+    sensor_c: float = 0.3
+    """Smallest standard deviation of a reading."""
+
+    def __post_init__(self) -> None:
+        taus = np.atleast_1d(positive("time_constants_s", self.time_constants_s))
+        resistance = np.atleast_2d(positive("resistance_k_per_w", self.resistance_k_per_w))
+        if resistance.shape[1] != taus.size:
+            raise ValueError(f"resistance_k_per_w must have one column per time constant; got {resistance.shape}")
+        if np.any(np.diff(taus) <= 0):
+            raise ValueError("time_constants_s must rise")
+        share("fan_share", self.fan_share)
+        for name in ("rel_uncertainty", "drift_c_per_sqrt_s", "memory_s", "sensor_c"):
+            positive(name, getattr(self, name))
+        object.__setattr__(self, "time_constants_s", taus)
+        object.__setattr__(self, "resistance_k_per_w", resistance)
+
+    @property
+    def sources(self) -> int:
+        """Number of heat sources."""
+        return int(self.resistance_k_per_w.shape[0])
+
+    @property
+    def mean(self) -> Array:
+        """Parameters before data: T_0 (0: set by the first reading), resistances, −d."""
+        return np.concatenate([[0.0], self.resistance_k_per_w.ravel(), [-self.fan_share]])
+
+    @property
+    def variance(self) -> Array:
+        """Their variances: T_0 within 10 °C of the first reading, d within 0.3."""
+        resistance = (self.rel_uncertainty * self.resistance_k_per_w.ravel()) ** 2
+        return np.concatenate([[100.0], resistance, [0.09]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImpedanceState:
+    """What has been learnt."""
+
+    time_s: float
+    filtered_w: Array
+    """(sources, poles)."""
+    fan_k: float
+    mean: Array
+    covariance: Array
+    innovation_c2: float
+    """Mean square of the one-step prediction error [K²]."""
+    samples: int
+
+    @property
+    def ambient_c(self) -> float:
+        """T_0: the temperature it would settle at without the counted powers."""
+        return float(self.mean[0])
+
+    def resistance_k_per_w(self) -> Array:
+        """(sources,): kelvin per watt once settled, without fan."""
+        found: Array = self.mean[1:-1].reshape(self.filtered_w.shape).sum(axis=1)
+        return found
+
+
+def start(prior: ImpedancePrior, temperature_c: float, now_s: float) -> ImpedanceState:
+    """Return the state at the first reading: everything idle before it, as far as anyone knows."""
+    mean = prior.mean
+    mean[0] = float(celsius("temperature_c", temperature_c))
+    zeros = np.zeros(prior.resistance_k_per_w.shape)
+    return ImpedanceState(now_s, zeros, 0.0, mean, np.diag(prior.variance), prior.sensor_c**2, 0)
+
+
+def observe(
+    state: ImpedanceState,
+    prior: ImpedancePrior,
+    temperature_c: float | None,
+    power_w: ArrayLike,
+    fan: float,
+    now_s: float,
+) -> ImpedanceState:
+    """Return the state after powers held since the last call and, where there is one, a reading.
+
+    power_w: (sources,), >= 0, mean since `state.time_s`; fan: duty in [0, 1]; temperature_c None: only time passes.
+    ValueError where time runs backwards or a number is out of range.
+    """
+    duration_s = now_s - state.time_s
+    if duration_s < 0:
+        raise ValueError(f"now_s ({now_s:g}) lies before the last call ({state.time_s:g})")
+    powers = nonnegative("power_w", power_w)
+    duty = float(share("fan", fan))
+    filtered, fan_k = _advance(state, prior, powers, duty, duration_s)
+    covariance = _loosened(state.covariance, prior, duration_s)
+    moved = replace(state, time_s=now_s, filtered_w=filtered, fan_k=fan_k, covariance=covariance)
+    return moved if temperature_c is None else correct(moved, prior, temperature_c)
+
+
+def _advance(
+    state: ImpedanceState, prior: ImpedancePrior, powers: Array, duty: float, duration_s: float
+) -> tuple[Array, float]:
+    decay = np.exp(-duration_s / prior.time_constants_s)
+    filtered = powers[:, None] + (state.filtered_w - powers[:, None]) * decay
+    slow = prior.resistance_k_per_w[:, -1]
+    settled, began = float(slow @ powers), float(slow @ state.filtered_w[:, -1])
+    last, elapsed = float(decay[-1]), duration_s / float(prior.time_constants_s[-1])
+    fan_k = state.fan_k * last + duty * (settled * (1.0 - last) + (began - settled) * elapsed * last)
+    return filtered, fan_k
+
+
+def _loosened(covariance: Array, prior: ImpedancePrior, duration_s: float) -> Array:
+    limit = prior.variance
+    growth = limit * (duration_s / prior.memory_s)
+    growth[0] = prior.drift_c_per_sqrt_s**2 * duration_s
+    loose = covariance + np.diag(growth)
+    # Bounded by the prior, so that hours without excitation cannot wind it up.
+    scale = np.sqrt(np.minimum(1.0, limit / np.diagonal(loose)))
+    bounded: Array = loose * scale[:, None] * scale[None, :]
+    return bounded
+
+
+def correct(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
+    """Return the state after a reading [°C] at `state.time_s`."""
+    celsius("temperature_c", temperature_c)
+    row = np.concatenate([[1.0], state.filtered_w.ravel(), [state.fan_k]])
+    projected = state.covariance @ row
+    # Errors of the model are correlated in time, so innovations count as noise; bounded, or a bad start would last.
+    variance = float(row @ projected) + max(prior.sensor_c**2, min(_NOISE_C**2, 0.5 * state.innovation_c2))
+    innovation = temperature_c - float(row @ state.mean)
+    reach = _SPIKE * variance**0.5
+    kept = min(max(innovation, -reach), reach)
+    gain = projected / variance
+    covariance = state.covariance - np.outer(gain, projected)
+    floor = np.concatenate([[-np.inf], 0.05 * prior.resistance_k_per_w.ravel(), [-0.95]])
+    mean = np.maximum(state.mean + gain * kept, floor)
+    mean[-1] = min(mean[-1], 0.0)
+    memory = 1.0 / min(state.samples + 1.0, _NOISE_MEMORY)
+    size = state.innovation_c2 + memory * (kept**2 - state.innovation_c2)
+    return replace(
+        state, mean=mean, covariance=0.5 * (covariance + covariance.T), innovation_c2=size, samples=state.samples + 1
+    )
+
+
+def estimate(state: ImpedanceState) -> float:
+    """Return the temperature now [°C] as the network has it: the reading without most of its noise."""
+    parts = state.mean[1:-1] @ state.filtered_w.ravel()
+    return float(state.mean[0] + parts + state.mean[-1] * state.fan_k)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """Temperatures at some times ahead as a linear function of powers held from now on."""
+
+    times_s: Array
+    base_c: Array
+    """(times,): with no power at all."""
+    gain_k_per_w: Array
+    """(times, sources)."""
+    base_rows: Array
+    """(times, parameters): regressors with no power; gain_rows (sources, times, parameters): per watt."""
+    gain_rows: Array
+    covariance: Array
+    extra_c2: Array
+    """(times,): variance from the drift of the air."""
+
+    def temperature_c(self, power_w: ArrayLike) -> Array:
+        """(times,) at constant powers (sources,)."""
+        found: Array = self.base_c + self.gain_k_per_w @ np.asarray(power_w, dtype=np.float64)
+        return found
+
+    def deviation_c(self, power_w: ArrayLike) -> Array:
+        """(times,): one standard deviation of that, from what is not known of the parameters."""
+        powers = np.asarray(power_w, dtype=np.float64)
+        flat = self.gain_rows.reshape(powers.size, -1)
+        rows = self.base_rows + (powers @ flat).reshape(self.base_rows.shape)
+        found: Array = np.sqrt(np.maximum(0.0, ((rows @ self.covariance) * rows).sum(axis=1)) + self.extra_c2)
+        return found
+
+
+def forecast(state: ImpedanceState, prior: ImpedancePrior, times_s: ArrayLike, fan: float) -> Forecast:
+    """Return the forecast at `times_s` (>= 0) from now with the fan as it is (duty in [0, 1])."""
+    times = np.atleast_1d(nonnegative("times_s", times_s))
+    duty = float(share("fan", fan))
+    sources, poles = state.filtered_w.shape
+    decay = np.exp(-times[:, None] / prior.time_constants_s)
+    slow = prior.resistance_k_per_w[:, -1]
+    last, elapsed = decay[:, -1], times / prior.time_constants_s[-1]
+    began = float(slow @ state.filtered_w[:, -1])
+    base = np.empty((times.size, 2 + sources * poles))
+    base[:, 0] = 1.0
+    base[:, 1:-1] = (state.filtered_w[None] * decay[:, None, :]).reshape(times.size, -1)
+    base[:, -1] = state.fan_k * last + duty * began * elapsed * last
+    gain = np.zeros((sources, times.size, base.shape[1]))
+    for source in range(sources):
+        gain[source, :, 1 + source * poles : 1 + (source + 1) * poles] = 1.0 - decay
+        gain[source, :, -1] = duty * slow[source] * (1.0 - last - elapsed * last)
+    drift = prior.drift_c_per_sqrt_s**2 * times
+    return Forecast(
+        times, base @ state.mean, (gain @ state.mean).T, base,
+        gain, state.covariance, drift,
+    )  # fmt: skip

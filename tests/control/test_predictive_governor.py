@@ -1,0 +1,373 @@
+"""The predictive governor: learns a board, acts before the limit with what costs least, trusts no dead sensor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.control import predictive_governor, thermal_choice, thermal_model
+from agent.control.predictive_governor import Look, PredictiveState, Source, step
+from agent.control.thermal_choice import Ceiling, Move, Point, Setting, Unit, choose
+from agent.control.thermal_governor import Level, ThermalVerdict, ZoneInput
+from agent.physics.impedance import Forecast, ImpedancePrior
+from agent.physics.thermal import ThermalNetwork
+from agent.physics.thermal import step as heat
+from agent.schema.policy import ThermalForecast, ThermalLimits
+
+RULE = ThermalForecast(operating_points=True)
+LIMITS = ThermalLimits(
+    soft_c=60, hard_c=90, hysteresis_c=5, min_dwell_s=10, stale_after_s=3, derate_share=0.5, forecast=RULE
+)
+FULL = Point("full", 1.0, 10.0)
+SLOW = Point("slow", 0.8, 5.0)
+
+
+class Board:
+    """One die on a sink; the governor in a closed loop with it."""
+
+    def __init__(self, points=(FULL,), limits=LIMITS, ambient_c=45.0, trip_c=85.0, moves=()):
+        self.network = ThermalNetwork(np.array([3.0, 20.0]), np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0.0, 0.25]))
+        self.at_c = np.full(2, ambient_c)
+        self.ambient_c, self.trip_c, self.points, self.limits, self.moves = ambient_c, trip_c, points, limits, moves
+        self.prior = ImpedancePrior(np.array([4.0, 40.0, 400.0]), np.array([[1.0, 1.0, 2.5]]))
+        self.state, self.now_s, self.busy, self.power_w = PredictiveState(), 0.0, 0.0, 0.0
+        self.peak_c, self.verdict, self.zones, self.work, self.slow_s = -1.0, None, (), 0.0, 0
+
+    def run(self, seconds, demand=1.0, read=lambda value: value, fault=None):
+        for _ in range(seconds):
+            value = read(float(self.at_c[0]))
+            zone = ZoneInput("soc", value, fault if value is None else None, 0.0, True, (), self.trip_c)
+            source = Source("a", self.points, self.busy, self.power_w, self.moves)
+            self.state, decision = step(
+                self.state, Look((zone,), (source,), {"soc": self.prior}), self.limits, self.now_s
+            )
+            self.verdict, self.zones = decision.verdicts["a"], decision.zones
+            point = next((p for p in self.points if p.name == self.verdict.operating_point), self.points[0])
+            self.busy = min(demand / point.speed_share, self.verdict.pace) * self.verdict.permit
+            self.power_w = point.power_w * self.busy
+            self.at_c = heat(self.network, self.at_c, np.array([self.power_w, 0.0]), 1.0, ambient_c=self.ambient_c)
+            self.work += self.busy * point.speed_share
+            self.slow_s += point is not self.points[0]
+            self.peak_c = max(self.peak_c, float(self.at_c[0]))
+            self.now_s += 1.0
+        return self
+
+
+def test_full_load_settles_just_below_the_trip_and_is_never_stopped():
+    board = Board().run(900)
+    assert 81.0 < board.peak_c < 84.5
+    assert board.verdict.permit
+    assert 0.5 < board.verdict.pace < 1.0
+    assert "would reach" in board.verdict.cause
+    assert "paced to" in board.verdict.cause
+    assert board.verdict.level is Level.DERATE
+
+
+def test_a_lower_operating_point_is_taken_before_a_pace():
+    paced, slowed = Board().run(600), Board(points=(FULL, SLOW)).run(600)
+    done = []
+    for board in (paced, slowed):
+        before = board.work
+        done.append(board.run(300).work - before)
+    assert done[1] > 1.05 * done[0]
+    assert slowed.slow_s > 100
+    assert slowed.peak_c < 84.5
+
+
+def test_operating_points_stay_where_the_policy_does_not_allow_them():
+    limits = LIMITS.model_copy(update={"forecast": RULE.model_copy(update={"operating_points": False})})
+    board = Board(points=(FULL, SLOW), limits=limits).run(700)
+    assert board.verdict.operating_point == ""
+    assert board.verdict.pace < 1.0
+
+
+def test_a_load_that_the_board_bears_is_left_alone():
+    board = Board(ambient_c=20.0).run(700)
+    assert (board.verdict.pace, board.verdict.level, board.verdict.cause) == (1.0, Level.NOMINAL, "")
+    assert board.zones[0].learnt
+    assert board.zones[0].forecast_c == pytest.approx(board.at_c[0], abs=2.0)
+
+
+def test_it_is_released_once_the_load_has_gone_but_not_before_the_dwell():
+    board = Board().run(700)
+    board.run(5, demand=0.05)
+    assert board.verdict.level is Level.DERATE
+    board.run(300, demand=0.05)
+    assert board.verdict.level is Level.NOMINAL
+
+
+def test_until_a_zone_is_learnt_the_soft_limit_counts():
+    board = Board(ambient_c=62.0, trip_c=95.0).run(3)
+    assert board.verdict.level is Level.DERATE
+    assert not board.zones[0].learnt
+    board.run(100, demand=0.2)
+    assert board.zones[0].learnt
+    assert board.verdict.level is Level.NOMINAL
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 140.0])
+def test_a_sensor_that_vanishes_or_jumps_counts_as_hot(value):
+    board = Board(ambient_c=30.0).run(300)
+    assert board.verdict.permit
+    board.run(2, read=lambda _: value, fault="absent")
+    assert not board.verdict.permit
+    assert "counted as hot" in board.verdict.cause
+
+
+def test_a_sensor_that_stands_still_while_power_moves_is_stuck():
+    board = Board(ambient_c=30.0).run(300, demand=0.0).run(120, demand=1.0, read=lambda _: 30.25)
+    assert not board.verdict.permit
+    assert "stuck at" in board.verdict.cause
+
+
+def test_a_sensor_that_comes_back_is_believed_again():
+    board = Board(ambient_c=30.0).run(300)
+    board.run(5, read=lambda _: 0.0)
+    board.run(60)
+    assert board.verdict.permit
+
+
+def test_noise_and_a_network_that_is_wrong_by_a_third_do_not_reach_the_trip():
+    random = np.random.default_rng(5)
+    board = Board(points=(FULL, SLOW))
+    board.prior = ImpedancePrior(board.prior.time_constants_s * 0.7, board.prior.resistance_k_per_w * 0.67)
+    board.run(1000, read=lambda value: value + random.normal(0, 0.5))
+    assert board.peak_c < 85.0
+
+
+def test_without_the_key_thresholds_decide_alone():
+    limits = LIMITS.model_copy(update={"forecast": None})
+    board = Board(limits=limits, ambient_c=62.0).run(3)
+    assert board.verdict.level is Level.DERATE
+    assert board.verdict.capacity_share == 0.5
+    assert board.zones[0].limit_c == 80.0
+    assert board.zones[0].forecast_c is None
+
+
+def test_a_zone_without_a_network_is_held_to_the_thresholds():
+    zone = ZoneInput("odd", 65.0, None, 0.0, True, ())
+    look = Look((zone,), (Source("a", (FULL,), 0.0, 0.0),), {})
+    _, decision = step(PredictiveState(), look, LIMITS, 0.0)
+    assert decision.verdicts["a"].level is Level.DERATE
+    assert decision.zones[0].limit_c == 90.0
+
+
+def test_in_air_hotter_than_the_ceiling_it_stops_before_the_trip():
+    board = Board(ambient_c=30.0).run(400, demand=0.3)
+    for ambient_c in np.linspace(30.0, 84.5, 150):
+        board.ambient_c = float(ambient_c)
+        board.run(8)
+    assert not board.verdict.permit
+    assert board.peak_c < 85.0
+
+
+def test_the_period_is_learnt_from_the_looks():
+    state = PredictiveState()
+    zone = ZoneInput("soc", 30.0, None, 0.0, True, ())
+    prior = ImpedancePrior(np.array([4.0, 40.0]), np.array([[1.0, 1.0]]))
+    for k in range(80):
+        state, _ = step(state, Look((zone,), (Source("a", (FULL,), 0.0, 0.0),), {"soc": prior}), LIMITS, 5.0 * k)
+    assert state.period_s == pytest.approx(5.0, abs=0.1)
+
+
+def merged(setting, now_s=0.0, level=Level.NOMINAL, share=1.0):
+    state = PredictiveState(
+        settings={"a": setting}, limited_s={"a": 0.0}, causes={"a": "forecast: soc would reach 91.0 °C"}
+    )
+    verdict = ThermalVerdict(level is not Level.HALT, share, level, "too hot" if level else "")
+    return predictive_governor._merged(verdict, "a", [unit(points=(FULL, SLOW))], state, LIMITS, now_s)
+
+
+def test_the_cause_names_every_act():
+    setting = Setting(1, 0.5, "b", 0.3, 0.5, 0.8)
+    verdict = merged(setting)
+    assert verdict.cause == (
+        "forecast: soc would reach 91.0 °C: 50% of its work goes to b, runs at slow, paced to 30%, samples cut to 50%, "
+        "admits 80%"
+    )
+    assert (verdict.capacity_share, verdict.pace, verdict.operating_point) == (0.4, 0.3, "slow")
+    assert (verdict.sample_share, verdict.permit) == (0.5, True)
+
+
+def test_a_pace_of_nothing_withholds_the_permit():
+    verdict = merged(Setting(pace=0.0))
+    assert (verdict.permit, verdict.level, verdict.capacity_share) == (False, Level.HALT, 0.0)
+
+
+def test_the_stricter_of_limit_and_forecast_counts():
+    assert merged(Setting(pace=0.5), level=Level.HALT, share=0.0).cause == "too hot"
+    assert merged(Setting(pace=0.5), level=Level.DERATE, share=0.5).capacity_share == 0.5
+    assert merged(Setting(moved_share=1.0, moved_to="b")).capacity_share == 0.01
+
+
+def test_a_release_is_shown_only_after_the_dwell():
+    assert merged(Setting(), now_s=9.9).cause.endswith("released, watched")
+    assert merged(Setting(), now_s=10.0).level is Level.NOMINAL
+
+
+# ------------------------------------------------------------------ the choice
+
+
+def flat(gains, base_c=40.0, ceiling_c=80.0, hard_c=85.0, name="z", deviation_c=0.0):
+    """A zone whose forecast is the same at both times."""
+    gain = np.array([gains, gains], dtype=float)
+    sources = len(gains)
+    return Ceiling(
+        name,
+        Forecast(np.array([2.0, 30.0]), np.full(2, base_c), gain, np.zeros((2, 1)), np.zeros((sources, 2, 1)),
+                 np.zeros((1, 1)), np.full(2, deviation_c**2)),
+        ceiling_c, hard_c,
+    )  # fmt: skip
+
+
+def unit(name="a", points=(FULL,), demand=1.0, moves=()):
+    return Unit(name, tuple(points), demand, tuple(moves))
+
+
+def test_nothing_is_done_while_nothing_binds():
+    choice = choose([unit()], [flat([3.0])], RULE)
+    assert choice.settings == {"a": Setting()}
+    assert choice.zone == ""
+
+
+def test_a_pace_brings_the_forecast_exactly_to_the_ceiling():
+    setting = choose([unit()], [flat([8.0], hard_c=999.0)], RULE).settings["a"]
+    assert 40.0 + 8.0 * 10.0 * setting.pace == pytest.approx(80.0)
+
+
+def test_two_standard_deviations_are_kept_as_a_reserve():
+    setting = choose([unit()], [flat([8.0], hard_c=999.0, deviation_c=4.0)], RULE).settings["a"]
+    assert 40.0 + 8.0 * 10.0 * setting.pace == pytest.approx(72.0)
+
+
+def test_the_zone_that_binds_and_the_temperature_it_would_reach_are_said():
+    choice = choose([unit()], [flat([4.1], name="cool"), flat([8.0], name="hot")], RULE)
+    assert (choice.zone, choice.unchecked_c, choice.at_s) == ("hot", 120.0, 2.0)
+
+
+def test_an_accelerator_that_hardly_heats_the_zone_is_not_limited_for_it():
+    chosen = choose([unit("a"), unit("b")], [flat([8.0, 0.2], hard_c=999.0)], RULE).settings
+    assert chosen["b"].pace == 1.0
+    assert 40.0 + 80.0 * chosen["a"].pace + 2.0 == pytest.approx(80.0)
+
+
+def test_each_accelerator_is_limited_by_its_own_zone():
+    zones = [flat([8.0, 0.0], hard_c=999.0, name="a"), flat([0.0, 5.0], hard_c=999.0, name="b")]
+    choice = choose([unit("a"), unit("b")], zones, RULE)
+    assert (choice.settings["a"].pace, choice.settings["b"].pace) == (pytest.approx(0.5), pytest.approx(0.8))
+    assert choice.zone == "a"
+
+
+def test_work_moves_where_another_accelerator_is_free():
+    a = unit("a", demand=0.8, moves=[Move("b", 1.0)])
+    b = unit("b", demand=0.05)
+    settings_ = choose([a, b], [flat([8.0, 0.1])], RULE).settings
+    assert settings_["a"].moved_to == "b"
+    assert settings_["a"].moved_share > 0
+    assert settings_["b"].pace == 1.0
+
+
+def test_work_does_not_move_where_the_policy_forbids_it_or_the_other_one_is_as_hot():
+    a, b = unit("a", moves=[Move("b", 1.0)]), unit("b", demand=0.05)
+    forbidden = RULE.model_copy(update={"move": False})
+    assert choose([a, b], [flat([8.0, 0.1])], forbidden).settings["a"].moved_share == 0.0
+    assert choose([a, b], [flat([8.0, 8.0])], RULE).settings["a"].moved_share == 0.0
+
+
+def test_a_small_load_is_not_paced_for_heat_that_only_a_full_one_would_make():
+    setting = choose([unit(demand=0.2)], [flat([8.0], hard_c=999.0)], RULE).settings["a"]
+    assert setting.pace == 1.0
+
+
+def test_a_burst_before_the_next_look_stays_below_the_hard_limit():
+    setting = choose([unit(demand=0.2)], [flat([8.0], hard_c=85.0)], RULE).settings["a"]
+    assert 40.0 + 80.0 * setting.pace == pytest.approx(85.0)
+
+
+def test_samples_shrink_before_requests_are_refused():
+    seen = [choose([unit()], [flat([g], hard_c=999.0)], RULE).settings["a"] for g in (5.0, 7.0, 9.0, 20.0)]
+    assert [s.sample_share < 1.0 for s in seen] == [False, True, True, True]
+    assert [s.admit_share < 1.0 for s in seen] == [False, False, False, True]
+    assert seen[-1].sample_share == RULE.min_sample_share
+    assert seen[1].sample_share == pytest.approx((4.0 / 7.0) / thermal_choice.SAMPLES_BELOW)
+    assert seen[3].admit_share == pytest.approx(0.2 / thermal_choice.ADMIT_BELOW)
+
+
+def test_below_the_least_pace_it_stops():
+    setting = choose([unit()], [flat([8.0], base_c=79.0)], RULE).settings["a"]
+    assert (setting.pace, setting.admit_share) == (0.0, 0.0)
+    assert choose([unit()], [flat([8.0], base_c=90.0)], RULE).settings["a"].pace == 0.0
+
+
+def test_a_held_plan_is_only_tightened():
+    points = (FULL, SLOW, Point("slowest", 0.5, 2.0))
+    before = {"a": Setting(point=1)}
+    cool = choose([unit(points=points)], [], RULE, before, held=True).settings["a"]
+    assert cool.point == 1
+    hot = choose([unit(points=points)], [flat([30.0])], RULE, before, held=True).settings["a"]
+    assert hot.point == 2
+    free = choose([unit(points=points)], [], RULE, before, held=False).settings["a"]
+    assert free.point == 0
+
+
+def test_a_held_move_is_only_widened():
+    a, b = unit("a", moves=[Move("b", 1.0)]), unit("b", demand=0.05)
+    before = {"a": Setting(moved_share=0.5, moved_to="b"), "b": Setting()}
+    held = choose([a, b], [flat([30.0, 0.1])], RULE, before, held=True).settings["a"]
+    assert held.moved_share == 1.0
+    free = choose([a, b], [flat([4.1, 4.2])], RULE, before, held=False).settings["a"]
+    assert free.moved_share == 0.0
+
+
+def test_of_two_plans_that_do_the_same_the_one_in_force_stays():
+    points = (FULL, Point("twin", 0.99, 9.85))
+    before = {"a": Setting(point=1)}
+    kept = choose([unit(points=points)], [flat([4.3])], RULE, before).settings["a"]
+    assert kept.point in {0, 1}
+    again = choose([unit(points=points)], [flat([4.3])], RULE, {"a": replace(kept, pace=1.0)}).settings["a"]
+    assert again.point == kept.point
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(0.1, 12.0), min_size=1, max_size=3),
+    st.floats(20.0, 95.0),
+    st.lists(st.floats(0.05, 1.0), min_size=3, max_size=3),
+)
+def test_whatever_the_board_the_plan_keeps_every_zone_below_its_ceiling(gains, base_c, demands):
+    names = [f"u{i}" for i in range(len(gains))]
+    units = [
+        Unit(n, (FULL, SLOW), d, tuple(Move(m, 1.5) for m in names if m != n))
+        for n, d in zip(names, demands, strict=False)
+    ]
+    zone = flat(gains, base_c=base_c)
+    chosen = choose(units, [zone], RULE).settings
+    power = np.array([u.points[chosen[u.name].point].power_w * chosen[u.name].pace for u in units])
+    most = zone.forecast.temperature_c(power)
+    assert np.all(most <= zone.hard_c + 1e-6) or np.all(power == 0.0)
+
+
+# ------------------------------------------------------------------ the model
+
+
+def test_a_zone_is_not_modelled_before_its_first_reading():
+    prior = {"z": ImpedancePrior(np.array([4.0]), np.array([[1.0]]))}
+    state = thermal_model.observe(thermal_model.ModelState(), {}, prior, [1.0], 0.0, 0.0)
+    assert state.zones == {}
+    assert not thermal_model.trusted(None, 3.0)
+    seen = thermal_model.observe(state, {"z": thermal_model.Sample(30.0, 1.0)}, prior, [1.0], 0.0, 1.0)
+    assert seen.zones["z"].value_c == 30.0
+    assert thermal_model.forecasts(seen, {}, [1.0], 0.0) == {}
+
+
+def test_the_same_reading_is_not_taken_in_twice():
+    prior = {"z": ImpedancePrior(np.array([4.0]), np.array([[1.0]]))}
+    state = thermal_model.ModelState()
+    for now_s, stamp in ((0.0, 0.0), (1.0, 1.0), (2.0, 1.0)):
+        sample = {"z": thermal_model.Sample(30.0, stamp)}
+        state = thermal_model.observe(state, sample, prior, [1.0], 0.0, now_s)
+    assert state.zones["z"].network.samples == 1
