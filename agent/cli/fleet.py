@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.fleet_boards import label_command, ls_command, show_command, watch_command
 from agent.cli.fleet_bundle import bundle_command
+from agent.cli.fleet_ids import new_id
 from agent.cli.fleet_keys import key_option, load_key, password
+from agent.cli.fleet_orders import apply_command, exec_command, rollback_command, rollout_group
+from agent.cli.fleet_serve import serve_command, token_command
 
 if TYPE_CHECKING:
     from agent.schema.base import FileModel
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group("fleet")
 def fleet_command() -> None:
-    """Keys, signatures and bundles for the boards of a fleet."""
+    """The fleet: keys and signatures, the controller, and what its boards do."""
 
 
 @fleet_command.group("keys")
@@ -92,9 +95,8 @@ def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel],
     return Command, made
 
 
-def new_id() -> str:
-    """An id that is used once and sorts by time: milliseconds since 1970, then randomness."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
-
-
-fleet_command.add_command(bundle_command)
+for _command in (
+    bundle_command, serve_command, token_command, ls_command, show_command, watch_command, label_command, exec_command,
+    apply_command, rollout_group, rollback_command,
+):  # fmt: skip
+    fleet_command.add_command(_command)

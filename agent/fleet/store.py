@@ -194,11 +194,25 @@ class Store:
                 if before is None or _age(before) <= _age(message.document):
                     states[message.board] = message.document
             elif message.kind in columns:
+                if message.kind == "rep":
+                    self._settled(db, message, now_s)
                 others[columns[message.kind]][message.board] = _text(message.document)
         for column, texts in others.items():
             self._set(db, column, texts)
         for board, document in sorted(states.items()):
             self._state(db, board, document, now_s)
+
+    def _settled(self, db: Connection, message: Told, now_s: float) -> None:
+        """What became of a desired state that was sent from here."""
+        ends = {"applied": "ok", "rejected": "failed"}
+        status, ver = ends.get(str(message.document.get("status"))), message.document.get("des_ver")
+        if status is not None and isinstance(ver, int):
+            key, table = f"{message.board[0]}/{message.board[1]}/desired/{ver}", tables.messages
+            db.execute(
+                table.update()
+                .where(table.c.id == key, table.c.status.not_in(FINAL))
+                .values(status=status, answer=_text(message.document), changed_s=now_s)
+            )
 
     def _state(self, db: Connection, board: BoardKey, document: dict[str, Any], now_s: float) -> None:
         """Birth or will; of an older session it changes nothing. A will keeps what the birth said of the board."""

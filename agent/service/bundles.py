@@ -386,6 +386,8 @@ class Bundles:
         fetch = self._fetch
         if fetch is not None:
             fields["wanted"] = fetch.wanted()
+        if record.phase in {"kept", "reverted"}:
+            fields["figures"] = record.trial
         return fields
 
 

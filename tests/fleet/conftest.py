@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.fleet import tables
 from agent.fleet.store import Store, open_engine
 from tests.fleet.databases import Postgres
 
@@ -22,11 +23,18 @@ def store(request, tmp_path):
         engine = open_engine(f"sqlite:///{tmp_path}/fleet.db")
     else:
         engine = open_engine(request.getfixturevalue("postgres").url)
-        from agent.fleet import tables
-
         with engine.begin() as db:
             for table in tables.metadata.sorted_tables:
                 if table.name != tables.layout.name:
                     db.execute(table.delete())
     yield Store(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def clean_postgres(postgres):
+    """URL of an empty PostgreSQL database."""
+    engine = open_engine(postgres.url)
+    tables.metadata.drop_all(engine)
+    engine.dispose()
+    return postgres.url

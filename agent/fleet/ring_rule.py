@@ -1,0 +1,95 @@
+"""Ring rule: what a rollout does next – offer, wait, go on, abort. Pure.
+
+Boards fall into rings by a hash of rollout and name, so that nobody chooses who goes first, and it is the same boards
+whichever controller asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.control.worse import Evidence, weighed_all
+from agent.schema.fleet import Plan
+
+COHORTS = 10_000
+BOUND = 0.25
+"""Largest rise of joules per inference, as a log ratio, that one board may count for."""
+FAILED = frozenset({"reverted", "refused", "silent"})
+SETTLED = FAILED | {"kept"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a rollout is. Times in seconds by one clock.
+
+    waiting: boards of the rings so far that were not offered it; under_way: offered and not settled; kept, failed:
+    settled; settled_s: since when the ring has nothing to wait for; excesses: log ratios of joules per inference, in
+    the order in which boards settled; offered_last_minute: for the rate limit.
+    """
+
+    ring: int
+    waiting: int
+    under_way: int
+    kept: int
+    failed: int
+    settled_s: float | None
+    excesses: tuple[float, ...]
+    offered_last_minute: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do. `offers`: how many boards to offer it to now."""
+
+    what: Literal["offer", "wait", "settled", "next_ring", "done", "abort"]
+    offers: int = 0
+    reason: str = ""
+
+
+def cohort(rollout: str, board: str) -> int:
+    """0 to COHORTS - 1."""
+    return int.from_bytes(hashlib.sha256(f"{rollout}/{board}".encode()).digest()[:8], "big") % COHORTS
+
+
+def reach(plan: Plan, ring: int) -> int:
+    """Cohorts below this number belong to the rings up to `ring`."""
+    return round(plan.rings[min(ring, len(plan.rings) - 1)] * COHORTS)
+
+
+def evidence(plan: Plan, excesses: Sequence[float]) -> Evidence:
+    """That boards need more joules per inference than before."""
+    return weighed_all(excesses, math.log1p(plan.max_worse), BOUND)
+
+
+def step(plan: Plan, progress: Progress, now_s: float) -> Step:
+    """The next step."""
+    reason = _abort(plan, progress)
+    if reason:
+        return Step("abort", reason=reason)
+    if progress.waiting:
+        offers = min(progress.waiting, max(0, plan.per_minute - progress.offered_last_minute))
+        return Step("offer", offers) if offers else Step("wait")
+    if progress.under_way:
+        return Step("wait")
+    last = progress.ring >= len(plan.rings) - 1
+    if last:
+        return Step("done")
+    if progress.settled_s is None:
+        return Step("settled")
+    return Step("next_ring") if now_s - progress.settled_s >= plan.soak_s else Step("wait")
+
+
+def _abort(plan: Plan, progress: Progress) -> str:
+    settled = progress.kept + progress.failed
+    if settled >= plan.min_boards and progress.failed > plan.max_failed * settled:
+        share = progress.failed / settled
+        return f"{progress.failed} of {settled} boards failed or fell silent ({share:.0%}; {plan.max_failed:.0%} may)"
+    found = evidence(plan, progress.excesses)
+    if found.proves(plan.risk):
+        change = math.expm1(found.mean_excess)
+        return f"{change:+.1%} joules per inference over {found.pairs} boards, each against its own past"
+    return ""

@@ -1,0 +1,310 @@
+"""Rollouts: carries signed offers to boards ring by ring.
+
+State is in the database alone; a lease keeps controllers from stepping on each other, and whoever gets it next goes on
+where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, or_, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from agent.errors import BadInput, NotFound, StorageError
+from agent.fleet import ring_rule, tables
+from agent.fleet.inventory import Inventory
+from agent.fleet.outgoing import Outgoing, Send, write_audit
+from agent.fleet.ring_rule import FAILED, Progress
+from agent.mqtt import envelope
+from agent.mqtt.topics import Topics
+from agent.schema.bundle import Offer
+from agent.schema.fleet import Plan, RolloutRequest
+
+LEASE_S = 30.0
+AGAIN_S = 60.0
+"""An offer without any report is sent again after this long; boards know it by its digest."""
+OPEN = ("approval", "running", "paused")
+_ENDS = frozenset({"kept", "reverted", "refused"})
+
+
+class Rollouts:
+    """`round` belongs to one thread; the rest may be called from any. Methods raise QeilError."""
+
+    def __init__(
+        self, engine: Engine, inventory: Inventory, outgoing: Outgoing, holder: str, wall_s: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._inventory = inventory
+        self._outgoing = outgoing
+        self._holder = holder
+        self._wall_s = wall_s
+        self._sent_s: dict[tuple[str, str], float] = {}
+
+    # ------------------------------------------------------------------ what people ask for
+
+    def begin(self, request: RolloutRequest, who: str) -> dict[str, Any]:
+        """Begin it, or wait for approvals. BadInput where it contradicts another or reaches no board."""
+        offer = self._outgoing.checked(request.offer)
+        if not isinstance(offer, Offer):
+            raise BadInput("a rollout takes a signed bundle")
+        boards = [e for e in self._inventory.boards(offer.tenant, request.plan.select) if _meant(offer, e)]
+        if not boards:
+            raise BadInput("no board is meant: neither the offer nor the selection leaves one")
+        key, now_s = f"{offer.tenant}-{offer.name}-{offer.ver}", self._wall_s()
+        table = tables.rollouts
+        with self._engine.begin() as db:
+            self._contradictions(db, offer, {e.board for e in boards})
+            status = "running" if request.plan.approvals == 1 else "approval"
+            values = {
+                "id": key, "tenant": offer.tenant, "name": offer.name, "ver": offer.ver, "status": status, "ring": 0,
+                "envelope": envelope.sealed(request.offer.doc, request.offer.sig).decode(),
+                "plan": request.plan.model_dump_json(), "ring_s": now_s, "by_whom": who,
+                "approvals": json.dumps([who]), "created_s": now_s,
+            }  # fmt: skip
+            try:
+                db.execute(table.insert().values(values))
+            except IntegrityError as error:
+                raise BadInput(f"there is a rollout {key} already") from error
+            db.execute(
+                tables.rollout_boards.insert(),
+                [
+                    {"rollout": key, "board": e.board, "cohort": ring_rule.cohort(key, e.board), "status": "pending"}
+                    for e in boards
+                ],
+            )
+            write_audit(db, now_s, who, "rollout", key, {"boards": len(boards), "plan": request.plan.model_dump()})
+        return self.find(key)
+
+    def _contradictions(self, db: Connection, offer: Offer, boards: set[str]) -> None:
+        table, inside = tables.rollouts, tables.rollout_boards
+        newest = db.execute(select(func.max(table.c.ver)).where(table.c.tenant == offer.tenant)).scalar()
+        if newest is not None and offer.ver <= newest:
+            raise BadInput(f"version {offer.ver} is not above {newest}; boards would refuse it")
+        query = (
+            select(inside.c.board, table.c.id)
+            .join(table, table.c.id == inside.c.rollout)
+            .where(table.c.tenant == offer.tenant, table.c.status.in_(OPEN))
+        )
+        for board, other in db.execute(query):
+            if board in boards:
+                raise BadInput(f"rollout {other} is not over and has {board} too; abort it first")
+
+    def steer(self, key: str, action: str, who: str) -> dict[str, Any]:
+        """Pause, resume, abort or approve. BadInput where that cannot be done now."""
+        allowed = {
+            "pause": ("running", "paused"), "resume": ("paused", "running"), "approve": ("approval", "approval"),
+        }  # fmt: skip
+        now_s, table = self._wall_s(), tables.rollouts
+        with self._engine.begin() as db:
+            row = db.execute(select(table).where(table.c.id == key).with_for_update()).mappings().first()
+            if row is None:
+                raise NotFound(f"there is no rollout {key}")
+            if row["status"] not in (OPEN if action == "abort" else allowed[action][:1]):
+                raise BadInput(f"rollout {key} is {row['status']}")
+            values: dict[str, Any] = {"status": "aborted" if action == "abort" else allowed[action][1]}
+            if action == "approve":
+                values = self._approved(row, who)
+            if action == "abort":
+                values["reason"] = f"aborted by {who}"
+            db.execute(table.update().where(table.c.id == key).values(values))
+            write_audit(db, now_s, who, f"rollout {action}", key, {})
+        return self.find(key)
+
+    def _approved(self, row: Any, who: str) -> dict[str, Any]:
+        people = json.loads(row["approvals"])
+        if who in people:
+            raise BadInput(f"{who} has approved it already; it takes another person")
+        people.append(who)
+        enough = len(people) >= Plan.model_validate_json(row["plan"]).approvals
+        return {"approvals": json.dumps(people), "status": "running" if enough else "approval"}
+
+    def all(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        table = tables.rollouts
+        with self._engine.connect() as db:
+            keys = [r[0] for r in db.execute(select(table.c.id).order_by(table.c.created_s.desc()).limit(200))]
+        return [self.find(key) for key in keys]
+
+    def find(self, key: str) -> dict[str, Any]:
+        """One, with its boards by status; NotFound."""
+        table, inside = tables.rollouts, tables.rollout_boards
+        with self._engine.connect() as db:
+            row = db.execute(select(table).where(table.c.id == key)).mappings().first()
+            if row is None:
+                raise NotFound(f"there is no rollout {key}")
+            counts = db.execute(
+                select(inside.c.status, func.count()).where(inside.c.rollout == key).group_by(inside.c.status)
+            ).all()
+        shown = {
+            k: row[k]
+            for k in ("id", "tenant", "name", "ver", "status", "ring", "reason", "by_whom", "created_s")
+        }  # fmt: skip
+        return {
+            **shown, "plan": json.loads(row["plan"]), "approvals": json.loads(row["approvals"]),
+            "boards": {c[0]: int(c[1]) for c in counts}, "offer": json.loads(row["envelope"]),
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ the controller's thread
+
+    def round(self, send: Send) -> None:
+        """One step of every open rollout that this controller holds. StorageError."""
+        table = tables.rollouts
+        try:
+            with self._engine.connect() as db:
+                keys = [r[0] for r in db.execute(select(table.c.id).where(table.c.status.in_(("running", "aborted"))))]
+            for key in keys:
+                row = self._held(key)
+                if row is not None:
+                    self._step(row, send)
+        except SQLAlchemyError as error:
+            raise StorageError(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
+
+    def _held(self, key: str) -> Any | None:
+        """The rollout, if this controller has or gets the lease on it."""
+        table, now_s = tables.rollouts, self._wall_s()
+        free = or_(table.c.holder.is_(None), table.c.holder == self._holder, table.c.lease_s < now_s)
+        with self._engine.begin() as db:
+            done = db.execute(
+                table.update().where(table.c.id == key, free).values(holder=self._holder, lease_s=now_s + LEASE_S)
+            )
+            if done.rowcount != 1:
+                return None
+            return db.execute(select(table).where(table.c.id == key)).mappings().one()
+
+    def _step(self, row: Any, send: Send) -> None:
+        plan, now_s = Plan.model_validate_json(row["plan"]), self._wall_s()
+        with self._engine.begin() as db:
+            self._outcomes(db, row, plan, now_s)
+        if row["status"] == "aborted":
+            self._withdraw(row, send)
+            return
+        with self._engine.begin() as db:
+            progress = self._progress(db, row, plan, now_s)
+        step = ring_rule.step(plan, progress, now_s)
+        if step.what == "abort":
+            self._change(row["id"], status="aborted", reason=step.reason)
+            self._withdraw(row, send)
+        elif step.what == "offer":
+            self._offer(row, plan, step.offers, send)
+        elif step.what == "settled":
+            self._change(row["id"], settled_s=now_s)
+        elif step.what == "next_ring":
+            self._change(row["id"], ring=row["ring"] + 1, ring_s=now_s, settled_s=None)
+        elif step.what == "done":
+            self._change(row["id"], status="done")
+        self._offer_again(row, send, now_s)
+
+    def _change(self, key: str, **values: Any) -> None:
+        table = tables.rollouts
+        with self._engine.begin() as db:
+            db.execute(table.update().where(table.c.id == key, table.c.status == "running").values(values))
+            if "status" in values or "ring" in values:
+                write_audit(db, self._wall_s(), self._holder, "rollout step", key, values)
+
+    def _outcomes(self, db: Connection, row: Any, plan: Plan, now_s: float) -> None:
+        """What boards have reported of this version, and who has said nothing for too long."""
+        inside, boards = tables.rollout_boards, tables.boards
+        query = (
+            select(inside.c.board, inside.c.offered_s, inside.c.status, boards.c.bundle)
+            .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
+            .where(inside.c.rollout == row["id"], inside.c.status.in_(("offered", "silent")))
+        )
+        for board, offered_s, status, text in db.execute(query).all():
+            report = json.loads(text) if text else {}
+            if report.get("ver") == row["ver"] and report.get("status") in _ENDS:
+                values = {"status": report["status"], "settled_s": now_s, "worse": _worse(report)}
+                values["code"] = str(report.get("code") or "")[:64]
+            elif status == "offered" and offered_s < now_s - plan.silent_s:
+                values = {"status": "silent", "settled_s": now_s}
+            else:
+                continue
+            here = (inside.c.rollout == row["id"]) & (inside.c.board == board)
+            db.execute(inside.update().where(here).values(values))
+
+    def _progress(self, db: Connection, row: Any, plan: Plan, now_s: float) -> Progress:
+        inside = tables.rollout_boards
+        mine = (inside.c.rollout == row["id"]) & (inside.c.cohort < ring_rule.reach(plan, row["ring"]))
+        counts = {
+            s: int(n)
+            for s, n in db.execute(select(inside.c.status, func.count()).where(mine).group_by(inside.c.status))
+        }
+        worse = db.execute(select(inside.c.worse).where(mine, inside.c.worse.is_not(None)).order_by(inside.c.settled_s))
+        recent = db.execute(
+            select(func.count()).where(inside.c.rollout == row["id"], inside.c.offered_s > now_s - 60.0)
+        ).scalar_one()
+        return Progress(
+            row["ring"], counts.get("pending", 0), counts.get("offered", 0), counts.get("kept", 0),
+            sum(counts.get(s, 0) for s in FAILED), row["settled_s"], tuple(float(r[0]) for r in worse), int(recent),
+        )  # fmt: skip
+
+    def _offer(self, row: Any, plan: Plan, count: int, send: Send) -> None:
+        inside = tables.rollout_boards
+        mine = (inside.c.rollout == row["id"]) & (inside.c.cohort < ring_rule.reach(plan, row["ring"]))
+        with self._engine.connect() as db:
+            waiting = select(inside.c.board).where(mine, inside.c.status == "pending").order_by(inside.c.cohort)
+            found = [r[0] for r in db.execute(waiting.limit(count))]
+        for board in found:
+            here = (inside.c.rollout == row["id"]) & (inside.c.board == board) & (inside.c.status == "pending")
+            with self._engine.begin() as db:
+                claimed = db.execute(inside.update().where(here).values(status="offered", offered_s=self._wall_s()))
+            if claimed.rowcount == 1:
+                self._deliver(row, board, send)
+
+    def _deliver(self, row: Any, board: str, send: Send) -> None:
+        """One that the link does not take is delivered again."""
+        if send(Topics(row["tenant"], board).bundle, row["envelope"].encode(), True, None):
+            self._sent_s[row["id"], board] = self._wall_s()
+
+    def _offer_again(self, row: Any, send: Send, now_s: float) -> None:
+        """To boards that were offered it and have not reported it: the offer may never have left a controller."""
+        inside, boards = tables.rollout_boards, tables.boards
+        query = (
+            select(inside.c.board, boards.c.bundle)
+            .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
+            .where(inside.c.rollout == row["id"], inside.c.status == "offered")
+        )
+        with self._engine.connect() as db:
+            found = db.execute(query).all()
+        for board, text in found:
+            heard = bool(text) and json.loads(text).get("ver") == row["ver"]
+            if not heard and self._sent_s.get((row["id"], board), float("-inf")) < now_s - AGAIN_S:
+                self._deliver(row, board, send)
+
+    def _withdraw(self, row: Any, send: Send) -> None:
+        """Take the offer from boards that have not begun with it, so that none finds it when it comes back."""
+        inside, boards = tables.rollout_boards, tables.boards
+        query = (
+            select(inside.c.board, inside.c.status, boards.c.bundle)
+            .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
+            .where(inside.c.rollout == row["id"], inside.c.status.in_(("offered", "silent", "pending")))
+        )
+        with self._engine.connect() as db:
+            found = db.execute(query).all()
+        for board, status, text in found:
+            begun = bool(text) and json.loads(text).get("ver") == row["ver"]
+            if begun:  # it ends by itself, and how is recorded
+                continue
+            if status != "pending" and not send(Topics(row["tenant"], board).bundle, b"", True, None):
+                continue
+            here = (inside.c.rollout == row["id"]) & (inside.c.board == board) & (inside.c.status == status)
+            with self._engine.begin() as db:
+                db.execute(inside.update().where(here).values(status="withdrawn"))
+
+
+def _meant(offer: Offer, entry: Any) -> bool:
+    named = offer.boards is None or entry.board in offer.boards
+    return named and (offer.profiles is None or entry.profile in offer.profiles)
+
+
+def _worse(report: dict[str, Any]) -> float | None:
+    """Mean log ratio of joules per inference over the models of a board; None where it had nothing to compare."""
+    figures = report.get("figures")
+    energy = figures.get("energy") if isinstance(figures, dict) else None
+    values = list(energy.values()) if isinstance(energy, dict) else []
+    if not values or not all(type(v) in {int, float} and -1 < v < 1e3 for v in values):
+        return None
+    return sum(math.log1p(v) for v in values) / len(values)

@@ -1,0 +1,90 @@
+"""Settings of the fleet's controller (fleet.yaml) and what its API takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agent.schema.base import FileModel, Name
+from agent.schema.settings import MqttSettings, TrustedKey
+
+Role = Literal["read", "operate", "admin"]
+
+
+class FleetHttp(FileModel):
+    """Where the API listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8585, ge=0, le=65535)
+    tokens_file: Path = Field(description="one line per token; qeil fleet token makes them")
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class FleetSettings(FileModel):
+    """fleet.yaml."""
+
+    version: Literal[1]
+    name: Name = Field(default="fleet-backend", description="this controller; each one needs a name of its own")
+    group: Name = Field(default="qeil", description="controllers of one group share the boards' messages")
+    database: str = Field(description="sqlite:///FILE, or postgresql://USER@HOST/NAME")
+    mqtt: MqttSettings = Field(description="the broker; mqtt.tenant is not looked at")
+    http: FleetHttp
+    trusted_keys: tuple[TrustedKey, ...] = Field(min_length=1, max_length=2, description="what boards obey")
+    silent_s: float = Field(default=300.0, gt=0, description="an online board that says nothing for longer is silent")
+    missing_s: float = Field(default=120.0, gt=0, description="numbers missing for longer raise a condition")
+    receive_maximum: int = Field(default=2000, ge=1, le=65535, description="messages under way to this controller")
+    archives: Path | None = Field(default=None, description="folder of bundle archives that boards ask for over MQTT")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Signed(FileModel):
+    """A signed document as it goes to boards."""
+
+    v: Literal[1]
+    doc: str = Field(max_length=128 * 1024)
+    sig: str = Field(max_length=4096)
+
+
+class Plan(FileModel):
+    """How a rollout proceeds."""
+
+    rings: tuple[float, ...] = Field(default=(0.01, 0.05, 0.25, 1.0), min_length=1, max_length=16)
+    soak_s: float = Field(default=600.0, ge=0, le=30 * 86_400, description="after a ring is settled, before the next")
+    per_minute: int = Field(default=600, ge=1, le=1_000_000, description="offers in a minute")
+    max_failed: float = Field(
+        default=0.02, ge=0, le=1, description="share of boards that refuse, revert or fall silent"
+    )
+    min_boards: int = Field(default=5, ge=1, description="that many settled boards before the share counts")
+    silent_s: float = Field(default=3600.0, gt=0, description="an offered board without an end counts as silent")
+    max_worse: float = Field(default=0.02, ge=0, lt=0.2, description="accepted rise of joules per inference")
+    risk: float = Field(default=0.05, gt=0, lt=0.5, description="chance that a rollout that is no worse is aborted")
+    approvals: int = Field(default=1, ge=1, le=5, description="people who must want it, the one who asks included")
+    select: str = Field(default="", max_length=1024, description="which boards; all of the tenant by default")
+
+    @model_validator(mode="after")
+    def _rings_grow(self) -> Plan:
+        if any(not 0 < share <= 1 for share in self.rings) or list(self.rings) != sorted(set(self.rings)):
+            raise ValueError("rings are growing shares above 0 and at most 1")
+        return self
+
+
+class RolloutRequest(FileModel):
+    """A signed offer for many boards, and how it proceeds."""
+
+    offer: Signed
+    plan: Plan = Plan()
+
+
+class Labels(FileModel):
+    """Labels of one board, whole."""
+
+    labels: dict[Name, str] = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _short(self) -> Labels:
+        if any(len(value) > 128 or "," in value or not value.isprintable() for value in self.labels.values()):
+            raise ValueError("label values are printable, without commas, at most 128 characters")
+        return self
