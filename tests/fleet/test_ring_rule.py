@@ -1,0 +1,79 @@
+"""The ring rule: who is first, how far it goes, and when it stops."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from agent.fleet.ring_rule import COHORTS, Progress, cohort, reach, step
+from agent.schema.fleet import Plan
+
+PLAN = Plan(soak_s=60, per_minute=10)
+START = Progress(0, 0, 0, 0, 0, None, (), 0)
+
+
+@pytest.mark.parametrize(
+    ("progress", "what"),
+    [
+        (replace(START, waiting=50), "offer"),
+        (replace(START, waiting=50, offered_last_minute=10), "wait"),
+        (replace(START, under_way=1), "wait"),
+        (replace(START, kept=9), "settled"),
+        (replace(START, kept=9, settled_s=950.0), "wait"),
+        (replace(START, kept=9, settled_s=940.0), "next_ring"),
+        (replace(START, ring=3, kept=9, settled_s=None), "done"),
+        (replace(START, ring=3, kept=9, under_way=1), "wait"),
+        (replace(START, waiting=5, kept=4, failed=1), "abort"),
+        (replace(START, waiting=5, kept=3, failed=1), "offer"),
+        (replace(START, waiting=5, kept=98, failed=2), "offer"),
+        (replace(START, waiting=5, kept=97, failed=3), "abort"),
+    ],
+)
+def test_each_situation_has_its_step(progress, what):
+    assert step(PLAN, progress, 1000.0).what == what
+
+
+def test_offers_stay_within_the_rate():
+    assert step(PLAN, replace(START, waiting=50, offered_last_minute=4), 0.0).offers == 6
+    assert step(PLAN, replace(START, waiting=3), 0.0).offers == 3
+
+
+def test_cohorts_are_the_same_for_everybody_and_spread_evenly():
+    numbers = [cohort("r1", f"board-{i}") for i in range(5000)]
+    assert numbers == [cohort("r1", f"board-{i}") for i in range(5000)]
+    assert numbers[:10] != [cohort("r2", f"board-{i}") for i in range(10)]
+    assert 0 <= min(numbers) <= max(numbers) < COHORTS
+    share = sum(n < reach(PLAN, 1) for n in numbers) / len(numbers)
+    assert 0.04 < share < 0.06
+    assert reach(PLAN, 99) == COHORTS
+
+
+def excesses(seed: int, shift: float, count: int) -> list[float]:
+    rng = random.Random(seed)
+    return [math.log(1 + shift) + rng.gauss(0, 0.08) for _ in range(count)]
+
+
+def aborted_at(seed: int, shift: float, boards: int) -> int | None:
+    values = excesses(seed, shift, boards)
+    for count in range(1, boards + 1):
+        if step(PLAN, replace(START, kept=count, excesses=tuple(values[:count])), 0.0).what == "abort":
+            return count
+    return None
+
+
+def test_eight_per_cent_more_joules_stop_it_before_a_quarter_of_a_thousand_boards_has_it():
+    found = [aborted_at(seed, 0.08, 250) for seed in range(40)]
+    assert all(count is not None and count < 250 for count in found)
+
+
+def test_a_neutral_bundle_is_rarely_stopped():
+    assert sum(aborted_at(seed, 0.0, 200) is not None for seed in range(100)) <= 5
+
+
+@pytest.mark.parametrize("rings", [(), (0.5, 0.1), (0.0, 1.0), (0.5, 0.5), (2.0,)])
+def test_rings_that_do_not_grow_are_none(rings):
+    with pytest.raises(ValueError, match="rings"):
+        Plan(rings=rings)

@@ -1,0 +1,234 @@
+"""Rollouts on both databases over boards of paper: every way to end, two controllers, and people."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from agent.errors import BadInput, NotFound
+from agent.fleet.inventory import Inventory
+from agent.fleet.messages import Told
+from agent.fleet.outgoing import Outgoing
+from agent.fleet.rollouts import Rollouts
+from agent.mqtt.topics import Topics
+from agent.schema.fleet import Plan, RolloutRequest, Signed
+from tests.fakes import FakeClock
+from tests.mqtt.signed import KEY, signed
+
+STATE = {"v": 1, "online": True, "boot": 1, "conn": 1, "profile": "p"}
+
+
+class Fleet:
+    """`ends(board)` is the report that a board makes of an offer, None while it says nothing."""
+
+    def __init__(self, store, count: int) -> None:
+        self.store = store
+        self.clock = FakeClock()
+        self.names = [f"b{i:04d}" for i in range(count)]
+        told = [Told(("acme", name), "state", {**STATE}) for name in self.names]
+        for i in range(0, count, 250):
+            store.take(told[i : i + 250], self.clock.wall_s())
+        self.ends = lambda board: {"status": "kept", "figures": {}}
+        self.offered: dict[str, int] = {}
+        self.withdrawn: set[str] = set()
+        self.linked = True
+        self.reports: list[Told] = []
+        self.ver = 0
+        self.makers = [self.maker("one")]
+
+    def maker(self, holder: str) -> Rollouts:
+        inventory = Inventory(self.store.engine, 1e9, 1e9, self.clock.wall_s)
+        outgoing = Outgoing(self.store.engine, [KEY.public], self.clock.wall_s)
+        return Rollouts(self.store.engine, inventory, outgoing, holder, self.clock.wall_s)
+
+    def send(self, topic, payload, retain, expires_s) -> bool:
+        if not self.linked:
+            return False
+        board = topic.split("/")[3]
+        assert topic == Topics("acme", board).bundle
+        if not payload:
+            self.withdrawn.add(board)
+            return True
+        self.offered[board] = self.offered.get(board, 0) + 1
+        end = self.ends(board)
+        if end is not None:
+            ver = json.loads(json.loads(payload)["doc"])["ver"]
+            self.reports.append(Told(("acme", board), "bundle", {"v": 1, "ver": ver, **end}))
+        return True
+
+    def request(self, plan: dict, **fields) -> RolloutRequest:
+        self.ver += 1
+        now_s = self.clock.wall_s()
+        document = {
+            "v": 1, "kind": "bundle", "tenant": "acme", "name": "n", "ver": self.ver, "sha256": "0" * 64, "bytes": 10,
+            "iat": now_s, "exp": now_s + 1e6, "policy": "p", "url": "https://x/y", **fields,
+        }  # fmt: skip
+        message = json.loads(signed(json.dumps(document)))
+        return RolloutRequest(offer=Signed(**message), plan=Plan(**{"soak_s": 5.0, "per_minute": 100_000, **plan}))
+
+    def begin(self, who: str = "anna", **plan) -> str:
+        return self.makers[0].begin(self.request(plan), who)["id"]
+
+    def turn(self, seconds: float = 1.0) -> None:
+        self.clock.advance(seconds)
+        for maker in self.makers:
+            maker.round(self.send)
+        reports, self.reports = self.reports, []
+        for i in range(0, len(reports), 250):
+            self.store.take(reports[i : i + 250], self.clock.wall_s())
+
+    def run(self, key: str, turns: int = 200, seconds: float = 2.0) -> dict:
+        for _ in range(turns):
+            self.turn(seconds)
+            if self.find(key)["status"] not in {"running"}:
+                break
+        return self.find(key)
+
+    def find(self, key: str) -> dict:
+        return self.makers[0].find(key)
+
+
+def test_a_good_one_reaches_every_board_ring_by_ring(store):
+    fleet = Fleet(store, 200)
+    key = fleet.begin()
+    reached = []
+    for _ in range(40):
+        fleet.turn()
+        reached.append(len(fleet.offered))
+    assert fleet.find(key)["status"] == "done"
+    assert fleet.find(key)["boards"] == {"kept": 200}
+    assert set(fleet.offered.values()) == {1}
+    steps = sorted(set(reached))
+    assert len(steps) == 4
+    assert steps[2] < 80
+    fleet.turn(100.0)
+    assert set(fleet.offered.values()) == {1}
+
+
+def test_one_that_breaks_three_of_a_hundred_boards_is_aborted_early_and_leaves_none_behind(store):
+    fleet = Fleet(store, 1000)
+    rng = random.Random(4)
+    broken = {name for name in fleet.names if rng.random() < 0.03}
+    bad, good = {"status": "reverted", "code": "crash_loop"}, {"status": "kept", "figures": {}}
+    fleet.ends = lambda board: bad if board in broken else good
+    found = fleet.run(fleet.begin(rings=(0.1, 0.25, 1.0), max_failed=0.005))
+    assert (found["status"], found["ring"]) == ("aborted", 0)
+    assert "boards failed or fell silent" in found["reason"]
+    assert len(fleet.offered) < 250
+    assert set(found["boards"]) <= {"kept", "reverted", "withdrawn"}
+
+
+def test_silent_boards_count_as_failed_and_are_not_offered_it_any_more_after_an_abort(store):
+    fleet = Fleet(store, 100)
+    fleet.ends = lambda board: None
+    found = fleet.run(fleet.begin(rings=(0.2, 1.0), silent_s=30.0))
+    assert found["status"] == "aborted"
+    fleet.turn()
+    assert fleet.withdrawn == set(fleet.offered)
+    assert set(fleet.find(found["id"])["boards"]) == {"withdrawn"}
+
+
+def test_slightly_more_joules_on_each_board_abort_it_before_a_quarter_has_it(store):
+    fleet = Fleet(store, 1000)
+    rng = random.Random(2)
+
+    def worse(board):
+        return {"status": "kept", "figures": {"energy": {"m": 0.08 + rng.gauss(0, 0.05)}}}
+
+    fleet.ends = worse
+    found = fleet.run(fleet.begin())
+    assert found["status"] == "aborted"
+    assert "joules per inference" in found["reason"]
+    assert len(fleet.offered) <= 250
+
+
+def test_a_board_whose_report_makes_no_sense_counts_without_a_figure(store):
+    fleet = Fleet(store, 20)
+    fleet.ends = lambda board: {"status": "kept", "figures": {"energy": {"m": "lots"}}}
+    assert fleet.run(fleet.begin(rings=(1.0,)))["status"] == "done"
+
+
+def test_two_controllers_offer_each_board_once_and_either_goes_on_alone(store):
+    fleet = Fleet(store, 100)
+    fleet.makers.append(fleet.maker("two"))
+    key = fleet.begin(per_minute=30)
+    fleet.turn()
+    assert len(fleet.offered) <= 30
+    fleet.makers.pop(0)  # the first one is killed; its lease runs out
+    found = {}
+    for _ in range(200):
+        fleet.turn(5.0)
+        found = fleet.find(key)
+        if found["status"] != "running":
+            break
+    assert found["status"] == "done"
+    assert found["boards"] == {"kept": 100}
+    assert set(fleet.offered.values()) == {1}
+
+
+def test_an_offer_that_never_left_is_sent_again(store):
+    fleet = Fleet(store, 10)
+    key = fleet.begin(rings=(1.0,))
+    fleet.linked = False
+    fleet.turn()
+    assert fleet.find(key)["boards"] == {"offered": 10}
+    fleet.linked = True
+    assert fleet.run(key)["status"] == "done"
+
+
+def test_pause_resume_abort_and_the_wrong_moment_for_them(store):
+    fleet = Fleet(store, 50)
+    key = fleet.begin(rings=(0.5, 1.0), soak_s=50.0)
+    fleet.turn()
+    assert fleet.makers[0].steer(key, "pause", "anna")["status"] == "paused"
+    before = len(fleet.offered)
+    fleet.run(key, 5, 100.0)
+    assert len(fleet.offered) == before
+    with pytest.raises(BadInput, match="is paused"):
+        fleet.makers[0].steer(key, "pause", "anna")
+    fleet.makers[0].steer(key, "resume", "anna")
+    fleet.makers[0].steer(key, "abort", "anna")
+    assert fleet.find(key)["reason"] == "aborted by anna"
+    with pytest.raises(BadInput, match="is aborted"):
+        fleet.makers[0].steer(key, "resume", "anna")
+    with pytest.raises(NotFound):
+        fleet.makers[0].steer("none", "pause", "anna")
+
+
+def test_a_rollout_that_takes_two_people_waits_for_the_second(store):
+    fleet = Fleet(store, 5)
+    key = fleet.begin(approvals=2, rings=(1.0,))
+    fleet.turn()
+    assert (fleet.offered, fleet.find(key)["status"]) == ({}, "approval")
+    with pytest.raises(BadInput, match="another person"):
+        fleet.makers[0].steer(key, "approve", "anna")
+    fleet.makers[0].steer(key, "approve", "ben")
+    assert fleet.run(key)["status"] == "done"
+
+
+def test_contradictions_are_refused(store):
+    fleet = Fleet(store, 10)
+    first = fleet.begin()
+    with pytest.raises(BadInput, match="is not over"):
+        fleet.begin()
+    fleet.makers[0].steer(first, "abort", "anna")
+    fleet.ver = 0
+    with pytest.raises(BadInput, match="not above 1"):
+        fleet.begin()
+    with pytest.raises(BadInput, match="no board is meant"):
+        fleet.begin(select="site=mars")
+    request = fleet.request({})
+    request = request.model_copy(update={"offer": request.offer.model_copy(update={"doc": "{}"})})
+    with pytest.raises(BadInput, match="bad_signature"):
+        fleet.makers[0].begin(request, "anna")
+
+
+def test_only_boards_that_the_offer_names_are_offered_it(store):
+    fleet = Fleet(store, 10)
+    key = fleet.makers[0].begin(fleet.request({"rings": (1.0,)}, boards=["b0001", "b0002"]), "anna")["id"]
+    assert fleet.run(key)["boards"] == {"kept": 2}
+    request = fleet.request({}, profiles=["other"])
+    with pytest.raises(BadInput, match="no board"):
+        fleet.makers[0].begin(request, "anna")
