@@ -65,7 +65,7 @@ def absurd_suffix(logprobs: Sequence[float], limits: TextGuard) -> GuardVerdict:
     of `SUFFIX_TOKENS` with the highest mean surprise in the last half; it counts when it is above `suffix_nats` and at
     least `SUFFIX_CONTRAST_NATS` above the mean of the tokens before it, so that a text strange throughout passes.
     """
-    if limits.suffix == "off" or len(logprobs) < 2 * SUFFIX_TOKENS:
+    if limits.suffix == "ignore" or len(logprobs) < 2 * SUFFIX_TOKENS:
         return weigh([])
     surprise = [-value for value in logprobs]
     window = sum(surprise[len(surprise) // 2 :][:SUFFIX_TOKENS])
@@ -158,7 +158,7 @@ def _longest_run(parts: Sequence[str]) -> tuple[int, str]:
 
 
 def _repetition(text: str, limits: TextGuard) -> Iterator[Finding]:
-    if limits.repetition == "off" or len(text) < REPETITION_FROM:
+    if limits.repetition == "ignore" or len(text) < REPETITION_FROM:
         return
     raw = text.encode(errors="replace")
     ratio = len(zlib.compress(raw, 1)) / len(raw)

@@ -37,10 +37,10 @@ class GuardVerdict:
 
 def weigh(findings: Sequence[Finding]) -> GuardVerdict:
     """The verdict, findings sorted gravest first; those switched off do not count."""
-    counted = [f for f in findings if f.reaction != "off"]
+    counted = [f for f in findings if f.reaction != "ignore"]
     ranked = sorted(counted, key=lambda f: -_GRAVITY.index(_action(f)))
     return GuardVerdict(_action(ranked[0]) if ranked else "allow", tuple(ranked))
 
 
 def _action(finding: Finding) -> Action:
-    return "allow" if finding.reaction == "off" else finding.reaction
+    return "allow" if finding.reaction == "ignore" else finding.reaction

@@ -73,7 +73,7 @@ class InputScreen:
             refused: Future[InferenceAnswer] = Future()
             refused.set_exception(error)
             return refused
-        squeezed = squeeze.squeezed(request.inputs) if guard.adversarial != "off" else []
+        squeezed = squeeze.squeezed(request.inputs) if guard.adversarial != "ignore" else []
         if not squeezed:
             return self._infer(request)
         return _Comparison(self, request, guard, squeezed).future
@@ -111,11 +111,11 @@ class InputScreen:
             known = learnt.get(name)
             if known is None:
                 continue
-            value = input_statistics.outside(known, tensor) if guard.out_of_range != "off" else None
+            value = input_statistics.outside(known, tensor) if guard.out_of_range != "ignore" else None
             if value is not None:
                 sentence = f"input {name!r} holds {value:g}; learnt were {known.low:g} to {known.high:g}"
                 found.append(Finding("range", guard.out_of_range, sentence, value))
-            away = input_statistics.distance(known, tensor) if guard.out_of_distribution != "off" else None
+            away = input_statistics.distance(known, tensor) if guard.out_of_distribution != "ignore" else None
             if away is not None and away > guard.distance_bound:
                 sentence = f"input {name!r} lies {away:.1f} deviations from all that was learnt"
                 found.append(Finding("distribution", guard.out_of_distribution, sentence, away))

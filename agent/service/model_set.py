@@ -142,6 +142,8 @@ class ModelSet:
 
 def _forward(proposed: Future[InForce], done: Future[None]) -> None:
     """Whoever asks for the change alone hears of a plan that could not be made by the condition, as with a file."""
+    if not done.set_running_or_notify_cancel():
+        return  # whoever asked has hung up
     error = proposed.exception()
     if error is None or isinstance(error, PlacementError):
         done.set_result(None)

@@ -50,6 +50,9 @@ def opened(model: Any) -> Any:
 def _shorten_domains(graph: Any) -> None:
     """The standard domain has two spellings; only the empty one is used from here on."""
     for node in graph.node:
+        texts = (node.op_type, node.domain, node.name, *node.input, *node.output)
+        if not all(isinstance(text, str) for text in texts):  # bytes where they are no UTF-8
+            raise ModelLoadFailed("damaged: a name in it is no text")
         if node.domain == "ai.onnx":
             node.domain = ""
         for attribute in node.attribute:

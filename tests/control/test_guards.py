@@ -116,7 +116,7 @@ def facts(**changes):
         ({}, {"digests": ("e", "d")}, []),
         ({"outside": ("../../etc/shadow",)}, {}, ["outside"]),
         ({"operators": frozenset({("evil.org", "Shell")})}, {}, ["custom"]),
-        ({"operators": frozenset({("evil.org", "Shell")})}, {"custom_operators": "off"}, []),
+        ({"operators": frozenset({("evil.org", "Shell")})}, {"custom_operators": "ignore"}, []),
         ({"operators": frozenset({("com.microsoft", "FusedConv"), ("ai.onnx.ml", "Scaler")})}, {}, []),
         ({}, {"forbidden_operators": ("Relu",)}, ["forbidden"]),
         ({}, {"allowed_operators": ("Conv",)}, ["unlisted"]),

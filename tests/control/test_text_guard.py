@@ -71,7 +71,7 @@ def test_runs_up_to_the_bound_and_blank_space_pass():
 
 
 def test_what_is_switched_off_does_not_count():
-    off = TextGuard(control="off", bidi="off", invisible="off", homoglyph="off", flood="off", repetition="off")
+    off = TextGuard(control="ignore", bidi="ignore", invisible="ignore", homoglyph="ignore", flood="ignore", repetition="ignore")
     for text in ("ab\x00c", "\u202e", "a\u200bb", "раypal", "A" * 5000):
         assert text_guard.judge(text, off).action == "allow"
 
@@ -84,7 +84,7 @@ def test_any_text_gets_a_verdict_with_a_sentence(text):
 
 
 def test_the_gravest_finding_decides_and_stands_first():
-    made = weigh([Finding("a", "flag", "x"), Finding("b", "quarantine", "y"), Finding("c", "off", "z"),
+    made = weigh([Finding("a", "flag", "x"), Finding("b", "quarantine", "y"), Finding("c", "ignore", "z"),
                   Finding("d", "reject", "w")])  # fmt: skip
     assert made.action == "quarantine"
     assert [f.kind for f in made.findings] == ["b", "d", "a"]
@@ -122,7 +122,7 @@ def test_an_absurd_end_is_told_from_a_text_that_is_strange_throughout(logprobs, 
 
 
 def test_the_suffix_is_not_looked_for_when_that_is_switched_off():
-    limits = TextGuard(suffix="off")
+    limits = TextGuard(suffix="ignore")
     assert text_guard.absurd_suffix([-3.0] * 28 + [-11.0] * N, limits).action == "allow"
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
 from agent.errors import NotFound, QeilError
 from agent.ports import InferenceRequest
 from agent.schema.settings import ModelEntry
-from agent.service import metrics
+from agent.service import metrics, model_set
 from agent.service.inference import AgentInference
 from agent.service.model_set import ModelSet
 from agent.service.policy_watch import PolicyEdit
@@ -120,3 +122,11 @@ def test_a_planner_that_fails_reaches_the_caller_and_status(changes):
     planner.fails = QeilError("broken")
     assert "broken" in str(models.change("m", load=True).exception(5))
     assert "broken" in posted[0].cause
+
+
+def test_a_client_that_hangs_up_while_a_change_is_planned_disturbs_nobody(caplog):
+    proposed, done = Future(), Future()
+    assert done.cancel()
+    proposed.add_done_callback(lambda made: model_set._forward(made, done))
+    proposed.set_result(None)
+    assert not caplog.records  # a callback that raises is logged by the future
