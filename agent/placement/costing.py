@@ -246,9 +246,7 @@ def _measured(
     times = runtime.kernel_times
     if times is None or not stage.kernels:
         return None
-    found = kernel_amounts.amounts(
-        stage.kernels, footprint_bytes, times.cache_bytes, io, times.tile_columns, times.near_bytes
-    )
+    found = kernel_amounts.amounts(stage.kernels, footprint_bytes, kernel_amounts.caches_of(times), io)
     parts = kernel_amounts.seconds(times, found)
     if isinstance(parts, str):
         notes.append(

@@ -23,27 +23,43 @@ _BY_OPERATION = frozenset({"function", "normalisation", "root_normalisation", "s
 _CONVOLUTIONS = frozenset({"conv", "pointwise", "depthwise"})
 """They take a residual into their registers where products of matrices leave it to a kernel of its own."""
 _ALIKE: dict[Routine | None, Routine] = {"attention": "gemm", "pointwise": "conv", "conv": "pointwise"}
+_LAID_OUT = frozenset({"conv", "pointwise"})
+IMAGE_CHANNELS = 4
+"""Runtimes read so few channels, those of an image, as they lie; more in groups of a vector's width."""
+FEW_ROWS = 8.0
+"""Products that use a weight less often wait for it; others compute meanwhile."""
+_BITS: dict[Precision, int] = {"int4": 4, "int8": 8, "fp16": 16, "bf16": 16}
 _NEGLIGIBLE = frozenset(
     {"far_byte", "io_byte", "io_tensor", "fused_arithmetic", "fused_scaling", "fused_function", "fused_node"}
 )
 """Kinds that take a few per cent of a model: where no micro model could tell them apart, they are left out."""
 
 
+@dataclass(frozen=True)
+class Caches:
+    """What is not linear in a time. cache_bytes, near_bytes, tile_*: as in KernelTimes."""
+
+    cache_bytes: float
+    near_bytes: float = 0.0
+    tile_columns: int = 1
+    tile_channels: int = 1
+    tile_inner: int = 1
+
+
+def caches_of(times: KernelTimes) -> Caches:
+    """Those that the times were fitted with."""
+    return Caches(times.cache_bytes, times.near_bytes, times.tile_columns, times.tile_channels, times.tile_inner)
+
+
 def amounts(
-    kernels: Iterable[Kernels],
-    footprint_bytes: float,
-    cache_bytes: float,
-    io: tuple[float, int],
-    tile_columns: int = 1,
-    near_bytes: float = 0.0,
+    kernels: Iterable[Kernels], footprint_bytes: float, caches: Caches, io: tuple[float, int]
 ) -> dict[Key, float]:
     """Amounts by kind, without the one launch of the whole inference.
 
     footprint_bytes: all weights of the model and what it takes in and gives out; io: bytes and number of the tensors
-    that enter and leave the runtime with it. tile_columns: a product computes so many columns at a time, so one of 24
-    takes as long as one of 32 where they are 32. near_bytes: the part of a cache that is near to a core; kernels that
-    go through more find their activations farther off (0: never).
+    that enter and leave the runtime with it.
     """
+    cache_bytes = caches.cache_bytes
     cold = min(1.0, max(0.0, footprint_bytes / cache_bytes - 1.0)) if cache_bytes > 0 else 1.0
     found: dict[Key, float] = {}
 
@@ -55,37 +71,62 @@ def amounts(
     add("io_byte", io[0])
     add("io_tensor", io[1])
     for kernel in kernels:
-        count = kernel.count
-        if kernel.routine == "view":
+        count, routine = kernel.count, kernel.routine
+        if routine == "view":
             add("view", count)
-        elif kernel.routine in HEAVY:
+            continue
+        if routine in HEAVY:
             # Runtimes without fused attention hand it to another one and back, so its launches are their own.
-            add("heavy_kernel", count, "fused_attention" if kernel.routine == "fused_attention" else None)
-            tiles = ceil(kernel.columns / tile_columns) * tile_columns
-            filled = tiles / kernel.columns if kernel.columns else 1.0
-            add("operation", count * kernel.flops * filled, kernel.routine, kernel.precision)
-            add("weight_byte", count * kernel.weight_bytes * (1.0 - cold), None, kernel.precision)
-            add("cold_weight_byte", count * kernel.weight_bytes * cold, None, kernel.precision)
-            if kernel.routine == "fused_attention":
-                add("moved_byte", count * kernel.moved_bytes * (1.0 - cold), kernel.routine)
-                add("cold_moved_byte", count * kernel.moved_bytes * cold, kernel.routine)
+            add("heavy_kernel", count, routine if routine == "fused_attention" else None)
+            add("operation", count * kernel.flops * _filled(kernel, caches), routine, kernel.precision)
+            waits: Routine | None = None if _rows(kernel) < FEW_ROWS else "gemm"
+            add("weight_byte", count * kernel.weight_bytes * (1.0 - cold), waits, kernel.precision)
+            add("cold_weight_byte", count * kernel.weight_bytes * cold, waits, kernel.precision)
+            if routine == "fused_attention":
+                add("moved_byte", count * kernel.moved_bytes * (1.0 - cold), routine)
+                add("cold_moved_byte", count * kernel.moved_bytes * cold, routine)
             else:
-                add("moved_byte", count * kernel.moved_bytes)
-        elif kernel.routine in _BY_OPERATION:
+                # Kernels of 4-bit weights quantise what they read before they multiply it.
+                add("moved_byte", count * kernel.moved_bytes, None, "int4" if kernel.precision == "int4" else None)
+        elif routine in _BY_OPERATION:
             add("kernel", count)
-            add("operation", count * kernel.flops, kernel.routine)
+            add("operation", count * kernel.flops, routine)
         else:
             add("kernel", count)
-            add("moved_byte", count * (kernel.moved_bytes + kernel.weight_bytes), kernel.routine)
-        touched = kernel.moved_bytes + kernel.weight_bytes
-        far = min(1.0, max(0.0, touched / near_bytes - 1.0)) if near_bytes > 0 else 0.0
-        add("far_byte", count * kernel.moved_bytes * far if kernel.routine != "view" else 0.0)
-        along: Routine | None = "conv" if kernel.routine in _CONVOLUTIONS else None
-        add("fused_arithmetic", count * kernel.fused_arithmetic, along)
+            add("moved_byte", count * (kernel.moved_bytes + kernel.weight_bytes), routine)
+        add("far_byte", count * kernel.moved_bytes * _far(kernel, caches.near_bytes))
+        add("fused_arithmetic", count * kernel.fused_arithmetic, "conv" if routine in _CONVOLUTIONS else None)
         add("fused_scaling", count * kernel.fused_scaling)
         add("fused_function", count * kernel.fused_functions)
         add("fused_node", count * kernel.fused_nodes)
     return found
+
+
+def _filled(kernel: Kernels, caches: Caches) -> float:
+    """Operations computed over those needed: whole tiles of columns, and of what 4-bit products sum over."""
+    if kernel.precision == "int4":
+        inner = _whole(kernel.inner, caches.tile_inner)
+    elif kernel.routine in _LAID_OUT and kernel.inner > IMAGE_CHANNELS:
+        inner = _whole(kernel.inner, caches.tile_channels)
+    else:
+        inner = 1.0
+    return inner * _whole(kernel.columns, caches.tile_columns)
+
+
+def _whole(length: int, tile: int) -> float:
+    return ceil(length / tile) * tile / length if length else 1.0
+
+
+def _rows(kernel: Kernels) -> float:
+    """How often a product uses a weight."""
+    elements = kernel.weight_bytes * 8.0 / _BITS.get(kernel.precision, 32)
+    return kernel.flops / (2.0 * elements) if elements > 0 else 0.0
+
+
+def _far(kernel: Kernels, near_bytes: float) -> float:
+    """Share of the activations that a kernel does not find where the one before left them."""
+    touched = kernel.moved_bytes + kernel.weight_bytes
+    return min(1.0, max(0.0, touched / near_bytes - 1.0)) if near_bytes > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -131,10 +172,10 @@ def _relatives(key: Key) -> tuple[Key, ...]:
         return tuple((amount, other, None) for other in ("normalisation", "softmax", "root_normalisation", "function"))
     if amount == "moved_byte":
         return (amount, "arithmetic", None), (amount, None, None)
-    if amount == "weight_byte":
-        return (amount, None, "fp32"), ("cold_weight_byte", None, precision), ("cold_weight_byte", None, "fp32")
-    if amount == "cold_weight_byte":
-        return (amount, None, "fp32"), ("weight_byte", None, precision), ("weight_byte", None, "fp32")
+    if amount in {"weight_byte", "cold_weight_byte"}:
+        other: Amount = "cold_weight_byte" if amount == "weight_byte" else "weight_byte"
+        kinds = ((a, r, p) for r in (routine, None) for a in (amount, other) for p in (precision, "fp32"))
+        return tuple(kind for kind in kinds if kind != key)
     if amount == "cold_moved_byte":
         return ("moved_byte", routine, None), ("moved_byte", None, None)
     return {

@@ -69,6 +69,8 @@ class KernelTimes(FileModel):
     cache_bytes: float = Field(ge=0, description="weights up to this size are not read from memory every time")
     near_bytes: float = Field(default=0.0, ge=0, description="what a kernel finds where the one before left it; 0: all")
     tile_columns: int = Field(default=1, ge=1, description="columns that a product computes at a time, needed or not")
+    tile_channels: int = Field(default=1, ge=1, description="input channels of a convolution computed at a time")
+    tile_inner: int = Field(default=1, ge=1, description="4-bit weights along a sum computed at a time, needed or not")
     rel_uncertainty: float = Field(ge=0, description="of a predicted time: the fit's error on its own measurements")
     source: str
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from agent.physics.kernel_fit import KernelFit, fit_kernels
-from agent.placement.kernel_amounts import Key, amounts
+from agent.placement.kernel_amounts import Caches, Key, amounts
 from agent.schema.device import KernelTerm, KernelTimes, Runtime
 from agent.service.calibration import MAX_SCATTER, MeasuredKernels, Timing
 
@@ -25,6 +25,14 @@ TILES_COLUMNS = (8, 16, 32, 64)
 """Widths of a product's tile tried beside none."""
 NEAR_BYTES = (0.25e6, 0.5e6, 1e6, 2e6, 4e6)
 """Sizes of a core's own cache tried beside none."""
+TILES_CHANNELS = (8, 16)
+"""Widths of groups of input channels tried beside none."""
+TILES_INNER = (64, 128, 256)
+"""Lengths of a 4-bit product's tile along its sums tried beside none."""
+_TRIED: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("cache_bytes", CACHES_BYTES), ("tile_columns", TILES_COLUMNS), ("near_bytes", NEAR_BYTES),
+    ("tile_channels", TILES_CHANNELS), ("tile_inner", TILES_INNER), ("cache_bytes", CACHES_BYTES),
+)  # fmt: skip
 
 
 def fit_kernel_times(
@@ -39,12 +47,8 @@ def fit_kernel_times(
     again = "close what else computes on this machine and calibrate again"
     if len(used) < MIN_MODELS:
         return None, f"{where} need {MIN_MODELS} steady micro models, there are {len(used)}: {stays}; {again}"
-    best = min((_fitted(used, dispatch_s, _Caches(c)) for c in CACHES_BYTES), key=_score)
-    tiled = (replace(best.caches, tile_columns=t) for t in TILES_COLUMNS)
-    best = min((best, *(_fitted(used, dispatch_s, c) for c in tiled)), key=_score)
-    near = (replace(best.caches, near_bytes=n) for n in NEAR_BYTES)
-    best = min((best, *(_fitted(used, dispatch_s, c) for c in near)), key=_score)
-    found, keys = best.fit, best.keys
+    best = _best(used, dispatch_s)
+    found, keys, caches = best.fit, best.keys, best.caches
     if len(used) < len(keys) + MIN_FREEDOM:
         return None, (
             f"{where} of {len(keys)} kinds of work need {len(keys) + MIN_FREEDOM} steady micro models, there are "
@@ -59,42 +63,31 @@ def fit_kernel_times(
         KernelTerm(amount=amount, routine=routine, precision=precision, seconds=float(each_s))
         for (amount, routine, precision), each_s in zip(keys, found.coefficients, strict=True)
     )
-    times = KernelTimes(
-        terms=terms, cache_bytes=best.caches.cache_bytes, near_bytes=best.caches.near_bytes,
-        tile_columns=best.caches.tile_columns, rel_uncertainty=found.rel_residual, source=source,
-    )  # fmt: skip
+    times = KernelTimes(terms=terms, rel_uncertainty=found.rel_residual, source=source, **asdict(caches))
     return MeasuredKernels(
         accelerator=accelerator, backend=runtime.backend, provider=runtime.provider, threads=threads, times=times
     ), None
 
 
 @dataclass(frozen=True)
-class _Caches:
-    """What is not linear in a time, so that a few values are tried."""
-
-    cache_bytes: float
-    tile_columns: int = 1
-    near_bytes: float = 0.0
-
-
-@dataclass(frozen=True)
 class _Fitted:
     fit: KernelFit
-    caches: _Caches
+    caches: Caches
     keys: list[Key]
 
 
-def _fitted(used: Sequence[Timing], dispatch_s: float, caches: _Caches) -> _Fitted:
+def _best(used: Sequence[Timing], dispatch_s: float) -> _Fitted:
+    """Sizes and tiles that the times agree with best, one after the other: their effects hardly overlap."""
+    best = _fitted(used, dispatch_s, Caches(CACHES_BYTES[-1]))
+    for name, values in _TRIED:
+        tried = (Caches(**{**asdict(best.caches), name: value}) for value in values)
+        best = min((best, *(_fitted(used, dispatch_s, caches) for caches in tried)), key=_score)
+    return best
+
+
+def _fitted(used: Sequence[Timing], dispatch_s: float, caches: Caches) -> _Fitted:
     rows = [
-        amounts(
-            t.micro.kernels,
-            t.micro.footprint_bytes,
-            caches.cache_bytes,
-            (t.micro.io_bytes, t.micro.io_tensors),
-            caches.tile_columns,
-            caches.near_bytes,
-        )
-        for t in used
+        amounts(t.micro.kernels, t.micro.footprint_bytes, caches, (t.micro.io_bytes, t.micro.io_tensors)) for t in used
     ]
     keys = sorted({key for row in rows for key in row}, key=str)
     table = np.array([[row.get(key, 0.0) for key in keys] for row in rows])

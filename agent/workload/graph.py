@@ -58,7 +58,8 @@ class Cost:
     read_bytes: bytes of activations read where that is less than the inputs hold (a gather); None = all inputs.
     idle_weight_bytes: bytes of its weights that one pass does not touch (embedding rows nobody asks for).
     inner_bytes: activations moved inside the node (bodies of If and Loop).
-    columns: output channels of a group, or columns of a product; 0 = not said. window: taps of a convolution's kernel.
+    columns: output channels of a group, or columns of a product; inner: input channels, or what
+    each sums over; 0 = not said. window: taps of a convolution's kernel.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Cost:
     idle_weight_bytes: float = 0.0
     inner_bytes: float = 0.0
     columns: int = 0
+    inner: int = 0
     window: int = 0
 
 

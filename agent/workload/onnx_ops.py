@@ -93,7 +93,7 @@ def convolution(call: Call, data: int = 0, weight: int = 1) -> Cost:
     columns = kernel[0] if depthwise else kernel[0] // max(1, call.integer("group", 1)) if kernel else 0
     return heavy(
         "depthwise" if depthwise else "conv", compute_precision(call, data, weight), flops, columns=columns,
-        window=prod(kernel[2:]),
+        inner=kernel[1] if len(kernel) > 1 else 0, window=prod(kernel[2:]),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def packed_product(call: Call) -> Cost:
     """MatMulNBits: weights of `bits` bits in blocks with a scale each; the inner length is attribute K."""
     bits, inner = call.integer("bits", 4), call.integer("K", 1)
     precision = "int4" if bits <= 4 else "int8" if bits <= 8 else precision_of(call.output.dtype)
-    return heavy("gemm", precision, 2.0 * call.output.elements * inner, columns=call.integer("N", 0))
+    return heavy("gemm", precision, 2.0 * call.output.elements * inner, columns=call.integer("N", 0), inner=inner)
 
 
 def grouped_query_attention(call: Call) -> Cost:

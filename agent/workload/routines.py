@@ -11,7 +11,7 @@ from agent.workload.graph import Node
 _FUNCTIONS = frozenset(
     "Acos Acosh Asin Asinh Atan Atanh BiasGelu Celu Cos Cosh Elu Erf Exp FastGelu Gelu Log Mish Pow QLinearSigmoid "
     "QuickGelu Selu Sigmoid Sin Sinh Softplus Swish SwiGLU Tan Tanh "
-    "ATAN2 COS ELU EXP GELU LOG LOGISTIC POW SIN TANH".split()
+    "ATAN2 COS ELU EXP GELU LOG LOGISTIC POW PRELU SIN TANH".split()
 )
 _NORMALISATIONS = ("Normalization", "NORMALIZATION", "LRN")
 _NONE: frozenset[int] = frozenset()
@@ -110,6 +110,7 @@ def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int, joined: Se
     columns = 0 if routine in {"attention", "fused_attention"} else first.cost.columns
     made = Kernels(
         routine=routine, precision=_precision(first), count=1, flops=flops, columns=columns,
+        inner=first.cost.inner,
         weight_bytes=max(0.0, weights - idle), moved_bytes=moved_bytes + sum(n.cost.kv_bytes for n in nodes),
         fused_arithmetic=along.arithmetic, fused_scaling=along.scaling, fused_functions=along.functions,
         fused_nodes=along.nodes,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
-from agent.placement.kernel_amounts import amounts, seconds
+from agent.placement.kernel_amounts import Caches, amounts, caches_of, seconds
 from agent.schema.device import KernelTerm, KernelTimes
 from agent.schema.workload import Kernels
 from tests.placement.test_costing import board, cost, load, stage, unit
@@ -28,7 +30,7 @@ GEMM = (
 
 
 def test_products_count_launches_operations_weights_and_activations():
-    found = amounts([kernels()], 80.0, 1e9, (5.0, 2))
+    found = amounts([kernels()], 80.0, Caches(1e9), (5.0, 2))
     assert found == {
         ("io_byte", None, None): 5.0, ("io_tensor", None, None): 2, ("heavy_kernel", None, None): 2,
         ("operation", "gemm", "fp32"): 200.0, ("weight_byte", None, "fp32"): 80.0, ("moved_byte", None, None): 20.0,
@@ -39,13 +41,13 @@ def test_products_count_launches_operations_weights_and_activations():
     ("cache", "cold"), [(100.0, 0.0), (80.0, 0.0), (64.0, 0.25), (40.0, 1.0), (20.0, 1.0), (0.0, 1.0)]
 )
 def test_weights_are_cold_where_the_cache_is_smaller_than_what_goes_through_it(cache, cold):
-    found = amounts([kernels()], 80.0, cache, (0.0, 0))
+    found = amounts([kernels()], 80.0, Caches(cache), (0.0, 0))
     assert found.get(("cold_weight_byte", None, "fp32"), 0.0) == pytest.approx(80.0 * cold)
     assert found.get(("weight_byte", None, "fp32"), 0.0) == pytest.approx(80.0 * (1 - cold))
 
 
 def test_a_cache_of_keys_is_cold_with_the_weights():
-    found = amounts([kernels("fused_attention")], 80.0, 64.0, (0.0, 0))
+    found = amounts([kernels("fused_attention")], 80.0, Caches(64.0), (0.0, 0))
     assert found["moved_byte", "fused_attention", None] == pytest.approx(15.0)
     assert found["cold_moved_byte", "fused_attention", None] == pytest.approx(5.0)
 
@@ -53,7 +55,7 @@ def test_a_cache_of_keys_is_cold_with_the_weights():
 def test_light_kernels_count_operations_or_bytes_and_views_only_calls():
     found = amounts(
         [kernels("softmax"), kernels("movement"), kernels("view"), kernels("fused_attention", fused_arithmetic=3.0)],
-        0.0, 1e9, (0.0, 0),
+        0.0, Caches(1e9), (0.0, 0),
     )  # fmt: skip
     assert found["operation", "softmax", None] == 200.0
     assert found["moved_byte", "movement", None] == 100.0
@@ -64,19 +66,51 @@ def test_light_kernels_count_operations_or_bytes_and_views_only_calls():
 
 @pytest.mark.parametrize(("columns", "tile", "filled"), [(24, 32, 32 / 24), (64, 32, 1.0), (0, 32, 1.0), (24, 1, 1.0)])
 def test_a_product_takes_as_long_as_whole_tiles_of_columns(columns, tile, filled):
-    found = amounts([kernels("conv", columns=columns)], 0.0, 1e9, (0.0, 0), tile)
+    found = amounts([kernels("conv", columns=columns)], 0.0, Caches(1e9, tile_columns=tile), (0.0, 0))
     assert found["operation", "conv", "fp32"] == pytest.approx(200.0 * filled)
+
+
+@pytest.mark.parametrize(
+    ("work", "filled"),
+    [
+        (kernels("conv", inner=24), 32 / 24), (kernels("pointwise", inner=16), 1.0), (kernels("conv", inner=3), 1.0),
+        (kernels("depthwise", inner=24), 1.0), (kernels(inner=24), 1.0),
+        (kernels(precision="int4", inner=416), 512 / 416),
+    ],
+)  # fmt: skip
+def test_input_channels_and_sums_of_packed_weights_come_in_whole_tiles_too(work, filled):
+    found = amounts([work], 0.0, Caches(1e9, tile_channels=16, tile_inner=128), (0.0, 0))
+    assert found["operation", work.routine, work.precision] == pytest.approx(200.0 * filled)
+
+
+@pytest.mark.parametrize(
+    ("precision", "flops", "kind"), [("fp32", 300.0, "gemm"), ("fp32", 100.0, None), ("int4", 300.0, None)]
+)
+def test_products_of_few_rows_wait_for_their_weights(precision, flops, kind):
+    found = amounts([kernels(precision=precision, flops=flops)], 80.0, Caches(1e9), (0.0, 0))
+    assert found["weight_byte", kind, precision] == 80.0
+
+
+def test_products_of_packed_weights_quantise_what_they_read():
+    found = amounts([kernels(precision="int4"), kernels()], 80.0, Caches(1e9), (0.0, 0))
+    assert found["moved_byte", None, "int4"] == found["moved_byte", None, None] == 20.0
+
+
+def test_the_times_say_which_sizes_they_were_fitted_with():
+    sizes = {"cache_bytes": 7.0, "near_bytes": 3.0, "tile_columns": 16, "tile_channels": 8, "tile_inner": 64}
+    fitted = times(*GEMM).model_copy(update=sizes)
+    assert asdict(caches_of(fitted)) == sizes
 
 
 @pytest.mark.parametrize(("near", "far"), [(0.0, 0.0), (50.0, 0.0), (40.0, 0.25), (20.0, 1.0)])
 def test_activations_of_kernels_that_go_through_much_are_far(near, far):
-    found = amounts([kernels()], 0.0, 1e9, (0.0, 0), near_bytes=near)
+    found = amounts([kernels()], 0.0, Caches(1e9, near), (0.0, 0))
     assert found.get(("far_byte", None, None), 0.0) == pytest.approx(20.0 * far)
 
 
 def test_what_is_taken_along_is_told_apart_by_what_can_take_it():
     taken = {"fused_arithmetic": 1.0, "fused_scaling": 2.0, "fused_functions": 3.0, "fused_nodes": 4.0}
-    found = amounts([kernels("pointwise", **taken), kernels("gemm", **taken)], 0.0, 1e9, (0.0, 0))
+    found = amounts([kernels("pointwise", **taken), kernels("gemm", **taken)], 0.0, Caches(1e9), (0.0, 0))
     assert found["fused_arithmetic", "conv", None] == found["fused_arithmetic", None, None] == 2.0
     assert found["fused_scaling", None, None] == 8.0
     assert found["fused_function", None, None] == 12.0
@@ -84,7 +118,7 @@ def test_what_is_taken_along_is_told_apart_by_what_can_take_it():
 
 
 def test_seconds_are_the_sum_of_the_measured_terms():
-    parts = seconds(times(*GEMM), amounts([kernels()], 80.0, 1e9, (0.0, 0)))
+    parts = seconds(times(*GEMM), amounts([kernels()], 80.0, Caches(1e9), (0.0, 0)))
     assert (parts.arithmetic_s, parts.memory_s, parts.launches_s) == pytest.approx((20.0, 0.82, 2.0))
     assert parts.binding == "compute"
     assert parts.substitutes == ()
@@ -104,7 +138,7 @@ def test_seconds_are_the_sum_of_the_measured_terms():
     ],
 )
 def test_unmeasured_work_is_taken_from_a_relative_aloud_or_not_at_all(work, said):
-    parts = seconds(times(*GEMM), amounts([work], 0.0, 1e9, (0.0, 0)))
+    parts = seconds(times(*GEMM), amounts([work], 0.0, Caches(1e9), (0.0, 0)))
     if said is None:
         assert isinstance(parts, str)
     else:
@@ -113,18 +147,18 @@ def test_unmeasured_work_is_taken_from_a_relative_aloud_or_not_at_all(work, said
 
 def test_normalisations_stand_for_each_other():
     known = times(*GEMM, ("operation", "normalisation", None, 1.0))
-    assert seconds(known, amounts([kernels("softmax")], 0.0, 1e9, (0.0, 0))).arithmetic_s == 200.0
+    assert seconds(known, amounts([kernels("softmax")], 0.0, Caches(1e9), (0.0, 0))).arithmetic_s == 200.0
 
 
 def test_weights_of_an_unmeasured_precision_take_as_long_as_others():
     known = times(*GEMM, ("operation", "gemm", "int8", 0.0))
-    parts = seconds(known, amounts([kernels(precision="int8")], 0.0, 1e9, (0.0, 0)))
+    parts = seconds(known, amounts([kernels(precision="int8")], 0.0, Caches(1e9), (0.0, 0)))
     assert "int8 weight byte as fp32 weight byte" in parts.substitutes
 
 
 def test_a_cold_cache_of_keys_takes_as_long_as_a_warm_one_where_only_that_was_measured():
     known = times(*GEMM, ("operation", "fused_attention", "fp32", 0.0), cache=10.0)
-    parts = seconds(known, amounts([kernels("fused_attention")], 80.0, 10.0, (0.0, 0)))
+    parts = seconds(known, amounts([kernels("fused_attention")], 80.0, Caches(10.0), (0.0, 0)))
     assert "fused_attention cold moved byte as moved byte" in parts.substitutes
 
 
