@@ -40,8 +40,8 @@ _VISITED = 10.0
 _OFFSET = 0.02
 _NEAR = 0.25
 _LEAST_SEEDS = 3
-_BEAM_STEPS = 9
-"""Sums that a partial assignment of a beam costs, with its ordering."""
+_BEAM_STEPS = 16
+"""Sums that a partial assignment of a beam costs, with its ordering and the steps of its prices."""
 _LEAST_MEMBERS = 500
 _OFFERED_CELLS = 100_000
 """Stages of assignments that are checked together, a few milliseconds."""
@@ -87,7 +87,8 @@ class Search:
         self._seed_effort = 0
         self._wide_effort = 0
         self._columns = max(self.tuning.turn_cells // (len(self.tables.stage) * stages), 2)
-        self._donors = min(problem.accelerator_count, self._columns)
+        self._usable: Index = np.flatnonzero(problem.allowed.any(axis=0))
+        self._donors = min(len(self._usable), self._columns)
         self._credit = np.ones(len(KINDS))
         self._queue: Rows = np.zeros((0, stages), dtype=np.int8)
         start = self._start(warm, stop)
@@ -252,13 +253,12 @@ class Search:
         return _scored(children, each, build)
 
     def _targets(self, bases: int) -> Index:
-        """Accelerators that stages move to in this turn: all, or as many as there is room for."""
-        count = self.problem.accelerator_count
+        """Accelerators that stages move to in this turn: all that may run any, or as many as there is room for."""
         cells = bases * self._donors * self.problem.stage_count * len(self.tables.stage)
         self._wide_effort += 4 * max(cells - _USUAL_CELLS, 0)
-        if self._donors == count:
-            return np.arange(count)
-        chosen: Index = np.sort(self._rng.choice(count, self._donors, replace=False))
+        if self._donors == len(self._usable):
+            return self._usable
+        chosen: Index = np.sort(self._rng.choice(self._usable, self._donors, replace=False))
         return chosen
 
     def _cuts(self) -> tuple[Index, Index]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,8 @@ _ASK_CELLS = 500_000
 _BEAM = 32
 _BEAM_WEIGHTS = 12
 """Partial assignments kept for each accelerator, and the weight vectors that get a beam: extremes and edges first."""
+_STEPS, _STEP, _SHRINK = 24, 1.0, 0.87
+"""Steps of the prices before a beam: how many, how far the first one goes for each part over capacity, what follows."""
 
 
 def rounds(tables: Costs) -> int:
@@ -155,8 +158,33 @@ def _batch(
         stage = _scalarised(tables, scaled, ratio, np.zeros((len(weights), 0))) + forbidden
         few = slice(0, _BEAM_WEIGHTS)
         costs = Scalarised(stage[few], lambda at: link(at)[few], tables.stage[4:], tables.capacity, price[few])
+        costs = _sharpened(costs, unit)
         # The paths again: the last of `met` is what a weight vector ended with.
         met += [fitting_paths(costs, _BEAM), rows]
+
+
+def _sharpened(costs: Scalarised, unit: Floats | float) -> Scalarised:
+    """With prices at which the Lagrangian bound is higher: steps against what is over or under capacity."""
+    width, stages, count = costs.stage.shape
+    each, at = np.arange(width)[:, None], np.arange(stages)
+    links = np.zeros((width, stages - 1, count, count))
+    for after in range(stages - 1):
+        links[:, after] = costs.link(after)
+    # A domain without capacity still has a measure: a trifle of what may come to it.
+    measure = np.maximum(costs.capacity, 1e-9 * costs.memory.max(axis=2).sum(axis=1))
+    price = best = costs.price
+    highest = np.full(width, -np.inf)
+    for turn in range(_STEPS):
+        priced = costs.stage + np.einsum("wm,mld->wld", price, costs.memory)
+        rows = shortest_paths(priced, links).astype(np.intp)
+        used = costs.memory[:, at, rows].sum(axis=-1).T
+        value = priced[each, at, rows].sum(axis=1) - price @ costs.capacity
+        value += links[each, at[:-1], rows[:, :-1], rows[:, 1:]].sum(axis=1)
+        higher = value > highest
+        highest, best = np.where(higher, value, highest), np.where(higher[:, None], price, best)
+        excess = np.clip(used / measure - 1.0, -1.0, 1.0)
+        price = np.where((price == 0.0) & (excess > 0.0), 0.02 * unit, price * np.exp(_STEP * _SHRINK**turn * excess))
+    return replace(costs, price=best)
 
 
 def _median(values: Floats) -> float:
