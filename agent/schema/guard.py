@@ -9,7 +9,7 @@ from pydantic import Field
 from agent.schema.base import FileModel
 
 Reaction = Literal["ignore", "flag", "reject", "quarantine"]
-"""ignore: not looked at; flag: served, counted and told; reject: refused; quarantine: refused and kept for the owner."""
+"""ignore: not looked at; flag: served, counted, told; reject: refused; quarantine: refused and kept for the owner."""
 
 
 class TensorGuard(FileModel):
@@ -23,7 +23,7 @@ class TensorGuard(FileModel):
     out_of_range: Reaction = Field(default="flag", description="values outside the range that was learnt")
     out_of_distribution: Reaction = Field(default="flag", description="inputs unlike all that were learnt")
     distance_bound: float = Field(default=6.0, gt=0, description="distance in standard deviations called unlike")
-    adversarial: Reaction = Field(default="ignore", description="squeezing the input changes the answer; costs two runs")
+    adversarial: Reaction = Field(default="ignore", description="squeezing changes the answer; costs two runs")
     adversarial_bound: float = Field(default=1.0, gt=0, le=2, description="change of the answer, 0 none to 2 all")
 
 

@@ -46,6 +46,8 @@ class _Job:
     started_s: float
     deadline_s: float
     tried: set[str] = field(default_factory=set)
+    policy_digest: str = ""
+    """Of the policy under which the present attempt was routed."""
     replays: int = 0
     last_error: QeilError | None = None
     progress: Progress | None = None
@@ -157,6 +159,7 @@ class Dispatcher:
 
     def _attempt(self, job: _Job) -> None:
         table = self._table
+        job.policy_digest = table.policy_digest
         model = table.models.get(job.request.model)
         now_s = self._clock.monotonic_s()
         if now_s >= job.deadline_s:
@@ -291,7 +294,7 @@ class Dispatcher:
             outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
             provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
             execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
-            policy_digest=self._table.policy_digest, replays=job.replays,
+            policy_digest=job.policy_digest, replays=job.replays,
         )  # fmt: skip
         if not _settle(job.future, answer):
             return

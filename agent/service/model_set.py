@@ -44,6 +44,7 @@ class ModelSet:
         self._state = state
         self._lock = threading.Lock()
         self._pending = 0
+        self._edit: Policy | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="planner")
 
     def edited(self, edit: PolicyEdit) -> None:
@@ -51,7 +52,17 @@ class ModelSet:
         if edit.policy is None:
             self._post(PolicyRejectedEvent(edit.error or "unreadable"))
             return
-        self.propose(edit.policy, f"policy {edit.policy.name} edited")
+        with self._lock:
+            waiting, self._edit = self._edit is not None, edit.policy
+        if not waiting:  # edits that come quicker than plans are made: the newest one counts
+            self._executor.submit(self._plan_edit)
+
+    def _plan_edit(self) -> None:
+        with self._lock:
+            policy, self._edit = self._edit, None
+            self._pending += 1
+        if policy is not None:
+            self._plan(policy, f"policy {policy.name} edited", Future())
 
     def change(self, name: str, load: bool) -> Future[None]:
         """Serve a configured model or stop serving it; the future completes when the plan is handed over."""

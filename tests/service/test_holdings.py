@@ -39,6 +39,7 @@ def workload(size: float = BYTES):
 @pytest.fixture(autouse=True)
 def _models(monkeypatch):
     monkeypatch.setattr("agent.service.planner.open_artifact", lambda path: Opened(path))
+    monkeypatch.setattr("agent.service.planner.check_guard", lambda *_: ())
     monkeypatch.setattr("agent.service.planner.workload_of", lambda _artifact, name, _cache: workload())
 
 

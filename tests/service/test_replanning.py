@@ -200,6 +200,7 @@ def names(plan: ModelPlan) -> list[str]:
 def planner(tmp_path, monkeypatch):
     made = Planner(Board(BOARD, frozenset(), 2), None)
     monkeypatch.setattr("agent.service.planner.open_artifact", lambda path: Opened(path))
+    monkeypatch.setattr("agent.service.planner.check_guard", lambda *_: ())
     monkeypatch.setattr("agent.service.planner.workload_of", lambda *_: WORKLOAD)
     return made
 

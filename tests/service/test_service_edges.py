@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +132,32 @@ def test_a_client_that_hangs_up_while_a_change_is_planned_disturbs_nobody(caplog
     proposed.add_done_callback(lambda made: model_set._forward(made, done))
     proposed.set_result(None)
     assert not caplog.records  # a callback that raises is logged by the future
+
+
+def test_of_edits_that_come_quicker_than_plans_the_newest_is_planned(changes):
+    models, planner, posted = changes
+    go = threading.Event()
+    plan = planner.plan
+
+    def slow(*args, **kwargs):
+        assert go.wait(10.0)
+        return plan(*args, **kwargs)
+
+    planner.plan = slow
+    for number in range(100):
+        models.edited(PolicyEdit(POLICY.model_copy(update={"name": f"p{number}"}), None))
+    go.set()
+    models._executor.shutdown(wait=True)
+    assert [p.wanted.policy.name for p in posted][-1] == "p99"
+    assert len(posted) <= 2
+
+
+def test_an_answer_names_the_policy_it_was_routed_under():
+    world = World()
+    lane = world.lane("gpu0")
+    lane.hold = True
+    answer = world.infer()
+    world.dispatcher.replace(replace(world.dispatcher._table, policy_digest="d2"))
+    lane.release()
+    assert answer.result().policy_digest == "d1"
+    assert world.infer().result().policy_digest == "d2"
