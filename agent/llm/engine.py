@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.errors import BadInput, Overloaded, TooLarge
-from agent.llm.kv_pool import Floats, KvPool
+from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK, PrefixCache
 from agent.llm.row import Piece, Prompt, Row
-from agent.llm.session import DecoderSession
+from agent.llm.session import DecoderSession, Floats
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.session, self._clock = session, clock
-        self.pool = KvPool(session.folder, rows, context)
+        self.pool = KvPool(session.folder, rows, context, session.kv_type)
         self.prefixes = PrefixCache(prefix_bytes)
         self._max_waiting = max_waiting
         self._waiting: deque[_Run] = deque()

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.llm.folder import DecoderFolder
 
-Floats = npt.NDArray[np.float32]
-_ITEM_BYTES = 4
+Cached = npt.NDArray[Any]
 
 
 class KvPool:
     """`rows` sequences of up to `capacity` positions. Memory is taken when positions are first written."""
 
-    def __init__(self, folder: DecoderFolder, rows: int, capacity: int) -> None:
+    def __init__(self, folder: DecoderFolder, rows: int, capacity: int, kv_type: type[np.generic] = np.float32) -> None:
         shape = (rows, folder.kv_heads, capacity, folder.head_size)
         count = 2 * folder.layers
         self.rows, self.capacity = rows, capacity
-        self.position_bytes = folder.kv_bytes_per_token
+        item_bytes = np.dtype(kv_type).itemsize
+        self.position_bytes = count * folder.kv_heads * folder.head_size * item_bytes
         self.size_bytes = rows * capacity * self.position_bytes
         # Private and anonymous, so that `release` really hands the pages back.
         self._memory = mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._all = np.frombuffer(self._memory, np.float32).reshape(count, *shape)
+        self._all = np.frombuffer(self._memory, kv_type).reshape(count, *shape)
 
-    def rows_of(self, first: int, count: int) -> list[Floats]:
+    def rows_of(self, first: int, count: int) -> list[Cached]:
         """Buffers of `count` neighbouring rows, one for each layer's keys and values."""
         return list(self._all[:, first : first + count])
 
@@ -35,11 +36,11 @@ class KvPool:
         if origin != target:
             self._all[:, target, :, :length] = self._all[:, origin, :, :length]
 
-    def read(self, row: int, start: int, end: int) -> Floats:
+    def read(self, row: int, start: int, end: int) -> Cached:
         """A copy of some positions, (layers and sides, kv_heads, positions, head_size)."""
         return np.array(self._all[:, row, :, start:end])
 
-    def write(self, row: int, start: int, block: Floats) -> None:
+    def write(self, row: int, start: int, block: Cached) -> None:
         """Put positions back that `read` gave."""
         self._all[:, row, :, start : start + block.shape[2]] = block
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agent.llm.kv_pool import Floats
+from agent.llm.kv_pool import Cached
 
 BLOCK = 128
 """Positions of a block, and tokens of one step of a prompt: how long a cancellation can wait."""
@@ -23,9 +23,9 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.size_bytes, self.hits, self.misses = max_bytes, 0, 0, 0
-        self._blocks: OrderedDict[bytes, Floats] = OrderedDict()
+        self._blocks: OrderedDict[bytes, Cached] = OrderedDict()
 
-    def find(self, ids: Sequence[int]) -> list[Floats]:
+    def find(self, ids: Sequence[int]) -> list[Cached]:
         """Blocks of the longest known beginning; at least one token of `ids` is left over."""
         found: list[bytes] = []
         for key in _keys(ids[:-1]):
@@ -42,7 +42,7 @@ class PrefixCache:
         """Whether `ids`, whole blocks, are worth reading for `add`."""
         return block_bytes <= self.max_bytes and _keys(ids)[-1] not in self._blocks
 
-    def add(self, ids: Sequence[int], block: Floats) -> None:
+    def add(self, ids: Sequence[int], block: Cached) -> None:
         """Keep the last block of `ids`."""
         self._blocks[_keys(ids)[-1]] = block
         self.size_bytes += block.nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from agent.errors import BadInput, InferenceFailed, ModelLoadFailed
 from agent.llm.folder import DecoderFolder
 
 Floats = npt.NDArray[np.float32]
+Cached = npt.NDArray[Any]
+_KV_TYPES: Mapping[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_TAKEN = ("input_ids", "attention_mask", "position_ids", "use_cache_branch")
 PREFILL_STEP = 256
 """Prompt tokens of one call: how long a cancellation can wait."""
 
@@ -20,9 +23,10 @@ PREFILL_STEP = 256
 class Cache:
     """Keys and values of `rows` sequences of equal length, in buffers that the runtime writes in place."""
 
-    def __init__(self, folder: DecoderFolder, rows: int, capacity: int) -> None:
+    def __init__(self, folder: DecoderFolder, rows: int, capacity: int, kv_type: type[np.generic] = np.float32) -> None:
         shape = (rows, folder.kv_heads, capacity, folder.head_size)
-        self.buffers = [np.zeros(shape, np.float32) for _ in range(2 * folder.layers)]
+        self._kv_type = kv_type
+        self.buffers: list[Cached] = [np.zeros(shape, kv_type) for _ in range(2 * folder.layers)]
         self.rows, self.capacity, self.length = rows, capacity, 0
 
     @property
@@ -32,7 +36,7 @@ class Cache:
 
     def forked(self, folder: DecoderFolder, rows: int) -> Cache:
         """The same prefix in `rows` rows."""
-        copy = Cache(folder, rows, self.capacity)
+        copy = Cache(folder, rows, self.capacity, self._kv_type)
         copy.length = self.length
         for mine, theirs in zip(self.buffers, copy.buffers, strict=True):
             theirs[:, :, : self.length] = mine[:1, :, : self.length]
@@ -67,7 +71,15 @@ class DecoderSession:
         except self._errors as error:
             raise ModelLoadFailed(f"{path}: {_first_line(error)}") from error
         self.providers: list[str] = self._session.get_providers()
+        types = {given.name: given.type for given in self._session.get_inputs()}
+        self._inputs = frozenset(types)
         self._names = [f"{i}.{side}" for i in range(folder.layers) for side in ("key", "value")]
+        unknown = {*types} - {*_TAKEN, *(f"past_key_values.{name}" for name in self._names)}
+        kind = types.get("past_key_values.0.key", "nothing")
+        if kind not in _KV_TYPES or unknown:
+            what = f"the input {min(unknown)!r}" if unknown else f"a cache of {kind}"
+            raise ModelLoadFailed(f"{path}: {what} is not known here; expected a decoder with a float cache")
+        self.kv_type: type[np.generic] = _KV_TYPES[kind]
 
     def cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache. Raises BadInput where it would exceed the context."""
@@ -75,7 +87,7 @@ class DecoderSession:
             raise BadInput(
                 f"{capacity} tokens asked, the context is {self.folder.context}; shorten the prompt or answer"
             )
-        return Cache(self.folder, rows, capacity)
+        return Cache(self.folder, rows, capacity, self.kv_type)
 
     def step(self, cache: Cache, ids: npt.NDArray[np.int64]) -> Floats:
         """Append `ids` (rows, steps) to the cache; the logits that the graph gives, (rows, 1 or steps, vocabulary)."""
@@ -87,28 +99,56 @@ class DecoderSession:
         cache.length = total
         return logits
 
-    def forward(self, buffers: Sequence[Floats], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats:
+    def forward(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats:
         """Run `ids` (rows, steps) behind the first `lengths[i]` positions of row i of the buffers.
 
         Their keys and values are written there; rows of unequal length take one step at a time. Returns the logits
         that the graph gives. Raises InferenceFailed.
         """
-        steps = ids.shape[1]
-        reach = np.asarray(lengths, np.int64)[:, None] + steps
-        mask = (np.arange(int(reach.max()))[None, :] < reach).astype(np.int64)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids, np.int64))
-        binding.bind_cpu_input("attention_mask", mask)
-        binding.bind_output("logits")  # bound first, so it is the first of get_outputs
-        for name, buffer in zip(self._names, buffers, strict=True):
-            where = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-            binding.bind_input(f"past_key_values.{name}", *where)
-            binding.bind_output(f"present.{name}", *where)
+        run = self._shared if self.folder.shared_cache else self._grown
         try:
-            self._session.run_with_iobinding(binding)
+            return run(buffers, np.ascontiguousarray(ids, np.int64), np.asarray(lengths, np.int64))
         except self._errors as error:
             raise InferenceFailed(f"decoder {self.folder.name}: {_first_line(error)}") from error
+
+    def _shared(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
+        """The graph writes into the buffers; each row's own mask tells it where."""
+        reach = lengths[:, None] + ids.shape[1]
+        mask = (np.arange(int(reach.max()))[None, :] < reach).astype(np.int64)
+        binding = self._session.io_binding()
+        for name, value in self._given(ids, mask, lengths).items():
+            binding.bind_cpu_input(name, value)
+        binding.bind_output("logits")  # bound first, so it is the first of get_outputs
+        for name, buffer in zip(self._names, buffers, strict=True):
+            where = ("cpu", 0, self.kv_type, buffer.shape, buffer.ctypes.data)
+            binding.bind_input(f"past_key_values.{name}", *where)
+            binding.bind_output(f"present.{name}", *where)
+        self._session.run_with_iobinding(binding)
         return np.asarray(binding.get_outputs()[0].numpy(), np.float32)
+
+    def _grown(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
+        """The graph gives longer tensors back. Shorter rows have a gap behind them, which the mask hides."""
+        steps, longest = ids.shape[1], int(lengths.max())
+        held = np.arange(longest)[None, :] < lengths[:, None]
+        mask = np.concatenate([held, np.ones(ids.shape, bool)], axis=1).astype(np.int64)
+        feeds: dict[str, Any] = dict(self._given(ids, mask, lengths))
+        for name, buffer in zip(self._names, buffers, strict=True):
+            feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer[:, :, :longest])
+        logits, *present = self._session.run(["logits", *(f"present.{name}" for name in self._names)], feeds)
+        for grown, buffer in zip(present, buffers, strict=True):
+            for row, length in enumerate(lengths):
+                buffer[row, :, length : length + steps] = grown[row, :, longest:]
+        return np.asarray(logits, np.float32)
+
+    def _given(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Everything but the cache, as far as this graph takes it."""
+        known: dict[str, npt.NDArray[Any]] = {
+            "input_ids": ids, "attention_mask": mask, "position_ids": lengths[:, None] + np.arange(ids.shape[1]),
+            "use_cache_branch": np.array([bool(lengths.max())]),
+        }  # fmt: skip
+        return {name: value for name, value in known.items() if name in self._inputs}
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

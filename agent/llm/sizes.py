@@ -34,6 +34,8 @@ class DecoderSizes:
     default_mode: str
     end_ids: frozenset[int]
     weight_bytes: int
+    shared_cache: bool
+    """Whether the graph writes into the cache that it reads; else it gives back a longer one."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -75,16 +77,19 @@ def _imported(path: Path) -> DecoderSizes:
         path, str(manifest["name"]), int(sizes["layers"]), int(sizes["kv_heads"]), int(sizes["head_size"]),
         int(sizes["vocabulary"]), int(sizes["context"]), dict(manifest["graphs"]), str(manifest["default_mode"]),
         _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
+        True,
     )  # fmt: skip
 
 
 def _genai(path: Path) -> DecoderSizes:
-    model = read_json(path / "genai_config.json")["model"]
+    description = read_json(path / "genai_config.json")
+    model = description["model"]
     decoder = model["decoder"]
     return DecoderSizes(
         path, path.name, int(decoder["num_hidden_layers"]), int(decoder["num_key_value_heads"]),
         int(decoder["head_size"]), int(model["vocab_size"]), int(model["context_length"]),
         {"exact": str(decoder["filename"])}, "exact", _ids(model["eos_token_id"]), _weights(path),
+        bool(description.get("search", {}).get("past_present_share_buffer", False)),
     )  # fmt: skip
 
 
@@ -99,7 +104,7 @@ def _optimum(path: Path) -> DecoderSizes:
         path, path.name, int(config.get("num_hidden_layers") or config["n_layer"]),
         int(config.get("num_key_value_heads") or heads), int(config.get("head_dim") or hidden // heads),
         int(config["vocab_size"]), int(config.get("max_position_embeddings") or config["n_positions"]),
-        {"exact": graph}, "exact", _ids(config["eos_token_id"]), _weights(path),
+        {"exact": graph}, "exact", _ids(config["eos_token_id"]), _weights(path), False,
     )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from agent.llm.sizes import DecoderSizes
 from agent.schema.settings import DecoderOptions
 from agent.service.decoder_room import forecast_bytes, make_room
 
-SIZES = DecoderSizes(Path("m"), "m", 30, 3, 64, 49152, 8192, {"exact": "m.onnx"}, "exact", frozenset({0}), 150_000_000)
+SIZES = DecoderSizes(
+    Path("m"), "m", 30, 3, 64, 49152, 8192, {"exact": "m.onnx"}, "exact", frozenset({0}), 150_000_000, True
+)
 NONE = DecoderOptions(prefix_cache_bytes=0)
 
 

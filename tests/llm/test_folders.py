@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from agent.errors import BadInput, ModelLoadFailed
+from agent.llm.engine import Engine, Finished, Job
+from agent.llm.folder import open_folder
+from agent.llm.generation import generate
+from agent.llm.row import Prompt
+from agent.llm.session import DecoderSession
+from agent.llm.sizes import is_decoder_folder, read_sizes
+
+SIZE, CONTEXT = 8, 64
+IDS = (5, 80, 200, 7, 7, 31, 90)
+
+
+@pytest.fixture
+def genai(tiny, tmp_path):
+    """The folder as ONNX Runtime GenAI's builder would leave it."""
+    out = shutil.copytree(tiny.folder.path, tmp_path / "genai")
+    (out / "manifest.json").unlink()
+    return out
+
+
+def grown_model(vocabulary, kind=TensorProto.FLOAT):
+    """A decoder of one layer and one head as Optimum exports them: positions given, a cache that grows."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "embedding": rng.standard_normal((vocabulary, SIZE)), "positions": rng.standard_normal((CONTEXT, SIZE)),
+        "wq": rng.standard_normal((SIZE, SIZE)), "wk": rng.standard_normal((SIZE, SIZE)),
+        "wv": rng.standard_normal((SIZE, SIZE)), "head": rng.standard_normal((SIZE, vocabulary)),
+    }  # fmt: skip
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["embedding", "input_ids"], ["token"]), node("Gather", ["positions", "position_ids"], ["place"]),
+        node("Add", ["token", "place"], ["x"]), node("MatMul", ["x", "wq"], ["q"]),
+        node("MatMul", ["x", "wk"], ["k0"]), node("MatMul", ["x", "wv"], ["v0"]),
+        node("Unsqueeze", ["k0", "one"], ["k1"]), node("Unsqueeze", ["v0", "one"], ["v1"]),
+        node("Cast", ["past_key_values.0.key"], ["pk"], to=TensorProto.FLOAT),
+        node("Cast", ["past_key_values.0.value"], ["pv"], to=TensorProto.FLOAT),
+        node("Concat", ["pk", "k1"], ["k"], axis=2), node("Concat", ["pv", "v1"], ["v"], axis=2),
+        node("Cast", ["k"], ["present.0.key"], to=kind), node("Cast", ["v"], ["present.0.value"], to=kind),
+        node("Unsqueeze", ["q", "one"], ["q1"]), node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q1", "kt"], ["scores"]),
+        # What lies ahead of a position is hidden by position: a key's own is its rank among the keys that are there.
+        node("CumSum", ["attention_mask", "axis"], ["rank"]), node("Sub", ["rank", "one_value"], ["rank0"]),
+        node("Unsqueeze", ["rank0", "both"], ["key_place"]), node("Unsqueeze", ["position_ids", "ends"], ["own_place"]),
+        node("LessOrEqual", ["key_place", "own_place"], ["past"]), node("Cast", ["attention_mask"], ["there0"], to=9),
+        node("Unsqueeze", ["there0", "both"], ["there"]), node("And", ["past", "there"], ["seen"]),
+        node("Where", ["seen", "scores", "hidden"], ["masked"]), node("Softmax", ["masked"], ["chances"], axis=-1),
+        node("MatMul", ["chances", "v"], ["mixed"]), node("Squeeze", ["mixed", "one"], ["y"]),
+        node("MatMul", ["y", "head"], ["logits"]),
+    ]  # fmt: skip
+    constants = {
+        "one": np.array([1]), "both": np.array([1, 2]), "ends": np.array([1, 3]), "axis": np.array(1),
+        "one_value": np.array(1), "hidden": np.array(-1e9, np.float32),
+    }  # fmt: skip
+    stored = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in weights.items()]
+    stored += [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    info = helper.make_tensor_value_info
+    ints = [info(n, TensorProto.INT64, ("batch", d)) for n, d in
+            (("input_ids", "steps"), ("attention_mask", "total"), ("position_ids", "steps"))]  # fmt: skip
+    past = [info(f"past_key_values.0.{s}", kind, ("batch", 1, "past", SIZE)) for s in ("key", "value")]
+    out = [info("logits", TensorProto.FLOAT, ("batch", "steps", vocabulary))]
+    out += [info(f"present.0.{s}", kind, ("batch", 1, "total", SIZE)) for s in ("key", "value")]
+    graph = helper.make_graph(nodes, "grown", [*ints, *past], out, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), weights
+
+
+def reference(weights, ids):
+    """Logits of every position."""
+    w = {k: v.astype(np.float32) for k, v in weights.items()}
+    x = w["embedding"][list(ids)] + w["positions"][: len(ids)]
+    scores = (x @ w["wq"]) @ (x @ w["wk"]).T
+    scores[np.triu_indices(len(ids), 1)] = -np.inf
+    chances = np.exp(scores - scores.max(-1, keepdims=True))
+    return (chances / chances.sum(-1, keepdims=True)) @ (x @ w["wv"]) @ w["head"]
+
+
+def written(weights, ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(reference(weights, ids)[-1].argmax()))
+    return ids[-count:]
+
+
+def optimum(tiny, out, kind=TensorProto.FLOAT):
+    out.mkdir()
+    model, weights = grown_model(tiny.folder.vocabulary, kind)
+    onnx.save_model(model, str(out / "model.onnx"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.folder.path / name, out / name)
+    config = {
+        "num_attention_heads": 1, "hidden_size": SIZE, "num_hidden_layers": 1, "num_key_value_heads": 1,
+        "vocab_size": tiny.folder.vocabulary, "max_position_embeddings": CONTEXT, "eos_token_id": 256,
+    }  # fmt: skip
+    (out / "config.json").write_text(json.dumps(config))
+    return out, weights
+
+
+def test_a_folder_of_the_genai_builder_writes_what_the_imported_one_does(tiny, genai):
+    assert is_decoder_folder(genai)
+    session = DecoderSession(open_folder(genai), threads=1)
+    texts = [[p.token for p in generate(s, Prompt(IDS, 20))] for s in (tiny, session)]
+    assert texts[0] == texts[1]
+
+
+def test_an_exported_folder_with_a_growing_cache_has_the_reference_logits(tiny, tmp_path):
+    out, weights = optimum(tiny, tmp_path / "out")
+    session = DecoderSession(open_folder(out), threads=1)
+    cache = session.cache(1, 20)
+    seen = [session.step(cache, np.array([IDS[:4]]))[0]] + [session.step(cache, np.array([[i]]))[0] for i in IDS[4:]]
+    np.testing.assert_allclose(np.concatenate(seen), reference(weights, IDS), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_rows_of_unequal_length_share_a_batch_there_too(tiny, tmp_path, kind):
+    out, weights = optimum(tiny, tmp_path / "out", kind)
+    engine = Engine(DecoderSession(open_folder(out), threads=1), rows=3, context=CONTEXT)
+    prompts = {0: IDS, 1: IDS[:2], 2: IDS[1:5]}
+    tokens = {number: [] for number in prompts}
+    for number, ids in prompts.items():
+        engine.add(Job(number, Prompt(ids, 12, through_end=True), (0,)))
+    while not engine.idle:
+        for event in engine.turn():
+            if not isinstance(event, Finished):
+                tokens[event.number].append(event.piece.token)
+    if kind == TensorProto.FLOAT:
+        assert tokens == {number: written(weights, ids, 12) for number, ids in prompts.items()}
+    assert {len(row) for row in tokens.values()} == {12}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("genai_config.json", "{", "not JSON"),
+        ("genai_config.json", "[]", "JSON object"),
+        ("genai_config.json", '{"model": {}}', "not the description of a decoder"),
+        ("tokenizer.json", '{"a": 1}', "tokenizer.json"),
+        ("tokenizer.json", None, "tokenizer.json"),
+        ("tokenizer_config.json", None, "tokenizer_config.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_the_file(genai, name, content, says):
+    (genai / name).unlink()
+    if content is not None:
+        (genai / name).write_text(content)
+    with pytest.raises(BadInput, match=says):
+        open_folder(genai)
+
+
+def test_a_folder_without_a_decoder_is_no_decoder_folder(tmp_path):
+    assert not is_decoder_folder(tmp_path)
+    assert not is_decoder_folder(tmp_path / "missing")
+    with pytest.raises(BadInput, match="no decoder folder"):
+        read_sizes(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 1, "hidden_size": 8}')
+    with pytest.raises(BadInput, match="no graph"):
+        read_sizes(tmp_path)
+
+
+def test_a_graph_that_wants_more_than_a_decoder_gives_is_refused_by_name(tiny, tmp_path):
+    out, _ = optimum(tiny, tmp_path / "out")
+    model = onnx.load(str(out / "model.onnx"))
+    model.graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, (1,)))
+    onnx.save_model(model, str(out / "model.onnx"))
+    with pytest.raises(ModelLoadFailed, match="pixels"):
+        DecoderSession(open_folder(out), threads=1)
+    (out / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelLoadFailed, match=r"model\.onnx"):
+        DecoderSession(open_folder(out), threads=1)
