@@ -125,9 +125,21 @@ class Inventory:
                 .order_by(table.c.boot.desc(), table.c.seq.desc())
                 .limit(min(MAX_ROWS, limit))
             ).mappings()
-            return [
+            shown = [
                 {"boot": r["boot"], "seq": r["seq"], "at_s": r["at_s"], "row": json.loads(r["payload"])} for r in found
             ]
+            undated = {r["boot"] for r in shown if r["row"].get("tq") == "none"}
+            offsets = {boot: self._offset_s(db, key, boot) for boot in undated}
+        return [{**r, "when_s": _when_s(r["row"], offsets.get(r["boot"]))} for r in shown]
+
+    def _offset_s(self, db: Connection, key: BoardKey, boot: int) -> float | None:
+        """Wall clock less monotonic clock of a boot that began without the time, once it was set."""
+        table = tables.rows
+        mine = (table.c.tenant == key[0], table.c.board == key[1], table.c.boot == boot, table.c.cls == "evt")
+        query = select(table.c.payload).where(*mine, table.c.payload.contains('"event":"clock_set"'))
+        for (text,) in db.execute(query.order_by(table.c.seq).limit(1)):
+            return _real(json.loads(text).get("offset_s"))
+        return None
 
     def _missing(self, db: Connection) -> dict[BoardKey, int]:
         """Rows that did not come although later ones did, long enough ago that they should have been sent again."""
@@ -203,6 +215,14 @@ def _parts(latest: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _real(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _when_s(row: dict[str, Any], offset_s: float | None) -> float | None:
+    """When it happened, by the board's clock: back-dated where that was not set yet, None where it never was."""
+    if row.get("tq") != "none":
+        return _real(row.get("ts"))
+    mono_s = _real(row.get("mono"))
+    return None if mono_s is None or offset_s is None else mono_s + offset_s
 
 
 def _hottest(latest: dict[str, Any]) -> float | None:

@@ -73,6 +73,12 @@ class ModelArgs(FileModel):
     name: Name
 
 
+class EvaluateArgs(FileModel):
+    """How long to look at what the board serves."""
+
+    window_s: float = Field(default=30.0, gt=0, le=3600, description="of the board's own requests; none are made")
+
+
 @dataclass(frozen=True)
 class CommandKind:
     """One kind of command."""
@@ -95,5 +101,5 @@ KINDS: dict[str, CommandKind] = {
     "set-log-level": CommandKind(LogLevelArgs, 5.0, repeatable=True),
     "model-add": CommandKind(ModelArgs, 300.0, repeatable=True),
     "model-remove": CommandKind(ModelArgs, 60.0, repeatable=True),
-    "evaluate": CommandKind(NoArgs, 1.0, repeatable=False, supported=False),
+    "evaluate": CommandKind(EvaluateArgs, 3660.0, repeatable=True),
 }

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from agent.ports import Clock, Sensor
-from agent.schema.command import CalibrateArgs, DrainArgs, LogLevelArgs, ModelArgs, NoArgs, RestartLaneArgs
+from agent.schema.command import (
+    CalibrateArgs,
+    DrainArgs,
+    EvaluateArgs,
+    LogLevelArgs,
+    ModelArgs,
+    NoArgs,
+    RestartLaneArgs,
+)
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot, ModelStatus
@@ -19,6 +27,7 @@ from agent.service.bundle_layer import BundleLayer
 from agent.service.commands import Action, CommandFailed, Run
 from agent.service.dispatcher import Dispatcher
 from agent.service.model_set import ModelSet
+from agent.service.physics_windows import ModelWindow, PhysicsWindow
 from agent.service.serving_state import InForce
 from agent.service.supervisor import DrainEvent, Event, RestartLaneEvent
 from agent.storage import yaml_files
@@ -72,7 +81,8 @@ class Actions:
         return {
             "reload": self.reload, "plan": self.plan, "calibrate": self.calibrate, "drain": self.drain,
             "restart-lane": self.restart_lane, "collect-diag": self.collect_diag,
-            "set-log-level": self.set_log_level, "model-add": self.model_add, "model-remove": self.model_remove,
+            "set-log-level": self.set_log_level, "evaluate": self.evaluate,
+            "model-add": self.model_add, "model-remove": self.model_remove,
         }  # fmt: skip
 
     # ------------------------------------------------------------------ plans
@@ -204,6 +214,19 @@ class Actions:
         made = diag.collect(agent.settings, agent.clock.wall_s(), agent.snapshot(), agent.in_force().policy)
         return made.as_json()
 
+    def evaluate(self, args: EvaluateArgs, run: Run) -> dict[str, Any]:
+        """Measure what is served for a while: joules, seconds and failures per request beside what was predicted."""
+        clock = self._agent.clock
+        window = PhysicsWindow(lambda: self._agent.dispatcher.meters)
+        begun_s = clock.monotonic_s()
+        while (passed_s := clock.monotonic_s() - begun_s) < args.window_s:
+            window.look(self._agent.snapshot())
+            run.progress("watching", passed_s / args.window_s)
+            run.stopping.wait(min(0.5, args.window_s - passed_s))
+        found, snapshot = window.close(min_requests=1), self._agent.snapshot()
+        models = {m.name: _judged(m, found.models.get(m.name)) for m in snapshot.models}
+        return {"window_s": args.window_s, "models": models, "temperatures_c": dict(found.temperatures_c)}
+
     def set_log_level(self, args: LogLevelArgs, _: Run) -> dict[str, Any]:
         """Until the next start or the next desired state that names one."""
         before = logs.level()
@@ -217,3 +240,15 @@ def _equal(one: InForce, other: InForce) -> bool:
 
 def _state(model: ModelStatus | None) -> str:
     return "absent" if model is None else model.state
+
+
+def _judged(model: ModelStatus, seen: ModelWindow | None) -> dict[str, Any]:
+    """One model: predicted beside measured; None where nobody knows."""
+    chosen = next((c for c in model.candidates if c.accelerator == model.placement), None)
+    return {
+        "placement": model.placement, "requests": seen.requests if seen else 0,
+        "failure_share": seen.failure_share if seen else None, "energy_j": seen.energy_j if seen else None,
+        "provenance": model.provenance if seen else "unknown", "latency_s": seen.latency_s if seen else None,
+        "predicted_energy_j": chosen.predicted_energy_j if chosen else None,
+        "predicted_s": chosen.predicted_ms / 1e3 if chosen and chosen.predicted_ms is not None else None,
+    }  # fmt: skip

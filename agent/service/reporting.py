@@ -58,6 +58,7 @@ class Reporting:
         self._on_connected: Callable[[], None] = _nothing
         self._on_event: Callable[[str, Mapping[str, Any]], None] = _unseen
         self._evicted = (0, float("-inf"))
+        self._clock_unset = self._time_quality() == "none"
         self.history = History()
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
@@ -225,6 +226,7 @@ class Reporting:
 
     def check(self) -> None:
         """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
+        self._check_clock()
         if self._link is not None and self._publisher is not None:
             self._check_link(self._link)
             self._check_delivery(self._publisher, self._link.connected)
@@ -237,6 +239,12 @@ class Reporting:
         cause = f"{self.outbox.path}: {self.outbox.failing}" if self.outbox.failing is not None else None
         mend = "free space in state_dir, or replace the medium"
         self._condition("outbox_failing", cause, "telemetry waits in memory, then the oldest is dropped", mend)
+
+    def _check_clock(self) -> None:
+        """Once the time arrives, say by how much the clocks differ: whoever stores rows can date the earlier ones."""
+        unset, self._clock_unset = self._clock_unset, self._time_quality() == "none"
+        if unset and not self._clock_unset:
+            self.record("clock_set", {"offset_s": round(self._clock.wall_s() - self._clock.monotonic_s(), 3)})
 
     def _announce(self, link: Link, snapshot: AgentSnapshot | None) -> None:
         """Tell Home Assistant what the board has, where it is wanted, with each connection and each change."""

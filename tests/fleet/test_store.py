@@ -9,6 +9,7 @@ from sqlalchemy import func, select, text, update
 
 from agent.errors import ConfigError, StorageError
 from agent.fleet import tables
+from agent.fleet.inventory import Inventory
 from agent.fleet.messages import parse
 from agent.fleet.store import Store, open_engine
 
@@ -93,6 +94,14 @@ def test_an_event_row_settles_a_command_and_a_late_response_does_not_reopen_it(s
     store.take([rows(0, 1, cls="evt", event="command", id="c1", status="ok")], 3.0)
     store.take([told("res/plan", id="c1", status="running"), told("res/plan", "b2", id="c1", status="failed")], 4.0)
     assert one(store, tables.messages, "status") == ("ok",)
+
+
+def test_rows_from_before_the_clock_was_set_are_dated_once_it_is(store):
+    inventory = Inventory(store.engine, 300.0, 120.0, lambda: 1.0)
+    store.take([rows(0, 1, tq="none", mono=100.0), rows(1, 1, tq="ntp", mono=300.0)], 1.0)
+    assert [r["when_s"] for r in inventory.rows(("acme", "b1"), "tlm", 10)] == [1.0, None]
+    store.take([rows(0, 1, cls="evt", event="clock_set", offset_s=1.7e9, tq="ntp", mono=200.0)], 2.0)
+    assert [r["when_s"] for r in inventory.rows(("acme", "b1"), "tlm", 10)] == [1.0, 1.7e9 + 100.0]
 
 
 def test_a_newer_layout_is_refused_and_says_so(store):

@@ -13,6 +13,7 @@ from agent.errors import ConfigError, NotFound, PlacementError
 from agent.schema.command import (
     CalibrateArgs,
     DrainArgs,
+    EvaluateArgs,
     LogLevelArgs,
     ModelArgs,
     NoArgs,
@@ -304,3 +305,20 @@ def test_a_wanted_model_that_cannot_be_loaded_is_reported_under_its_key(stage):
     assert applied.error is None
     assert applied.keys["models.1"]["status"] == "unavailable"
     assert "corrupt" in applied.keys["models.1"]["message"]
+
+
+def test_evaluate_measures_what_is_served_beside_what_was_predicted(stage):
+    run = stage.run()
+
+    class Serving(threading.Event):
+        def wait(self, timeout=None) -> bool:
+            stage.world.infer()
+            stage.world.tick(timeout)
+            return False
+
+    run.stopping = Serving()
+    out = stage.actions.evaluate(EvaluateArgs(window_s=5.0), run)
+    assert out["models"]["m"]["requests"] >= 5
+    assert out["models"]["m"]["latency_s"] is not None or out["models"]["m"]["failure_share"] == 1.0
+    assert out["models"]["m"]["predicted_s"] == pytest.approx(0.01)
+    assert stage.told

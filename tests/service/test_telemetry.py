@@ -133,6 +133,20 @@ def test_a_clock_that_was_never_set_is_said_in_every_row(world):
     world.travels("tlm")
 
 
+def test_a_clock_that_is_set_at_last_dates_what_came_before(world):
+    set_s, world.clock.offset_s = world.clock.offset_s, 0.0
+    world.reporting.check()
+    world.run(12)
+    assert world.rows("evt") == []
+    world.clock.offset_s = set_s
+    world.reporting.check()
+    world.reporting.check()
+    (event,) = [row for row in world.rows("evt") if row["event"] == "clock_set"]
+    assert event["offset_s"] == set_s
+    assert world.rows()[0]["mono"] + event["offset_s"] == pytest.approx(world.clock.wall_s(), abs=15.0)
+    world.travels("evt")
+
+
 def test_gaps_fit_their_schema(world):
     world.reporting.outbox.append("tlm", {"bad": {1}})
     world.reporting.outbox.append("tlm", {})
