@@ -129,9 +129,12 @@ class DecoderLane:
 
     def vitals(self) -> LaneVitals | None:
         """Last sign of life, None before the first."""
-        page = self._vitals
+        page, child = self._vitals, self._child
         signs = page.signs() if page is not None else None
-        return None if signs is None else LaneVitals(*signs)
+        if signs is None:
+            return None
+        waited_s, stopped = child.scheduling() if child is not None and self._cause is None else (None, False)
+        return LaneVitals(*signs, waited_s=waited_s, stopped=stopped)
 
     def renew_permit(self, valid_until_s: float) -> None:
         """Extend (or, with 0, withdraw) the permission to run; without it texts pause between two steps."""

@@ -34,6 +34,8 @@ class DecoderHome:
     accelerator: str
     order: DecoderOrder
     max_streams: int
+    turn_s: float | None = None
+    """Longest turn to expect: a block of a prompt and a step of all rows."""
     standby: Literal["cold", "warm", "all"] = "cold"
     """warm: a second process waits with its runtime loaded; all: with the model too, which costs its memory twice."""
 
@@ -62,6 +64,8 @@ class DecoderKeeper:
         self._lock = threading.RLock()
         self._streams: set[TextStream] = set()
         self._died: list[str] = []
+        self._turn: tuple[float | None, float] = (None, 0.0)
+        """Begin of the turn under way, and what the process had waited for a core by then."""
 
     # ------------------------------------------------------------------ any thread
 
@@ -181,7 +185,12 @@ class DecoderKeeper:
                 lane.kill(f"did not start within {STARTUP_TIMEOUT_S:g} s")
             return
         busy_s = None if vitals.busy_since_s is None else now_s - vitals.busy_since_s
-        signs = fault_detector.LaneSigns(now_s - vitals.heartbeat_s, busy_s, None, self.report is None)
+        if vitals.busy_since_s != self._turn[0]:
+            self._turn = vitals.busy_since_s, vitals.waited_s or 0.0
+        starved_s = None if vitals.waited_s is None else max(0.0, vitals.waited_s - self._turn[1])
+        signs = fault_detector.LaneSigns(
+            now_s - vitals.heartbeat_s, busy_s, self.home.turn_s, self.report is None, starved_s, vitals.stopped
+        )
         cause = fault_detector.judge(signs, limits)
         if cause is not None:
             lane.kill(cause)

@@ -27,6 +27,9 @@ from agent.service.text_stream import TextStream
 
 PROGRAM = "agent.service.decoder_process"
 _RECENT = 256
+TURN_S_PER_BYTE = 3e-8
+"""Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
+positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
 
 
 @dataclass(eq=False)
@@ -126,7 +129,9 @@ class Decoders:
         order = DecoderOrder(
             str(entry.path), options.mode, threads, room.rows, room.context, options.prefix_cache_bytes, 4096
         )
-        home = DecoderHome(entry.name, accelerator, order, options.max_requests, policy.standby)
+        home = DecoderHome(
+            entry.name, accelerator, order, options.max_requests, sizes.weight_bytes * TURN_S_PER_BYTE, policy.standby
+        )
         spec = LaneSpec(entry.name, threads)
         served.keeper = DecoderKeeper(
             home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
