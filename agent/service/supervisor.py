@@ -144,12 +144,16 @@ class Supervisor:
     # ------------------------------------------------------------------ from outside
 
     def start(self) -> None:
-        """Start every lane, then tick."""
+        """Start the lanes that have a model to load, then tick; the others follow once the models are served."""
         now_s = self._clock.monotonic_s()
         for keeper in self.keepers.values():
+            self._start_first(keeper, now_s)
+        self._thread.start()
+
+    def _start_first(self, keeper: LaneKeeper, now_s: float) -> None:
+        if keeper.generation == 0 and (keeper.models or self._mode != "starting"):
             keeper.health = replace(keeper.health, since_s=now_s)
             keeper.start(self._state.current.policy.recovery, now_s)
-        self._thread.start()
 
     def post(self, event: Event) -> None:
         """Mail an event; a full mailbox drops it and counts that (the next tick sees the facts anyway)."""
@@ -304,6 +308,7 @@ class Supervisor:
 
     def _check_lane(self, keeper: LaneKeeper, now_s: float) -> None:
         limits = self._state.current.policy.recovery
+        self._start_first(keeper, now_s)
         if keeper.lane is not None and keeper.lane.alive():
             keeper.vitals = keeper.lane.vitals()
             cause = keeper.fault(limits, now_s, self._state.longest_prediction_s(keeper))
@@ -314,12 +319,12 @@ class Supervisor:
                 keeper.health, _ = lane_health.step(keeper.health, Ready(), limits, now_s)
         keeper.health, actions = lane_health.step(keeper.health, Tick(), limits, now_s)
         if "start" in actions:
+        zones = status_view.zone_inputs(self.profile, self.keepers, self._readings, now_s)
             _log.info("lane restarts", accelerator=keeper.name, restarts=keeper.health.restarts)
             keeper.start(limits, now_s)
 
     def _judge_heat(self, now_s: float) -> None:
         policy = self._state.current.policy
-        zones = status_view.zone_inputs(self.profile, self.keepers, self._readings, now_s)
         before = {name: k.verdict for name, k in self.keepers.items()}
         self._governor, verdicts = thermal_governor.step(
             self._governor, zones, list(self.keepers), policy.thermal, policy.no_thermal_sensor, now_s

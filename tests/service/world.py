@@ -90,7 +90,7 @@ class World:
             profile(*accelerators, zones=zones), current, self.keepers, self.dispatcher, self.telemetry, self.clock,
             AgentInfo("0", "starting", "", "test", "d1", 1, "b", "p"), self.committed.append,
         )  # fmt: skip
-        for keeper in self.keepers.values():
+        for keeper in self.keepers.values() if started else ():
             keeper.start(policy.recovery, self.clock.now_s)
         self.tick()
 
