@@ -68,7 +68,16 @@ def plan_of(models: dict[str, list[str]], digest: str = "d1") -> Plan:
 class World:
     """Drive it with `tick`, look at `snapshot`, ask with `infer`."""
 
-    def __init__(self, models=None, accelerators=("gpu0", "cpu"), policy=POLICY, zones=(), prepare=None, simulated=()):
+    def __init__(
+        self,
+        models=None,
+        accelerators=("gpu0", "cpu"),
+        policy=POLICY,
+        zones=(),
+        prepare=None,
+        simulated=(),
+        started=True,
+    ):
         self.clock = FakeClock()
         self.telemetry = RecordingTelemetry()
         self.lanes: dict[str, list[FakeLane]] = {name: [] for name in accelerators}
