@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,6 +68,26 @@ class AgentClient:
         """A request without a body whose answer says only that it was done."""
         self._request("POST", path, b"", {})
 
+    def events(self, path: str, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The JSON events of a streamed answer, as they come. Raises AgentError for one that is an error."""
+        body = json.dumps(document).encode()
+        headers = {**self._headers, "Content-Type": "application/json"}
+        try:
+            self._connection.request("POST", path, body, headers)
+            response = self._connection.getresponse()
+            if response.status >= 400:
+                raise AgentError(_error_text(response.read()) or f"HTTP {response.status}", status=response.status)
+            for line in response:
+                data = line.removeprefix(b"data: ").strip()
+                if data and data != b"[DONE]":
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise AgentError(_error_text(data))
+                    yield event
+        except (TimeoutError, OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise AgentUnreachable(f"the answer of {self.url} broke off ({error or type(error).__name__})") from error
+
     def infer(
         self, model: str, inputs: dict[str, npt.NDArray[Any]], parameters: dict[str, Any] | None = None
     ) -> Answer:
@@ -113,7 +134,8 @@ def _host_and_port(url: str) -> tuple[str, int]:
 
 def _error_text(data: bytes) -> str:
     try:
-        return str(json.loads(data)["error"])
+        error = json.loads(data)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return data[:200].decode(errors="replace")
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import click
 
+from agent.cli.client import DEFAULT_URL
+from agent.cli.generate_remote import generate_remotely
 from agent.errors import BadInput
 
 
 @click.command("generate")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.argument("prompt")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
 @click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True)
 @click.option("--samples", "-n", type=click.IntRange(1, 64), default=1, show_default=True, help="continuations")
 @click.option("--temperature", type=click.FloatRange(0, 5), default=0.0, show_default=True, help="0: the likeliest")
@@ -27,10 +30,22 @@ from agent.errors import BadInput
 @click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
 @click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")
 def generate_command(
-    model: Path, prompt: str, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
+    model: str, prompt: str, url: str, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
     min_p: float, repetition: float, seed: int, stops: tuple[str, ...], mode: str | None, threads: int, raw: bool,
 ) -> None:  # fmt: skip
-    """Write text that answers PROMPT with the decoder folder MODEL (made by `qeil models import`)."""
+    """Write text that answers PROMPT with MODEL: one that the running agent serves, or a decoder folder.
+
+    A folder (made by `qeil models import`) runs in this process, without an agent.
+    """
+    if "/" not in model and not Path(model).exists():
+        asked = {
+            "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "min_p": min_p, "repetition_penalty": repetition, "seed": seed, "stop": list(stops) or None,
+        }  # fmt: skip
+        if mode is not None:
+            raise BadInput("--mode is for a folder; a served model has the mode of the settings (models: decoder.mode)")
+        generate_remotely(url, asked, prompt, samples, raw=raw)
+        return
     try:
         from agent.llm.chat import render
         from agent.llm.folder import open_folder
@@ -39,7 +54,7 @@ def generate_command(
         from agent.llm.session import DecoderSession
     except ModuleNotFoundError as error:
         raise BadInput(f"generating needs the package {error.name}; install qeil-agent[llm]") from error
-    folder = open_folder(model)
+    folder = open_folder(Path(model))
     chat = folder.chat_template is not None and not raw
     text = render(folder, [{"role": "user", "content": prompt}]) if chat else prompt
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition, seed)

@@ -31,7 +31,7 @@ def ls_command(config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([e.model_dump(mode="json") for e in entries], indent=2))
         return
-    rows = [[e.name, e.version, str(e.path), "yes" if e.path.is_file() else "missing"] for e in entries]
+    rows = [[e.name, e.version, str(e.path), "yes" if e.path.exists() else "missing"] for e in entries]
     print_table("Models", ["name", "version", "file", "there"], rows)
 
 
@@ -41,9 +41,19 @@ def ls_command(config: Path | None, as_json: bool) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder")
 def add_command(file: Path, name: str | None, config: Path | None) -> None:
     """Check FILE and copy it into the store; a running agent serves it after `load` or a restart."""
+    from agent.llm.sizes import read_sizes
     from agent.service import model_store
     from agent.service.artifacts import open_artifact, workload_of
 
+    if file.is_dir():
+        sizes = read_sizes(file)
+        stored = model_store.add(file, name, _settings(config).state_dir)
+        kv = sizes.kv_bytes_per_token / 1e3
+        click.echo(
+            f"{stored.name}: {sizes.layers} layers, {sizes.weight_bytes / 1e6:.0f} MB of weights, {kv:.0f} kB a token, "
+            f"stored as {stored.path}; an agent with this state folder serves it from its next start"
+        )
+        return
     workload = workload_of(open_artifact(file), name or file.stem, None)
     entry = model_store.add(file, name, _settings(config).state_dir)
     flops = sum(s.flops for s in workload.stages)

@@ -98,7 +98,7 @@ class DecoderProcess:
                 self._refuse(number, error)
             return
         finally:
-            self._page.end()
+            self._page.end(time.monotonic_ns())
         self._tell(engine, events)
 
     # ------------------------------------------------------------------ messages

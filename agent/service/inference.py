@@ -71,7 +71,10 @@ class AgentInference:
 
     def ready(self) -> bool:
         """Whether every model can be served now."""
-        return self.live() and all(m.ready for m in self.models())
+        tensors = self.models()
+        others = {m.name for m in tensors}
+        texts = (m for m in self._supervisor.snapshot.models if m.name not in others)
+        return self.live() and all(m.ready for m in tensors) and all(m.state == "ready" for m in texts)
 
     def metrics(self) -> tuple[Metric, ...]:
         """For Prometheus."""

@@ -49,20 +49,32 @@ def language_models(settings: Settings) -> tuple[ModelEntry, ...]:
 
 def add(source: Path, name: str | None, state_dir: Path) -> ModelEntry:
     """Copy a model file into the store, whole or not at all. BadInput for a bad name or type, StorageError else."""
-    name = name or source.stem.lower().replace(" ", "-")
-    if source.suffix not in SUFFIXES:
-        raise BadInput(f"{source}: expected a .onnx or .tflite file")
+    name = name or (source.name if source.is_dir() else source.stem).lower().replace(" ", "-")
+    decoder = is_decoder_folder(source)
+    if not decoder and source.suffix not in SUFFIXES:
+        raise BadInput(f"{source}: expected a .onnx or .tflite file, or a decoder folder")
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name!r} is no model name: use a–z, 0–9, dot, dash, underscore (--name)")
-    target = folder(state_dir) / f"{name}{source.suffix}"
+    target = folder(state_dir) / (name if decoder else f"{name}{source.suffix}")
+    if decoder and target.exists():
+        raise BadInput(f"{target}: there is a model of that name already; remove the folder or give another --name")
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if decoder:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial)
+        else:
+            shutil.copyfile(source, partial)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
         partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+    except (OSError, shutil.Error) as error:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.strerror is None:
+            raise StorageError(f"{target}: {error}") from error
         raise StorageError(f"{error.filename or target}: {error.strerror}") from error
     return ModelEntry(name=name, path=target)

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from agent.cli import main
 from agent.llm.folder import open_folder
 from agent.llm.generation import generate
 from agent.llm.importer import import_gguf
@@ -223,3 +224,15 @@ def test_agreement_is_certified_and_ends_the_sampling(client):
 def test_options_of_sampling_that_contradict_each_other_are_refused(client, options, says):
     with pytest.raises(openai.BadRequestError, match=says):
         chat(client, **options)
+
+
+def test_the_command_line_streams_from_a_served_model_and_says_what_it_cost(agent, folder, capsys):
+    asked = ["generate", "tiny", "hi", "--url", agent.url, "--max-tokens", "12"]
+    assert main.run(asked) == 0
+    out, err = capsys.readouterr()
+    assert out == expected(folder, "<user>hi<assistant>", 12, special=False) + "\n"
+    assert "12 tokens on cpu" in err
+    assert main.run(["generate", "tiny", "the", "--raw", "-n", "2", *asked[3:]]) == 0
+    assert "[2] " in capsys.readouterr().out
+    assert main.run(["generate", "tinny", *asked[2:]]) == 1
+    assert "did you mean 'tiny'" in capsys.readouterr().err
