@@ -52,6 +52,7 @@ from agent.service.search_process import SearchProcess
 from agent.service.serving_state import InForce
 from agent.service.split_meter import SplitMeter
 from agent.service.split_planner import SplittingPlanner
+from agent.service.starts import Starts, cpu_only
 from agent.service.statistics_store import StatisticsStore
 from agent.service.supervisor import (
     ConditionEvent,
@@ -87,16 +88,18 @@ class App:
         """`inventory` gives this machine's runtimes, where the look at them has begun already; so has `spare`."""
         self.settings = settings
         self._clock = SystemClock()
-        self._lanes = LaneFactory(settings.isolation, self._clock, spare)
         self._manager = ServiceManager(environ)
-        self._stop = threading.Event()
-        self._reload = threading.Event()
+        self._stop, self._reload = threading.Event(), threading.Event()
         state_dir = settings.state_dir
         self._claim = Claim(state_dir)
         boot = state_file.next_boot(state_dir)
+        self._starts = Starts(state_dir, self._clock)
+        # A thread that crashes would end the agent once more.
+        self._lanes = LaneFactory("process" if self._starts.safe else settings.isolation, self._clock, spare)
         policy_path = share.find_policy(settings.policy)
-        policy = assembly.last_good_policy(policy_path, state_dir)
-        self.board: Board = assembly.board(settings, inventory)
+        policy = assembly.last_good_policy(policy_path, state_dir, self._starts.safe)
+        board = assembly.board(settings, inventory)
+        self.board: Board = cpu_only(board) if self._starts.safe else board
         split_meter = SplitMeter()
         self._search = SearchProcess()
         planner = SplittingPlanner(self.board, state_dir, split_meter.handovers, self._search)
@@ -123,8 +126,9 @@ class App:
             self.supervisor.post, lambda: self.supervisor.snapshot, self.dispatcher.energies_j,
             self._window_s,
         )  # fmt: skip
-        for event in policy.events:
-            self.supervisor.post(event)
+        for event in (*policy.events, self._starts.condition()):
+            if event is not None:
+                self.supervisor.post(event)
         layer = BundleLayer()
         self.models = ModelSet(
             lambda: (*model_store.tensor_models(settings), *layer.models), planner, lambda: self.supervisor.in_force,
@@ -262,6 +266,7 @@ class App:
 
     def _beat(self) -> None:
         """Feed the watchdog, but only with proof that the tick, the sampler and the link's loop make progress."""
+        self._starts.look()
         remote = self.remote is None or self.remote.alive()
         if self.supervisor.alive() and self.sampler.alive() and self.reporting.alive() and remote:
             snapshot = self.supervisor.snapshot
@@ -288,6 +293,7 @@ class App:
         _stop_lanes(k.lane for k in self.supervisor.keepers.values())
         self._lanes.close()
         self.reporting.stop()
+        self._starts.ended()
         self._claim.release()
 
 

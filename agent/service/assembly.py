@@ -69,8 +69,14 @@ def named_profile(name: str) -> DeviceProfile:
     return yaml_files.load_profile(share.find_profile(name))
 
 
-def last_good_policy(path: Path, state_dir: Path) -> FoundPolicy:
-    """The policy file, or where that is unusable the last one in force here; ConfigError without both."""
+def last_good_policy(path: Path, state_dir: Path, safe: bool = False) -> FoundPolicy:
+    """The policy file, or where that is unusable the last one in force here; ConfigError without both.
+
+    safe: prefer the last one in force here even to a file that can be used.
+    """
+    kept_policy = remembered_policy(state_dir) if safe else None
+    if kept_policy is not None:
+        return FoundPolicy(kept_policy)
     try:
         return FoundPolicy(yaml_files.load_policy(path))
     except ConfigError as error:
