@@ -22,15 +22,16 @@ DEFAULT_CONFIG = Path("/etc/qeil/agent.yaml")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="settings file [default: /etc/qeil/agent.yaml if there]"
 )
+@click.option("--canary/--no-canary", default=True, help="run a tiny model on every accelerator [default: yes]")
 @click.option("--json", "as_json", is_flag=True, help="a list of {check, result, message, mend}")
-def doctor_command(config: Path | None, as_json: bool) -> int:
+def doctor_command(config: Path | None, canary: bool, as_json: bool) -> int:
     """Check clock, permissions, sensors, runtimes, disk, broker and certificates; exit code 1 if anything fails."""
     from agent.backends.probe import probe_runtimes
     from agent.service.doctor import current_surroundings, examine
 
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
-    results = examine(config, current_surroundings(probe_runtimes(PROBE_TIMEOUT_S)))
+    results = examine(config, current_surroundings(probe_runtimes(PROBE_TIMEOUT_S), canary))
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], ensure_ascii=False, indent=2))
     else:

@@ -9,17 +9,19 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.backends.lane import ProcessLane
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError
 from agent.schema.device import DeviceProfile
 from agent.schema.settings import Settings
 from agent.sensors.nvml import open_nvml
-from agent.service import doctor_links, doctor_machine, doctor_settings
+from agent.service import doctor_canary, doctor_links, doctor_machine, doctor_settings
 from agent.service.check_result import CheckResult, fail
+from agent.service.clock import SystemClock
 from agent.service.detection import Detected, detect
 
 
@@ -36,6 +38,8 @@ class Surroundings:
     python: tuple[int, int] = field(default_factory=lambda: (sys.version_info.major, sys.version_info.minor))
     distributions: frozenset[str] | None = None
     """Installed packages; None: ask the package metadata."""
+    canaries: Callable[[DeviceProfile], Sequence[CheckResult]] | None = None
+    """Runs something on every accelerator of the profile; None: nothing is run."""
 
 
 def examine(config: Path | None, around: Surroundings) -> tuple[CheckResult, ...]:
@@ -52,7 +56,9 @@ def examine(config: Path | None, around: Surroundings) -> tuple[CheckResult, ...
     detected = _detected(around, results)
     if detected is not None:
         results += doctor_machine.sensors(detected)
-        results.append(doctor_machine.energy_counter(around.root))
+        results.append(doctor_machine.energy_counter(around.root, detected))
+        if around.canaries is not None:
+            results += around.canaries(detected.profile)
     settings = doctor_settings.load(config, around.environ, results)
     if settings is not None:
         results += _for_settings(settings, around, detected)
@@ -87,6 +93,11 @@ def _for_settings(settings: Settings, around: Surroundings, detected: Detected |
     ]
 
 
-def current_surroundings(inventory: RuntimeInventory) -> Surroundings:
-    """This machine and this process."""
-    return Surroundings(inventory, environ=dict(os.environ))
+def current_surroundings(inventory: RuntimeInventory, canary: bool = False) -> Surroundings:
+    """This machine and this process; `canary`: also run something on every accelerator."""
+    return Surroundings(inventory, environ=dict(os.environ), canaries=_run_canaries if canary else None)
+
+
+def _run_canaries(profile: DeviceProfile) -> Sequence[CheckResult]:
+    clock = SystemClock()
+    return doctor_canary.canaries(profile, lambda spec: ProcessLane(spec, clock), clock)

@@ -24,6 +24,8 @@ SHARED_IMPORT = frozenset({
     "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training", "onnxruntime-vitisai", "onnxruntime-cann",
 })  # fmt: skip
 """Distributions that install into the same folder `onnxruntime`, so that the last one wins silently."""
+UNUSED_COUNTER = ("the kernel's power counter", "the power sensor")
+"""How detection's notes begin on a counter that is there and not used: both commands tell the same."""
 NODES = (
     ("dev/dri", "renderD"), ("dev/accel", "accel"), ("dev", "nvidia0"), ("dev", "nvhost-gpu"), ("dev", "apex_"),
     ("dev", "hailo"), ("dev", "galcore"), ("dev", "kfd"), ("dev", "mali"),
@@ -151,10 +153,13 @@ def _mend(detail: str) -> str:
     return "check the driver (dmesg), or correct the device profile's zones and rails"
 
 
-def energy_counter(root: Path) -> CheckResult:
-    """The package's energy counter can be read without root."""
+def energy_counter(root: Path, detected: Detected | None = None) -> CheckResult:
+    """The package's energy counter can be read without root, and detection uses it."""
     reader = SysfsReader(root)
     domains = find_domains(reader)
+    unused = [note for note in detected.notes if note.startswith(UNUSED_COUNTER)] if detected is not None else []
+    if unused:
+        return warn("energy counter", unused[0], "nothing to do, or connect a power sensor and declare its rail")
     if not domains:
         return ok("energy counter", "no RAPL here")
     denied = [d.name for d in domains if _denied(reader.read_int(f"{d.folder}/energy_uj"))]
