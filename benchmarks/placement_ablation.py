@@ -19,7 +19,7 @@ from agent.placement.tuning import Ablation, Tuning
 from benchmarks.placement_problems import Spec, generate
 
 SEEDS = 6
-EFFORTS = (10_000_000, 40_000_000)
+EFFORTS = (20_000_000, 100_000_000)
 _FLOOR = 1e-5
 _DRAWS = 4000
 PROBLEMS = (
@@ -65,8 +65,8 @@ def gaps(spec: Spec, seeds: int) -> np.ndarray:
     held = [[run(problem, ablation, seed, EFFORTS) for seed in numbers] for ablation in variants().values()]
     best = Archive(problem.stage_count, limit=1 << 30)
     long = Search(problem, 999, tuning=Tuning(archive_limit=40_000))
-    while long.effort < 20 * EFFORTS[-1]:
-        long.step(long.effort / (20 * EFFORTS[-1]))
+    while long.effort < 10 * EFFORTS[-1]:
+        long.step(long.effort / (10 * EFFORTS[-1]))
     best.merge(long.archive.points, long.archive.assignments)
     proof = exact_front(problem, comparison_limit=500_000_000, known=(best.points, best.assignments), paced=True)
     points = proof.points

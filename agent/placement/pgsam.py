@@ -111,9 +111,10 @@ class Search:
             # With warm placements too: they know little of what the changed problem makes good.
             count = min(self.tuning.seed_passes // turns, max(self.tuning.seed_effort // each, _LEAST_SEEDS))
             self._seed_effort = min(count * each, self.tuning.seed_effort)
-            self._seed_effort += _BEAM_STEPS * beamed(self.tables) * self.problem.stage_count
-            self.evaluations += beamed(self.tables)
-            met, last = seeds(self.tables, allowed, rng, count, stop)
+            formed = beamed(self.tables) if self.ablation.beam else 0
+            self._seed_effort += _BEAM_STEPS * formed * self.problem.stage_count
+            self.evaluations += formed
+            met, last = seeds(self.tables, allowed, rng, count, stop, self.ablation.beam)
             if self.ablation.relaxed:
                 self._queue = self._nearly_fitting(met)
             parts = [last, met, *parts] if len(met) else [cheapest(self.problem), *parts]

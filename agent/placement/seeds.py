@@ -76,12 +76,17 @@ def shortest_paths(stage: Floats, link: Floats | Callable[[int], Floats]) -> Row
 
 
 def seeds(
-    tables: Costs, allowed: Bools, rng: np.random.Generator, count: int, stop: Callable[[], bool] | None = None
+    tables: Costs,
+    allowed: Bools,
+    rng: np.random.Generator,
+    count: int,
+    stop: Callable[[], bool] | None = None,
+    beam: bool = True,
 ) -> tuple[Rows, Rows]:
     """Assignments [n, L] for `count` weight vectors: all that were met on the way, and the last of each vector.
 
     Not all fit in memory; the last of each vector does unless its multipliers found no way. `stop` is asked every few
-    milliseconds; what was met until then counts.
+    milliseconds; what was met until then counts. Without `beam`, shortest paths only.
     """
     weights = weight_vectors(rng, count)
     scale = _scales(tables, allowed)
@@ -92,7 +97,7 @@ def seeds(
     with contextlib.suppress(_Stopped):
         for begin in range(0, len(weights), width):
             batch = slice(begin, begin + width)
-            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, begin == 0)
+            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, beam and begin == 0)
             ends.append(met[-1])
     everything = np.concatenate(met)
     return everything[_firsts(everything)], np.concatenate(ends)
@@ -124,7 +129,7 @@ def _batch(
     scale: Floats,
     met: list[Rows],
     stop: Callable[[], bool] | None,
-    first: bool,
+    beam: bool,
 ) -> None:
     """Add the assignments of each round for some weight vectors to `met`; _Stopped when `stop` says so."""
     forbidden = np.where(allowed, 0.0, np.inf)
@@ -154,7 +159,7 @@ def _batch(
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
-    if len(tables.capacity) and first:
+    if len(tables.capacity) and beam:
         stage = _scalarised(tables, scaled, ratio, np.zeros((len(weights), 0))) + forbidden
         few = slice(0, _BEAM_WEIGHTS)
         costs = Scalarised(stage[few], lambda at: link(at)[few], tables.stage[4:], tables.capacity, price[few])

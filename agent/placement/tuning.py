@@ -9,14 +9,16 @@ from dataclasses import dataclass
 class Ablation:
     """Ingredients that can be switched off, to see what each is worth.
 
-    seeds: shortest paths for random weights, instead of random assignments. relaxed: the first bases are seeds that
-    overfill memory a little. macro: strided and crossover moves. exchange: two segments change at once. annealing:
-    chains that walk by heat bath. guidance: explore around archive members. aim: among them, around those that are
-    best for random weights, instead of the least explored. momentum: kinds of move that lately brought members are
-    tried more often. soft_memory: chains may overfill memory at a price.
+    seeds: shortest paths for random weights, instead of random assignments. beam: with them, what fits best for the
+    extremes where memory binds. relaxed: the first bases are seeds that overfill memory a little. macro: strided and
+    crossover moves. exchange: two segments change at once. annealing: chains that walk by heat bath. guidance: explore
+    around archive members. aim: among them, around those that are best for random weights, instead of the least
+    explored. momentum: kinds of move that lately brought members are tried more often. soft_memory: chains may overfill
+    memory at a price.
     """
 
     seeds: bool = True
+    beam: bool = True
     relaxed: bool = True
     macro: bool = True
     exchange: bool = True
