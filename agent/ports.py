@@ -145,6 +145,8 @@ class LaneVitals:
     """Total time its busiest thread was ready to run and got no core; None where the kernel does not tell."""
     stopped: bool = False
     """The kernel holds the process (SIGSTOP, a debugger)."""
+    busy_s: float | None = None
+    """Time that finished calls took since the process began; None where the lane does not count it."""
 
 
 class Doorbells(Protocol):
@@ -196,6 +198,10 @@ class Lane(Protocol):
 
     def renew_permit(self, valid_until_s: float) -> None:
         """Extend (or, with 0, withdraw) the permission to run; readable by the process without a message."""
+        ...
+
+    def set_pace(self, share: float) -> None:
+        """Let it be busy for at most this share of its time, in (0, 1]; readable by the process without a message."""
         ...
 
     def vitals(self) -> LaneVitals | None:

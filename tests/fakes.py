@@ -47,6 +47,8 @@ class FakeLane:
         self.pending_loads: list[tuple[LoadSpec, Future[LoadReport]]] = []
         self.permit_until_s = 0.0
         self.busy_since_s: float | None = None
+        self.busy_s = 0.0
+        self.pace = 1.0
         self.silent = False
         self.temperature_c: float | None = None
         self.fail_with: BackendError | None = None
@@ -135,13 +137,16 @@ class FakeLane:
     def kill(self, cause: str) -> None:
         self.die(cause)
 
+    def set_pace(self, share: float) -> None:
+        self.pace = share
+
     def renew_permit(self, valid_until_s: float) -> None:
         self.permit_until_s = valid_until_s
 
     def vitals(self) -> LaneVitals | None:
         if self.silent:
             return LaneVitals(self._started_s, 1000, self.busy_since_s, self.temperature_c)
-        return LaneVitals(self.clock.now_s, 1000, self.busy_since_s, self.temperature_c, None)
+        return LaneVitals(self.clock.now_s, 1000, self.busy_since_s, self.temperature_c, None, busy_s=self.busy_s)
 
     def queue_length(self) -> int:
         return len(self.held)

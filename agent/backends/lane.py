@@ -48,6 +48,8 @@ class ProcessLane:
         self._lock = threading.RLock()
         self._queue = CallQueue(spec.accelerator, spec.max_queue)
         self._models = ModelTable(spec.accelerator)
+        self._retiring: dict[str, Future[None]] = {}
+        """Models to unload once the calls that wait for them are sent."""
         self._numbers = 0
         self._child: Child | None = None
         self._channel: Channel | None = None
@@ -103,12 +105,19 @@ class ProcessLane:
         waited_s, stopped = child.scheduling() if child is not None and self._cause is None else (None, False)
         if signs is None:  # a process that is held before its first sign would be waited for as if it still started
             return LaneVitals(0.0, 0, None, stopped=True) if stopped else None
-        return LaneVitals(*signs, waited_s=waited_s, stopped=stopped)
+        return LaneVitals(
+            *signs, waited_s=waited_s, stopped=stopped, busy_s=page.busy_s() if page is not None else None
+        )
 
     def renew_permit(self, valid_until_s: float) -> None:
         """Extend (or, with 0, withdraw) the permission to run."""
         if self._vitals is not None:
             self._vitals.renew_permit(valid_until_s)
+
+    def set_pace(self, share: float) -> None:
+        """Let it be busy for at most this share of its time."""
+        if self._vitals is not None:
+            self._vitals.pace(share)
 
     def queue_length(self) -> int:
         """Calls accepted and not answered by the process, given-up ones included."""
@@ -143,9 +152,12 @@ class ProcessLane:
         return load.future
 
     def unload(self, model: str) -> Future[None]:
-        """Forget a model after the calls that were sent to it."""
+        """Forget a model after the calls that were accepted for it."""
         with self._lock, self._sending():
-            return self._models.begin_unload(self._require(), self._next_number(), model)
+            channel = self._require()
+            if self._queue.awaits(model):
+                return self._retiring.setdefault(model, Future())
+            return self._models.begin_unload(channel, self._next_number(), model)
 
     def reserve(self, model: str, shapes: dict[str, tuple[int, ...]] | None = None) -> Tensors | None:
         """Input arrays inside shared memory to write into and submit, which saves a copy; None where impossible.
@@ -220,6 +232,8 @@ class ProcessLane:
                 except QeilError as error:
                     refused.append((call, error))
                 queue.waiting.pop(call.number, None)
+            for model in [m for m in self._retiring if not queue.awaits(m)]:
+                self._models.begin_unload(channel, self._next_number(), model, self._retiring.pop(model))
             if self._stopping and not queue.waiting:
                 channel.send({"k": "stop"})
         except (BlockingIOError, Closed):
@@ -311,7 +325,7 @@ class ProcessLane:
     def _go_on(self, call: Call) -> None:
         """The call's slot may serve the next one."""
         call.lease = None
-        if self._queue.waiting or self._stopping:
+        if self._queue.waiting or self._stopping or self._retiring:
             with self._lock:
                 refused = self._pump()
             self._refuse(refused)
@@ -364,7 +378,8 @@ class ProcessLane:
             self._cause = cause
             pending = self._queue.take_all()
             futures: list[Future[Any]] = [call.future for call in pending]
-            futures += self._models.take_all()
+            futures += [*self._models.take_all(), *self._retiring.values()]
+            self._retiring.clear()
         child.kill()
         self._io.forget_bell(channel.sock.fileno())
         channel.close()

@@ -73,11 +73,15 @@ class ThreadLane:
     def vitals(self) -> LaneVitals | None:
         """Signs of life; the memory is the whole agent's."""
         signs = self._page.signs()
-        return None if signs is None else LaneVitals(*signs)
+        return None if signs is None else LaneVitals(*signs, busy_s=self._page.busy_s())
 
     def renew_permit(self, valid_until_s: float) -> None:
         """Extend (or, with 0, withdraw) the permission to run."""
         self._page.renew_permit(valid_until_s)
+
+    def set_pace(self, share: float) -> None:
+        """Let it be busy for at most this share of its time."""
+        self._page.pace(share)
 
     def queue_length(self) -> int:
         """Calls accepted and not answered by the thread, given-up ones included."""
@@ -226,6 +230,9 @@ class ThreadLane:
         """Run unless it is pointless or forbidden by now."""
         if loaded is None:
             raise Overloaded(f"{call.model} was unloaded from {self.spec.accelerator}")
+        rest_s = self._page.rest_s(time.monotonic_ns())
+        if rest_s > 0:
+            time.sleep(rest_s)
         now_ns = time.monotonic_ns()
         if call.future.done() or now_ns > call.deadline_s * 1e9:
             raise calls.too_late(call, self.spec.accelerator)
@@ -238,7 +245,7 @@ class ThreadLane:
         try:
             result = self._executor.run(loaded, call.inputs, names)
         finally:
-            self._page.end()
+            self._page.end(time.monotonic_ns())
         outputs = dict(zip(names, result.arrays, strict=True))
         if result.energy_j is None:
             return LaneReply(outputs, result.execute_s)

@@ -13,7 +13,9 @@ import numpy as np
 from agent.backends.formats import Array
 
 PAGE_BYTES: Final = 4096
-_PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER = range(6)
+_PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER, _PACE, _BUSY_TOTAL = range(8)
+MAX_REST_S: Final = 2.0
+"""Longest pause between two runs of a paced lane, so that a change of pace is heard."""
 _NS_PER_S: Final = 1e9
 
 
@@ -34,6 +36,7 @@ class VitalsPage:
         page = np.zeros(PAGE_BYTES, np.uint8) if memory is None else memory
         self._words = page.data.cast("B").cast("q")
         self._reals = page.data.cast("B").cast("d")
+        self._rest_until_ns = 0
         if memory is None:
             self.clear()
 
@@ -41,12 +44,21 @@ class VitalsPage:
         """No heat reading yet (by the creator, before the other side exists)."""
         self._reals[_TEMPERATURE] = math.nan
         self._reals[_POWER] = math.nan
+        self._reals[_PACE] = 1.0
 
     # ------------------------------------------------------------------ the agent's side
 
     def renew_permit(self, valid_until_s: float) -> None:
         """Allow runs to begin until then; 0 withdraws."""
         self._words[_PERMIT] = int(valid_until_s * _NS_PER_S)
+
+    def pace(self, share: float) -> None:
+        """Let the lane be busy for at most this share of its time, in (0, 1]."""
+        self._reals[_PACE] = share
+
+    def busy_s(self) -> float:
+        """Time that finished runs took, since the process began."""
+        return float(self._words[_BUSY_TOTAL]) / _NS_PER_S
 
     def signs(self) -> Signs | None:
         """The last sign of life, None before the first."""
@@ -69,9 +81,18 @@ class VitalsPage:
         """A run begins."""
         self._words[_BUSY] = now_ns
 
-    def end(self) -> None:
-        """The run ended."""
+    def end(self, now_ns: int) -> None:
+        """The run ended; a paced lane rests before the next one."""
+        busy_ns = max(0, now_ns - self._words[_BUSY])
         self._words[_BUSY] = 0
+        self._words[_BUSY_TOTAL] += busy_ns
+        share = self._reals[_PACE]
+        rest_ns = busy_ns * (1.0 / share - 1.0) if 0.0 < share < 1.0 else 0.0
+        self._rest_until_ns = now_ns + int(min(rest_ns, MAX_REST_S * _NS_PER_S))
+
+    def rest_s(self, now_ns: int) -> float:
+        """Time that the next run has to wait for the pace; 0 where it may begin."""
+        return max(0, self._rest_until_ns - now_ns) / _NS_PER_S
 
     def beat(self, now_ns: int, rss_bytes: int) -> None:
         """Sign of life."""

@@ -118,6 +118,9 @@ class Worker:
         model = self._models.get(run.load)
         if model is None or model.inputs is None:
             raise BackendError(f"{self._name} does not hold that model any more")
+        rest_s = self._page.rest_s(time.monotonic_ns())
+        if rest_s > 0:
+            time.sleep(rest_s)
         now_ns = time.monotonic_ns()
         if model.inputs.ring.cancelled(run.slot) or now_ns > run.deadline_ns:
             raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
@@ -129,7 +132,7 @@ class Worker:
         try:
             result = self._executor.run(model.loaded, feeds, choice.names)
         finally:
-            self._page.end()
+            self._page.end(time.monotonic_ns())
         layout, segment_bytes, answer_fd = _place(model, choice, run.slot, result.arrays)
         return Done(run.number, result.execute_s, result.energy_j, segment_bytes, layout.encoded), answer_fd
 

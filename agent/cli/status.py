@@ -31,6 +31,9 @@ def status_command(url: str, as_json: bool) -> None:
         ["name", "runs", "state", "permit", "°C", "W", "restarts", "last fault"],
         [_accelerator(a) for a in status["accelerators"]],
     )
+    zones = [_zone(z) for z in status.get("zones", ())]
+    if zones:
+        print_table("Zones", ["name", "°C", "forecast", "limit", "air seems", "K/W", "± °C", "learnt"], zones)
     print_table(
         "Models",
         ["name", "state", "placement", "provider", "on it", "p50 ms", "p99 ms", "J p50", "joules are"],
@@ -56,6 +59,14 @@ def _accelerator(row: dict[str, Any]) -> list[str]:
     return [
         row["name"], runs, row["state"], "yes" if row["permit"] else "no", dash(row["temperature_c"], ".1f"),
         dash(row["power_w"], ".2f"), str(row["restarts"]), row["last_fault"] or "–",
+    ]  # fmt: skip
+
+
+def _zone(row: dict[str, Any]) -> list[str]:
+    return [
+        row["name"], dash(row["temperature_c"], ".1f"), dash(row["forecast_c"], ".1f"), f"{row['limit_c']:.1f}",
+        dash(row["ambient_c"], ".1f"), dash(row["k_per_w"], ".2f"), dash(row["error_c"], ".2f"),
+        row["fault"] or ("yes" if row["learnt"] else "not yet"),
     ]  # fmt: skip
 
 

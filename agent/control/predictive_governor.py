@@ -21,6 +21,8 @@ from agent.schema.policy import ThermalForecast, ThermalLimits
 
 DEMAND_MEMORY_S = 10.0
 """Time in which the memory of a demand fades; one that rises counts at once."""
+MOVED_MEMORY_S = 300.0
+"""And that of a demand whose work was moved elsewhere."""
 SATURATED = 0.9
 """A lane busy for this share of the time it may be has more work than it can do."""
 MAX_PERIOD_S = 60.0
@@ -158,17 +160,29 @@ def _ceiling(zone: ZoneInput, forecast: Forecast, limits: ThermalLimits, rule: T
 
 
 def _demand(state: PredictiveState, sources: Sequence[Source], now_s: float) -> dict[str, float]:
-    """Work that waits, as a share of what the fastest point can do: rises at once, fades slowly."""
+    """Work that waits, as a share of what the fastest point can do: rises at once, fades slowly.
+
+    Work that was moved is seen where it went, so its home keeps the memory of it for longer and the other one's own
+    demand is what is left there.
+    """
     gone_s = 0.0 if state.looked_s is None else max(0.0, now_s - state.looked_s)
+    settings = {source.name: state.settings.get(source.name, Setting()) for source in sources}
+    guests = dict.fromkeys(settings, 0.0)
+    for source in sources:
+        setting = settings[source.name]
+        slowdown = next((m.slowdown for m in source.moves if m.to == setting.moved_to), 0.0)
+        if setting.moved_to in guests:
+            guests[setting.moved_to] += state.demand.get(source.name, 0.0) * setting.moved_share * slowdown
     found = {}
     for source in sources:
-        setting = state.settings.get(source.name, Setting())
+        setting = settings[source.name]
         speed = source.points[min(setting.point, len(source.points) - 1)].speed_share
         full = source.busy_share >= SATURATED * setting.pace or setting.pace == 0.0
         limited = setting.pace < 1.0 or source.busy_share >= SATURATED
-        wanted = 1.0 if full and limited else min(1.0, source.busy_share * speed / max(0.01, 1.0 - setting.moved_share))
-        faded = state.demand.get(source.name, 1.0) * math.exp(-gone_s / DEMAND_MEMORY_S)
-        found[source.name] = max(0.05, wanted, faded)
+        wanted = 1.0 if full and limited else min(1.0, source.busy_share * speed)
+        memory_s = MOVED_MEMORY_S if setting.moved_share else DEMAND_MEMORY_S
+        faded = state.demand.get(source.name, 1.0) * math.exp(-gone_s / memory_s)
+        found[source.name] = max(0.05, wanted - min(wanted, guests[source.name]), faded)
     return found
 
 

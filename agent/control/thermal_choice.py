@@ -228,6 +228,9 @@ def _within(heat_k: Array, room_k: Array) -> tuple[Array, int | None]:
     if not over.size:
         return shares, None
     minor = heat_k < MINOR_SHARE * total_k[:, None]
+    # Where even they do not fit, nobody is spared.
+    spare = np.where(minor, heat_k, 0.0).sum(axis=1) <= 0.5 * room_k
+    minor &= spare[:, None]
     minor_k = np.where(minor, heat_k, 0.0).sum(axis=1)
     allowed = np.maximum(0.0, room_k - minor_k) / np.maximum(total_k - minor_k, 1e-9)
     for at in over:

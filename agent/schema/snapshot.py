@@ -35,10 +35,31 @@ class AcceleratorStatus:
     restarts: int
     last_fault: str | None
     capacity_share: float = 1.0
+    pace: float = 1.0
+    """Share of its time that it may be busy, for the heat's sake."""
     simulated: bool = False
     queue: int = 0
     pid: int | None = None
     """Process of the lane; None in thread isolation and while it is down."""
+
+
+@dataclass(frozen=True)
+class ZoneStatus:
+    """One temperature zone: what it reads, its hard limit, and what has been learnt of it. None: unknown.
+
+    forecast_c: at the policy's horizon if the powers stay; ambient_c: where it would settle without work; k_per_w: of
+    the accelerator that heats it most; error_c: root mean square of its one-step forecasts.
+    """
+
+    name: str
+    temperature_c: float | None
+    limit_c: float
+    forecast_c: float | None = None
+    learnt: bool = False
+    ambient_c: float | None = None
+    k_per_w: float | None = None
+    error_c: float | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,3 +142,4 @@ class AgentSnapshot:
     accelerators: tuple[AcceleratorStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    zones: tuple[ZoneStatus, ...] = ()

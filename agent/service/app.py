@@ -145,7 +145,7 @@ class App:
         self.supervisor.serve_also(self.decoders.statuses)
         self.texts = Answering(
             self.decoders, lambda: self.supervisor.in_force.policy,
-            lambda name: self.supervisor.keepers[name].verdict.capacity_share, self._clock,
+            self._sample_share, self._clock,
         )  # fmt: skip
         sensors = self._sensors()
         self.sampler = Sampler(
@@ -185,6 +185,11 @@ class App:
 
     def _restart_lane(self, accelerator: str, cause: str) -> None:
         self.supervisor.post(RestartLaneEvent(accelerator, cause))
+
+    def _sample_share(self, accelerator: str) -> float:
+        """Share of the budget of repeated samples that heat leaves."""
+        verdict = self.supervisor.keepers[accelerator].verdict
+        return min(verdict.capacity_share, verdict.sample_share)
 
     def _sensors(self) -> tuple[Sensor, ...]:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))

@@ -29,7 +29,7 @@ from agent.backends.execution import rss_bytes
 from agent.backends.messages import MAX_PACKET_BYTES, Channel, Closed, Header, parse, shorten
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.backends.worker import HEARTBEAT_S, prepare
-from agent.errors import InferenceFailed, ModelLoadFailed, QeilError
+from agent.errors import BadInput, InferenceFailed, ModelLoadFailed, QeilError
 from agent.llm.chat import render
 from agent.llm.engine import Engine, Event, Job, Written
 from agent.llm.folder import open_folder
@@ -134,6 +134,8 @@ class DecoderProcess:
             engine.add(_job(engine, fields))
         except QeilError as error:
             self._refuse(fields["id"], error)
+        except Exception as error:  # noqa: BLE001  (root of a request: what a tokenizer or template chokes on costs it alone)
+            self._refuse(fields["id"], BadInput(f"the text cannot be read: {type(error).__name__}: {error}"))
 
     def _refuse(self, number: int, error: QeilError) -> None:
         self._channel.send({"k": "failed", "id": number, "error": error.code, "text": shorten(error.message)})

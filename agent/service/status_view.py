@@ -59,7 +59,8 @@ def accelerator(
         last_fault=keeper.health.last_fault,
         capacity_share=keeper.verdict.capacity_share
         * lane_health.capacity_share(keeper.health, policy.recovery, now_s),
-        simulated=keeper.spec.simulated, queue=lane.queue_length() if lane is not None and lane.alive() else 0,
+        pace=keeper.verdict.pace, simulated=keeper.spec.simulated,
+        queue=lane.queue_length() if lane is not None and lane.alive() else 0,
         pid=lane.pid() if lane is not None else None,
     )  # fmt: skip
 
@@ -143,6 +144,8 @@ def _heat_condition(book: ConditionBook, keeper: LaneKeeper, wall_s: float) -> N
         return
     consequence = (
         "its permit is withheld, nothing runs on it" if verdict.level is Level.HALT
+        else "nothing is held back at the moment" if verdict.pace >= 1.0 and verdict.capacity_share >= 1.0
+        else f"it may be busy {verdict.pace:.0%} of its time" if verdict.capacity_share >= 1.0
         else f"admission is reduced to {verdict.capacity_share:.0%}"
     )  # fmt: skip
     book.set(kind, verdict.cause, consequence, "released by itself below the limit; improve cooling", wall_s)

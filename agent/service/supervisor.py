@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from agent.control import lane_health, lifecycle, thermal_governor
+from agent.control import lane_health, lifecycle
 from agent.control.lane_health import Died, Ready, Tick
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
@@ -23,6 +23,7 @@ from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
 from agent.service.conditions import ConditionBook, iso
 from agent.service.dispatcher import Dispatcher
+from agent.service.heat import HeatWatch
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving_state import InForce, ServingState
 
@@ -130,7 +131,7 @@ class Supervisor:
         self._on_policy = on_policy
         self._mailbox: queue.Queue[Event] = queue.Queue(MAILBOX)
         self._state = ServingState(current, keepers)
-        self._governor = thermal_governor.GovernorState()
+        self._heat = HeatWatch(profile)
         self._readings: tuple[Reading, ...] = ()
         self._draining = False
         self._stop = threading.Event()
@@ -319,16 +320,13 @@ class Supervisor:
                 keeper.health, _ = lane_health.step(keeper.health, Ready(), limits, now_s)
         keeper.health, actions = lane_health.step(keeper.health, Tick(), limits, now_s)
         if "start" in actions:
-        zones = status_view.zone_inputs(self.profile, self.keepers, self._readings, now_s)
             _log.info("lane restarts", accelerator=keeper.name, restarts=keeper.health.restarts)
             keeper.start(limits, now_s)
 
     def _judge_heat(self, now_s: float) -> None:
         policy = self._state.current.policy
         before = {name: k.verdict for name, k in self.keepers.items()}
-        self._governor, verdicts = thermal_governor.step(
-            self._governor, zones, list(self.keepers), policy.thermal, policy.no_thermal_sensor, now_s
-        )
+        verdicts = self._heat.judge(self.keepers, self._readings, policy, now_s)
         for name, verdict in verdicts.items():
             self.keepers[name].verdict = verdict
             if verdict.level != before[name].level:
@@ -357,6 +355,7 @@ class Supervisor:
     def _permit(self, keeper: LaneKeeper, until_s: float) -> None:
         if keeper.lane is not None and keeper.lane.alive():
             running = keeper.health.phase in {"starting", "probing", "ready"}
+            keeper.lane.set_pace(keeper.verdict.pace or 1.0)
             keeper.lane.renew_permit(until_s if keeper.verdict.permit and running else 0.0)
 
     def _publish(self, now_s: float) -> None:
@@ -388,6 +387,7 @@ class Supervisor:
             ),
             models=self._state.model_statuses(self.dispatcher, table),
             conditions=self.conditions.all(),
+            zones=self._heat.zones(),
         )
         self._telemetry.tick(self.snapshot, self._readings, now_s)
 

@@ -225,7 +225,7 @@ def test_the_page_is_read_by_one_side_as_the_other_writes_it() -> None:
     assert processs.permitted(4_999_999_999)
     assert not processs.permitted(5_000_000_000)
     assert agents.signs() == (3.0, 4096, 2.0, 61.5, 7.25)
-    processs.end()
+    processs.end(7_000_000_000)
     signs = agents.signs()
     assert signs is not None
     assert signs.busy_since_s is None

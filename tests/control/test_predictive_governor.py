@@ -209,6 +209,34 @@ def test_a_release_is_shown_only_after_the_dwell():
     assert merged(Setting(), now_s=10.0).level is Level.NOMINAL
 
 
+def demand(busy, settings_=None, memory=None, gone_s=1.0, slowdown=2.0):
+    moves = {"a": (Move("b", slowdown),), "b": (Move("a", 1.0 / slowdown),)}
+    sources = [Source(n, (FULL, SLOW), share, 0.0, moves[n]) for n, share in busy.items()]
+    state = PredictiveState(settings=settings_ or {}, demand=memory or dict.fromkeys(busy, 0.05), looked_s=0.0)
+    return predictive_governor._demand(state, sources, gone_s)
+
+
+def test_demand_is_what_a_lane_is_busy_with_at_the_speed_it_runs_at():
+    assert demand({"a": 0.5})["a"] == 0.5
+    assert demand({"a": 0.5}, {"a": Setting(point=1)})["a"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("busy", "pace", "found"), [(0.95, 1.0, 1.0), (0.3, 0.33, 1.0), (0.2, 0.33, 0.2), (0, 0, 1.0)])
+def test_a_lane_that_uses_all_of_its_pace_has_more_to_do(busy, pace, found):
+    assert demand({"a": busy}, {"a": Setting(pace=pace)})["a"] == found
+
+
+def test_demand_fades_slowly():
+    assert demand({"a": 0.0}, memory={"a": 1.0}, gone_s=10.0)["a"] == pytest.approx(np.exp(-1.0))
+
+
+def test_moved_work_is_remembered_at_home_and_is_no_demand_of_its_host():
+    moved = {"a": Setting(moved_share=1.0, moved_to="b", pace=0.05), "b": Setting()}
+    found = demand({"a": 0.0, "b": 0.7}, moved, {"a": 0.3, "b": 0.1})
+    assert found["a"] == pytest.approx(0.3, rel=0.01)
+    assert found["b"] == pytest.approx(0.1, rel=0.2)
+
+
 # ------------------------------------------------------------------ the choice
 
 
