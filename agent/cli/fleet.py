@@ -15,6 +15,7 @@ from agent.cli.fleet_ids import new_id
 from agent.cli.fleet_keys import key_option, load_key, password
 from agent.cli.fleet_orders import apply_command, exec_command, rollback_command, rollout_group
 from agent.cli.fleet_serve import serve_command, token_command
+from agent.cli.fleet_simulate import simulate_command
 
 if TYPE_CHECKING:
     from agent.schema.base import FileModel
@@ -97,6 +98,6 @@ def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel],
 
 for _command in (
     bundle_command, serve_command, token_command, ls_command, show_command, watch_command, label_command, exec_command,
-    apply_command, rollout_group, rollback_command,
+    apply_command, rollout_group, rollback_command, simulate_command,
 ):  # fmt: skip
     fleet_command.add_command(_command)

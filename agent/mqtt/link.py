@@ -41,7 +41,6 @@ _HEADER_BYTES = 512
 SPARE_MESSAGES = 4
 """Room beside telemetry for the birth, reported state and responses."""
 MAX_INBOUND_BYTES = 512 * 1024
-"""Largest packet that the broker may send."""
 _KEEP_RETAINED_AWAY = 2
 
 _log = structlog.get_logger("mqtt")
@@ -158,6 +157,8 @@ class Link:
         self._wake.ring()
         if self._thread.is_alive():
             self._thread.join(GOODBYE_S + 3.0)
+        elif self._thread.ident is None:  # turned by a loop of many
+            self._goodbye(self._current[0])
         if not self._thread.is_alive():
             self._wake.close()
 
@@ -165,10 +166,9 @@ class Link:
         """Hand over one QoS 1 message; False while there is no connection. The outcome arrives as a Publication."""
         if not self._connected or self._stop.is_set():
             return False
-        if self._hand_over(topic, payload, token).rc != paho.MQTT_ERR_SUCCESS:
-            return False
-        self.counters["published"] += 1
-        return True
+        taken = self._hand_over(topic, payload, token).rc == paho.MQTT_ERR_SUCCESS
+        self.counters["published"] += taken
+        return taken
 
     def send(
         self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None,
