@@ -166,6 +166,7 @@ def _consistent(asked: _Chat | _Completion) -> None:
         raise Param("stream_options is for stream: true", "stream_options")
     if asked.qeil is not None and asked.n not in {None, 1}:
         raise Param("qeil gives one answer of many samples, so n must be 1; max_samples bounds them", "n")
+    _whole_characters(asked)
     if isinstance(asked, _Chat):
         if asked.top_logprobs is not None and not asked.logprobs:
             raise Param("top_logprobs needs logprobs: true", "top_logprobs")
@@ -173,6 +174,19 @@ def _consistent(asked: _Chat | _Completion) -> None:
             raise Param("max_tokens and max_completion_tokens contradict each other; send one", "max_tokens")
     elif asked.best_of not in {None, asked.n or 1}:
         raise Param("best_of other than n is not offered here; send n", "best_of")
+
+
+def _whole_characters(asked: _Chat | _Completion) -> None:
+    """JSON can spell half a character, which no tokenizer reads."""
+    name = "messages" if isinstance(asked, _Chat) else "prompt"
+    texts = [message.plain()["content"] for message in asked.messages] if isinstance(asked, _Chat) else [asked.prompt]
+    try:
+        for text in (*texts, *_stops(asked.stop)):
+            str(text).encode()
+    except UnicodeEncodeError as error:
+        raise Param(
+            f"{name} or stop holds half a character (\\u{ord(error.object[error.start]):x} alone)", name
+        ) from error
 
 
 def _document(data: bytes | bytearray) -> Mapping[str, Any]:

@@ -20,7 +20,9 @@ def render(folder: DecoderFolder, messages: Sequence[Mapping[str, str]]) -> str:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     values: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True, "raise_exception": refuse}
     try:
         return sandbox.from_string(folder.chat_template).render(**folder.special, **values)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import httpx
+import pytest
+
+from agent.api.server import HttpServer
+from agent.errors import DeadlineExceeded, Overloaded
+from agent.schema.settings import HttpSettings
+from agent.schema.text import TextDone, TextModel, TextPiece, TextUsage
+from tests.fakes_service import FakeService
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+DONE = TextDone(TextUsage(3, 1, 2, 0.5, 1.5, "modelled"), "cpu", "CPU", "d1")
+
+
+class FakeTexts:
+    """Tells what `script` says from a thread of its own, as a lane would."""
+
+    def __init__(self):
+        self.script = [TextPiece(0, 1, "He"), TextPiece(0, 2, "llo", "stop"), DONE]
+        self.refusal = None
+        self.requests, self.plans = [], []
+        self.cancelled = threading.Event()
+
+    def text_models(self):
+        return (TextModel("m", True, None, 64, 4, 5.0, "cpu", 7),)
+
+    def plan_of(self, request):
+        return None
+
+    def write(self, request, on_event):
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        threading.Thread(target=lambda: [on_event(event) for event in self.script]).start()
+        return self
+
+    def answer(self, request, plan, on_event):
+        self.plans.append(plan)
+        return self.write(request, on_event)
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+@pytest.fixture
+def texts():
+    return FakeTexts()
+
+
+@pytest.fixture
+def http(texts):
+    server = HttpServer(FakeService(), HttpSettings(port=0), texts=texts)
+    server.start()
+    with httpx.Client(base_url=server.url, timeout=10.0) as client:
+        yield client
+    server.stop(2.0)
+
+
+def events(reply):
+    lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
+    return [json.loads(line) for line in lines if line != "[DONE]"], lines[-1]
+
+
+def test_a_whole_answer_has_text_usage_and_joules(http):
+    document = http.post("/v1/chat/completions", json=CHAT).json()
+    assert document["choices"][0]["message"]["content"] == "Hello"
+    assert (document["usage"]["total_tokens"], document["usage"]["prompt_tokens_details"]["cached_tokens"]) == (5, 1)
+    assert document["usage"]["energy"]["energy_j"] == 1.5
+    assert http.post("/v1/completions", json={"model": "m", "prompt": "x"}).json()["choices"][0]["text"] == "Hello"
+
+
+def test_a_stream_ends_with_done(http):
+    chunks, last = events(http.post("/v1/chat/completions", json={**CHAT, "stream": True}))
+    assert last == "[DONE]"
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Hello"
+    assert [c["choices"][0]["finish_reason"] for c in chunks][-1] == "stop"
+
+
+def test_an_error_before_the_first_token_has_its_status(http, texts):
+    texts.script = [Overloaded("full", 3.0)]
+    reply = http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "3")
+    assert reply.json()["error"]["type"] == "overloaded_error"
+    texts.refusal = Overloaded("none")
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 503
+
+
+def test_an_error_in_the_middle_ends_the_stream_and_is_in_it(http, texts):
+    texts.script = [TextPiece(0, 1, "He"), DeadlineExceeded("late")]
+    chunks, _ = events(http.post("/v1/chat/completions", json={**CHAT, "stream": True}))
+    assert chunks[-1]["error"]["message"] == "late"
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 504
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_ends_the_writing(http, texts, stream):
+    texts.script = [TextPiece(0, 1, "He")]
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/chat/completions", json={**CHAT, "stream": stream}, timeout=0.5)
+    assert texts.cancelled.wait(5.0)
+
+
+def test_the_block_of_the_agents_own_chooses_the_strategy(http, texts):
+    asked = {"strategy": "majority", "max_samples": 5, "answer": "number"}
+    assert http.post("/v1/chat/completions", json={**CHAT, "qeil": asked}).status_code == 200
+    (plan,) = texts.plans
+    assert (plan.strategy, plan.max_samples, plan.answer) == ("majority", 5, "number")
+
+
+def test_an_agent_without_language_models_says_so():
+    server = HttpServer(FakeService(), HttpSettings(port=0))
+    server.start()
+    try:
+        assert httpx.get(f"{server.url}/v1/models").json() == {"object": "list", "data": []}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+        assert httpx.get(f"{server.url}/v1/models/m").status_code == 404
+    finally:
+        server.stop(2.0)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.api.openai_request import MAX_TEXTS, decode
+from agent.errors import BadInput
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+PLAIN = {"model": "m", "prompt": "hi"}
+FIELDS = [
+    "model", "messages", "prompt", "n", "seed", "stop", "stream", "temperature", "top_p", "max_tokens", "logprobs",
+    "qeil",
+]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def read(document, chat=True):
+    return decode(json.dumps(document).encode(), chat=chat, request_id="r", deadline_s=None)
+
+
+def test_what_is_left_out_is_what_openai_leaves_out():
+    text = read(CHAT).text
+    assert (text.temperature, text.top_p, text.samples, text.max_tokens, text.logprobs) == (1.0, 1.0, 1, None, None)
+    assert read(PLAIN, chat=False).text.max_tokens == 16
+    assert read(CHAT).text.seed != read(CHAT).text.seed
+    assert read({**CHAT, "seed": -1}).text.seed >= 0
+
+
+def test_messages_may_come_in_parts_and_from_developers():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts, "name": "x"}]
+    assert read({**CHAT, "messages": messages}).text.messages == (
+        {"role": "system", "content": "be brief"}, {"role": "user", "content": "ab"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["hi", ["hi"]])
+def test_a_prompt_is_one_text(prompt):
+    assert read({**PLAIN, "prompt": prompt}, chat=False).text.prompt == "hi"
+
+
+def test_a_prompt_may_be_tokens():
+    assert read({**PLAIN, "prompt": [1, 2]}, chat=False).text.prompt == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"temperature": "1"}, "temperature", "number"),
+        ({"n": 1.5}, "n", "integer"),
+        ({"n": MAX_TEXTS + 1}, "n", "less than or equal"),
+        ({"stop": [""]}, "stop", "string"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "equal to 0"),
+        ({"tools": []}, "tools", "not offered"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "text"),
+        ({"messages": [{"role": "robot", "content": ""}]}, "messages.0.role", "assistant"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": 1}]}, "messages.0.tool_calls", "unknown field"),
+        ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
+        ({"qeil": {"alpha": 2}}, "qeil.alpha", "less than 1"),
+    ],
+)
+def test_a_wrong_field_is_named(change, param, says):
+    with pytest.raises(BadInput, match=says) as caught:
+        read({**CHAT, **change})
+    assert caught.value.context["param"] == param
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({"best_of": 3}, "best_of"), ({"echo": True}, "echo"), ({"prompt": ["a", "b"]}, "prompt")]
+)
+def test_what_completions_do_not_offer_is_refused(change, says):
+    with pytest.raises(BadInput, match=says):
+        read({**PLAIN, **change}, chat=False)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(body):
+    with pytest.raises(BadInput):
+        decode(body, chat=True, request_id="r", deadline_s=None)
+
+
+def test_half_a_character_is_refused():
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}'
+    with pytest.raises(BadInput, match="half a character"):
+        decode(body, chat=True, request_id="r", deadline_s=None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4), st.booleans())
+def test_any_json_is_read_or_refused(changes, chat):
+    try:
+        asked = read({**(CHAT if chat else PLAIN), **changes}, chat=chat)
+    except BadInput as error:
+        assert error.message  # noqa: PT017
+        return
+    assert asked.text.samples >= 1
