@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+from agent.errors import PlacementError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 
@@ -23,3 +25,18 @@ def board_and_policy(profile: str | None, policy: str | None, config: Path | Non
     if profile is None:
         return assembly.board(settings).profile, wishes
     return calibration.apply_saved(assembly.base_profile(profile), settings.state_dir), wishes
+
+
+def about_board(error: PlacementError, board: DeviceProfile, policy: Policy, assumed: bool) -> PlacementError:
+    """The error with the board and the policy that it is about; assumed: nobody named a board."""
+    which = f"{board.name}, the board of the settings," if assumed else board.name
+    other = "; --profile NAME for another board" if assumed else ""
+    return PlacementError(f"{which} under policy {policy.name}: {error.message}{other}", **error.context)
+
+
+def headline(document: dict[str, Any]) -> str:
+    """What a document of a model is about, and whose board was taken where nobody named one."""
+    assumed = (
+        ", the board of the settings (--profile NAME for another)" if document["board_from"] != "--profile" else ""
+    )
+    return f"{document['model']}, {document['phase']}, on {document['board']}{assumed}: every figure is modelled"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from agent.cli.pairs import PAIR, pairs
-from agent.errors import BadInput
+from agent.errors import BadInput, PlacementError
 from agent.placement.state import State
 from agent.schema.workload import Precision
 
@@ -53,6 +53,7 @@ def explain_command(
     seed: int, every: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Say why MODEL (or one's own tables) is placed where it is, which limit binds, and what would change it."""
+    from agent.cli.board_choice import headline
     from agent.cli.explain_text import print_parts, print_placement, print_why
 
     if (model is None) == (problem is None):
@@ -73,6 +74,8 @@ def explain_command(
         return
     if problem is not None:
         print_parts(document)
+    else:
+        click.echo(headline(document))
     for entry in document["placements"]:
         print_placement(entry, entry["accelerator"] == document["chosen"], every)
     print_why(document)
@@ -91,7 +94,7 @@ def explain_model(
     model: str, policy: str | None, power_cap_w: float | None, deadline_ms: float | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The document of `qeil explain MODEL --json`. Raises BadInput for a name or number that makes no sense here."""
-    from agent.cli.board_choice import board_and_policy
+    from agent.cli.board_choice import about_board, board_and_policy
     from agent.cli.plan_workload import Sizes, read_workloads
 
     board, wishes = board_and_policy(options["profile"], policy, options["config"])
@@ -105,7 +108,13 @@ def explain_model(
         raise BadInput(str(error)) from error
     sizes = Sizes(options["precision"], options["prompt_tokens"], options["generate_tokens"], options["batch"])
     workload = read_workloads(model, options["phase"], sizes)[0]
-    document = _document(workload, board, _limited(wishes, power_cap_w, deadline_ms), state)
+    wishes = _limited(wishes, power_cap_w, deadline_ms)
+    assumed = options["profile"] is None
+    try:
+        document = _document(workload, board, wishes, state)
+    except PlacementError as error:
+        raise about_board(error, board, wishes, assumed) from error
+    document["board_from"] = "the settings" if assumed else "--profile"
     _add_lines(document["placements"], options["profile"])
     return document
 

@@ -21,6 +21,15 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
+def exact(value: float, unit: str) -> str:
+    """A value that was tried, with as many digits as it has: rounded to fewer it need not do what is said of it."""
+    if unit == "s" and abs(value) < 1.0:
+        return f"{value * 1e3:.12g} ms"
+    if unit == "s/J":
+        return f"{value * 1e3:.12g} ms/J"
+    return f"{value:.12g} {unit}".rstrip()
+
+
 def effect(energy_j: float | None, latency_s: float | None) -> str:
     """What a change brings, as `saves 40 ms and 0.1 J` or `saves 40 ms, costs 0.1 J`; empty where nobody knows."""
     parts = [(v, amount(abs(v), unit)) for v, unit in ((latency_s, "s"), (energy_j, "J")) if v]
@@ -40,7 +49,7 @@ def binding_sentence(bound: Row) -> str:
     more = amount(abs(least["at"] - least["now"]), bound["unit"])
     which = "more" if least["at"] > least["now"] else "less"
     brings = effect(least["energy_j"], least["latency_s"]) or "makes no difference"
-    return f"{text}. {more} {which} already {brings} ({least['then']})"
+    return f"{text}. {more} {which}, {exact(least['at'], bound['unit'])}, already {brings} ({least['then']})"
 
 
 def flip_sentence(flip: Row) -> str:
@@ -50,12 +59,12 @@ def flip_sentence(flip: Row) -> str:
     brings = effect(flip["energy_j"], flip["latency_s"])
     now, at = flip["now"], flip["at"]
     if now is None:
-        start = f"{flip['what']} set to {amount(at, unit)}"
+        start = f"{flip['what']} set to {exact(at, unit)}"
     elif flip["kind"] == "coefficient":
-        values = f" ({now:.4g} to {at:.4g} {unit})" if unit else ""
-        start = f"{flip['what']} {100 * (at / now - 1):+.3g} %{values}"
+        values = f" (from {now:.4g} to {at:.6g} {unit})" if unit else ""
+        start = f"{flip['what']} {100 * (at / now - 1):+.10g} %{values}"
     else:
-        start = f"{flip['what']} from {amount(now, unit)} to {amount(at, unit)}"
+        start = f"{flip['what']} from {amount(now, unit)} to {exact(at, unit)}"
     unsure = "" if flip["certain"] else " (perhaps earlier: the search is no proof)"
     return f"{start}: {then}{'; that ' + brings if brings and flip['then'] else ''}{unsure}"
 

@@ -53,7 +53,7 @@ class _Case:
 
 def plan_model(ask: Ask) -> dict[str, Any]:
     """The document. Raises BadInput for what cannot be understood, PlacementError where nothing fits."""
-    from agent.cli.board_choice import board_and_policy
+    from agent.cli.board_choice import about_board, board_and_policy
     from agent.placement.fronts import Effort
 
     board, policy = board_and_policy(ask.profile, ask.policy, ask.config)
@@ -71,16 +71,8 @@ def plan_model(ask: Ask) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(str(error)) from error
     except PlacementError as error:
-        raise _on_board(error, ask, board, policy) from error
+        raise about_board(error, board, policy, assumed=ask.profile is None) from error
     return document | {"board_from": "the settings" if ask.profile is None else "--profile"}
-
-
-def _on_board(error: PlacementError, ask: Ask, board: DeviceProfile, policy: Policy) -> PlacementError:
-    """The error with the board and the policy it is about, which nobody may have named."""
-    assumed = ask.profile is None
-    which = f"{board.name}, the board of the settings," if assumed else board.name
-    other = "; --profile NAME plans for another board" if assumed else ""
-    return PlacementError(f"{which} under policy {policy.name}: {error.message}{other}", **error.context)
 
 
 def _cut(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from agent.cli.board_choice import headline
 from agent.cli.tables import dash, print_table
 
 MAX_ROWS = 20
@@ -33,8 +34,7 @@ def show_problem(document: dict[str, Any]) -> None:
 def show_model(document: dict[str, Any]) -> None:
     """Front, baselines, choice, and what is to be said about them."""
     chosen = document["chosen"]
-    given = "" if document["board_from"] == "--profile" else ", the board of the settings (--profile NAME for another)"
-    click.echo(f"{document['model']}, {document['phase']}, on {document['board']}{given}: every figure is modelled\n")
+    click.echo(f"{headline(document)}\n")
     show_front(document, chosen)
     _show_baselines(document, chosen, "Baselines (modelled)")
     if "replanned" in document:
@@ -135,7 +135,7 @@ def show_front(document: dict[str, Any], chosen: dict[str, Any] | None) -> None:
     if beside:
         click.echo("the chosen one keeps a limit that the front breaks, so it is not on it and has no number")
     if step > 1:
-        click.echo(f"every {step}th placement shown; --json has all")
+        click.echo(f"one placement in {step} is shown; --json has all")
     click.echo()
 
 

@@ -7,7 +7,6 @@ only a change that survives is stated. `certain` is true where that search was a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agent.errors import PlacementError
+from agent.placement.asked import Asked, name_of
 from agent.placement.capped import under_cap
 from agent.placement.choice import mark, pool, undominated
 from agent.placement.flips import Flip, Turn, nearest
@@ -156,13 +156,13 @@ def why_point(problem: Problem, front: ArrayLike, objective: Objective, limits: 
     for attempt in range(_RESTARTS):
         known = _Known(problem, rows, objective, limits, seed)
         try:
-            return _why(known, attempt > 0)
+            return _why(known, rows, attempt > 0)
         except _Better:
             rows = known.rows[problem.feasible(known.rows)]  # of what was met under more memory, what fits now
     raise PlacementError("the front is too incomplete to explain; search it with a larger budget first")
 
 
-def _why(known: _Known, improved: bool) -> WhyPoint:
+def _why(known: _Known, rows: Rows, improved: bool) -> WhyPoint:
     problem, objective, limits = known.problem, known.objective, known.limits
     # Searches first: what they find is there for every other statement.
     bindings = list(_memory(known))
@@ -177,7 +177,9 @@ def _why(known: _Known, improved: bool) -> WhyPoint:
         *price(objective, known.option(known.at), admitted, known.same),
         *(made for setting in _settings(known) for made in tightened(setting, known.same)),
     ]
-    bindings += [made for setting in _settings(known) for made in binds(setting, known.same)]
+    asked = Asked(problem, rows, objective, limits, known.name)
+    found = list(asked.flips(found))
+    bindings += asked.bindings(made for setting in _settings(known) for made in binds(setting, known.same))
     second = None
     if known.runner_up is not None:
         second = known.option(int(np.flatnonzero((known.rows == np.array(known.runner_up)).all(axis=1))[0]))
@@ -315,10 +317,3 @@ def _scaled_tables(problem: Problem, table: str, index: int | None) -> Callable[
         return replace(problem, **{name: changed})
 
     return made
-
-
-def name_of(problem: Problem, row: Rows) -> str:
-    """Runs of stages on one accelerator, as `gpu×3 → npu×9`; one accelerator alone is its name."""
-    cuts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
-    runs = [(problem.accelerators[int(row[a])], b - a) for a, b in itertools.pairwise(cuts)]
-    return runs[0][0] if len(runs) == 1 else " → ".join(f"{name}×{count}" for name, count in runs)

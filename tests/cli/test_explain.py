@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.explain_text import flip_sentence
 from agent.cli.main import run
 from agent.storage import share
 
@@ -53,8 +54,33 @@ def test_explain_prices_the_cap_that_binds(capsys):
     assert bound["latency_s"] < 0
     text = ok(capsys, *asked)
     assert "binds: power_cap_w 40 W: without it, gpu; that saves" in text
-    assert "W more already saves" in text
+    assert f"W more, {bound['least']['at']:.12g} W, already saves" in text
     assert "left out: gpu: draws" in text
+
+
+def test_explain_names_the_board_it_took_where_nobody_named_one(capsys, monkeypatch):
+    monkeypatch.setenv("QEIL_PROFILE", "raspberry-pi-5")
+    assert "on raspberry-pi-5, the board of the settings (--profile NAME for another)" in ok(
+        capsys, "explain", "mobilenet-v2"
+    )
+    assert run(["explain", "mobilenet-v2", "--free", "dram=1"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("qeil: raspberry-pi-5, the board of the settings, under policy balanced: cpu: needs ")
+    assert run(["explain", "mobilenet-v2", "--lost", "cpu"]) == 1
+    assert "cpu of raspberry-pi-5 is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0.90123, 2.0 / 3.0, 1.5e-4, 12345.678901])
+def test_the_value_of_a_flip_is_printed_as_it_was_tried(value):
+    flip = {"kind": "constraint", "what": "deadline_s", "unit": "", "now": 1.0, "at": value, "then": "gpu",
+            "energy_j": None, "latency_s": -1.0, "certain": True}  # fmt: skip
+    said = flip_sentence(flip)
+    assert float(said.partition(" to ")[2].partition(":")[0]) == pytest.approx(value, rel=1e-11)
+    factor = flip_sentence(flip | {"kind": "coefficient", "now": 2.0, "at": 2.0 * value})
+    assert 1.0 + float(factor.split()[1]) / 100.0 == pytest.approx(value, rel=1e-9)
+    set_to = flip_sentence(flip | {"now": None, "unit": "s"})
+    number, unit = set_to.partition(" set to ")[2].partition(":")[0].split()
+    assert float(number) * {"ms": 1e-3, "s": 1.0}[unit] == pytest.approx(value, rel=1e-11)
 
 
 def test_explain_says_which_line_of_the_profile_a_joule_comes_from(capsys):

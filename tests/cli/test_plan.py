@@ -179,7 +179,7 @@ def test_without_a_profile_the_board_that_was_taken_is_named(capsys, tmp_path, m
     monkeypatch.setenv("QEIL_PROFILE", "raspberry-pi-5")
     text = refused(capsys, "llama-3.1-8b", "--phase", "both")
     assert "raspberry-pi-5, the board of the settings, under policy balanced: no placement" in text
-    assert "--profile NAME plans for another board" in text
+    assert "--profile NAME for another board" in text
     assert "on raspberry-pi-5, the board of the settings (--profile NAME for another)" in ok(capsys, "mobilenet-v2")
     assert "the settings" not in ok(capsys, "mobilenet-v2", *BOARD)
 
