@@ -141,6 +141,11 @@ class DecoderLane:
         if self._vitals is not None:
             self._vitals.renew_permit(valid_until_s)
 
+    def set_pace(self, share: float) -> None:
+        """Let it be busy for at most this share of its time, in (0, 1]."""
+        if self._vitals is not None:
+            self._vitals.pace(share)
+
     def kill(self, cause: str) -> None:
         """End the process at once; jobs fail with LaneDied(cause)."""
         if self._child is not None and self._cause is None:

@@ -115,8 +115,8 @@ class DecoderKeeper:
         self.health = replace(self.health, since_s=now_s)
         self._start()
 
-    def tick(self, permit_until_s: float, limits: Recovery, now_s: float) -> None:
-        """Look after the lane and the deadlines; `permit_until_s` 0 lets texts pause."""
+    def tick(self, permit_until_s: float, limits: Recovery, now_s: float, pace: float = 1.0) -> None:
+        """Look after the lane and the deadlines; `permit_until_s` 0 lets texts pause, `pace` below 1 slows them."""
         with self._lock:
             died, self._died = self._died, []
         for cause in died:
@@ -128,6 +128,7 @@ class DecoderKeeper:
         lane = self.lane
         if lane is not None and lane.alive():
             lane.renew_permit(permit_until_s)
+            lane.set_pace(pace)
             self._check(lane, limits, now_s)
             if self.report is not None:
                 self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)

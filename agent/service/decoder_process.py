@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import os
 import select
 import socket
@@ -69,6 +70,8 @@ class DecoderProcess:
             wait_ms = None
         elif not self._page.permitted(time.monotonic_ns()):
             wait_ms = PAUSE_MS
+        else:
+            wait_ms = math.ceil(self._page.rest_s(time.monotonic_ns()) * 1e3)
         while self._poll.poll(wait_ms):
             packet, fd = self._channel.receive()
             header = parse(packet)
@@ -88,7 +91,7 @@ class DecoderProcess:
 
     def _work(self) -> None:
         engine, now_ns = self._engine, time.monotonic_ns()
-        if engine is None or engine.idle or not self._page.permitted(now_ns):
+        if engine is None or engine.idle or not self._page.permitted(now_ns) or self._page.rest_s(now_ns) > 0:
             return
         self._page.begin(now_ns)
         try:

@@ -63,6 +63,10 @@ class Decoders:
         self._in_force, self._mode, self._free_bytes = in_force, mode, free_bytes
         self._served = {entry.name: _Served(entry) for entry in entries}
         self._since_s = clock.wall_s()
+        self._shares: dict[str, float] = {}
+        """Share of the admitted concurrency that heat leaves, by model."""
+        self._promised_bytes = 0.0
+        """Forecast of the models that are placed, not all of it taken yet."""
 
     # ------------------------------------------------------------------ ports.TextService
 
@@ -96,7 +100,7 @@ class Decoders:
                 f"{request.samples} texts at once: {request.model!r} writes {keeper.home.order.rows} at once at most"
             )
         limits = self._in_force().policy.admission
-        load = admission.Load(self._mode(), self.in_flight(), 1.0, 1.0)
+        load = admission.Load(self._mode(), self.in_flight(), self._shares.get(request.model, 1.0), 1.0)
         verdict = admission.decide(load, limits)
         if not verdict.admit:
             raise Overloaded(verdict.sentence, verdict.retry_after_s)
@@ -124,6 +128,7 @@ class Decoders:
         accelerator = self._accelerator(options.accelerator)
         room = make_room(sizes, options, self._room_bytes(accelerator, policy), policy.standby)
         served.note = room.note
+        self._promised_bytes += room.bytes_
         unit = self._board.profile.accelerator(accelerator)
         threads = options.threads or self._board.threads(unit)
         order = DecoderOrder(
@@ -163,15 +168,17 @@ class Decoders:
         domain = profile.memory_domain(profile.accelerator(accelerator).memory_domain)
         allowed = (domain.capacity_bytes.value - domain.reserved_bytes.value) * policy.memory.max_cpq
         free_bytes = self._free_bytes()
-        return allowed if free_bytes is None else min(allowed, float(free_bytes))
+        return (allowed if free_bytes is None else min(allowed, float(free_bytes))) - self._promised_bytes
 
     def tick(self, keepers: Mapping[str, LaneKeeper], now_s: float) -> None:
         """Look after every lane; texts pause while heat withholds the permit of their accelerator."""
         limits = self._in_force().policy.recovery
         for served in self._served.values():
             if served.keeper is not None:
-                permitted = keepers[served.keeper.home.accelerator].verdict.permit
-                served.keeper.tick(now_s + limits.permit_s if permitted else 0.0, limits, now_s)
+                verdict = keepers[served.keeper.home.accelerator].verdict
+                permit_until_s = now_s + limits.permit_s if verdict.permit else 0.0
+                self._shares[served.entry.name] = verdict.capacity_share
+                served.keeper.tick(permit_until_s, limits, now_s, verdict.pace or 1.0)
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """What status shows of them."""

@@ -45,6 +45,12 @@ class FakeDecoder:
     def renew_permit(self, until_s):
         self.permits.append(until_s)
 
+    def pid(self):
+        return 7
+
+    def set_pace(self, share):
+        self.pace = share
+
     def write(self, job, on_event):
         if self.dead:
             raise LaneDied("gone")
@@ -252,8 +258,12 @@ def test_a_process_that_waits_for_a_core_does_not_hang():
     assert world.lane.dead
 
 
-def test_heat_withholds_the_permit():
+def test_heat_slows_texts_or_withholds_the_permit():
     world = World().loaded()
+    assert world.lane.pace == 1.0
+    now_s = world.clock.monotonic_s()
+    world.keeper.tick(now_s + 1.0, LIMITS, now_s, 0.5)
+    assert world.lane.pace == 0.5
     world.tick(permit=False)
     assert world.lane.permits[-1] == 0.0
 

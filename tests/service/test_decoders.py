@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from agent.backends.decoder_lane import LaneUsage
+from agent.control.thermal_governor import Level, ThermalVerdict
+from agent.errors import BadInput, NotFound, Overloaded
+from agent.schema.settings import DecoderOptions, ModelEntry
+from agent.schema.text import TextDone, TextPiece, TextRequest
+from agent.service import decoders as module
+from agent.service.board import make_board
+from agent.service.decoder_power import DecoderPower
+from agent.service.decoders import Decoders
+from agent.service.serving_state import InForce
+from agent.storage import share, yaml_files
+from tests.fakes import FakeClock
+from tests.service.test_decoder_keeper import REPORT, FakeDecoder
+
+POLICY = yaml_files.load_policy(share.find_policy("balanced"))
+GENAI = (
+    '{"model": {"decoder": {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_size": 16, "filename": "m.onnx"},'
+    ' "vocab_size": 300, "context_length": 64, "eos_token_id": 0}}'
+)
+
+
+class World:
+    """Decoders whose lanes do what the test says; nothing reads a graph."""
+
+    def __init__(self, tmp_path, monkeypatch, *, free_bytes=8_000_000_000, entries=None, power=True):
+        self.clock, self.lanes, self.refuse_start, self.mode = FakeClock(), [], False, "ready"
+        watts = DecoderPower(10.0, 5.0) if power else None
+        monkeypatch.setattr(module, "modelled_power", lambda *_: watts)
+        folder = tmp_path / "m"
+        folder.mkdir()
+        (folder / "genai_config.json").write_text(GENAI)
+        board = make_board(yaml_files.load_profile(share.find_profile("generic-x86")), (), lambda _: None, 2)
+        made = entries or [ModelEntry(name="smol", path=folder)]
+        self.decoders = Decoders(
+            made, board, lambda spec, program: FakeDecoder(self), self.clock,
+            lambda: InForce(POLICY, "digest", None), lambda: self.mode, lambda: free_bytes,
+        )  # fmt: skip
+        cpu = next(a.name for a in board.profile.accelerators if a.kind == "cpu")
+        self.keepers = {a.name: SimpleNamespace(verdict=self.verdict()) for a in board.profile.accelerators}
+        self.cpu = cpu
+
+    @staticmethod
+    def verdict(permit=True, capacity=1.0):
+        return ThermalVerdict(permit, capacity, Level.NOMINAL, "")
+
+    def ready(self):
+        self.decoders.start()
+        self.lanes[0].loading.set_result(REPORT)
+        self.tick()
+        return self
+
+    def tick(self):
+        self.clock.advance(0.1)
+        self.decoders.tick(self.keepers, self.clock.monotonic_s())
+
+    def write(self, **changes):
+        events = []
+        handle = self.decoders.write(TextRequest(**{"model": "smol", "prompt": "x", **changes}), events.append)
+        return handle, events
+
+    @property
+    def status(self):
+        return self.decoders.statuses()[0]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+def test_a_model_is_loading_until_its_process_says_otherwise(world):
+    assert world.status.state == "loading"
+    world.ready()
+    assert (world.status.state, world.status.placement, world.status.actual) == ("ready", world.cpu, "CPU")
+    (model,) = world.decoders.text_models()
+    assert (model.name, model.ready, model.context_tokens, model.rows) == ("smol", True, 64, 16)
+
+
+def test_joules_are_modelled_watts_times_measured_seconds(world):
+    _, events = world.ready().write()
+    job = world.lanes[0].jobs[1][1]
+    job(1, TextPiece(0, 5, "a", "stop"))
+    job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4))
+    done = events[-1]
+    assert isinstance(done, TextDone)
+    assert done.usage.energy_j == pytest.approx(0.2 * 10.0 + 0.4 * 5.0)
+    assert (done.usage.provenance, done.usage.prompt_tokens, done.placement) == ("modelled", 7, world.cpu)
+    assert (world.status.requests, world.status.provenance) == (1, "modelled")
+
+
+def test_joules_are_unknown_where_no_power_is_known(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, power=False).ready()
+    _, events = world.write()
+    job = world.lanes[0].jobs[1][1]
+    job(1, TextPiece(0, 5, "a", "stop"))
+    job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4))
+    assert (events[-1].usage.energy_j, events[-1].usage.provenance) == (None, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [({"model": "smal"}, NotFound, "did you mean 'smol'"), ({"samples": 17}, BadInput, "16 at once")],
+)
+def test_what_cannot_be_written_is_refused(world, changes, error, says):
+    with pytest.raises(error, match=says):
+        world.ready().write(**changes)
+
+
+def test_an_agent_that_drains_takes_no_more_texts(world):
+    world.ready().mode = "draining"
+    with pytest.raises(Overloaded, match="shutting down"):
+        world.write()
+
+
+def test_heat_takes_the_permit_and_refuses_new_texts(world):
+    world.ready().keepers[world.cpu].verdict = world.verdict(permit=False, capacity=0.0)
+    world.tick()
+    assert world.lanes[0].permits[-1] == 0.0
+    with pytest.raises(Overloaded):
+        world.write()
+
+
+def test_a_model_that_does_not_fit_says_what_would(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, free_bytes=1_000_000)
+    world.decoders.start()
+    assert world.status.state == "unavailable"
+    assert "may be used" in world.status.reason
+    with pytest.raises(Overloaded, match="may be used"):
+        world.write()
+
+
+def test_models_are_not_promised_the_same_memory_twice(tmp_path, monkeypatch):
+    options = DecoderOptions(rows=1, context_tokens=64, prefix_cache_bytes=500_000_000)
+    entries = [ModelEntry(name=n, path=tmp_path / "m", decoder=options) for n in ("one", "two")]
+    world = World(tmp_path, monkeypatch, free_bytes=1_200_000_000, entries=entries)
+    world.decoders.start()
+    assert [s.state for s in world.decoders.statuses()] == ["loading", "unavailable"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"accelerator": "npu9"}, "runs no decoder"), ({"mode": "quick"}, "no mode 'quick'")]
+)
+def test_options_that_cannot_be_met_are_the_reason(tmp_path, monkeypatch, options, says):
+    entries = [ModelEntry(name="smol", path=tmp_path / "m", decoder=DecoderOptions(**options))]
+    world = World(tmp_path, monkeypatch, entries=entries)
+    world.decoders.start()
+    assert says in world.status.reason
+
+
+def test_a_text_that_is_given_up_is_not_in_flight_any_more(world):
+    handle, _ = world.ready().write()
+    assert world.decoders.in_flight() == 1
+    handle.cancel()
+    assert world.decoders.in_flight() == 0
+    _, events = world.write()
+    world.decoders.fail_all(Overloaded("over"))
+    world.decoders.stop(0.1)
+    assert isinstance(events[-1], Overloaded)
+    assert all(lane.stopped for lane in world.lanes)
