@@ -21,9 +21,9 @@ _PLAIN = frozenset("\t\n\r")
 _BIDI = frozenset("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u202c\u2069")
 """Embeddings, overrides and isolates with their ends; the marks for single letters are ordinary in mixed text."""
 _JOINERS = frozenset("\u200c\u200d")
-_ALIKE = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
-"""Scripts whose letters look like one another's."""
-_WORD = re.compile(r"\w+")
+_ALIKE = frozenset("аеорсухіјѕһԁԛԝьАВЕКМНОРСТХУІЈЅԌԚԜαονρυικγΑΒΕΖΗΙΚΜΝΟΡΤΥΧօսցոհզաԱՏՕᎪᎬᎫᎳᎷᎻᏀᏃᏆᏒᏔᏚᏞᏟᏢᏦᏴ")
+"""Letters of other scripts (Cyrillic, Greek, Armenian, Cherokee) that look like Latin ones."""
+_WORD = re.compile(r"[^\W_]+")
 _MATHEMATICAL = range(0x1D400, 0x1D800)
 REPETITION_FROM = 2_000
 """Characters from which a text is judged for repetition."""
@@ -120,22 +120,15 @@ def _homoglyphs(text: str, limits: TextGuard) -> Iterator[Finding]:
         word = match.group()
         if word.isascii():
             continue
-        scripts = {s for c in word if (s := _script(c)) is not None}
-        if len(scripts) > 1:
-            sentence = (
-                f"{word[:40]!r} mixes letters of {' and '.join(sorted(s.title() for s in scripts))} that look alike"
-            )
+        foreign = next((c for c in word if c in _ALIKE), None)
+        if foreign is not None and any("a" <= c.lower() <= "z" for c in word):
+            sentence = f"{word[:40]!r} mixes Latin letters with one that only looks Latin (U+{ord(foreign):04X})"
             yield Finding("homoglyph", limits.homoglyph, sentence)
             return
         if any(ord(c) in _MATHEMATICAL for c in word):
             sentence = f"{word[:40]!r} is written in mathematical letters that look like ordinary ones"
             yield Finding("homoglyph", limits.homoglyph, sentence)
             return
-
-
-def _script(character: str) -> str | None:
-    name = unicodedata.name(character, "").split(" ", 1)[0]
-    return name if name in _ALIKE else None
 
 
 def _floods(text: str, limits: TextGuard) -> Iterator[Finding]:
