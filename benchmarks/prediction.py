@@ -1,6 +1,6 @@
 """Predicted against measured: calibrate this machine, then predict models that calibration has not seen.
 
-    python benchmarks/prediction.py [--quick] [--json FILE]
+    python benchmarks/prediction.py [--quick] [--json FILE] [--calibrate-only | --calibration FILE]
 
 Every case is predicted before its model is run: models × runtimes × threads. Measured is the median of many calls
 through the agent's own lanes, in the fastest of several rounds over all models, as calibration takes the fastest of
@@ -36,6 +36,7 @@ from agent.schema.workload import Workload
 from agent.service import assembly, calibration
 from agent.service.board import Board, make_board
 from agent.service.calibrate_run import calibrate
+from agent.service.calibration import Calibration
 from agent.service.clock import SystemClock
 from agent.workload.inspect import inspect_in_child
 from agent.workload.micro import MicroModel, write_in_child
@@ -223,14 +224,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short calibration, few models: a sanity check")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the results as JSON too")
-    parser.add_argument("--calibration", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="of an earlier run's --json; none is made")
+    parser.add_argument("--calibrate-only", action="store_true", help="write the calibration to --json and end")
     given = parser.parse_args()
     started = time.monotonic()
     board = board_with_every_way()
-    result = calibrate(board, SystemClock(), given.quick, lambda what, i, n: _progress(f"{i}/{n} {what}"))
+    if given.calibration:
+        result = Calibration.model_validate(json.loads(given.calibration.read_text())["calibration"])
+    else:
+        result = calibrate(board, SystemClock(), given.quick, lambda what, i, n: _progress(f"{i}/{n} {what}"))
     for line in result.refused:
         print(f"calibration: {line}", file=sys.stderr)
     calibrated_s = time.monotonic() - started
+    if given.calibrate_only:
+        print(f"calibration {calibrated_s:.0f} s")
+        if given.json:
+            given.json.write_text(json.dumps({"calibration": result.model_dump(mode="json")}, indent=2))
+        return 0
     with tempfile.TemporaryDirectory(prefix="qeil-prediction-") as name:
         folder = Path(name)
         cases = installed() + (generated(folder) if not given.quick else [])

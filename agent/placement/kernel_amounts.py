@@ -171,7 +171,7 @@ def _relatives(key: Key) -> tuple[Key, ...]:
     if amount == "operation":
         return tuple((amount, other, None) for other in ("normalisation", "softmax", "root_normalisation", "function"))
     if amount == "moved_byte":
-        return (amount, "arithmetic", None), (amount, None, None)
+        return ((amount, "arithmetic", None), (amount, None, None)) if routine else ((amount, None, None),)
     if amount in {"weight_byte", "cold_weight_byte"}:
         other: Amount = "cold_weight_byte" if amount == "weight_byte" else "weight_byte"
         kinds = ((a, r, p) for r in (routine, None) for a in (amount, other) for p in (precision, "fp32"))

@@ -7,7 +7,7 @@ five, pooling one per element of its window; data movement costs bytes only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from agent.schema.workload import Family, Precision, Work
@@ -49,9 +49,9 @@ def _precision(call: TfliteCall, left: int, right: int) -> Precision:
     return "int8" if activation == "int16" else precision_of(activation)
 
 
-def _heavy(call: TfliteCall, family: Family, flops: float, left: int = 0, right: int = 1, window: int = 0) -> Cost:
+def _heavy(call: TfliteCall, family: Family, flops: float, left: int = 0, right: int = 1) -> Cost:
     work = Work(family=family, precision=_precision(call, left, right), flops=flops)
-    return Cost("heavy", (work,), columns=call.output.shape[-1] if call.output.shape else 0, window=window)
+    return Cost("heavy", (work,), columns=call.output.shape[-1] if call.output.shape else 0)
 
 
 def _light(call: TfliteCall, flops: float, kind: Kind = "other") -> Cost:
@@ -63,7 +63,8 @@ def _light(call: TfliteCall, flops: float, kind: Kind = "other") -> Cost:
 def _convolution(call: TfliteCall) -> Cost:
     """Filters are (outputs, height, width, inputs per group)."""
     filters = call.tensor(1).shape
-    return _heavy(call, "conv", 2.0 * call.output.elements * prod(filters[1:]), window=prod(filters[1:3]))
+    cost = _heavy(call, "conv", 2.0 * call.output.elements * prod(filters[1:]))
+    return replace(cost, inner=filters[3], window=prod(filters[1:3]))
 
 
 def _depthwise(call: TfliteCall) -> Cost:
