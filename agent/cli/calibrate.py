@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
     Where a power sensor covers an accelerator, also its joules per operation and byte and the watts of being on,
     with what the sensor shows at idle taken off.
     """
+    from agent.cli.progress import Progress
     from agent.cli.tables import print_table
     from agent.sensors.registry import build_sensors
     from agent.sensors.sysfs import SysfsReader
@@ -31,7 +33,7 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
     settings = configuration.load_settings(config, overrides, dict(os.environ))
     board = make_board(assembly.base_profile(settings.profile), (), assembly.named_profile)
     sensors = build_sensors(board.profile, SysfsReader(Path("/")))
-    with _progress(as_json) as report:
+    with Progress("calibrating", as_json) as report:
         result = calibrate_run.calibrate(board, SystemClock(), quick, report, sensors)
     path = calibration.save(result, settings.state_dir)
     if as_json:
@@ -45,7 +47,7 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
             c.family or "–",
             c.precision or "–",
             _with_unit(c.kind, c.value),
-            f"±{c.rel_uncertainty:.0%}",
+            spread(c.rel_uncertainty),
         ]
         for c in result.coefficients
     ]
@@ -56,9 +58,9 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
         times = kernels.times
         click.echo(
             f"{kernels.accelerator} {kernels.provider}: kernel times of {len(times.terms)} kinds of work, "
-            f"±{times.rel_uncertainty:.0%} on the models they come from, {kernels.threads} threads"
+            f"±{times.rel_uncertainty:.0%} on the models they come from, {_counted(kernels.threads)}"
         )
-    for line in result.refused:
+    for line in summed(result.refused):
         click.echo(f"‼ {line}", err=True)
     click.echo(f"written to {path}")
 
@@ -80,23 +82,23 @@ def _with_unit(kind: str, value: float) -> str:
     return f"{value / scale:.3g} {prefix}{unit}"
 
 
-class _progress:  # noqa: N801  (used as a context, reads as one)
-    """A progress bar on stderr that stays out of pipes."""
+def spread(rel_uncertainty: float) -> str:
+    """A relative uncertainty; from 100 % on, where a ± would reach below nothing, as the factor it is known to."""
+    return f"±{rel_uncertainty:.0%}" if rel_uncertainty < 1.0 else f"to a factor of {1.0 + rel_uncertainty:.2g}"
 
-    def __init__(self, silent: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
 
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=silent or not console.is_terminal)
-        self._task = self._bar.add_task("calibrating", total=None)
+def _counted(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
-    def __enter__(self) -> _progress:
-        self._bar.start()
-        return self
 
-    def __call__(self, what: str, step: int, steps: int) -> None:
-        self._bar.update(self._task, description=what, completed=step, total=steps)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+def summed(refused: Sequence[str]) -> list[str]:
+    """One line per lane and runtime instead of one per measurement; --json has them all."""
+    lanes: dict[str, list[str]] = {}
+    for line in refused:
+        where, _, why = line.partition(": ")
+        lanes.setdefault(where, []).append(why)
+    return [
+        f"{where}: {whys[0]}" if len(whys) == 1
+        else f"{where}: {len(whys)} measurements not used, the first: {whys[0]} (qeil calibrate --json lists all)"
+        for where, whys in lanes.items()
+    ]  # fmt: skip

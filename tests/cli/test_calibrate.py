@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cli.calibrate import _with_unit
+from agent.cli.calibrate import _with_unit, spread
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,10 @@ from agent.cli.calibrate import _with_unit
 )
 def test_every_measured_value_has_a_unit(kind, value, shown):
     assert _with_unit(kind, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "shown"), [(0.074, "±7%"), (1.0, "to a factor of 2"), (2.5, "to a factor of 3.5")]
+)
+def test_a_spread_that_would_reach_below_nothing_is_a_factor(uncertainty, shown):
+    assert spread(uncertainty) == shown
