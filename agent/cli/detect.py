@@ -50,14 +50,17 @@ def as_data(detected: Detected) -> dict[str, Any]:
     }
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def show(detected: Detected) -> None:
     """Tables for people."""
     host, profile = detected.host, detected.profile
     board = host.device_tree_model or host.dmi_product or "board unknown"
-    click.echo(
-        f"{board} · {host.cpu_model or 'CPU unknown'} · {host.machine} · {host.physical_cores} cores, "
-        f"{host.logical_cpus} threads{' · virtual machine' if host.hypervisor else ''}"
-    )
+    cores, threads = _counted(host.physical_cores, "core"), _counted(host.logical_cpus, "thread")
+    virtual = " · virtual machine" if host.hypervisor else ""
+    click.echo(f"{board} · {host.cpu_model or 'CPU unknown'} · {host.machine} · {cores}, {threads}{virtual}")
     how = "no shipped board matches; adapted from" if detected.generic else "matches the shipped profile"
     click.echo(f"{how} {detected.matched}: {profile.title}\n")
     print_table("Accelerators", ["name", "kind", "runs through", "memory", "threads"], [

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from agent.errors import BadInput
 
 if TYPE_CHECKING:
     from agent.mqtt.signing_key import SigningKey
@@ -29,4 +33,9 @@ def password(confirm: bool) -> str:
     given = os.environ.get("QEIL_FLEET_PASSWORD")
     if given is not None:
         return given
-    return str(click.prompt("Password of the key", hide_input=True, confirmation_prompt=confirm, err=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)  # instead of showing what is typed
+        try:
+            return str(click.prompt("Password of the key", hide_input=True, confirmation_prompt=confirm, err=True))
+        except getpass.GetPassWarning as error:
+            raise BadInput("no terminal to ask for the key's password on: set QEIL_FLEET_PASSWORD") from error

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from agent.cli.progress import Progress
 from agent.cli.tables import print_table
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 Row = dict[str, Any]
 
@@ -29,20 +27,28 @@ Row = dict[str, Any]
 def simulate_command(
     scenario: str, seed: int | None, evaluations: int | None, details: bool, plot: Path | None, as_json: bool
 ) -> None:
-    """Answer SCENARIO (a file, or the name of a shipped one) with the cost model; every number is modelled."""
+    """Answer SCENARIO (a file, or the name of a shipped one) with the cost model; every number is modelled.
+
+    A scenario of kind board-run is a day on simulated boards: the agent's own thermal governor and lane supervision
+    against boards that heat up, lose sensors and reset, in accelerated time.
+    """
     from agent.cli.simulate_table import comparison
     from agent.simulation import references
     from agent.simulation.document import simulate
-    from agent.storage import share
+    from agent.storage import share, yaml_files
 
     if plot is not None:
         from agent.cli.simulate_plot import check_target
 
         check_target(plot)
-    resolved = references.load(share.find_scenario(scenario))
+    path = share.find_scenario(scenario)
+    if yaml_files.detect_kind(yaml_files.read_document(path).data, path) == "board-scenario":
+        _days(path, seed, plot, as_json)
+        return
+    resolved = references.load(path)
     asked = {"seed": seed, "search_evaluations": evaluations}
     changes = {key: value for key, value in asked.items() if value is not None}
-    with _Progress() as report:
+    with Progress("simulating", as_json) as report:
         document = simulate(resolved.changed(**changes), report)
     document["comparison"] = comparison(document)
     if plot is not None:
@@ -55,26 +61,21 @@ def simulate_command(
     _print(document, details)
 
 
-class _Progress:
-    """A progress bar on stderr that stays out of pipes."""
+def _days(path: Path, seed: int | None, plot: Path | None, as_json: bool) -> None:
+    from agent.cli.simulate_boards import draw_days, print_days
+    from agent.simulation import board_document
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("reading", total=None)
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        self._bar.start()
-        return self._report
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def _report(self, what: str, step: int, steps: int) -> None:
-        self._bar.update(self._task, description=what, completed=step, total=steps or None)
+    days = board_document.load(path)
+    if seed is not None:
+        days = replace(days, scenario=days.scenario.model_copy(update={"seed": seed}))
+    with Progress("simulating", as_json) as report:
+        document = board_document.simulate(days, report)
+    if plot is not None:
+        draw_days(document, plot)
+    if as_json:
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        print_days(document)
 
 
 def _print(document: dict[str, Any], details: bool) -> None:

@@ -91,7 +91,7 @@ def choose_runtime(accelerator: Accelerator, format_: str, operators: Sequence[s
     backend = {"onnx": "onnx", "tflite": "litert"}.get(format_)
     fitting = [r for r in accelerator.runtimes if backend is None or r.backend == backend]
     if not fitting:
-        have = ", ".join(r.backend for r in accelerator.runtimes) or "none"
+        have = ", ".join(dict.fromkeys(r.backend for r in accelerator.runtimes)) or "none"
         return f"no runtime for {format_} models (has {have})"
     for runtime in fitting:
         missing = sorted(set(operators) & set(runtime.unsupported_operators))
