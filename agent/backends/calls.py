@@ -55,6 +55,10 @@ class CallQueue:
         elif call.lease is not None:
             call.lease.cancel()
 
+    def awaits(self, model: str) -> bool:
+        """Whether a call for that model waits."""
+        return any(call.model == model for call in self.waiting.values())
+
     def first(self) -> Call | None:
         """The call that waits longest."""
         return next(iter(self.waiting.values()), None)

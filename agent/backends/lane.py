@@ -48,8 +48,6 @@ class ProcessLane:
         self._lock = threading.RLock()
         self._queue = CallQueue(spec.accelerator, spec.max_queue)
         self._models = ModelTable(spec.accelerator)
-        self._retiring: dict[str, Future[None]] = {}
-        """Models to unload once the calls that wait for them are sent."""
         self._numbers = 0
         self._child: Child | None = None
         self._channel: Channel | None = None
@@ -154,10 +152,8 @@ class ProcessLane:
     def unload(self, model: str) -> Future[None]:
         """Forget a model after the calls that were accepted for it."""
         with self._lock, self._sending():
-            channel = self._require()
-            if self._queue.awaits(model):
-                return self._retiring.setdefault(model, Future())
-            return self._models.begin_unload(channel, self._next_number(), model)
+            later = self._queue.awaits(model)
+            return self._models.begin_unload(self._require(), self._next_number(), model, later)
 
     def reserve(self, model: str, shapes: dict[str, tuple[int, ...]] | None = None) -> Tensors | None:
         """Input arrays inside shared memory to write into and submit, which saves a copy; None where impossible.
@@ -232,8 +228,8 @@ class ProcessLane:
                 except QeilError as error:
                     refused.append((call, error))
                 queue.waiting.pop(call.number, None)
-            for model in [m for m in self._retiring if not queue.awaits(m)]:
-                self._models.begin_unload(channel, self._next_number(), model, self._retiring.pop(model))
+            if self._models.retiring:
+                self._models.unload_idle(channel, self._next_number, queue.awaits)
             if self._stopping and not queue.waiting:
                 channel.send({"k": "stop"})
         except (BlockingIOError, Closed):
@@ -325,7 +321,7 @@ class ProcessLane:
     def _go_on(self, call: Call) -> None:
         """The call's slot may serve the next one."""
         call.lease = None
-        if self._queue.waiting or self._stopping or self._retiring:
+        if self._queue.waiting or self._stopping or self._models.retiring:
             with self._lock:
                 refused = self._pump()
             self._refuse(refused)
@@ -378,8 +374,7 @@ class ProcessLane:
             self._cause = cause
             pending = self._queue.take_all()
             futures: list[Future[Any]] = [call.future for call in pending]
-            futures += [*self._models.take_all(), *self._retiring.values()]
-            self._retiring.clear()
+            futures += self._models.take_all()
         child.kill()
         self._io.forget_bell(channel.sock.fileno())
         channel.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,6 +52,8 @@ class ModelTable:
         self._loaded: dict[str, LoadedModel] = {}
         self._loads: dict[int, Load] = {}
         self._unloads: dict[int, Future[None]] = {}
+        self.retiring: dict[str, Future[None]] = {}
+        """Models to unload once the calls that wait for them are sent."""
 
     def get(self, model: str) -> LoadedModel | None:
         """The model that runs under this name now."""
@@ -61,9 +64,14 @@ class ModelTable:
         channel.send({"k": "load", "id": number, "order": order_of(load.spec).to_json()})
         self._loads[number] = load
 
-    def begin_unload(self, channel: Channel, number: int, model: str) -> Future[None]:
-        """Forget a model and order its unloading, which the process does after the calls it already has."""
-        future: Future[None] = Future()
+    def begin_unload(self, channel: Channel, number: int, model: str, later: bool = False) -> Future[None]:
+        """Forget a model and order its unloading, which the process does after the calls it already has.
+
+        later: only remember to do so, at `unload_idle`.
+        """
+        if later:
+            return self.retiring.setdefault(model, Future())
+        future = self.retiring.pop(model, None) or Future()
         loaded = self._loaded.pop(model, None)
         if loaded is None:
             future.set_result(None)
@@ -71,6 +79,11 @@ class ModelTable:
             channel.send({"k": "unload", "id": number, "load": loaded.number})
             self._unloads[number] = future
         return future
+
+    def unload_idle(self, channel: Channel, number: Callable[[], int], awaited: Callable[[str], bool]) -> None:
+        """Unload what was to be unloaded later and is awaited by no call any more."""
+        for model in [model for model in self.retiring if not awaited(model)]:
+            self.begin_unload(channel, number(), model)
 
     def unload_answered(self, header: Header) -> Future[None] | None:
         """The future of an unload that is done."""
@@ -102,10 +115,11 @@ class ModelTable:
     def take_all(self) -> list[Future[Any]]:
         """Forget everything; the futures that are open."""
         futures: list[Future[Any]] = [load.future for load in self._loads.values()]
-        futures += self._unloads.values()
+        futures += [*self._unloads.values(), *self.retiring.values()]
         self._loaded.clear()
         self._loads.clear()
         self._unloads.clear()
+        self.retiring.clear()
         return futures
 
     def _install(self, channel: Channel, model: str, number: int, outcome: LoadOutcome) -> None:

@@ -41,6 +41,8 @@ class ThreadLane:
         self._work = threading.Condition(self._lock)
         self._queue = CallQueue(spec.accelerator, spec.max_queue)
         self._models: dict[str, LoadedSession] = {}
+        self._retiring: dict[str, LoadedSession] = {}
+        """Unloaded, but calls that were accepted before wait for them."""
         self._loads: list[Load] = []
         self._executor = Executor()
         self._page = VitalsPage()
@@ -132,11 +134,13 @@ class ThreadLane:
         return load.future
 
     def unload(self, model: str) -> Future[None]:
-        """Forget a model; the call in progress keeps it until it ends."""
+        """Forget a model; the calls that were accepted keep it until they end."""
         future: Future[None] = Future()
         with self._lock:
             self._require()
-            self._models.pop(model, None)
+            loaded = self._models.pop(model, None)
+            if loaded is not None and self._queue.awaits(model):
+                self._retiring[model] = loaded
         future.set_result(None)
         return future
 
@@ -211,7 +215,9 @@ class ThreadLane:
                 if self._cause is not None or call is None:
                     return
                 del self._queue.waiting[call.number]
-                loaded = self._models.get(call.model)
+                loaded = self._models.get(call.model) or self._retiring.get(call.model)
+                if call.model in self._retiring and not self._queue.awaits(call.model):
+                    del self._retiring[call.model]
                 self._queue.sent[call.number] = call
             reply, error = self._attempt(call, loaded)
             with self._lock:

@@ -191,7 +191,8 @@ class Dispatcher:
             return
         job.progress = None
         try:
-            reply = route.lane.submit(job.request.model, job.request.inputs, job.request.outputs, job.deadline_s)
+            asked, name = job.request, route.name or job.request.model
+            reply = route.lane.submit(name, asked.inputs, asked.outputs, job.deadline_s)
         except QeilError as error:
             self._attempt_failed(job, route, error, route.accelerator)
             return
@@ -235,7 +236,7 @@ class Dispatcher:
         if isinstance(error, InferenceFailed | LaneOutOfMemory):
             self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
-        job.accused = part_of(route, accelerator, job.request.model)
+        job.accused = part_of(route, accelerator, route.name or job.request.model)
         if not replayable or job.replays >= self._table.policy.recovery.max_replays:
             self._fail_or_blame(job, error)
             return
@@ -270,7 +271,7 @@ class Dispatcher:
         if self._held is None or self._table.policy.recovery.release == "at_once":
             self._answer(job, route, reply)
             return
-        self._verify(job, route, reply, parts_of(route, job.request.model))
+        self._verify(job, route, reply, parts_of(route, route.name or job.request.model))
 
     def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[Part]) -> None:
         assert self._held is not None  # noqa: S101  (the caller checked)

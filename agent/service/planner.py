@@ -88,7 +88,8 @@ class Planner:
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
         found = ordered(found, policy, state, before)
-        candidates = [self._candidate(c, entry, artifact.format) for c in found]
+        name = lane_name(entry.name, artifact.digest, before)
+        candidates = [self._candidate(c, entry, artifact.format, name) for c in found]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
         stages = None
         if before is not None and candidates:
@@ -98,7 +99,7 @@ class Planner:
             entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
         )
 
-    def _candidate(self, chosen: placement.Candidate, entry: ModelEntry, format_: str) -> Candidate:
+    def _candidate(self, chosen: placement.Candidate, entry: ModelEntry, format_: str, name: str) -> Candidate:
         accelerator, runtime, cost = chosen.accelerator, chosen.runtime, chosen.cost
         simulation = None
         if accelerator.name in self._board.simulated:
@@ -108,10 +109,19 @@ class Planner:
                 SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,
             )  # fmt: skip
         load = LoadSpec(
-            model=entry.name, path=entry.path, format="onnx" if format_ == "onnx" else "tflite", runtime=runtime,
+            model=name, path=entry.path, format="onnx" if format_ == "onnx" else "tflite", runtime=runtime,
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+
+
+def lane_name(model: str, digest: str, before: ModelPlan | None) -> str:
+    """What lanes call this version of a model: another file gets another name, so that it is loaded beside the old."""
+    if before is None or not before.candidates:
+        return model
+    if before.digest == digest:
+        return before.candidates[0].load.model
+    return f"{model}@{digest.rpartition(':')[2][:12]}"
 
 
 def _runs(entry: ModelEntry, running: Plan | None) -> bool:

@@ -45,6 +45,8 @@ class RouteEntry:
     stages: tuple[StageRoute, ...] = ()
     """Of a split model, in order; `lane` is then that of the first."""
     split: str = ""
+    name: str = ""
+    """What the lane calls the model: its own name, or one with the file's digest where another version was there."""
 
     def modelled_energy_j(self, execute_s: float) -> float | None:
         """Switching energy of the model plus static power over the time it really took; None where unknown."""

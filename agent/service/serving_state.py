@@ -191,7 +191,7 @@ class ServingState:
                     min(ramp * share for ramp, share in zip(ramps, shares, strict=True)) / best_share, min(shares),
                     candidate.predicted_s, candidate.dynamic_j, candidate.static_w,
                     tuple(StageRoute(s, lane) for s, lane in zip(candidate.stages, lanes, strict=False)),
-                    candidate.split,
+                    candidate.split, candidate.load.model,
                 )
             )  # fmt: skip
         return ModelRoutes(self._metadata(model, any(r.usable for r in routes)), tuple(routes), hopeful)

@@ -227,6 +227,22 @@ def test_a_permit_that_is_not_renewed_lapses(rig: Rig, models: Models) -> None:
         rig.run(lane, {"x": ramp()})
 
 
+def test_calls_that_were_accepted_before_an_unload_are_answered(rig: Rig, models: Models) -> None:
+    lane = rig.lane()
+    rig.load(lane, models.add_one, "one")
+    rig.load(lane, models.add_two, "two")
+
+    calls = [rig.submit(lane, {"x": ramp()}, "one") for _ in range(40)]
+    gone = lane.unload("one")
+
+    for call in calls:
+        assert np.array_equal(call.result(PATIENCE_S).outputs["y"], ramp() + 1)
+    assert gone.result(PATIENCE_S) is None
+    with pytest.raises(Overloaded):
+        rig.submit(lane, {"x": ramp()}, "one")
+    assert np.array_equal(rig.run(lane, {"x": ramp()}, "two").outputs["y"], ramp() + 2)
+
+
 def test_models_are_loaded_beside_each_other_and_unloaded_alone(rig: Rig, models: Models) -> None:
     lane = rig.lane()
     rig.load(lane, models.add_one, "one")

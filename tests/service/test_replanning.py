@@ -16,12 +16,13 @@ from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.board import Board
 from agent.service.plan import Candidate, ModelPlan, Plan
-from agent.service.planner import Planner, ordered
+from agent.service.planner import Planner, lane_name, ordered
 from agent.service.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
 from agent.service.serving_state import InForce
 from agent.service.stage_planner import StagePlanner
 from agent.service.status_view import planned
 from agent.service.supervisor import PlanEvent
+from tests.fakes import load_spec
 from tests.placement.test_costing import board, load, quantity, stage, unit
 from tests.service.world import POLICY, World, plan_of
 
@@ -323,3 +324,14 @@ def test_but_it_waits_where_the_model_would_be_without_a_home():
     assert world.supervisor.in_force.digest == "d1"
     assert world.supervisor.wanted.digest == "d2"
     assert world.infer().result(0).placement == "cpu"
+
+
+def test_another_file_under_a_models_name_is_loaded_beside_the_old_one():
+    before = ModelPlan("m", "1", "sha256:aaaa", None, (Candidate("cpu", load_spec("m"), 0.01, 0.05, 2.0),))
+    assert lane_name("m", "sha256:aaaa", None) == "m"
+    assert lane_name("m", "sha256:aaaa", before) == "m"
+    other = lane_name("m", "sha256:bbbbbbbbbbbbbbbb", before)
+    assert other == "m@bbbbbbbbbbbb"
+    after = ModelPlan("m", "1", "sha256:bbbbbbbbbbbbbbbb", None, (Candidate("cpu", load_spec(other), 0.01, 0.05, 2.0),))
+    assert lane_name("m", "sha256:bbbbbbbbbbbbbbbb", after) == other
+    assert lane_name("m", "sha256:aaaa", after) == "m@aaaa"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.ports import Reading
@@ -279,3 +281,21 @@ def test_a_lane_without_a_model_starts_once_the_others_serve_theirs():
 
 def _slow_to_load(lane, generation):
     lane.hold_loads = lane.spec.accelerator == "gpu0"
+
+
+def test_a_version_is_swapped_without_a_moment_in_which_none_serves():
+    world = World({"m": ["cpu"]})
+    cpu = world.lane("cpu")
+    cpu.hold_loads = True
+    new = plan_of({"m": ["cpu"]}, "d2")
+    candidate = new.models[0].candidates[0]
+    renamed = replace(candidate, load=replace(candidate.load, model="m@2"))
+    model = replace(new.models[0], digest="other", candidates=(renamed,))
+    world.supervisor.post(PlanEvent(InForce(POLICY, "d2", replace(new, models=(model,))), "a new file"))
+    world.tick(1.0)
+    assert world.infer().result(0).policy_digest == "d1"
+    cpu.release_loads()
+    world.tick(0.3)
+    assert world.infer().result(0).policy_digest == "d2"
+    assert cpu.unloaded == ["m"]
+    assert world.snapshot.models[0].placement == "cpu"
