@@ -1,9 +1,8 @@
 """Load that knows what is right: threads that ask over HTTP, compare every answer with onnxruntime's own, and count.
 
-    python benchmarks/checking_client.py URL MODEL PATH [--clients N] [--pause-s S]
-
-Runs until its standard input ends, then prints one JSON line. A request is lost when no 200 came for it, wrong when a
-number differs, duplicated when an answer carries another request's id or bytes follow the answer it belongs to.
+Started by the benchmarks that need it: `main` takes URL MODEL PATH [--clients N] [--pause-s S], runs until its standard
+input ends, then prints one JSON line. A request is lost when no 200 came for it, wrong when a number differs,
+duplicated when an answer carries another request's id or bytes follow the answer it belongs to.
 """
 
 from __future__ import annotations
@@ -151,7 +150,3 @@ def main() -> None:
     quantiles = {f"p{q}_ms": float(np.quantile(times, q / 100)) * 1e3 for q in (50, 99, 100)}
     problems = [p for c in clients for p in c.problems][:10]
     print(json.dumps({**found, **quantiles, "digests": digests, "problems": problems}))
-
-
-if __name__ == "__main__":
-    main()

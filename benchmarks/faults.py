@@ -41,6 +41,7 @@ from agent.service.app import App
 from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper
 from agent.storage import share, yaml_files
 
+HERE = Path(__file__).resolve().parent
 SIMULATED = {"npu0": "jetson-orin-nano-super/gpu", "npu1": "jetson-orin-nano-super/gpu"}
 BACK_S = 5.0
 PATIENCE_S = 20.0
@@ -252,8 +253,10 @@ def run(folder: Path, count: int, seed: int) -> dict[str, object]:
     client = None
     try:
         wait_ready(app)
-        command = [sys.executable, str(Path(__file__).with_name("checking_client.py")), app.http.url, "magika"]
-        client = subprocess.Popen([*command, str(magika())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", "import checking_client; checking_client.main()", app.http.url, "magika"]
+        client = subprocess.Popen(
+            [*command, str(magika())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
+        )
         assert client.stdout is not None
         client.stdout.readline()
         time.sleep(2.0)

@@ -30,6 +30,7 @@ from agent.cli.client import AgentClient
 from agent.errors import ConfigError
 from agent.storage import share, yaml_files
 
+HERE = Path(__file__).resolve().parent
 BROKEN = ("name: Balanced\n", "thermal: [\n", "standby: sometimes\n", "\tname: x\n", "recovery: {}\n")
 SETTLE_S = 5.0
 
@@ -83,7 +84,7 @@ def start_agent(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     (folder / "agent.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(folder / "agent.yaml")]
     with (folder / "agent.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=Path(__file__).parents[1])
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=HERE.parent)
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], 120.0)
     line = process.stdout.readline().decode() if ready else ""
@@ -126,8 +127,8 @@ def run(folder: Path, seconds: float, per_second: float) -> dict[str, Any]:
     editor = Editor(folder / "policy.yaml", per_second)
     editor.write(broken=False)
     process, url = start_agent(folder)
-    command = [sys.executable, str(Path(__file__).with_name("checking_client.py")), url, "magika", str(magika())]
-    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", "import checking_client; checking_client.main()", url, "magika", str(magika())]
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE)
     try:
         assert client.stdout is not None
         client.stdout.readline()

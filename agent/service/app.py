@@ -135,7 +135,7 @@ class App:
             lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
         )  # fmt: skip
         self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
-        self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane)
+        self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell)
         self.supervisor.after_tick = self._after_tick
         self.decoders = Decoders(
             model_store.language_models(settings), self.board, self._lanes.decoder, self._clock,

@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from agent.control.degradation import degradation
 from agent.schema.policy import Recovery
 from agent.service.canaries import Canaries, Finding
 from agent.service.dispatcher import Dispatcher
@@ -33,7 +34,11 @@ class LaneWatch:
     def __init__(
         self, canaries: Canaries, keepers: Mapping[str, LaneKeeper], dispatcher: Dispatcher,
         restart: Callable[[str, str], None],
+        tell: Callable[[str, str | None, str, str], None] = lambda *_: None,
     ) -> None:  # fmt: skip
+        """`tell(type, cause, consequence, mend)` shows a condition, cause None clears it."""
+        self._tell = tell
+        self._degraded: dict[str, str] = {}
         self._canaries = canaries
         self._keepers = keepers
         self._dispatcher = dispatcher
@@ -71,6 +76,36 @@ class LaneWatch:
             if due and keeper.health.phase == "ready":
                 self._asked_s[name] = now_s
                 self._ask(keeper)
+
+        self._degradations()
+
+    def _degradations(self) -> None:
+        """Show what the absence of lanes costs each model, and whether that is within the bound."""
+        for model in {name for keeper in self._keepers.values() for name in keeper.models}:
+            kept = {k.name: s for k in self._keepers.values() if (s := self._time_s(k, model)) is not None}
+            serving = [k.name for k in self._keepers.values() if k.health.phase == "ready" and k.verdict.permit]
+            found, kind = degradation(kept, serving), f"degraded:{model}"
+            if found is None:
+                if self._degraded.pop(kind, None) is not None:
+                    self._tell(kind, None, "", "")
+                continue
+            cause = f"{found.healthy} of {found.total} accelerators serve it"
+            if self._degraded.get(kind) != cause:
+                self._degraded[kind] = cause
+                within = "within" if found.holds else "above, because faster ones are away,"
+                consequence = (
+                    f"at full load a request takes {found.factor:.2g} times as long (modelled), "
+                    f"{within} the bound of {found.bound:.2g}"
+                )
+                self._tell(kind, cause, consequence, "lanes return by themselves; see the lane's own condition")
+
+    @staticmethod
+    def _time_s(keeper: LaneKeeper, model: str) -> float | None:
+        entry = keeper.models.get(model)
+        if entry is None or entry.state == "refused":
+            return None
+        time_s = entry.candidate.predicted_s
+        return time_s if time_s is not None and time_s > 0 else None
 
     def _ask(self, keeper: LaneKeeper) -> None:
         lane = keeper.lane

@@ -229,3 +229,17 @@ def test_a_request_too_large_for_every_lane_is_refused_as_overload_in_the_runtim
     answer = bed.infer()
     bed.tick(1.0)
     assert (answer.exception().status, answer.exception().message) == (503, "m: out of memory while running")
+
+
+def test_a_lost_lane_shows_what_it_costs_and_whether_that_is_within_the_bound():
+    bed = Bed()
+    told = []
+    bed.watch._tell = lambda *what: told.append(what)
+    bed.lane("gpu0").die()
+    bed.tick(0.2)
+    ((kind, cause, consequence, mend),) = told
+    assert (kind, cause) == ("degraded:m", "1 of 2 accelerators serve it")
+    assert "takes 2 times as long (modelled), within the bound of 2" in consequence
+    assert mend
+    bed.tick(5.0)
+    assert told[-1] == ("degraded:m", None, "", "")
