@@ -251,6 +251,26 @@ def test_cost_tables_that_are_a_pipe_are_refused(tmp_path, capsys):
     assert "no regular file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["plan", "explain"])
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"latency": np.full((12, 2), np.nan)}, 78, "latency[0, 0] is nan"),
+        ({"energy": np.zeros((12, 1))}, 78, "energy: shape (12, 1)"),
+        ({"latency": np.full((12, 2), None)}, 78, "holds pickled objects"),
+        ({"capacity": np.zeros(2)}, 1, "bytes more there would do"),
+    ],
+)
+def test_what_is_wrong_with_tables_is_one_json_object_too(tmp_path, capsys, command, changed, code, words):
+    np.savez(tmp_path / "p.npz", **{**dict(np.load(TABLES)), **changed})
+    assert run([command, "--problem", str(tmp_path / "p.npz"), "--json"]) == code
+    printed = capsys.readouterr()
+    told = json.loads(printed.err)
+    assert words in told["error"]
+    assert told["code"] == {78: "config", 1: "infeasible"}[code]
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
 @pytest.mark.parametrize("limit", ["inf", "nan"])
 @pytest.mark.parametrize("option", ["--deadline-ms", "--power-cap-w"])
 def test_a_limit_that_is_no_finite_number_is_refused(option, limit, capsys):
