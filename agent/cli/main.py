@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
     "top": ("agent.cli.top:top_command", "Watch the running agent live in the terminal."),
     "diag": ("agent.cli.diag:diag_command", "Pack what helps to find a fault, without secrets."),
-    "fleet": ("agent.cli.fleet:fleet_command", "Keys and signatures for the boards of a fleet."),
+    "fleet": ("agent.cli.fleet:fleet_command", "Keys, controller, boards and rollouts of a fleet."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),
 }
 """Name → (module:attribute, one line for --help)."""
