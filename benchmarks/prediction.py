@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from prediction_models import Case, generated, installed
+from prediction_models import Case, fresh, generated, installed
 
 from agent.backends.lane import ProcessLane
 from agent.errors import QeilError
@@ -69,6 +69,7 @@ class Result:
     predicted_s: float
     measured_s: float
     drift: float
+    fresh: bool = False
 
     @property
     def error(self) -> float:
@@ -147,7 +148,9 @@ class Bench:
         finally:
             lane.stop(2.0)
         return [
-            Result(item.case.name, item.runtime.provider, threads, item.predicted_s, *min(rounds[index]))
+            Result(
+                item.case.name, item.runtime.provider, threads, item.predicted_s, *min(rounds[index]), item.case.fresh
+            )
             for index, item in enumerate(mine)
             if rounds.get(index)
         ]
@@ -212,11 +215,12 @@ def table(rows: Sequence[Result]) -> str:
         "| model | runtime | threads | predicted ms | measured ms | error | drift |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    lines += [
-        f"| {r.model} | {r.provider.removesuffix('ExecutionProvider')} | {r.threads} | {r.predicted_s * 1e3:.3f} | "
-        f"{r.measured_s * 1e3:.3f} | {r.error:+.0%} | {r.drift:+.0%} |"
-        for r in rows
-    ]
+    for r in rows:
+        name = f"{r.model}{'*' if r.fresh else ''} | {r.provider.removesuffix('ExecutionProvider')}"
+        lines.append(
+            f"| {name} | {r.threads} | {r.predicted_s * 1e3:.3f} | {r.measured_s * 1e3:.3f} | {r.error:+.0%} | "
+            f"{r.drift:+.0%} |"
+        )
     return "\n".join(lines)
 
 
@@ -243,9 +247,9 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="qeil-prediction-") as name:
         folder = Path(name)
-        cases = installed() + (generated(folder) if not given.quick else [])
+        cases = installed() + (generated(folder) + fresh() if not given.quick else [])
         predictions = predict(board, calibration.apply(board.profile, result), cases)
-        bench = Bench(folder, 0.15 if given.quick else 0.5)
+        bench = Bench(folder, 0.1 if given.quick else 0.25)
         results: list[Result] = []
         for accelerator in board.profile.accelerators:
             mine = [p for p in predictions if p.accelerator.name == accelerator.name]
@@ -256,6 +260,10 @@ def main() -> int:
     took_s = time.monotonic() - started
     print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
           f"{WORST_LIMIT:.0%}); calibration {calibrated_s:.0f} s, all {took_s:.0f} s")  # fmt: skip
+    new = [abs(r.error) for r in results if r.fresh]
+    if new:
+        print(f"* {len(new)} cases of models not seen before: median error {statistics.median(new):.1%}, worst "
+              f"{max(new):.1%}")  # fmt: skip
     if given.json:
         rows = [{**asdict(r), "error": r.error} for r in results]
         document = {"median_error": median, "worst_error": worst, "cases": rows,

