@@ -107,7 +107,7 @@ def photographs(count: int, seed: int) -> Array:
     return np.stack(made)
 
 
-def attacks(classifier: Any) -> dict[str, Any]:
+def attacks(classifier: Any, network: Any) -> dict[str, Any]:
     from art.attacks.evasion import (  # noqa: PLC0415 - installed on first use
         FastGradientMethod,
         HopSkipJump,
@@ -123,7 +123,7 @@ def attacks(classifier: Any) -> dict[str, Any]:
         "PGD, eps 16/255, 8 steps": ProjectedGradientDescent(
             guessed, eps=16 / 255, eps_step=4 / 255, max_iter=8, batch_size=1, verbose=False
         ),
-        "Square, eps 16/255": SquareAttack(classifier, eps=16 / 255, max_iter=150, nb_restarts=1, verbose=False),
+        "Square, eps 16/255": SquareAttack(network, eps=16 / 255, max_iter=150, nb_restarts=1, verbose=False),
         "HopSkipJump, L2": HopSkipJump(
             classifier, max_iter=4, max_eval=150, init_eval=10, init_size=50, batch_size=8, verbose=False
         ),
@@ -131,7 +131,10 @@ def attacks(classifier: Any) -> dict[str, Any]:
 
 
 def pictures(count: int) -> dict[str, Any]:
-    from art.estimators.classification import BlackBoxClassifier  # noqa: PLC0415 - installed on first use
+    from art.estimators.classification import (  # noqa: PLC0415 - installed on first use
+        BlackBoxClassifier,
+        BlackBoxClassifierNeuralNetwork,
+    )
 
     network = Network()
     honest = photographs(10 * count, 1)
@@ -148,10 +151,13 @@ def pictures(count: int) -> dict[str, Any]:
         squeeze.squeezed({"x": tensor})
     squeeze_s = (time.perf_counter() - begun_s) / 10
     classifier = BlackBoxClassifier(network.predict, (SIDE, SIDE, 3), 2, clip_values=(0.0, 1.0))
+    same = BlackBoxClassifierNeuralNetwork(
+        network.predict, (SIDE, SIDE, 3), 2, channels_first=False, clip_values=(0.0, 1.0)
+    )
     targets = photographs(count, 2)
     before = network.predict(targets).argmax(axis=1)
     rows: dict[str, Any] = {}
-    for name, attack in attacks(classifier).items():
+    for name, attack in attacks(classifier, same).items():
         network.runs = 0
         changed = np.clip(attack.generate(targets).astype(np.float32), 0.0, 1.0)
         queries = network.runs
