@@ -32,7 +32,7 @@ class Job:
 
 @dataclass
 class Usage:
-    """What a job took. `steps` counts each decode step by the job's share of its rows."""
+    """What a job took, seconds by the engine's clock. `steps` counts decode steps by the job's share of their rows."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

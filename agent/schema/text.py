@@ -52,7 +52,10 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class TextUsage:
-    """What texts took. `compute_s`: time of the accelerator, that of shared steps in shares. None: unknown."""
+    """What texts took. None: unknown.
+
+    compute_s: seconds of the process's cores over its threads, those of shared steps in shares; waiting is not in it.
+    """
 
     prompt_tokens: int
     cached_tokens: int

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.backends.decoder_lane import LaneUsage
-from agent.errors import QeilError
+from agent.errors import PlacementError
 from agent.placement.candidates import candidates
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
@@ -33,21 +33,17 @@ class DecoderPower:
         return self.prefill_w * usage.prefill_s + self.decode_w * usage.decode_s
 
 
-def modelled_power(graph: Path, profile: DeviceProfile, policy: Policy, accelerator: str) -> DecoderPower | None:
-    """Power of both phases on one accelerator; None where a coefficient or the graph is unknown to the model.
+def modelled_power(graph: Path, profile: DeviceProfile, policy: Policy, accelerator: str) -> DecoderPower:
+    """Power of both phases on one accelerator. The graph is read in a process of its own.
 
-    The graph is read in a process of its own.
+    Raises ModelLoadFailed where the graph cannot be read, PlacementError where a coefficient is unknown.
     """
     watts: dict[str, float] = {}
-    try:
-        workloads = inspect_in_child(graph, "onnx", {"past": TYPICAL_CONTEXT}, INSPECT_TIMEOUT_S)
-        for workload in workloads:
-            found, _ = candidates(workload, profile, policy)
-            cost = next((c.cost for c in found if c.accelerator.name == accelerator), None)
-            if cost is not None and cost.switching_j is not None and cost.static_w is not None and cost.time_s > 0:
-                watts[workload.phase] = cost.static_w + cost.switching_j / cost.time_s
-    except QeilError:
-        return None
+    for workload in inspect_in_child(graph, "onnx", {"past": TYPICAL_CONTEXT}, INSPECT_TIMEOUT_S):
+        found, _ = candidates(workload, profile, policy)
+        cost = next((c.cost for c in found if c.accelerator.name == accelerator), None)
+        if cost is not None and cost.switching_j is not None and cost.static_w is not None and cost.time_s > 0:
+            watts[workload.phase] = cost.static_w + cost.switching_j / cost.time_s
     if "prefill" not in watts or "decode" not in watts:
-        return None
+        raise PlacementError(f"the profile knows no power of {accelerator} for both phases of {graph.parent.name}")
     return DecoderPower(watts["prefill"], watts["decode"])

@@ -111,10 +111,11 @@ class DecoderProcess:
         before_bytes, started_s = rss_bytes(), time.monotonic()
         try:
             folder = open_folder(Path(header["folder"]))
-            session = DecoderSession(folder, threads=header["threads"], mode=header["mode"])
+            threads: int = header["threads"]
+            session = DecoderSession(folder, threads=threads, mode=header["mode"])
             self._engine = Engine(
                 session, rows=header["rows"], context=header["context"], max_waiting=header["max_waiting"],
-                prefix_bytes=header["prefix_bytes"],
+                prefix_bytes=header["prefix_bytes"], clock=lambda: time.process_time() / threads,
             )  # fmt: skip
             self._engine.add(Job(0, Prompt((0,), 2), (0,)))
             while not self._engine.idle:

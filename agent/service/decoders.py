@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
+import structlog
+
 from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import admission
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilError
@@ -27,6 +29,7 @@ from agent.service.text_stream import TextStream
 
 PROGRAM = "agent.service.decoder_process"
 _RECENT = 256
+_log = structlog.get_logger("decoders")
 TURN_S_PER_BYTE = 3e-8
 """Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
 positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
@@ -144,7 +147,10 @@ class Decoders:
         served.keeper.start(self._clock.monotonic_s())
 
         def model_power() -> None:
-            served.power = modelled_power(graph, self._board.profile, policy, accelerator)
+            try:
+                served.power = modelled_power(graph, self._board.profile, policy, accelerator)
+            except QeilError as error:
+                _log.warning("joules unknown", model=entry.name, cause=error.message)
 
         threading.Thread(target=model_power, name="decoder-power", daemon=True).start()
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from agent.backends.decoder_lane import LaneUsage
 from agent.control.thermal_governor import Level, ThermalVerdict
-from agent.errors import BadInput, NotFound, Overloaded
+from agent.errors import BadInput, NotFound, Overloaded, PlacementError
 from agent.schema.settings import DecoderOptions, ModelEntry
 from agent.schema.text import TextDone, TextPiece, TextRequest
 from agent.service import decoders as module
@@ -30,8 +31,13 @@ class World:
 
     def __init__(self, tmp_path, monkeypatch, *, free_bytes=8_000_000_000, entries=None, power=True):
         self.clock, self.lanes, self.refuse_start, self.mode = FakeClock(), [], False, "ready"
-        watts = DecoderPower(10.0, 5.0) if power else None
-        monkeypatch.setattr(module, "modelled_power", lambda *_: watts)
+
+        def watts(*_):
+            if not power:
+                raise PlacementError("no coefficient")
+            return DecoderPower(10.0, 5.0)
+
+        monkeypatch.setattr(module, "modelled_power", watts)
         folder = tmp_path / "m"
         folder.mkdir()
         (folder / "genai_config.json").write_text(GENAI)
@@ -51,6 +57,9 @@ class World:
 
     def ready(self):
         self.decoders.start()
+        for thread in threading.enumerate():
+            if thread.name == "decoder-power":
+                thread.join()
         self.lanes[0].loading.set_result(REPORT)
         self.tick()
         return self
