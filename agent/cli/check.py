@@ -49,6 +49,10 @@ def check_file(path: Path) -> list[Problem]:
             from agent.simulation import references
 
             return list(references.problems(path))
+        if kind == "board-scenario":
+            from agent.simulation import board_document
+
+            return list(board_document.problems(path))
         yaml_files.validate(document, yaml_files.SCHEMAS[kind], str(path))
         if kind == "settings":
             return check_settings.named_problems(path, document)

@@ -100,7 +100,7 @@ def _follow(
 def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float) -> str:
     off_c = value_c - expected_c
     reach_c = BACK_C if known.doubt else JUMP_C
-    if abs(off_c) > reach_c and known.network.samples > 0:
+    if abs(off_c) > reach_c and known.network.samples >= LEARNING_SAMPLES:
         return f"reads {value_c:.1f} °C where the model has {expected_c:.1f} °C"
     if abs(due_k) > FROZEN_C:
         return f"stuck at {value_c:.1f} °C while the power moved it by {due_k:+.1f} °C"

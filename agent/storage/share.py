@@ -14,7 +14,7 @@ OWNER_DIR = Path("/etc/qeil")
 SYSTEM_DIR = Path("/usr/share/qeil")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-Collection = Literal["policies", "device_profiles", "scenarios"]
+Collection = Literal["policies", "device_profiles", "scenarios", "scenarios/boards"]
 
 
 def roots() -> tuple[Path, ...]:
@@ -47,6 +47,11 @@ def find_profile(name_or_path: str, places: Sequence[Path] | None = None) -> Pat
 def find_scenario(name_or_path: str, places: Sequence[Path] | None = None) -> Path:
     """File of a scenario. Raises ConfigError for an unknown name, with the closest one."""
     return _find("scenarios", "scenario", name_or_path, places)
+
+
+def find_simulated_board(name_or_path: str, places: Sequence[Path] | None = None) -> Path:
+    """File of a simulated board. Raises ConfigError for an unknown name, with the closest one."""
+    return _find("scenarios/boards", "simulated board", name_or_path, places)
 
 
 def list_profiles(places: Sequence[Path] | None = None) -> dict[str, Path]:

@@ -12,17 +12,20 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import ValidationError
 
 from agent.schema.base import FileModel
+from agent.schema.board_scenario import BoardScenario
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import Scenario
 from agent.schema.settings import Settings
+from agent.schema.simulated_board import SimulatedBoard
 from agent.storage import environment, schema_problems, yaml_text
 from agent.storage.problem import Problem, config_error
 from agent.storage.yaml_text import Document, KeyPath
 
-Kind = Literal["settings", "policy", "board", "scenario"]
+Kind = Literal["settings", "policy", "board", "scenario", "board-scenario", "simulated-board"]
 SCHEMAS: dict[Kind, type[FileModel]] = {
-    "settings": Settings, "policy": Policy, "board": DeviceProfile, "scenario": Scenario
+    "settings": Settings, "policy": Policy, "board": DeviceProfile, "scenario": Scenario,
+    "board-scenario": BoardScenario, "simulated-board": SimulatedBoard,
 }  # fmt: skip
 """What a file can be."""
 
@@ -31,6 +34,8 @@ _HINTS: dict[Kind, set[str]] = {
     "policy": {"policy", "policies"},
     "board": {"profile", "board", "device_profiles"},
     "scenario": {"scenario", "scenarios"},
+    "board-scenario": set(),
+    "simulated-board": {"boards"},
 }
 """Names of files and folders that tell what is in them."""
 
@@ -105,6 +110,11 @@ def load_profile(path: Path) -> DeviceProfile:
 def load_scenario(path: Path) -> Scenario:
     """A scenario. Raises ConfigError with every problem found."""
     return validate(read_document(path), Scenario, str(path))
+
+
+def load_simulated_board(path: Path) -> SimulatedBoard:
+    """A simulated board. Raises ConfigError with every problem found."""
+    return validate(read_document(path), SimulatedBoard, str(path))
 
 
 def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
