@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("agent.cli.generate:generate_command", "Write text with a decoder folder."),
     "status": ("agent.cli.status:status_command", "Show what the running agent is doing."),
     "top": ("agent.cli.top:top_command", "Watch the running agent live in the terminal."),
+    "report": ("agent.cli.report:report_command", "Write a period of telemetry as an HTML page with plots."),
     "diag": ("agent.cli.diag:diag_command", "Pack what helps to find a fault, without secrets."),
     "fleet": ("agent.cli.fleet:fleet_command", "Keys, controller, boards and rollouts of a fleet."),
     "demo": ("agent.cli.demo:demo_command", "The whole product on this machine in a few minutes."),
