@@ -272,8 +272,8 @@ class ProcessLane:
                     self._answered(packet, fd)
                 else:
                     self._told(channel, parse(packet))
-                if not self._queue.sent:
-                    return  # nothing can have followed it, so it need not be looked for
+                if not self._queue.sent or self._cause is not None:
+                    return  # nothing can have followed it, or whoever took the answer has ended the lane
         except BlockingIOError:
             return
         except Closed:

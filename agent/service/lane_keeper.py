@@ -7,6 +7,7 @@ that news of a dead lane never touches its successor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -129,8 +130,14 @@ class LaneKeeper:
 
     def remove(self, model: str) -> None:
         """Forget a model."""
-        if self.models.pop(model, None) is not None and self.lane is not None and self.lane.alive():
-            self.lane.unload(model)
+        if self.models.pop(model, None) is not None:
+            self.unload(model)
+
+    def unload(self, model: str) -> None:
+        """Have the process forget a model. A lane that dies at this moment, or does not read, forgets it by its end."""
+        if self.lane is not None and self.lane.alive():
+            with suppress(QeilError):
+                self.lane.unload(model)
 
     def _load(self, model: LoadedModel, limits: Recovery) -> None:
         assert self.lane is not None  # noqa: S101  (callers checked)

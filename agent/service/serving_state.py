@@ -124,8 +124,7 @@ class ServingState:
         verdict = fallback.judge(assignment, policy.fallback)
         if verdict.outcome == "refuse":
             entry.state, entry.reason = "refused", verdict.sentence
-            if keeper.lane is not None:
-                keeper.lane.unload(model)
+            keeper.unload(model)
         else:
             entry.state, entry.report = "ready", report
             entry.reason = verdict.sentence if verdict.outcome == "warn" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.errors import BackendError, InferenceFailed, LaneOutOfMemory
+from agent.errors import BackendError, InferenceFailed, LaneDied, LaneOutOfMemory
 from agent.ports import LaneReply
 from agent.service.canaries import Canaries
 from agent.service.held_answers import Held, HeldAnswers
@@ -243,3 +243,15 @@ def test_a_lost_lane_shows_what_it_costs_and_whether_that_is_within_the_bound():
     assert mend
     bed.tick(5.0)
     assert told[-1] == ("degraded:m", None, "", "")
+
+
+def test_a_lane_that_dies_while_a_model_is_taken_from_it_does_not_end_the_supervisor():
+    bed = Bed()
+    lane = bed.lane("gpu0")
+
+    def gone(model):
+        raise LaneDied("gpu0: its process is gone")
+
+    lane.unload = gone
+    bed.keepers["gpu0"].remove("m")
+    assert "m" not in bed.keepers["gpu0"].models
