@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 860, 220
 LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 26
+MOST_EVENTS = 200
+_HIDDEN = frozenset({"ts", "mono", "tq", "event"})
 GAP_WINDOWS = 3.0
 """A line is broken where more than so many windows are missing."""
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "5 5")
@@ -49,7 +51,8 @@ def page(board: str, windows: Sequence[Mapping[str, Any]], events: Sequence[Mapp
         f"<title>{escape(board)}: {_stamp(begin)}</title><style>{STYLE}</style></head><body><main>"
         f"<h1>{escape(board)}, {_stamp(begin)} to {_stamp(end)}</h1>"
         f'<p class="dim">{len(windows)} telemetry windows, {len(events)} events; times are UTC. '
-        f"Temperatures and watts are readings of sensors (or of a simulated accelerator); joules are what their provenance says.</p>"
+        "Temperatures and watts are readings of sensors (or of a simulated accelerator); joules are what their "
+        "provenance says.</p>"
         f"<h2>Models</h2>{_models(windows)}{plots}<h2>Events</h2>{_events(events)}</main></body></html>\n"
     )
 
@@ -106,13 +109,18 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _events(events: Sequence[Mapping[str, Any]]) -> str:
     if not events:
         return '<p class="dim">none</p>'
-    hidden = {"ts", "mono", "tq", "event"}
-    rows = [
-        [_stamp(e["ts"]), str(e["event"]).replace("_", " "),
-         ", ".join(f"{k} {v}" for k, v in e.items() if k not in hidden and isinstance(v, str | int | float))]
-        for e in events
-    ]  # fmt: skip
-    return _table(["when", "what", "details"], rows)
+    rows: list[tuple[str, str, str, int]] = []
+    for e in events:
+        what = str(e["event"]).replace("_", " ")
+        details = ", ".join(f"{k} {v}" for k, v in e.items() if k not in _HIDDEN and isinstance(v, str | int | float))
+        if rows and rows[-1][1:3] == (what, details):
+            rows[-1] = (*rows[-1][:3], rows[-1][3] + 1)
+        else:
+            rows.append((_stamp(e["ts"]), what, details, 1))
+    shown = [(when, what if times == 1 else f"{what} × {times}", details) for when, what, details, times in rows]
+    left = len(shown) - MOST_EVENTS
+    more = f'<p class="dim">and {left} earlier ones; --json has all</p>' if left > 0 else ""
+    return _table(["when", "what", "details"], shown[-MOST_EVENTS:]) + more
 
 
 def _plot(title: str, unit: str, series: Sequence[Series], begin: float, end: float, gap_s: float) -> str:

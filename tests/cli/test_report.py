@@ -84,6 +84,13 @@ def test_what_nothing_measures_is_said_and_not_drawn(board):
     assert 'Events</h2><p class="dim">none' in text
 
 
+def test_the_same_event_in_a_row_is_one_line_and_a_flood_is_cut():
+    same = [{"ts": WALL_S + n, "event": "lane_died", "accelerator": "npu0"} for n in range(5)]
+    assert "<td>lane died × 5</td>" in page("b", [window(0)], same)
+    flood = [{"ts": WALL_S + n, "event": "mode", "new": str(n)} for n in range(250)]
+    assert "and 50 earlier ones" in page("b", [window(0)], flood)
+
+
 def test_a_missing_stretch_breaks_the_line():
     text = page("b", [window(0), window(1), window(50)], [])
     line = re.search(r'aria-label="Temperature.*?class="line"[^>]* d="([^"]+)"', text, re.DOTALL).group(1)
