@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any, Final, Literal
 
 import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Of syslog(3)."""
 _TALKATIVE: Final = frozenset({"debug", "info"})
 
 
@@ -65,13 +68,28 @@ def level() -> Level | None:
     return found[0] if found else None
 
 
-def configure(level: Level, human: bool | None = None) -> None:
-    """Set up once at start. `human` None: by whether stderr is a terminal."""
+class _ForJournal:
+    """JSON behind the priority that journald reads off a line (sd-daemon(3)), so that `journalctl -p warning` works."""
+
+    def __init__(self) -> None:
+        self._render = structlog.processors.JSONRenderer()
+
+    def __call__(self, logger: object, method: str, event: structlog.typing.EventDict) -> str:
+        priority = _PRIORITIES.get(str(event.get("level")), 6)
+        return f"<{priority}>{self._render(logger, method, event)!s}"
+
+
+def configure(level: Level, human: bool | None = None, journal: bool | None = None) -> None:
+    """Set up once at start. None: by whether stderr is a terminal (`human`), or connected to the journal."""
     if human is None:
         human = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
-    )
+    if journal is None:
+        journal = "JOURNAL_STREAM" in os.environ
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if human:
+        renderer = structlog.dev.ConsoleRenderer()
+    elif journal:
+        renderer = _ForJournal()
     threshold = _Threshold(level)
     structlog.configure(
         processors=[

@@ -19,6 +19,18 @@ def test_an_event_is_one_json_line_with_level_and_time(capsys):
     logs.configure("warning")
 
 
+def test_the_journal_gets_the_priority_before_the_same_json(capsys):
+    logs.configure("info", human=False, journal=True)
+    log = structlog.get_logger("t")
+    log.info("mode")
+    log.warning("lane died")
+    log.error("supervisor died")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:3] for line in lines] == ["<6>", "<4>", "<3>"]
+    assert json.loads(lines[1][3:])["event"] == "lane died"
+    logs.configure("warning")
+
+
 def test_people_get_words(capsys):
     logs.configure("info", human=True)
     structlog.get_logger("t").warning("policy rejected", cause="x")
