@@ -113,6 +113,8 @@ class Stepping:
     """A step down whenever a zone is above its set point, a step up when it is below, as thermald does."""
 
     board: SimulatedBoard
+    hard_c: float
+    """The owner's own limit, where that is below the trip."""
     level: int = 0
     polled_s: float = float("-inf")
 
@@ -125,7 +127,7 @@ class Stepping:
         if seen.now_s - self.polled_s >= STEPPING_PERIOD_S:
             self.polled_s = seen.now_s
             over = [
-                z.temperature_c - (z.trip_c - STEPPING_BELOW_TRIP_C)
+                z.temperature_c - (min(self.hard_c, z.trip_c) - STEPPING_BELOW_TRIP_C)
                 for z in seen.zones
                 if z.temperature_c is not None and z.trip_c is not None
             ]
@@ -217,5 +219,5 @@ def make_governor(
     if kind == "thresholds":
         return Predictive(board, policy.thermal.model_copy(update={"forecast": None}), "run", knowledge)
     if kind == "stepping":
-        return Stepping(board)
+        return Stepping(board, policy.thermal.hard_c)
     return Ungoverned(board) if kind == "none" else Oracle(board, truth, policy.thermal.hard_c, horizon_s)
