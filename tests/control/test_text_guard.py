@@ -71,7 +71,9 @@ def test_runs_up_to_the_bound_and_blank_space_pass():
 
 
 def test_what_is_switched_off_does_not_count():
-    off = TextGuard(control="ignore", bidi="ignore", invisible="ignore", homoglyph="ignore", flood="ignore", repetition="ignore")
+    off = TextGuard(
+        control="ignore", bidi="ignore", invisible="ignore", homoglyph="ignore", flood="ignore", repetition="ignore"
+    )
     for text in ("ab\x00c", "\u202e", "a\u200bb", "раypal", "A" * 5000):
         assert text_guard.judge(text, off).action == "allow"
 
