@@ -112,8 +112,5 @@ def outward(need: float, digits: int = _DIGITS) -> float:
     if need == 0.0 or not math.isfinite(need):
         return need
     exponent = math.floor(math.log10(abs(need))) + 1 - digits
-    for more in (-1, 0, 1, 2):
-        rounded = float(f"{math.floor(need / 10.0**exponent) + more}e{exponent}")
-        if rounded >= need:
-            return rounded
-    return need
+    tried = (float(f"{math.floor(need / 10.0**exponent) + more}e{exponent}") for more in (-1, 0, 1, 2))
+    return next(rounded for rounded in tried if rounded >= need)

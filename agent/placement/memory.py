@@ -198,11 +198,8 @@ class _Case:
             rooms = start.copy()
             rooms[at] = low
             held = self._held(rooms)
-            if not held.allowed.any(axis=1).all():
-                continue
-            if name not in held.names:
-                if self._fit(held):
-                    return float(low - start[at])
+            # Where nothing is counted there, it holds the whole model, and so what is short is another domain.
+            if name not in held.names or not held.allowed.any(axis=1).all():
                 continue
             index = held.names.index(name)
             used, sure = least_used(_costless(held), index)
@@ -221,9 +218,8 @@ class _Case:
 
     def _fits(self, room: Floats) -> bool:
         held = self._held(room)
-        return bool(held.allowed.any(axis=1).all()) and self._fit(held)
-
-    def _fit(self, held: Held) -> bool:
+        if not held.allowed.any(axis=1).all():
+            return False
         found, sure = found_fit(_costless(held))
         self._proven &= sure
         return found

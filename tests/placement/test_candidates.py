@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
 from agent.errors import PlacementError
-from agent.placement.candidates import candidates, room_bytes, violates, whole_models
+from agent.placement.candidates import admit, candidates, check_left, room_bytes, violates, whole_models
 from agent.placement.state import State, meant
 from agent.placement.tables import make_tables
 from agent.schema.policy import Policy, Rule
@@ -96,6 +97,24 @@ def test_a_state_that_makes_no_sense_is_refused_by_name(state, words):
 def test_only_a_near_name_is_suggested():
     assert meant("npuu", ["gpu", "npu"]) == " (did you mean npu?)"
     assert meant("zzzz", ["gpu", "npu"]) == ""
+
+
+def test_a_candidate_whose_cap_cannot_be_kept_any_more_is_not_admitted():
+    profile = board(unit("gpu", power_cap_w=quantity(9.0)))
+    (found,), _ = candidates(load(), profile, POLICY)
+    hot = dataclasses.replace(found, cost=dataclasses.replace(found.cost, over_cap="its power cap is too low"))
+    assert admit([hot], profile, POLICY) == ([], [("gpu", "its power cap is too low")])
+
+
+def test_that_all_who_might_run_it_are_lost_is_said_once():
+    profile = board(unit("gpu"), unit("npu"), unit("tpu", runtimes=[]))
+    check_left(load(), profile, POLICY, State())
+    check_left(load(), profile, POLICY, State(lost=frozenset({"gpu"})))
+    with pytest.raises(PlacementError, match="to run m on: gpu and npu of b are lost; tpu: no runtime"):
+        check_left(load(), profile, POLICY, State(lost=frozenset({"gpu", "npu"})))
+    with pytest.raises(PlacementError, match="on: gpu of b is lost"):
+        check_left(load(), board(unit("gpu")), POLICY, State(lost=frozenset({"gpu"})))
+    check_left(load(), board(unit("gpu", runtimes=[])), POLICY, State(lost=frozenset({"gpu"})))
 
 
 # ------------------------------------------------------------------------------------------- memory

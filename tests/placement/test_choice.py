@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import PlacementError
-from agent.placement.capped import under_cap
+from agent.placement.capped import nearest_to_cap, under_cap
 from agent.placement.choice import mark, pool
 from agent.placement.limits import Constraints
 from agent.placement.problem import Problem
@@ -85,6 +85,13 @@ def test_the_cap_that_would_admit_one_is_the_least_power_there_is_where_memory_i
         mark(roomy, front, BALANCED, Constraints(power_cap_w=cap_w))
     assert raised.value.context["relaxed"] == pytest.approx(least_w, rel=2e-5)
     assert mark(roomy, front, BALANCED, Constraints(power_cap_w=raised.value.context["relaxed"]))
+
+
+def test_the_search_for_the_least_power_is_bounded(monkeypatch):
+    monkeypatch.setattr("agent.placement.capped._STEPS", 1)
+    problem = two(watts=(10.0, 6.0), seconds=(1.0, 2.0))
+    assert nearest_to_cap(problem, np.array([[0, 0]], dtype=np.int8), 1.0).tolist() == [[0, 0]]
+    assert nearest_to_cap(problem, np.zeros((0, 2), dtype=np.int8), 1.0).tolist() == []
 
 
 def test_what_is_chosen_among_holds_each_placement_once():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,3 +170,10 @@ def test_no_memory_helps_where_no_accelerator_is_left() -> None:
 def test_a_stage_without_weights_is_kept_out_by_its_arena() -> None:
     workload = model([0.0], [5e9])
     assert refusal(workload, machine(), POLICY, State(), both=False) is not None
+
+
+def test_tables_of_unknown_origin_leave_the_message_as_it_is() -> None:
+    made = replace(make_tables(model([5e9], [1e9]), machine(), POLICY), memory=None)
+    assert made.short() is None
+    with pytest.raises(PlacementError, match="bytes more there would do"):
+        search((Way(),), [made], Effort())
