@@ -25,6 +25,8 @@ from agent.storage.spans import Spans
 BATCH = 500
 """Messages in one transaction."""
 WAIT_S, RETRY_S, MAX_RETRY_S = 0.02, 0.5, 10.0
+HOLD_BACK_S = 5.0
+"""Longest time that the link's thread waits for room; far below what counts as a hang."""
 MAX_NAMED = 1000
 """Boards whose refusals are counted by name."""
 
@@ -40,7 +42,7 @@ class Sink(Protocol):
 
 
 class Consumer:
-    """One thread; `on_request` is called by the link's and never waits."""
+    """One thread; `on_request` is called by the link's, and waits only where the broker sends more than it may."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Consumer:
         self._send = send
         self._clock = clock
         self._on_told = on_told
-        self._inbox: queue.Queue[Inbound] = queue.Queue(receive_maximum + 1)
+        self._inbox: queue.Queue[Inbound] = queue.Queue(2 * receive_maximum)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
         self._unsent: dict[tuple[str, bytes], None] = {}
@@ -84,10 +86,10 @@ class Consumer:
         return self._thread.is_alive()
 
     def on_request(self, inbound: Inbound) -> None:
-        """Enqueue. There is room for all that the broker may send; a broker that sends more is not obeyed."""
+        """Enqueue. A broker that sends more than it may is held back by not reading on for a while."""
         try:
-            self._inbox.put_nowait(inbound)
-        except queue.Full:
+            self._inbox.put(inbound, timeout=HOLD_BACK_S)
+        except queue.Full:  # not acknowledged: it comes again with the next connection, rows by the board's resend
             self.counters["dropped"] += 1
 
     def _run(self) -> None:
