@@ -188,5 +188,5 @@ def test_an_agent_that_is_gone_is_said_to_be_gone(browser, tmp_path: Path):
         visitor.page.wait_for_selector("#link.good")
         process.stop()
         visitor.page.wait_for_selector("#link.warn")
-        visitor.page.wait_for_function("document.getElementById('link').innerText.includes('unreachable')")
+        visitor.page.wait_for_selector("#link:has-text('unreachable')")
         visitor.context.close()

@@ -82,7 +82,7 @@ async function body(model, how, placement) {
 async function example(model) {
   const metadata = await json(`v2/models/${encodeURIComponent(model)}`);
   const inputs = metadata.inputs.map((input) => ({ name: input.name, shape: closed(input.shape), datatype: input.datatype, data: [] }));
-  at("try-own").value = JSON.stringify({ inputs }, null, 1);
+  if (!at("try-own").value) at("try-own").value = JSON.stringify({ inputs }, null, 1);  // unless something was typed meanwhile
 }
 
 async function send() {
