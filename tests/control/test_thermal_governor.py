@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.thermal_governor import GovernorState, Level, ZoneInput, step
-from agent.schema.policy import ThermalLimits
+from agent.control.thermal_governor import GovernorState, Level, ZoneInput, hard_limit_c, step
+from agent.schema.policy import ThermalForecast, ThermalLimits
 
 LIMITS = ThermalLimits(soft_c=70, hard_c=85, hysteresis_c=5, min_dwell_s=10, stale_after_s=2, derate_share=0.5)
 
@@ -107,3 +107,12 @@ def test_at_or_above_the_hard_limit_no_permit_is_ever_given(temperatures):
             assert level is Level.HALT
         if t >= LIMITS.soft_c:
             assert level >= Level.DERATE
+
+
+def test_a_learnt_zone_keeps_the_smaller_margin_and_has_no_soft_limit():
+    limits = LIMITS.model_copy(update={"forecast": ThermalForecast(trip_margin_c=0.5)})
+    for forecast, rule, margin_c in ((True, limits, 0.5), (False, limits, 5.0), (True, LIMITS, 5.0)):
+        assert hard_limit_c(80.0, rule, forecast=forecast) == 80.0 - margin_c
+    assert hard_limit_c(None, limits, forecast=True) == 85.0
+    learnt = ZoneInput("z", 79.4, None, 0.0, True, (), 80.0, forecast=True)
+    assert step(GovernorState(), [learnt], ["a"], limits, "run", 0.0)[1]["a"].level is Level.NOMINAL
