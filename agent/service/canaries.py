@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from agent.control import canary
-from agent.errors import BackendError, InferenceFailed, LaneDied, PermitExpired, QeilError
+from agent.errors import BackendError, InferenceFailed, LaneDied, PermitExpired, QeilError, RequestError
 from agent.ports import Clock, Lane, LaneReply, LoadReport, LoadSpec, Tensor
 from agent.schema.device import Runtime
 
@@ -103,7 +103,8 @@ class Canaries:
 
     def _judged(self, question: _Question, model: str, done: Future[LaneReply]) -> Finding:
         error = None if done.cancelled() else done.exception()
-        if done.cancelled() or isinstance(error, LaneDied | PermitExpired):
+        if done.cancelled() or isinstance(error, LaneDied | PermitExpired | RequestError):
+            # A question that waited too long behind requests proves nothing; hangs are seen by their deadline.
             return Finding("gone", "the lane is gone" if error is None else str(error))
         if error is not None:
             return self._refused(question, model, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.errors import BackendError, InferenceFailed, LaneDied, LaneOutOfMemory
+from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied, LaneOutOfMemory
 from agent.ports import LaneReply
 from agent.service.canaries import Canaries
 from agent.service.held_answers import Held, HeldAnswers
@@ -255,3 +255,13 @@ def test_a_lane_that_dies_while_a_model_is_taken_from_it_does_not_end_the_superv
     lane.unload = gone
     bed.keepers["gpu0"].remove("m")
     assert "m" not in bed.keepers["gpu0"].models
+
+
+def test_a_question_that_waited_too_long_behind_requests_proves_nothing():
+    bed = Bed()
+    told = []
+    lane = bed.lane("gpu0")
+    lane.fail_with = DeadlineExceeded("no answer in time")
+    bed.canaries.ask("gpu0", lane, "m", told.append)
+    assert told[0].outcome == "gone"
+    assert lane.alive()
