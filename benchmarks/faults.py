@@ -38,7 +38,7 @@ from agent.control import fault_detector
 from agent.errors import LaneDied
 from agent.service import logs
 from agent.service.app import App
-from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper
+from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper
 from agent.storage import share, yaml_files
 
 HERE = Path(__file__).resolve().parent

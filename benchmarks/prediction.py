@@ -33,10 +33,11 @@ from agent.placement import costing
 from agent.ports import Lane, LaneSpec, LoadSpec
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
 from agent.schema.workload import Workload
-from agent.service import assembly, calibration
+from agent.service import assembly
 from agent.service.board import Board, make_board
-from agent.service.calibrate_run import calibrate
-from agent.service.calibration import Calibration
+from agent.service.calibration import calibration
+from agent.service.calibration.calibrate_run import calibrate
+from agent.service.calibration.calibration import Calibration
 from agent.service.clock import SystemClock
 from agent.workload.inspect import inspect_in_child
 from agent.workload.micro import MicroModel, write_in_child

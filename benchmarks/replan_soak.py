@@ -37,8 +37,8 @@ from agent.placement.state import State
 from agent.placement.warm import without
 from agent.schema.settings import ModelEntry
 from agent.service.board import make_board
-from agent.service.planner import Planner
-from agent.service.search_process import HereSearch, Search, SearchProcess
+from agent.service.planning.planner import Planner
+from agent.service.planning.search_process import HereSearch, Search, SearchProcess
 from agent.storage import share, yaml_files
 from benchmarks.placement_problems import Spec, generate
 

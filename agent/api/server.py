@@ -154,7 +154,7 @@ class _Running(uvicorn.Server):
     def _cancel_rest(self) -> None:
         """What uvicorn cancelled or left behind must end before its loop is closed."""
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr] # every protocol of ours has one
+            connection.transport.abort()
         rest = asyncio.all_tasks(self._loop)
         for task in rest:
             task.cancel()

@@ -174,7 +174,7 @@ class DecoderLane:
         return future
 
     def write(self, job: Mapping[str, Any], on_event: OnEvent) -> int:
-        """Begin a job (fields: see `agent.service.decoder_process`); its number. Raises LaneDied, Overloaded."""
+        """Begin a job (`agent.service.decoding.decoder_process` has its fields). Raises LaneDied, Overloaded."""
         with self._lock:
             self._numbers += 1
             number = self._numbers

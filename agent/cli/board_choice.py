@@ -17,7 +17,8 @@ def board_and_policy(profile: str | None, policy: str | None, config: Path | Non
     What is not given comes from the settings – the file, then QEIL_… variables – with their simulated accelerators, so
     that the answer is about the board that `qeil run` would use with them.
     """
-    from agent.service import assembly, calibration, configuration
+    from agent.service import assembly, configuration
+    from agent.service.calibration import calibration
     from agent.storage import share, yaml_files
 
     settings = configuration.load_settings(config, {}, dict(os.environ))

@@ -25,8 +25,9 @@ def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_
     from agent.cli.tables import print_table
     from agent.sensors.registry import build_sensors
     from agent.sensors.sysfs import SysfsReader
-    from agent.service import assembly, calibrate_run, calibration, configuration
+    from agent.service import assembly, configuration
     from agent.service.board import make_board
+    from agent.service.calibration import calibrate_run, calibration
     from agent.service.clock import SystemClock
 
     overrides = {} if profile is None else {"QEIL_PROFILE": profile}

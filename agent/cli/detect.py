@@ -23,8 +23,8 @@ PROBE_TIMEOUT_S = 60.0
 def detect_command(file: Path | None, as_json: bool) -> None:
     """Show accelerators, memory and sensors of this machine, matched with a shipped board where one fits."""
     from agent.backends.probe import probe_runtimes
+    from agent.service.calibration.profile_file import write_profile
     from agent.service.detection import detect
-    from agent.service.profile_file import write_profile
 
     detected = detect(Path("/"), probe_runtimes(PROBE_TIMEOUT_S))
     if file is not None:

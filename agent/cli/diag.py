@@ -20,7 +20,8 @@ def diag_command(config: Path | None, url: str, as_json: bool) -> None:
     """Pack status, settings, recent telemetry and facts of the machine into one tar.gz, without secrets."""
     from agent.cli.client import AgentClient
     from agent.errors import QeilError
-    from agent.service import configuration, diag
+    from agent.service import configuration
+    from agent.service.doctor import diag
 
     settings = configuration.load_settings(config, {}, dict(os.environ))
     try:

@@ -27,7 +27,7 @@ DEFAULT_CONFIG = Path("/etc/qeil/agent.yaml")
 def doctor_command(config: Path | None, canary: bool, as_json: bool) -> int:
     """Check clock, permissions, sensors, runtimes, disk, broker and certificates; exit code 1 if anything fails."""
     from agent.backends.probe import probe_runtimes
-    from agent.service.doctor import current_surroundings, examine
+    from agent.service.doctor.doctor import current_surroundings, examine
 
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG

@@ -25,7 +25,7 @@ def models_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="as JSON")
 def ls_command(config: Path | None, as_json: bool) -> None:
     """Models that an agent with these settings serves."""
-    from agent.service import model_store
+    from agent.service.serving import model_store
 
     entries = model_store.configured(_settings(config))
     if as_json:
@@ -42,8 +42,8 @@ def ls_command(config: Path | None, as_json: bool) -> None:
 def add_command(file: Path, name: str | None, config: Path | None) -> None:
     """Check FILE and copy it into the store; a running agent serves it after `load` or a restart."""
     from agent.llm.sizes import read_sizes
-    from agent.service import model_store
-    from agent.service.artifacts import open_artifact, workload_of
+    from agent.service.serving import model_store
+    from agent.service.serving.artifacts import open_artifact, workload_of
 
     if file.is_dir():
         sizes = read_sizes(file)
@@ -67,7 +67,7 @@ def add_command(file: Path, name: str | None, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="the whole workload as JSON")
 def inspect_command(file: Path, as_json: bool) -> None:
     """Operations, weights, shapes and stages of FILE, read from its graph."""
-    from agent.service.artifacts import open_artifact, workload_of
+    from agent.service.serving.artifacts import open_artifact, workload_of
 
     artifact = open_artifact(file)
     workload = workload_of(artifact, file.stem, None)

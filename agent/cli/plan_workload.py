@@ -76,7 +76,7 @@ def _of_entry(entry: CatalogueEntry, phase: Phase, both: bool, sizes: Sizes) -> 
 
 
 def _of_file(path: Path, wanted: Wanted, sizes: Sizes) -> tuple[Workload, ...]:
-    from agent.service.artifacts import INSPECT_TIMEOUT_S, open_artifact, workload_of
+    from agent.service.serving.artifacts import INSPECT_TIMEOUT_S, open_artifact, workload_of
     from agent.workload.inspect import inspect_in_child
 
     if sizes.precision is not None:

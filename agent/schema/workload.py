@@ -52,7 +52,9 @@ class Kernels(FileModel):
     count: int = Field(ge=1)
     flops: float = Field(ge=0)
     columns: int = Field(default=0, ge=0, description="output channels of a group, columns of a product; 0: not known")
-    inner: int = Field(default=0, ge=0, description="input channels of a group, or length of a product's sums; 0: not known")
+    inner: int = Field(
+        default=0, ge=0, description="input channels of a group, or length of a product's sums; 0: not known"
+    )
     weight_bytes: float = Field(default=0.0, ge=0, description="weights read, also where another kernel shares them")
     moved_bytes: float = Field(default=0.0, ge=0, description="activations and KV cache read plus written")
     fused_arithmetic: float = Field(default=0.0, ge=0, description="arithmetic with another activation, taken along")

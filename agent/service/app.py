@@ -26,34 +26,35 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.host import available_bytes
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
-from agent.service import assembly, model_store
-from agent.service.answering import Answering
+from agent.service import assembly
 from agent.service.board import HOST_RUNTIME, Board
-from agent.service.bundle_layer import BundleLayer
-from agent.service.canaries import Canaries
 from agent.service.clock import SystemClock
-from agent.service.decoders import Decoders
-from agent.service.dispatcher import Dispatcher
-from agent.service.held_answers import HeldAnswers
-from agent.service.inference import AgentInference
-from agent.service.input_screen import InputScreen
+from agent.service.decoding.answering import Answering
+from agent.service.decoding.decoders import Decoders
 from agent.service.insight import Insight
-from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
-from agent.service.lane_watch import LaneWatch
-from agent.service.model_set import ModelSet
-from agent.service.plan import Plan
-from agent.service.planning_state import Replanner, planning_state
+from agent.service.planning.plan import Plan
+from agent.service.planning.planning_state import Replanner, planning_state
+from agent.service.planning.search_process import SearchProcess
+from agent.service.planning.split_planner import SplittingPlanner
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
-from agent.service.quarantine import Quarantine
-from agent.service.reporting import Reporting
-from agent.service.routing_table import RoutingTable
+from agent.service.remote.bundle_layer import BundleLayer
+from agent.service.remote.reporting import Reporting
 from agent.service.sampler import Sampler
-from agent.service.search_process import SearchProcess
-from agent.service.serving_state import InForce
-from agent.service.split_meter import SplitMeter
-from agent.service.split_planner import SplittingPlanner
-from agent.service.starts import Starts, cpu_only
-from agent.service.statistics_store import StatisticsStore
+from agent.service.serving import model_store
+from agent.service.serving.canaries import Canaries
+from agent.service.serving.dispatcher import Dispatcher
+from agent.service.serving.held_answers import HeldAnswers
+from agent.service.serving.inference import AgentInference
+from agent.service.serving.input_screen import InputScreen
+from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
+from agent.service.serving.lane_watch import LaneWatch
+from agent.service.serving.model_set import ModelSet
+from agent.service.serving.quarantine import Quarantine
+from agent.service.serving.routing_table import RoutingTable
+from agent.service.serving.serving_state import InForce
+from agent.service.serving.split_meter import SplitMeter
+from agent.service.serving.starts import Starts, cpu_only
+from agent.service.serving.statistics_store import StatisticsStore
 from agent.service.supervisor import (
     ConditionEvent,
     DrainEvent,
@@ -67,7 +68,7 @@ from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
 
 if TYPE_CHECKING:
-    from agent.service.remote import Remote
+    from agent.service.remote.remote import Remote
 
 _log = structlog.get_logger("app")
 
@@ -160,8 +161,8 @@ class App:
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
-            from agent.service.command_actions import Agent, Rejections  # noqa: PLC0415 - boards without a broker
-            from agent.service.remote import Remote  # noqa: PLC0415 - start sooner without them
+            from agent.service.remote.command_actions import Agent, Rejections  # noqa: PLC0415 - boards without a broker
+            from agent.service.remote.remote import Remote  # noqa: PLC0415 - start sooner without them
 
             agent = Agent(
                 settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,

@@ -14,8 +14,8 @@ from agent.errors import ConfigError, StorageError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
-from agent.service import calibration
 from agent.service.board import Board, make_board
+from agent.service.calibration import calibration
 from agent.service.detection import detect
 from agent.service.early_probe import EarlyProbe
 from agent.service.supervisor import Event, PolicyRejectedEvent

@@ -22,7 +22,7 @@ from agent.schema.device import Accelerator, DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.snapshot import ZoneStatus
 from agent.service import status_view
-from agent.service.lane_keeper import LaneKeeper
+from agent.service.serving.lane_keeper import LaneKeeper
 
 LOOK_S = 0.5
 """Longest time between two looks."""

@@ -12,7 +12,7 @@ from agent.schema.device import DeviceProfile
 from agent.schema.policy import Objective, Policy
 from agent.schema.snapshot import AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.history import History
-from agent.service.serving_state import InForce
+from agent.service.serving.serving_state import InForce
 
 RISING_K_PER_S = 0.01
 """Slower changes are noise of the sensor, not a trend."""

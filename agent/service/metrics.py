@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from agent.ports import Metric
 from agent.schema.snapshot import AgentSnapshot
-from agent.service.dispatcher import Dispatcher
+from agent.service.serving.dispatcher import Dispatcher
 
 Samples = tuple[tuple[dict[str, str], float], ...]
 

@@ -12,9 +12,9 @@ from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.snapshot import AcceleratorStatus
 from agent.service.conditions import ConditionBook
-from agent.service.lane_keeper import LaneKeeper
-from agent.service.plan import ModelPlan
-from agent.service.serving_state import ServingState
+from agent.service.planning.plan import ModelPlan
+from agent.service.serving.lane_keeper import LaneKeeper
+from agent.service.serving.serving_state import ServingState
 
 _ACTING = {"passive", "hot", "critical"}
 

@@ -22,10 +22,10 @@ from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
 from agent.service.conditions import ConditionBook, iso
-from agent.service.dispatcher import Dispatcher
 from agent.service.heat import HeatWatch
-from agent.service.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
-from agent.service.serving_state import InForce, ServingState
+from agent.service.serving.dispatcher import Dispatcher
+from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
+from agent.service.serving.serving_state import InForce, ServingState
 
 TICK_S = 0.1
 MAILBOX = 4096

@@ -18,7 +18,7 @@ from agent.mqtt.minisign import parse_public_key
 from agent.schema.bundle import Offer
 from agent.schema.command import Command
 from agent.schema.desired import Desired
-from agent.service import redaction
+from agent.service.doctor import redaction
 from agent.storage import bundle_archive, share
 
 

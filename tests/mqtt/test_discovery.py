@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agent.mqtt import discovery
 from agent.mqtt.topics import Topics
-from agent.service.telemetry import Window
+from agent.service.remote.telemetry import Window
 from tests.fakes_service import SNAPSHOT
 
 TOPICS = Topics("acme", "edge.01")

@@ -14,12 +14,12 @@ from agent.mqtt.inbound import Inbound
 from agent.mqtt.topics import Topics
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus
-from agent.service import bundle_offer
-from agent.service.bundle_layer import BundleLayer
-from agent.service.bundles import Bundles, Ties
-from agent.service.commands import Interrupted
-from agent.service.desired_apply import Applied
-from agent.service.meter import Meter
+from agent.service.remote import bundle_offer
+from agent.service.remote.bundle_layer import BundleLayer
+from agent.service.remote.bundles import Bundles, Ties
+from agent.service.remote.commands import Interrupted
+from agent.service.remote.desired_apply import Applied
+from agent.service.serving.meter import Meter
 from agent.storage.bundle_archive import pack
 from agent.storage.bundle_store import BundleStore
 from tests.fakes import FakeClock

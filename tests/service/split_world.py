@@ -10,7 +10,7 @@ import numpy as np
 from agent.errors import PermitExpired
 from agent.ports import LaneReply, LoadReport
 from agent.schema.workload import TensorSpec
-from agent.service.plan import Candidate, ModelPlan, Plan, StageCandidate
+from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
 from tests.fakes import FakeLane, load_spec
 from tests.service.world import POLICY, World
 

@@ -6,9 +6,9 @@ import pytest
 
 from agent.errors import BadInput, DeadlineExceeded, Overloaded, QeilError
 from agent.schema.text import SamplingPlan, TextDone, TextModel, TextPiece, TextRequest, TextUsage
-from agent.service.answer_text import answer_in
-from agent.service.answering import Answering
-from agent.service.verification import QUESTION
+from agent.service.decoding.answer_text import answer_in
+from agent.service.decoding.answering import Answering
+from agent.service.decoding.verification import QUESTION
 from agent.storage import share, yaml_files
 from tests.fakes import FakeClock
 

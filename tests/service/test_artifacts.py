@@ -7,7 +7,7 @@ import os
 import pytest
 
 from agent.errors import ModelLoadFailed
-from agent.service import artifacts
+from agent.service.serving import artifacts
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 
 from agent.schema.device import Runtime
 from agent.schema.workload import Kernels
-from agent.service.calibrate_kernels import fit_kernel_times
-from agent.service.calibrate_run import undisturbed
-from agent.service.calibration import Calibration, Timing, apply
+from agent.service.calibration.calibrate_kernels import fit_kernel_times
+from agent.service.calibration.calibrate_run import undisturbed
+from agent.service.calibration.calibration import Calibration, Timing, apply
 from agent.workload.micro import MicroModel
 from tests.service.world import profile
 

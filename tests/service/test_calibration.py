@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.schema.device import Runtime
-from agent.service.calibration import Calibration, Coefficient, Timing, apply, fit
+from agent.service.calibration.calibration import Calibration, Coefficient, Timing, apply, fit
 from agent.workload.micro import MicroModel
 from tests.service.world import profile
 

@@ -7,9 +7,9 @@ import pytest
 
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied, LaneOutOfMemory
 from agent.ports import LaneReply
-from agent.service.canaries import Canaries
-from agent.service.held_answers import Held, HeldAnswers
-from agent.service.lane_watch import MEMORY_FAILURES, SUSPECT_PAUSE_S, LaneWatch
+from agent.service.serving.canaries import Canaries
+from agent.service.serving.held_answers import Held, HeldAnswers
+from agent.service.serving.lane_watch import MEMORY_FAILURES, SUSPECT_PAUSE_S, LaneWatch
 from tests.fakes import FakeLane
 from tests.service.world import POLICY, World
 

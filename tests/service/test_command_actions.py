@@ -21,12 +21,13 @@ from agent.schema.command import (
 )
 from agent.schema.desired import Desired
 from agent.schema.settings import Settings
-from agent.service import assembly, calibrate_run, calibration, logs
-from agent.service.calibration import Calibration
-from agent.service.command_actions import Actions, Agent, Rejections
-from agent.service.commands import CommandFailed, Interrupted, Run
-from agent.service.desired_apply import DesiredApplier
-from agent.service.serving_state import InForce
+from agent.service import assembly, logs
+from agent.service.calibration import calibrate_run, calibration
+from agent.service.calibration.calibration import Calibration
+from agent.service.remote.command_actions import Actions, Agent, Rejections
+from agent.service.remote.commands import CommandFailed, Interrupted, Run
+from agent.service.remote.desired_apply import DesiredApplier
+from agent.service.serving.serving_state import InForce
 from agent.service.supervisor import PlanEvent, PolicyRejectedEvent
 from agent.storage import yaml_files
 from tests.service.world import POLICY, World, plan_of
@@ -229,7 +230,7 @@ def test_calibration_tells_how_far_it_is_and_waits_for_no_traffic(stage, monkeyp
         return Calibration(profile="p", measured_at="2026-01-01T00:00:00Z", coefficients=(), refused=("noisy",))
 
     monkeypatch.setattr(assembly, "base_profile", lambda name: SimpleNamespace())
-    monkeypatch.setattr("agent.service.command_actions.make_board", lambda *_: None)
+    monkeypatch.setattr("agent.service.remote.command_actions.make_board", lambda *_: None)
     monkeypatch.setattr(calibrate_run, "calibrate", measure)
     out = stage.actions.calibrate(CalibrateArgs(), stage.run())
     assert (out["coefficients"], out["refused"]) == (0, ["noisy"])

@@ -12,10 +12,10 @@ from agent.errors import PlacementError, StorageError
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.topics import Topics
 from agent.schema.command import KINDS, Command
-from agent.service import command_intake
-from agent.service.command_intake import CommandIntake, Refusal
-from agent.service.command_reports import REFUSALS_A_MINUTE, CommandReports
-from agent.service.commands import CommandFailed, Commands, Run
+from agent.service.remote import command_intake
+from agent.service.remote.command_intake import CommandIntake, Refusal
+from agent.service.remote.command_reports import REFUSALS_A_MINUTE, CommandReports
+from agent.service.remote.commands import CommandFailed, Commands, Run
 from agent.storage.command_table import CommandTable
 from tests.fakes import FakeClock
 from tests.mqtt.signed import KEY, command_text, signed
@@ -350,7 +350,7 @@ def test_a_disk_that_takes_nothing_refuses_and_says_so(world):
 
 
 def test_an_end_that_the_disk_refuses_is_written_when_it_takes_it_again(world, monkeypatch):
-    monkeypatch.setattr("agent.service.commands.RETRY_S", 0.01)
+    monkeypatch.setattr("agent.service.remote.commands.RETRY_S", 0.01)
     command = world.send(world.text())
     finish, failures = world.table.finish, [StorageError("full"), StorageError("full")]
 

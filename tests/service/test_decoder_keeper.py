@@ -8,7 +8,7 @@ from agent.backends.decoder_lane import DecoderOrder, DecoderReport, LaneUsage
 from agent.errors import DeadlineExceeded, InferenceFailed, LaneDied, ModelLoadFailed, Overloaded
 from agent.ports import LaneVitals
 from agent.schema.text import TextPiece, TextRequest
-from agent.service.decoder_keeper import SPARE_PAUSE_S, DecoderHome, DecoderKeeper
+from agent.service.decoding.decoder_keeper import SPARE_PAUSE_S, DecoderHome, DecoderKeeper
 from agent.storage import share, yaml_files
 from tests.fakes import FakeClock
 

@@ -7,7 +7,7 @@ import pytest
 from agent.errors import PlacementError
 from agent.llm.sizes import DecoderSizes
 from agent.schema.settings import DecoderOptions
-from agent.service.decoder_room import forecast_bytes, make_room
+from agent.service.decoding.decoder_room import forecast_bytes, make_room
 
 SIZES = DecoderSizes(
     Path("m"), "m", 30, 3, 64, 49152, 8192, {"exact": "m.onnx"}, "exact", frozenset({0}), 150_000_000, True

@@ -4,7 +4,7 @@ import pytest
 
 from agent.errors import BadInput
 from agent.schema.settings import ModelEntry, Settings
-from agent.service import model_store
+from agent.service.serving import model_store
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from agent.control.thermal_governor import Level, ThermalVerdict
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError
 from agent.schema.settings import DecoderOptions, ModelEntry
 from agent.schema.text import TextDone, TextPiece, TextRequest
-from agent.service import decoders as module
 from agent.service.board import make_board
-from agent.service.decoder_power import DecoderPower
-from agent.service.decoders import Decoders
-from agent.service.serving_state import InForce
+from agent.service.decoding import decoders as module
+from agent.service.decoding.decoder_power import DecoderPower
+from agent.service.decoding.decoders import Decoders
+from agent.service.serving.serving_state import InForce
 from agent.storage import share, yaml_files
 from tests.fakes import FakeClock
 from tests.service.test_decoder_keeper import REPORT, FakeDecoder

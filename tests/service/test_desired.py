@@ -12,8 +12,8 @@ from agent.errors import StorageError
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.topics import Topics
 from agent.schema.desired import Desired
-from agent.service.desired import DesiredState
-from agent.service.desired_apply import Applied
+from agent.service.remote.desired import DesiredState
+from agent.service.remote.desired_apply import Applied
 from agent.storage import state_file
 from tests.fakes import FakeClock
 from tests.mqtt.signed import KEY, desired_text, signed

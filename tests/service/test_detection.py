@@ -9,8 +9,8 @@ from agent.cli.detect import as_data, detect_command, show
 from agent.errors import ConfigError, StorageError
 from agent.schema.device import DeviceProfile
 from agent.sensors.nvml import NvmlFault
+from agent.service.calibration.profile_file import profile_yaml, write_profile
 from agent.service.detection import Detected, detect, load_profiles, match
-from agent.service.profile_file import profile_yaml, write_profile
 from agent.storage import yaml_files
 from tests.fakes_sysfs import (
     JETSON_ORIN_NANO,

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from agent.backends.probe import RuntimeInventory
 from agent.cli.doctor import doctor_command, show
 from agent.schema.settings import HttpSettings, ModelEntry, MqttSettings, MqttTls, OutboxSettings, Settings
-from agent.service import doctor_links, doctor_machine, doctor_settings
-from agent.service.certificates import expires_at_s
 from agent.service.check_result import fail, ok, warn
-from agent.service.doctor import Surroundings, current_surroundings, examine, installed_distributions
+from agent.service.doctor import doctor_links, doctor_machine, doctor_settings
+from agent.service.doctor.certificates import expires_at_s
+from agent.service.doctor.doctor import Surroundings, current_surroundings, examine, installed_distributions
 from tests.fakes_sysfs import JETSON_ORIN_NANO, VIRTUAL_MACHINE, X86, build_sysfs
 from tests.service.test_detection import BOTH, JETSON, shipped  # noqa: F401  (fixture)
 

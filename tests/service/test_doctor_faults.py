@@ -10,8 +10,8 @@ import pytest
 from agent.errors import ModelLoadFailed
 from agent.ports import LaneSpec
 from agent.schema.device import DeviceProfile
-from agent.service.doctor import Surroundings, examine
-from agent.service.doctor_canary import canaries
+from agent.service.doctor.doctor import Surroundings, examine
+from agent.service.doctor.doctor_canary import canaries
 from tests.fakes import FakeClock, FakeLane
 from tests.fakes_sysfs import JETSON_ORIN_NANO, build_sysfs
 from tests.service.test_detection import JETSON, shipped  # noqa: F401  (fixture)
@@ -107,7 +107,7 @@ def test_a_runtime_that_cannot_load_or_run_is_a_failure_with_its_reason():
 
 
 def test_a_runtime_that_never_answers_ends_the_wait(monkeypatch):
-    monkeypatch.setattr("agent.service.doctor_canary.LOAD_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("agent.service.doctor.doctor_canary.LOAD_TIMEOUT_S", 0.01)
     assert "did not answer" in sung(hold_loads=True)[0].message
 
 
@@ -119,7 +119,7 @@ def test_runtimes_that_serve_nothing_are_not_asked():
 
 
 def test_real_runtimes_of_this_machine_sing():
-    from agent.service.doctor import _run_canaries
+    from agent.service.doctor.doctor import _run_canaries
 
     pytest.importorskip("onnxruntime")
     assert [r.result for r in _run_canaries(profile("cpu"))] == ["ok"]

@@ -10,9 +10,9 @@ from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
-from agent.service.holdings import Holdings, workload_bytes
-from agent.service.plan import Candidate, ModelPlan, Plan, StageCandidate
-from agent.service.planner import Planner
+from agent.service.planning.holdings import Holdings, workload_bytes
+from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
+from agent.service.planning.planner import Planner
 from tests.fakes import load_spec
 from tests.placement.test_costing import board, load, quantity, stage, unit
 from tests.service.world import POLICY
@@ -38,9 +38,9 @@ def workload(size: float = BYTES):
 
 @pytest.fixture(autouse=True)
 def _models(monkeypatch):
-    monkeypatch.setattr("agent.service.planner.open_artifact", lambda path: Opened(path))
-    monkeypatch.setattr("agent.service.planner.check_guard", lambda *_: ())
-    monkeypatch.setattr("agent.service.planner.workload_of", lambda _artifact, name, _cache: workload())
+    monkeypatch.setattr("agent.service.planning.planner.open_artifact", lambda path: Opened(path))
+    monkeypatch.setattr("agent.service.planning.planner.check_guard", lambda *_: ())
+    monkeypatch.setattr("agent.service.planning.planner.workload_of", lambda _artifact, name, _cache: workload())
 
 
 def plan(
@@ -68,7 +68,7 @@ def test_where_there_is_no_second_memory_the_later_model_is_refused_with_who_is_
 
 def test_what_does_not_fit_alone_either_blames_nobody_else(monkeypatch):
     monkeypatch.setattr(
-        "agent.service.planner.workload_of", lambda _a, name, _c: workload(BYTES if name == "a" else 2e9)
+        "agent.service.planning.planner.workload_of", lambda _a, name, _c: workload(BYTES if name == "a" else 2e9)
     )
     assert plan(SHARED).models[1].reason.startswith("gpu: needs ")
 

@@ -11,11 +11,11 @@ from agent.errors import BadInput, InferenceFailed, ModelLoadFailed
 from agent.ports import InferenceAnswer, InferenceRequest
 from agent.schema.guard import ModelGuard, TensorGuard
 from agent.service import metrics
-from agent.service.artifacts import check_guard, open_artifact
 from agent.service.conditions import SHOWN_S
-from agent.service.input_screen import InputScreen
-from agent.service.quarantine import MAX_FILES, MAX_WAITING, Quarantine
-from agent.service.statistics_store import StatisticsStore
+from agent.service.serving.artifacts import check_guard, open_artifact
+from agent.service.serving.input_screen import InputScreen
+from agent.service.serving.quarantine import MAX_FILES, MAX_WAITING, Quarantine
+from agent.service.serving.statistics_store import StatisticsStore
 from tests.fakes import FakeClock
 
 RNG = np.random.default_rng(3)

@@ -10,7 +10,7 @@ from agent.schema.policy import Objective
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.history import History
 from agent.service.insight import Insight, changes, flat, placements, why, wish
-from agent.service.serving_state import InForce
+from agent.service.serving.serving_state import InForce
 from tests.service.world import POLICY, plan_of, profile, quantity
 
 NPU = PlacementStatus("npu0", "ready", "NPU", "NPU", 1.0, 2.0, 0.01, 2.2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.service.meter import Meter
+from agent.service.serving.meter import Meter
 
 
 def answered(meter: Meter, energy_j: float | None, provenance: str) -> None:

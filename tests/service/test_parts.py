@@ -12,11 +12,11 @@ import pytest
 from agent.errors import BadInput, ConfigError, StorageError
 from agent.ports import Reading
 from agent.schema.settings import Settings, SimulatedAccelerator
-from agent.service import model_store
 from agent.service.board import make_board
 from agent.service.conditions import MAX_CONDITIONS, ConditionBook
 from agent.service.policy_watch import PolicyWatch
 from agent.service.sampler import Sampler
+from agent.service.serving import model_store
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file
 from tests.fakes import FakeClock

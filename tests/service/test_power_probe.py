@@ -9,8 +9,8 @@ import pytest
 from agent.physics.power_fit import FittedPower
 from agent.ports import Reading
 from agent.schema.device import DeviceProfile, Rail, Runtime
-from agent.service.calibration import Calibration, apply, from_power
-from agent.service.power_probe import MeasuredPower, PowerLoad, PowerProbe, coefficients, rail_of
+from agent.service.calibration.calibration import Calibration, apply, from_power
+from agent.service.calibration.power_probe import MeasuredPower, PowerLoad, PowerProbe, coefficients, rail_of
 from tests.fakes import FakeClock
 from tests.service.world import profile, quantity
 

@@ -15,11 +15,11 @@ from agent.schema.policy import Rule
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.board import Board
-from agent.service.plan import Candidate, ModelPlan, Plan
-from agent.service.planner import Planner, lane_name, ordered
-from agent.service.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
-from agent.service.serving_state import InForce
-from agent.service.stage_planner import StagePlanner
+from agent.service.planning.plan import Candidate, ModelPlan, Plan
+from agent.service.planning.planner import Planner, lane_name, ordered
+from agent.service.planning.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
+from agent.service.planning.stage_planner import StagePlanner
+from agent.service.serving.serving_state import InForce
 from agent.service.status_view import planned
 from agent.service.supervisor import PlanEvent
 from tests.fakes import load_spec
@@ -200,9 +200,9 @@ def names(plan: ModelPlan) -> list[str]:
 @pytest.fixture
 def planner(tmp_path, monkeypatch):
     made = Planner(Board(BOARD, frozenset(), 2), None)
-    monkeypatch.setattr("agent.service.planner.open_artifact", lambda path: Opened(path))
-    monkeypatch.setattr("agent.service.planner.check_guard", lambda *_: ())
-    monkeypatch.setattr("agent.service.planner.workload_of", lambda *_: WORKLOAD)
+    monkeypatch.setattr("agent.service.planning.planner.open_artifact", lambda path: Opened(path))
+    monkeypatch.setattr("agent.service.planning.planner.check_guard", lambda *_: ())
+    monkeypatch.setattr("agent.service.planning.planner.workload_of", lambda *_: WORKLOAD)
     return made
 
 
@@ -282,7 +282,7 @@ def test_where_nothing_fits_or_keeps_the_limits_there_is_no_stage_placement():
 
 
 def test_fronts_are_kept_of_so_many_models_only(monkeypatch):
-    monkeypatch.setattr("agent.service.stage_planner.MAX_FRONTS", 2)
+    monkeypatch.setattr("agent.service.planning.stage_planner.MAX_FRONTS", 2)
     stages = StagePlanner(BOARD, time.monotonic, budget_s=0.01)
     for model in "abca":
         stages.replan(WORKLOAD.model_copy(update={"model": model}), POLICY, State(), ["gpu"])

@@ -13,9 +13,9 @@ import pytest
 
 from agent.errors import PlacementError
 from agent.placement.warm import replan
-from agent.service import search_child
-from agent.service.search_child import answer, receive, send
-from agent.service.search_process import HereSearch, SearchProcess
+from agent.service.planning import search_child
+from agent.service.planning.search_child import answer, receive, send
+from agent.service.planning.search_process import HereSearch, SearchProcess
 from tests.placement.problems import random_problem
 
 PROBLEM = random_problem(3, 6, 3, room=9.0)

@@ -12,10 +12,11 @@ import pytest
 from agent.errors import NotFound, QeilError
 from agent.ports import InferenceRequest
 from agent.schema.settings import ModelEntry
-from agent.service import metrics, model_set
-from agent.service.inference import AgentInference
-from agent.service.model_set import ModelSet
+from agent.service import metrics
 from agent.service.policy_watch import PolicyEdit
+from agent.service.serving import model_set
+from agent.service.serving.inference import AgentInference
+from agent.service.serving.model_set import ModelSet
 from agent.service.supervisor import PlanEvent, PolicyRejectedEvent
 from tests.service.world import POLICY, World, plan_of
 

@@ -10,12 +10,12 @@ import pytest
 from agent.errors import ModelLoadFailed
 from agent.placement.state import State
 from agent.schema.settings import ModelEntry
-from agent.service import split_store
-from agent.service.artifacts import open_artifact
 from agent.service.board import Board
-from agent.service.split_meter import Handover, SplitMeter
-from agent.service.split_planner import SplitPlanner, SplittingPlanner
-from agent.service.split_store import SplitStore
+from agent.service.planning import split_store
+from agent.service.planning.split_planner import SplitPlanner, SplittingPlanner
+from agent.service.planning.split_store import SplitStore
+from agent.service.serving.artifacts import open_artifact
+from agent.service.serving.split_meter import Handover, SplitMeter
 from agent.workload import micro_tflite
 from tests.service.world import POLICY, profile
 from tests.workload.runnable import convolutions, saved
@@ -137,7 +137,7 @@ def test_what_was_not_used_for_longest_goes_first_and_what_is_in_use_never(tmp_p
 
 
 def test_a_meter_forgets_the_split_that_was_not_used_for_longest(monkeypatch):
-    monkeypatch.setattr("agent.service.split_meter.MAX_SPLITS", 2)
+    monkeypatch.setattr("agent.service.serving.split_meter.MAX_SPLITS", 2)
     meter = SplitMeter()
     for model in ("m1", "m2", "m1", "m3"):
         meter.ran(model, "a+b", 0, 0.1, None)

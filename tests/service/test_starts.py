@@ -7,7 +7,7 @@ import pytest
 from agent.control import safe_mode
 from agent.service import assembly
 from agent.service.board import Board
-from agent.service.starts import Starts, cpu_only
+from agent.service.serving.starts import Starts, cpu_only
 from agent.storage import share
 from tests.fakes import FakeClock
 from tests.service.world import POLICY, profile

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.ports import Reading
-from agent.service.serving_state import InForce
+from agent.service.serving.serving_state import InForce
 from agent.service.supervisor import ConditionEvent, DrainEvent, PlanEvent, PolicyRejectedEvent, SamplesEvent
 from tests.service.world import POLICY, World, plan_of, quantity
 

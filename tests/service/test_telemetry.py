@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from agent.ports import LinkStatus, Reading
 from agent.schema.settings import MqttSettings, OutboxSettings, Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, Condition, ModelStatus
-from agent.service.reporting import EVICTING_S, Reporting
-from agent.service.telemetry import next_window
+from agent.service.remote.reporting import EVICTING_S, Reporting
+from agent.service.remote.telemetry import next_window
 from tests.fakes import FakeClock
 from tests.mqtt.payloads import validate
 

@@ -8,11 +8,11 @@ from agent.ports import InferenceRequest, LaneSpec
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.snapshot import AgentInfo
-from agent.service.dispatcher import Dispatcher
-from agent.service.lane_keeper import LaneKeeper
-from agent.service.plan import Candidate, ModelPlan, Plan
-from agent.service.routing_table import RoutingTable
-from agent.service.serving_state import InForce
+from agent.service.planning.plan import Candidate, ModelPlan, Plan
+from agent.service.serving.dispatcher import Dispatcher
+from agent.service.serving.lane_keeper import LaneKeeper
+from agent.service.serving.routing_table import RoutingTable
+from agent.service.serving.serving_state import InForce
 from agent.service.supervisor import Supervisor, SuspectEvent
 from tests.fakes import FakeClock, FakeLane, RecordingTelemetry, load_spec
 

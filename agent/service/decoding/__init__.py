@@ -1,0 +1,1 @@
+"""Language models: their processes, their room in memory, and answers made of repeated samples."""

@@ -1,0 +1,111 @@
+"""Answering: repeated sampling that stops when it stops paying, on the language models that are served.
+
+Samples come in batches of the decoder; between two of them the strategy decides. The answer's own text is what the
+client gets, with the report of how it was found.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from agent.errors import BadInput
+from agent.ports import Clock, TextHandle
+from agent.sampling import ensemble
+from agent.sampling.ensemble import Calibration
+from agent.sampling.reliability import Reliabilities, Source, Vote
+from agent.sampling.strategy import Strategy
+from agent.schema.policy import Policy
+from agent.schema.text import SamplingPlan, TextEvent, TextModel, TextRequest
+from agent.service.decoding.sampling_run import Asking, SamplingRun
+
+MAX_SOURCES = 256
+"""Sources whose reliability is remembered."""
+
+
+class Writer(Protocol):
+    """What is needed of the service below; see `ports.TextService`."""
+
+    def text_models(self) -> tuple[TextModel, ...]:
+        """All language models."""
+        ...
+
+    def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextHandle:
+        """Begin to write."""
+        ...
+
+
+class Answering:
+    """`ports.TextService` on top of one that only writes."""
+
+    def __init__(
+        self, texts: Writer, policy: Callable[[], Policy], share: Callable[[str], float], clock: Clock
+    ) -> None:
+        """`share(placement)` is the share of samples that heat leaves, 1 for all."""
+        self._texts, self._policy, self._share, self._clock = texts, policy, share, clock
+        self._lock = threading.Lock()
+        self._reliabilities, self._calibration = Reliabilities(), Calibration()
+
+    def text_models(self) -> tuple[TextModel, ...]:
+        """All language models."""
+        return self._texts.text_models()
+
+    def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextHandle:
+        """Texts as they are asked for."""
+        return self._texts.write(request, on_event)
+
+    def plan_of(self, request: TextRequest) -> SamplingPlan | None:
+        """The policy's plan, where it is for every request: those for one text that may be drawn differently."""
+        always = self._policy().sampling.always and request.samples == 1 and request.temperature > 0
+        return SamplingPlan() if always else None
+
+    def answer(self, request: TextRequest, plan: SamplingPlan, on_event: Callable[[TextEvent], None]) -> TextHandle:
+        """Draw, decide, answer. Raises BadInput for options that contradict each other, and what `write` raises."""
+        model = next((m for m in self._texts.text_models() if m.name == request.model), None)
+        strategy, notes = self._strategy(plan, self._share(model.placement) if model and model.placement else 1.0)
+        if strategy.rule == "greedy":
+            request = replace(request, temperature=0.0)
+        elif request.temperature == 0:
+            raise BadInput(f"temperature 0 draws the same text every time; {strategy.rule} needs one above 0")
+        if plan.answer == "choice" and not plan.choices:
+            raise BadInput("qeil.answer choice needs qeil.choices, the labels to choose from")
+        deadline_s = self._policy().admission.max_deadline_s if request.deadline_s is None else request.deadline_s
+        asking = Asking(
+            request, plan, strategy, max(1, model.rows) if model else 1, self._clock.monotonic_s() + deadline_s, notes
+        )
+        run = SamplingRun(asking, self._texts.write, on_event, self._clock, self._weigh)
+        run.begin()
+        return run
+
+    def _strategy(self, plan: SamplingPlan, share: float) -> tuple[Strategy, tuple[str, ...]]:
+        wanted = self._policy().sampling
+        rule = plan.strategy or wanted.strategy
+        samples = 1 if rule == "greedy" else plan.max_samples or wanted.max_samples
+        notes: tuple[str, ...] = ()
+        if share < 1.0 and samples > 1:
+            fewer = max(1, math.ceil(samples * share))
+            notes = (
+                (f"{fewer} samples at most instead of {samples}: heat leaves that share",) if fewer < samples else ()
+            )
+            samples = fewer
+        worth_j = plan.worth_j or (wanted.worth_j if rule == "csvet" else None)
+        try:
+            strategy = Strategy(
+                rule, samples, plan.alpha or wanted.alpha, worth_j, plan.threshold, plan.budget_j or wanted.budget_j,
+                plan.budget_s or wanted.budget_s,
+            )  # fmt: skip
+        except ValueError as error:
+            raise BadInput(f"qeil: {error}") from error
+        return strategy, notes
+
+    def _weigh(self, source: Source, answers: list[str]) -> ensemble.Verdict | None:
+        """The votes weighed by what is known of their source, which learns from the others' where there are any."""
+        votes = [Vote(source, answer) for answer in answers]
+        with self._lock:
+            verdict = ensemble.decide(votes, self._reliabilities, self._calibration)
+            if len(self._reliabilities.known) < MAX_SOURCES:
+                self._reliabilities, self._calibration = ensemble.learn(votes, self._reliabilities, self._calibration)
+        return verdict

@@ -1,0 +1,286 @@
+"""Decoder keeper: one language model's lane over its deaths and returns, and the streams that outlive them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import structlog
+
+from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport, LaneEvent, LaneUsage
+from agent.control import fault_detector, lane_health
+from agent.control.lane_health import Died, Ready, Tick
+from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
+from agent.ports import Clock
+from agent.schema.policy import Recovery
+from agent.schema.text import TextEvent, TextPiece, TextRequest
+from agent.service.decoding.text_stream import TextStream
+
+STARTUP_TIMEOUT_S = 60.0
+SPARE_PAUSE_S = 5.0
+"""Shortest time between two starts of a process in standby."""
+_log = structlog.get_logger("decoder")
+
+
+@dataclass(frozen=True)
+class DecoderHome:
+    """Where and how a model is served."""
+
+    model: str
+    accelerator: str
+    order: DecoderOrder
+    max_streams: int
+    turn_s: float | None = None
+    """Longest turn to expect: a block of a prompt and a step of all rows."""
+    standby: Literal["cold", "warm", "all"] = "cold"
+    """warm: a second process waits with its runtime loaded; all: with the model too, which costs its memory twice."""
+
+
+class DecoderKeeper:
+    """Thread-safe. `tick` belongs to the supervisor's thread; events come on the lanes' thread."""
+
+    def __init__(
+        self,
+        home: DecoderHome,
+        make_lane: Callable[[], DecoderLane],
+        clock: Clock,
+        finish: Callable[[TextStream, DecoderReport], None],
+    ) -> None:
+        """`finish(stream, report)` tells a stream whose texts all ended what it took."""
+        self.home = home
+        self.health = lane_health.LaneHealth()
+        self.lane: DecoderLane | None = None
+        self._spare: DecoderLane | None = None
+        self._spare_load: Future[DecoderReport] | None = None
+        self._spare_since_s = float("-inf")
+        self.report: DecoderReport | None = None
+        self.refused: str | None = None
+        self.counters = {"streams": 0, "failed": 0, "replayed": 0, "tokens": 0}
+        self._make_lane, self._clock, self._finish = make_lane, clock, finish
+        self._lock = threading.RLock()
+        self._streams: set[TextStream] = set()
+        self._died: list[str] = []
+        self._turn: tuple[float | None, float] = (None, 0.0)
+        """Begin of the turn under way, and what the process had waited for a core by then."""
+
+    # ------------------------------------------------------------------ any thread
+
+    @property
+    def state(self) -> Literal["ready", "loading", "recovering", "unavailable"]:
+        """The word shown in status."""
+        if self.refused is not None:
+            return "unavailable"
+        if self.report is not None:
+            return "ready"
+        if self.health.phase == "open":
+            return "unavailable"
+        return "recovering" if self.health.restarts or self.health.deaths_s else "loading"
+
+    def streams(self) -> int:
+        """Requests under way."""
+        return len(self._streams)
+
+    def write(self, request: TextRequest, on_event: Callable[[TextEvent], None], deadline_s: float) -> TextStream:
+        """Begin a request. Raises Overloaded where the queue is full or the model cannot be served soon."""
+        stream = TextStream(request, on_event, deadline_s, self._clock.monotonic_s())
+        with self._lock:
+            if self.state == "unavailable":
+                raise Overloaded(f"model {self.home.model!r}: {self.refused or self.health.last_fault}", 5.0)
+            if len(self._streams) >= self.home.max_streams:
+                raise Overloaded(f"{len(self._streams)} requests of {self.home.model!r} are under way already", 2.0)
+            self._streams.add(stream)
+            self.counters["streams"] += 1
+            if self.report is not None:
+                self._submit(stream)
+        return stream
+
+    def cancel(self, stream: TextStream) -> None:
+        """Give a request up; no event of it comes after this."""
+        with self._lock:
+            self._forget(stream)
+
+    def fail_all(self, error: QeilError) -> None:
+        """End every stream with an error (last act of a shutdown)."""
+        for stream in list(self._streams):
+            self._fail(stream, error)
+
+    # ------------------------------------------------------------------ supervisor's thread
+
+    def start(self, now_s: float) -> None:
+        """Start the first process."""
+        self.health = replace(self.health, since_s=now_s)
+        self._start()
+
+    def tick(self, permit_until_s: float, limits: Recovery, now_s: float, pace: float = 1.0) -> None:
+        """Look after the lane and the deadlines; `permit_until_s` 0 lets texts pause, `pace` below 1 slows them."""
+        with self._lock:
+            died, self._died = self._died, []
+        for cause in died:
+            self.health, _ = lane_health.step(self.health, Died(cause), limits, now_s)
+            if self._spare_lives() and len(self.health.deaths_s) == 1:
+                self.health = replace(self.health, next_start_s=now_s)  # the pause is for what dies again and again
+            _log.warning("decoder died", model=self.home.model, cause=cause, phase=self.health.phase)
+            self._give_up_replayed(limits)
+        lane = self.lane
+        if lane is not None and lane.alive():
+            lane.renew_permit(permit_until_s)
+            lane.set_pace(pace)
+            self._check(lane, limits, now_s)
+            if self.report is not None:
+                self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)
+                self._keep_spare(permit_until_s, now_s)
+        self.health, actions = lane_health.step(self.health, Tick(), limits, now_s)
+        if "start" in actions and self.refused is None:
+            _log.info("decoder restarts", model=self.home.model, restarts=self.health.restarts)
+            self._start()
+        for stream in [s for s in list(self._streams) if s.deadline_s <= now_s]:
+            self._fail(
+                stream, DeadlineExceeded(f"the texts were not finished in time, {stream.tokens} tokens were sent")
+            )
+
+    def stop(self, timeout_s: float) -> None:
+        """End the lane and its spare."""
+        for lane in (self._spare, self.lane):
+            if lane is not None:
+                lane.stop(timeout_s)
+
+    def _start(self) -> None:
+        """A new process, or the one that waits for this."""
+        spare, loading = (self._spare, self._spare_load) if self._spare_lives() else (None, None)
+        lane = spare or self._make_lane()
+        self._spare = self._spare_load = None
+        with self._lock:
+            self.lane, self.report = lane, None
+        try:
+            if spare is None:
+                lane.start(lambda cause: self._lost(lane, cause))
+            (loading or lane.load(self.home.order)).add_done_callback(lambda done: self._loaded(lane, done))
+        except QeilError as error:
+            self._lost(lane, error.message)
+
+    def _spare_lives(self) -> bool:
+        return self._spare is not None and self._spare.alive()
+
+    def _keep_spare(self, permit_until_s: float, now_s: float) -> None:
+        if self.home.standby == "cold":
+            return
+        if self._spare is not None and self._spare_lives():
+            self._spare.renew_permit(permit_until_s)
+            return
+        if now_s - self._spare_since_s < SPARE_PAUSE_S:
+            return
+        lane, self._spare_since_s = self._make_lane(), now_s
+        self._spare = lane
+        with suppress(QeilError):  # without a spare a restart takes longer; the next tick tries again
+            lane.start(lambda cause: self._lost(lane, cause))
+            self._spare_load = lane.load(self.home.order) if self.home.standby == "all" else None
+
+    def _check(self, lane: DecoderLane, limits: Recovery, now_s: float) -> None:
+        vitals = lane.vitals()
+        if vitals is None:
+            if now_s - self.health.since_s > STARTUP_TIMEOUT_S:
+                lane.kill(f"did not start within {STARTUP_TIMEOUT_S:g} s")
+            return
+        busy_s = None if vitals.busy_since_s is None else now_s - vitals.busy_since_s
+        if vitals.busy_since_s != self._turn[0]:
+            self._turn = vitals.busy_since_s, vitals.waited_s or 0.0
+        starved_s = None if vitals.waited_s is None else max(0.0, vitals.waited_s - self._turn[1])
+        signs = fault_detector.LaneSigns(
+            now_s - vitals.heartbeat_s, busy_s, self.home.turn_s, self.report is None, starved_s, vitals.stopped
+        )
+        cause = fault_detector.judge(signs, limits)
+        if cause is not None:
+            lane.kill(cause)
+
+    # ------------------------------------------------------------------ lanes' thread
+
+    def _loaded(self, lane: DecoderLane, done: Future[DecoderReport]) -> None:
+        error = done.exception()
+        with self._lock:
+            if lane is not self.lane or isinstance(error, LaneDied):
+                return
+            if error is not None:
+                self.refused = getattr(error, "message", str(error))
+                _log.warning("decoder refused", model=self.home.model, cause=self.refused)
+            else:
+                self.report = done.result()
+                for stream in list(self._streams):
+                    self._submit(stream)
+        if error is not None:
+            self.fail_all(Overloaded(f"model {self.home.model!r}: {self.refused}", 30.0))
+
+    def _lost(self, lane: DecoderLane, cause: str) -> None:
+        with self._lock:
+            if lane is self.lane:
+                self.report = None
+                self._died.append(cause)
+
+    def _give_up_replayed(self, limits: Recovery) -> None:
+        for stream in list(self._streams):
+            stream.replays += 1
+            if stream.replays > limits.max_replays:
+                self._fail(
+                    stream, Overloaded(f"model {self.home.model!r} was lost {stream.replays} times meanwhile", 1.0)
+                )
+            else:
+                self.counters["replayed"] += 1
+
+    def _submit(self, stream: TextStream) -> None:
+        """Send what is left of a stream to the lane. Under the lock."""
+        lane = self.lane
+        assert lane is not None  # noqa: S101  (there is a report)
+        stream.numbers.clear()
+        try:
+            for job in stream.jobs():
+                stream.numbers.add(lane.write(job, lambda number, event: self._told(stream, number, event)))
+        except LaneDied:
+            return  # its death is under way to us; the next lane takes the stream
+        except QeilError as error:
+            self._fail(stream, error)
+
+    def _told(self, stream: TextStream, number: int, event: LaneEvent) -> None:
+        with self._lock:
+            if stream.over or number not in stream.numbers:
+                return
+            if isinstance(event, TextPiece):
+                stream.took(event)
+                self.counters["tokens"] += 1
+                told: TextEvent | None = event
+            elif isinstance(event, LaneUsage):
+                stream.usages.append(event)
+                stream.numbers.discard(number)
+                told = None
+            elif isinstance(event, LaneDied):
+                stream.numbers.discard(number)
+                return
+            else:
+                told = event
+            report, ended = self.report, stream.ended and not stream.numbers
+        if isinstance(told, QeilError):
+            self._fail(stream, told)
+        elif told is not None:
+            stream.on_event(told)
+        elif ended and report is not None:
+            with self._lock:
+                self._forget(stream)
+            self._finish(stream, report)
+
+    def _fail(self, stream: TextStream, error: QeilError) -> None:
+        with self._lock:
+            if stream.over:
+                return
+            self._forget(stream)
+            self.counters["failed"] += 1
+        stream.on_event(error)
+
+    def _forget(self, stream: TextStream) -> None:
+        stream.over = True
+        self._streams.discard(stream)
+        numbers, stream.numbers = stream.numbers, set()
+        if self.lane is not None:
+            for number in numbers:
+                self.lane.cancel(number)

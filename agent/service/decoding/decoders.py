@@ -1,0 +1,265 @@
+"""Decoders: every language model of the settings, each on a lane of its own, and the service that writes with them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import structlog
+
+from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
+from agent.control import admission
+from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilError
+from agent.llm.sizes import DecoderSizes, read_sizes
+from agent.ports import Clock, LaneSpec
+from agent.schema.policy import Policy
+from agent.schema.settings import ModelEntry
+from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
+from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
+from agent.service.board import Board
+from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
+from agent.service.decoding.decoder_power import DecoderPower, modelled_power
+from agent.service.decoding.decoder_room import make_room
+from agent.service.decoding.text_stream import TextStream
+from agent.service.serving.lane_keeper import LaneKeeper
+from agent.service.serving.serving_state import InForce
+
+PROGRAM = "agent.service.decoding.decoder_process"
+_RECENT = 256
+_log = structlog.get_logger("decoders")
+TURN_S_PER_BYTE = 3e-8
+"""Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
+positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
+
+
+@dataclass(eq=False)
+class _Served:
+    """A model: its keeper, or why there is none."""
+
+    entry: ModelEntry
+    keeper: DecoderKeeper | None = None
+    reason: str | None = None
+    note: str | None = None
+    sizes: DecoderSizes | None = None
+    power: DecoderPower | None = None
+    energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+
+class Decoders:
+    """`ports.TextService`. `tick` and `start` belong to the supervisor's thread or come before it."""
+
+    def __init__(
+        self,
+        entries: Sequence[ModelEntry],
+        board: Board,
+        make_lane: Callable[[LaneSpec, str], DecoderLane],
+        clock: Clock,
+        in_force: Callable[[], InForce],
+        mode: Callable[[], Mode],
+        free_bytes: Callable[[], int | None],
+    ) -> None:
+        self._board, self._make_lane, self._clock = board, make_lane, clock
+        self._in_force, self._mode, self._free_bytes = in_force, mode, free_bytes
+        self._served = {entry.name: _Served(entry) for entry in entries}
+        self._since_s = clock.wall_s()
+        self._shares: dict[str, float] = {}
+        """Share of the admitted concurrency that heat leaves, by model."""
+        self._promised_bytes = 0.0
+        """Forecast of the models that are placed, not all of it taken yet."""
+
+    # ------------------------------------------------------------------ ports.TextService
+
+    def text_models(self) -> tuple[TextModel, ...]:
+        """All language models."""
+        return tuple(self._model(served) for served in self._served.values())
+
+    def _model(self, served: _Served) -> TextModel:
+        keeper = served.keeper
+        if keeper is None:
+            return TextModel(served.entry.name, False, served.reason or "the agent is starting", 0, 0, self._since_s)
+        order, lane = keeper.home.order, keeper.lane
+        return TextModel(
+            served.entry.name, keeper.state == "ready", self._reason(served), order.context, order.rows, self._since_s,
+            keeper.home.accelerator, lane.pid() if lane is not None else None,
+        )  # fmt: skip
+
+    def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextStreamHandle:
+        """Admit and begin. Raises NotFound, BadInput, Overloaded."""
+        served = self._served.get(request.model)
+        if served is None:
+            known = sorted(self._served)
+            near = get_close_matches(request.model, known, 1)
+            hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+            raise NotFound(f"there is no language model {request.model!r}{hint}")
+        keeper = served.keeper
+        if keeper is None:
+            raise Overloaded(f"model {request.model!r}: {served.reason or 'the agent is starting'}", 5.0)
+        if request.samples > keeper.home.order.rows:
+            raise BadInput(
+                f"{request.samples} texts at once: {request.model!r} writes {keeper.home.order.rows} at once at most"
+            )
+        limits = self._in_force().policy.admission
+        load = admission.Load(self._mode(), self.in_flight(), self._shares.get(request.model, 1.0), 1.0)
+        verdict = admission.decide(load, limits)
+        if not verdict.admit:
+            raise Overloaded(verdict.sentence, verdict.retry_after_s)
+        asked_s = limits.max_deadline_s if request.deadline_s is None else request.deadline_s
+        deadline_s = self._clock.monotonic_s() + admission.deadline_s(asked_s, limits)
+        return TextStreamHandle(keeper, keeper.write(request, on_event, deadline_s))
+
+    # ------------------------------------------------------------------ supervisor's side
+
+    def start(self) -> None:
+        """Read the folders and start a process for each that fits."""
+        for served in self._served.values():
+            self._start(served)
+
+    def _start(self, served: _Served) -> None:
+        try:
+            self._place(served)
+        except (BadInput, PlacementError) as error:
+            served.reason = error.message
+
+    def _place(self, served: _Served) -> None:
+        entry, options, policy = served.entry, served.entry.decoder, self._in_force().policy
+        sizes = served.sizes = read_sizes(entry.path)
+        graph = sizes.graph(options.mode)
+        accelerator = self._accelerator(options.accelerator)
+        room = make_room(sizes, options, self._room_bytes(accelerator, policy), policy.standby)
+        served.note = room.note
+        self._promised_bytes += room.bytes_
+        unit = self._board.profile.accelerator(accelerator)
+        threads = options.threads or self._board.threads(unit)
+        order = DecoderOrder(
+            str(entry.path), options.mode, threads, room.rows, room.context, options.prefix_cache_bytes, 4096
+        )
+        home = DecoderHome(
+            entry.name, accelerator, order, options.max_requests, sizes.weight_bytes * TURN_S_PER_BYTE, policy.standby
+        )
+        spec = LaneSpec(entry.name, threads)
+        served.keeper = DecoderKeeper(
+            home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
+        )
+        served.keeper.start(self._clock.monotonic_s())
+
+        def model_power() -> None:
+            try:
+                served.power = modelled_power(graph, self._board.profile, policy, accelerator)
+            except QeilError as error:
+                _log.warning("joules unknown", model=entry.name, cause=error.message)
+
+        threading.Thread(target=model_power, name="decoder-power", daemon=True).start()
+
+    def _accelerator(self, wanted: str | None) -> str:
+        units = [a for a in self._board.profile.accelerators if a.name not in self._board.simulated]
+        hosts = [
+            a.name for a in units if a.kind == "cpu" and any(r.provider == "CPUExecutionProvider" for r in a.runtimes)
+        ]
+        if wanted is not None and wanted not in hosts:
+            raise PlacementError(
+                f"decoder.accelerator {wanted!r} runs no decoder (these do: {', '.join(hosts) or 'none'})"
+            )
+        if not hosts:
+            raise PlacementError(
+                "no accelerator of this board runs a decoder: the profile names no CPUExecutionProvider"
+            )
+        return wanted or hosts[0]
+
+    def _room_bytes(self, accelerator: str, policy: Policy) -> float:
+        profile = self._board.profile
+        domain = profile.memory_domain(profile.accelerator(accelerator).memory_domain)
+        allowed = (domain.capacity_bytes.value - domain.reserved_bytes.value) * policy.memory.max_cpq
+        free_bytes = self._free_bytes()
+        return (allowed if free_bytes is None else min(allowed, float(free_bytes))) - self._promised_bytes
+
+    def tick(self, keepers: Mapping[str, LaneKeeper], now_s: float) -> None:
+        """Look after every lane; texts pause while heat withholds the permit of their accelerator."""
+        limits = self._in_force().policy.recovery
+        for served in self._served.values():
+            if served.keeper is not None:
+                verdict = keepers[served.keeper.home.accelerator].verdict
+                permit_until_s = now_s + limits.permit_s if verdict.permit else 0.0
+                self._shares[served.entry.name] = verdict.capacity_share
+                served.keeper.tick(permit_until_s, limits, now_s, verdict.pace or 1.0)
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """What status shows of them."""
+        return tuple(self._status(served) for served in self._served.values())
+
+    def _status(self, served: _Served) -> ModelStatus:
+        keeper, entry = served.keeper, served.entry
+        state = "unavailable" if keeper is None and served.reason else "loading" if keeper is None else keeper.state
+        report = keeper.report if keeper is not None else None
+        counters = keeper.counters if keeper is not None else {"streams": 0, "failed": 0, "replayed": 0}
+        times, energies = sorted(served.times_s), sorted(served.energies_j)
+        return ModelStatus(
+            name=entry.name, state=state, requested="CPUExecutionProvider",
+            actual=", ".join(report.providers) if report else "", accelerated_fraction=1.0 if report else None,
+            placement=keeper.home.accelerator if keeper is not None and report else None,
+            p50_ms=times[len(times) // 2] * 1e3 if times else None,
+            p99_ms=times[int(0.99 * (len(times) - 1))] * 1e3 if times else None,
+            energy_j=energies[len(energies) // 2] if energies else None,
+            provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
+            replayed=counters["replayed"], reason=self._reason(served),
+        )  # fmt: skip
+
+    def _reason(self, served: _Served) -> str | None:
+        keeper = served.keeper
+        if keeper is None:
+            return served.reason
+        if keeper.state == "ready":
+            return served.note
+        return keeper.refused or keeper.health.last_fault or "still loading"
+
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(s.keeper.streams() for s in self._served.values() if s.keeper is not None)
+
+    def fail_all(self, error: QeilError) -> None:
+        """Answer everything in flight with an error (last act of a shutdown)."""
+        for served in self._served.values():
+            if served.keeper is not None:
+                served.keeper.fail_all(error)
+
+    def stop(self, timeout_s: float) -> None:
+        """End every lane."""
+        for served in self._served.values():
+            if served.keeper is not None:
+                served.keeper.stop(timeout_s)
+
+    # ------------------------------------------------------------------ lanes' thread
+
+    def _finish(self, served: _Served, stream: TextStream, report: DecoderReport) -> None:
+        usages = stream.usages
+        energy_j: float | None = None
+        provenance: EnergyProvenance = "unknown"
+        if served.power is not None:
+            energy_j, provenance = sum(served.power.energy_j(usage) for usage in usages), "modelled"
+            served.energies_j.append(energy_j)
+        compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
+        served.times_s.append(self._clock.monotonic_s() - stream.started_s)
+        prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
+        cached = min(prompt_tokens, max((usage.cached_tokens for usage in usages), default=0))
+        assert served.keeper is not None  # noqa: S101  (its lane finished this)
+        stream.on_event(
+            TextDone(
+                TextUsage(prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance),
+                served.keeper.home.accelerator, ", ".join(report.providers), self._in_force().digest, stream.replays,
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextStreamHandle:
+    """`ports.TextHandle`."""
+
+    keeper: DecoderKeeper
+    stream: TextStream
+
+    def cancel(self) -> None:
+        """Compute nothing more for it."""
+        self.keeper.cancel(self.stream)

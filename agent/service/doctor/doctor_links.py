@@ -1,0 +1,143 @@
+"""Doctor's look at links: the port to serve on, certificates, the broker."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import socket
+import ssl
+import time
+from pathlib import Path
+
+from agent.schema.settings import MqttSettings, MqttTls, Settings
+from agent.service.check_result import CheckResult, fail, ok, warn
+from agent.service.doctor.certificates import expires_at_s
+
+TIMEOUT_S = 3.0
+SOON_S = 14 * 86_400.0
+"""A certificate that ends within two weeks is worth a warning."""
+
+
+def http_port(settings: Settings) -> CheckResult:
+    """The port is free, or an agent answers on it already."""
+    where = settings.http
+    if where.unix_socket is not None:
+        return ok("http", f"unix socket {where.unix_socket}")
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((where.host, where.port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _taken(where.host, where.port)
+        mend = "correct http.host and http.port in the settings"
+        return fail("http", f"cannot listen on {where.host}:{where.port}: {error.strerror or error}", mend)
+    return ok("http", f"{where.host}:{where.port} is free")
+
+
+def _taken(host: str, port: int) -> CheckResult:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/v2/health/live")
+        if connection.getresponse().status == http.client.OK:
+            return ok("http", f"an agent answers on {host}:{port}")
+    except (OSError, http.client.HTTPException):
+        pass  # not an agent; said below
+    finally:
+        connection.close()
+    mend = f"stop the other program (ss -ltnp 'sport = :{port}'), or set http.port"
+    return fail("http", f"{host}:{port} is used by another program", mend)
+
+
+def certificates(settings: Settings, wall_s: float) -> list[CheckResult]:
+    """Every certificate, key and secret the settings name can be read, belongs together and is in date."""
+    results = [
+        _certificate(what, path, wall_s)
+        for what, path in (("http certificate", settings.http.tls_certificate), *_broker_certificates(settings.mqtt))
+        if path is not None
+    ]
+    pairs = [("http key", settings.http.tls_certificate, settings.http.tls_key)]
+    secrets = [("api key", settings.http.api_key_file)]
+    if settings.mqtt is not None:
+        secrets.append(("broker password", settings.mqtt.password_file))
+        if settings.mqtt.tls is not None:
+            pairs.append(("broker key", settings.mqtt.tls.certificate, settings.mqtt.tls.key))
+    results += [_pair(what, cert, key) for what, cert, key in pairs if cert is not None and key is not None]
+    results += [_secret(what, path) for what, path in secrets if path is not None]
+    return results
+
+
+def _broker_certificates(mqtt: MqttSettings | None) -> list[tuple[str, Path | None]]:
+    if mqtt is None or mqtt.tls is None:
+        return []
+    return [("broker CA", mqtt.tls.ca), ("broker certificate", mqtt.tls.certificate)]
+
+
+def _certificate(what: str, path: Path, wall_s: float) -> CheckResult:
+    try:
+        left_s = expires_at_s(path) - wall_s
+    except OSError as error:
+        return fail(what, f"{path} cannot be read: {error.strerror or error}", "correct the path or its permissions")
+    except ValueError as error:
+        return fail(what, str(error), "put a PEM certificate there")
+    days = abs(left_s) / 86_400
+    if left_s < 0:
+        return fail(what, f"{path} ended {days:.0f} days ago", "renew it (and check the clock)")
+    if left_s < SOON_S:
+        return warn(what, f"{path} ends in {days:.0f} days", "renew it")
+    return ok(what, f"{path}, valid for {days:.0f} days")
+
+
+def _pair(what: str, certificate: Path, key: Path) -> CheckResult:
+    try:
+        # An encrypted key would ask for its password on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError:
+        return fail(
+            what, f"{key} does not belong to {certificate}, or is encrypted", "put the certificate's own key there"
+        )
+    except OSError as error:
+        return fail(what, f"{key} cannot be used: {error.strerror or error}", "correct the path or its permissions")
+    return ok(what, str(key))
+
+
+def _secret(what: str, path: Path) -> CheckResult:
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises where a parent folder is closed to us)
+        return fail(what, f"{path} does not exist", "make it, readable by the agent's user only (chmod 600)")
+    if not os.access(path, os.R_OK):
+        return fail(what, f"{path} cannot be read by this user", "give it to the agent's user")
+    if path.stat().st_mode & 0o077:
+        return warn(what, f"{path} can be read by others", f"chmod 600 {path}")
+    return ok(what, str(path))
+
+
+def broker(settings: Settings) -> CheckResult:
+    """The broker takes a connection, and its certificate is trusted."""
+    mqtt = settings.mqtt
+    if mqtt is None:
+        return ok("broker", "none configured: telemetry stays in the outbox")
+    where = f"{mqtt.host}:{mqtt.port}"
+    begin_s = time.monotonic()
+    try:
+        with socket.create_connection((mqtt.host, mqtt.port), timeout=TIMEOUT_S) as connection:
+            if mqtt.tls is not None:
+                _context(mqtt.tls).wrap_socket(connection, server_hostname=mqtt.host).close()
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", None) or error.reason or str(error)
+        return fail(
+            "broker", f"{where}: TLS is refused: {why}", "correct mqtt.tls, the broker's certificate or the clock"
+        )
+    except OSError as error:
+        why = error.strerror or str(error)
+        mend = "check mqtt.host, mqtt.port and the network; telemetry waits in the outbox meanwhile"
+        return warn("broker", f"{where} is not reachable: {why}", mend)
+    return ok("broker", f"{where} answers in {(time.monotonic() - begin_s) * 1000:.0f} ms")
+
+
+def _context(tls: MqttTls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(tls.ca))
+    if tls.certificate is not None and tls.key is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    return context

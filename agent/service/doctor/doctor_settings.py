@@ -1,0 +1,151 @@
+"""Doctor's look at the settings: valid files, models, state folder, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from agent.backends.probe import RuntimeInventory
+from agent.errors import ConfigError, StorageError
+from agent.schema.settings import Settings
+from agent.service.calibration import calibration
+from agent.service.check_result import CheckResult, fail, ok, warn
+from agent.service.detection import Detected
+from agent.storage import environment, share, state_file, yaml_files
+from agent.storage.yaml_text import Document
+
+SPARE_BYTES = 64 * 2**20
+"""Disk that state, logs and calibration need beside the outbox."""
+CALIBRATION_OLD_S = 180 * 86400.0
+"""Half a year: drivers and runtimes have changed by then."""
+
+
+def load(config: Path | None, environ: Mapping[str, str], results: list[CheckResult]) -> Settings | None:
+    """The settings as `qeil run` would use them; a result about them is added."""
+    try:
+        if config is None:
+            data = environment.apply_environment({"version": 1}, dict(environ))
+            settings = yaml_files.validate(Document(data, {}), Settings, environment.FILE)
+        else:
+            settings = yaml_files.load_settings(config, environ)
+    except ConfigError as error:
+        results.append(fail("settings", error.message, "correct the file; qeil check FILE names every mistake"))
+        return None
+    results.append(ok("settings", str(config) if config else "defaults (no file)"))
+    return settings
+
+
+def policy(settings: Settings) -> CheckResult:
+    """The policy exists and is valid."""
+    try:
+        path = share.find_policy(settings.policy)
+        return ok("policy", f"{yaml_files.load_policy(path).name} ({path})")
+    except ConfigError as error:
+        return fail("policy", error.message, "correct the file, or name another policy in the settings")
+
+
+def profile(settings: Settings, detected: Detected | None) -> CheckResult:
+    """The device profile is valid and is this board's."""
+    if settings.profile == "auto":
+        if detected is None:
+            return fail("profile", "auto, but no profile fits this machine", "name one in the settings (profile: PATH)")
+        how = "nearest generic one" if detected.generic else "this board"
+        return ok("profile", f"auto: {detected.matched} ({how})")
+    try:
+        loaded = yaml_files.load_profile(share.find_profile(settings.profile))
+    except ConfigError as error:
+        return fail("profile", error.message, "correct the file, or set profile: auto")
+    if detected is not None and not detected.generic and detected.matched != loaded.name:
+        message = f"{loaded.name} is set, but this machine looks like {detected.matched}"
+        return warn("profile", message, "set profile: auto, unless that is what you want")
+    return ok("profile", loaded.name)
+
+
+def models(settings: Settings, inventory: RuntimeInventory) -> list[CheckResult]:
+    """Every configured model is there, and a runtime for its format too."""
+    results = []
+    for model in settings.models:
+        check = f"model {model.name}"
+        if not os.path.exists(model.path):  # noqa: PTH110  (Path.exists raises where a parent is closed to us)
+            results.append(fail(check, f"{model.path} does not exist", "correct models in the settings"))
+        elif not os.access(model.path, os.R_OK):
+            results.append(fail(check, f"{model.path} cannot be read by this user", f"chmod a+r {model.path}"))
+        elif model.path.suffix == ".onnx" and inventory.onnxruntime is None:
+            results.append(fail(check, "needs ONNX Runtime", "pip install 'qeil-agent[onnx]'"))
+        elif model.path.suffix == ".tflite" and inventory.litert is None:
+            results.append(fail(check, "needs LiteRT", "pip install 'qeil-agent[litert]'"))
+        else:
+            results.append(ok(check, str(model.path)))
+    return results
+
+
+def state_folder(settings: Settings) -> CheckResult:
+    """The state folder can be written, or made."""
+    folder = settings.state_dir
+    mend = f"sudo install -d -o $USER {folder}, or set state_dir in the settings (QEIL_STATE_DIR)"
+    if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112  (these never raise)
+        return fail("state folder", f"{folder} is not a folder", "set state_dir in the settings to a folder")
+    place = nearest(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        return fail("state folder", f"{place} cannot be written: {error.strerror or error}", mend)
+    return ok("state folder", str(folder) if place == folder else f"{folder} (will be made)")
+
+
+def calibrated(settings: Settings, detected: Detected | None, wall_s: float) -> CheckResult:
+    """Whether this board was measured, and when."""
+    advice = "qeil calibrate (about two minutes, with nothing else computing)"
+    path = settings.state_dir / calibration.FILE
+    try:
+        data = state_file.read_json(path)
+        found = None if data is None else calibration.Calibration.model_validate(data)
+        age_s = (
+            0.0
+            if found is None
+            else wall_s - datetime.fromisoformat(found.measured_at.replace("Z", "+00:00")).timestamp()
+        )
+    except StorageError as error:
+        return warn("calibration", error.message, advice)
+    except ValueError:
+        return warn("calibration", f"{path} is damaged: the agent will not start with it", advice)
+    if found is None:
+        return warn("calibration", "this board was never measured: times are predicted from shares of peaks", advice)
+    name = detected.matched if settings.profile == "auto" and detected is not None else None
+    if name is not None and found.profile != name:
+        return warn("calibration", f"made for {found.profile}, this is {name}: not used", advice)
+    age = f"{age_s / 86400:.0f} days" if age_s >= 2 * 86400 else f"{max(0.0, age_s) / 3600:.0f} hours"
+    kernels = f"kernel times of {len(found.kernel_times)} runtimes"
+    message = f"measured {age} ago: {len(found.coefficients)} coefficients, {kernels}"
+    if found.refused:
+        message += f", {len(found.refused)} measurements not used"
+    if age_s > CALIBRATION_OLD_S:
+        return warn("calibration", message, advice)
+    return ok("calibration", message)
+
+
+def disk_space(settings: Settings) -> CheckResult:
+    """The outbox at its largest still fits."""
+    try:
+        free = shutil.disk_usage(nearest(settings.state_dir)).free
+    except OSError as error:
+        return warn("disk", f"free space is unknown: {error.strerror or error}", "check the file system")
+    shown = f"{free / 2**30:.1f} GiB free at {settings.state_dir}"
+    if free < SPARE_BYTES:
+        return fail("disk", shown, "make room: state and telemetry cannot be kept")
+    if free < settings.outbox.max_bytes + SPARE_BYTES:
+        return warn("disk", shown + ", less than the outbox may take", "make room, or lower outbox.max_bytes")
+    return ok("disk", shown)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists."""
+    for place in (folder, *folder.absolute().parents):
+        if os.path.isdir(place):  # noqa: PTH112  (never raises)
+            return place
+    return Path("/")

@@ -1,0 +1,1 @@
+"""From models, board and policy to placements: whole, staged and split, searched in a process of its own."""

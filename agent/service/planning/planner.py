@@ -1,0 +1,151 @@
+"""Planner: from models, profile and policy to a plan – which accelerators may run each model, in which order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agent.errors import ModelLoadFailed, PlacementError
+from agent.placement import candidates as placement
+from agent.placement.candidates import whole_models
+from agent.placement.limits import Constraints
+from agent.placement.ranking import objectives
+from agent.placement.selection import Incumbent, select
+from agent.placement.state import State
+from agent.ports import LoadSpec, Simulation
+from agent.schema.policy import Policy
+from agent.schema.settings import ModelEntry
+from agent.service.board import HOST_RUNTIME, Board
+from agent.service.planning.holdings import Holdings
+from agent.service.planning.plan import Candidate, ModelPlan, Plan
+from agent.service.planning.search_process import Search
+from agent.service.planning.stage_planner import StagePlanner
+from agent.service.serving.artifacts import check_guard, open_artifact, workload_of
+
+SIMULATED_RESISTANCE_K_PER_W = 4.0
+SIMULATED_CAPACITY_J_PER_K = 30.0
+SIMULATED_AMBIENT_C = 25.0
+
+
+class Planner:
+    """Reads the model files again by digest at every call; keeps the fronts of its re-plans. One thread at a time."""
+
+    def __init__(
+        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic,
+        search: Search | None = None,
+    ) -> None:  # fmt: skip
+        """`clock` gives monotonic seconds; `search`: see StagePlanner."""
+        self._board = board
+        self._cache_dir = cache_dir
+        self._stages = StagePlanner(board.profile, clock, search=search)
+
+    def plan(
+        self,
+        policy: Policy,
+        digest: str,
+        models: Sequence[ModelEntry],
+        state: State | None = None,
+        running: Plan | None = None,
+    ) -> Plan:
+        """A plan for all models; a model that cannot be read or placed is in it with its reason.
+
+        Models are planned in turn, those that run first, each against the memory that the others leave.
+
+        state: the board now; accelerators that are lost stand behind all others, so that a model is loaded elsewhere
+        and is at home again when they are back. running: the plan in force, from which a re-plan starts: what serves a
+        model goes on doing so unless another placement is worth the change.
+        """
+        holdings = Holdings(self._board.profile, policy, state or State())
+        made: dict[int, ModelPlan] = {}
+        for at in sorted(range(len(models)), key=lambda at: not _runs(models[at], running)):
+            entry = models[at]
+            model = self.plan_model(policy, entry, holdings.left, running)
+            if not model.candidates and model.workload is not None and holdings.beside():
+                alone = self.plan_model(policy, entry, state or State(), running)
+                if alone.candidates:
+                    model = replace(model, reason=f"no room beside {holdings.beside()}: {model.reason}")
+            holdings.take(model)
+            made[at] = model
+        return Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
+
+    def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
+        """One model."""
+        try:
+            artifact = open_artifact(entry.path)
+            check_guard(artifact, policy.guard.models, self._cache_dir)
+            workload = workload_of(artifact, entry.name, self._cache_dir)
+        except ModelLoadFailed as error:
+            return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)
+        before = running.model(entry.name) if running is not None else None
+        profile, whole = self._board.profile, replace(state, lost=frozenset())
+        try:
+            found, rejected = whole_models(workload, profile, policy, whole)
+            if not found and before is not None and before.candidates:
+                # It holds its memory already; what others took since is no reason to stop it.
+                found, rejected = whole_models(workload, profile, policy, replace(whole, free_bytes={}))
+        except PlacementError as error:
+            return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
+        found = ordered(found, policy, state, before)
+        name = lane_name(entry.name, artifact.digest, before)
+        candidates = [self._candidate(c, entry, artifact.format, name) for c in found]
+        reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
+        stages = None
+        if before is not None and candidates:
+            order = [c.accelerator for c in (*before.candidates, *candidates)]
+            stages = self._stages.replan(workload, policy, state, list(dict.fromkeys(order)))
+        return ModelPlan(
+            entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
+        )
+
+    def _candidate(self, chosen: placement.Candidate, entry: ModelEntry, format_: str, name: str) -> Candidate:
+        accelerator, runtime, cost = chosen.accelerator, chosen.runtime, chosen.cost
+        simulation = None
+        if accelerator.name in self._board.simulated:
+            runtime = HOST_RUNTIME["onnx" if format_ == "onnx" else "litert"]
+            simulation = Simulation(
+                cost.time_s, cost.energy_j or 0.0, cost.static_w or 0.0, SIMULATED_RESISTANCE_K_PER_W,
+                SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,
+            )  # fmt: skip
+        load = LoadSpec(
+            model=name, path=entry.path, format="onnx" if format_ == "onnx" else "tflite", runtime=runtime,
+            threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
+        )  # fmt: skip
+        return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+
+
+def lane_name(model: str, digest: str, before: ModelPlan | None) -> str:
+    """What lanes call this version of a model: another file gets another name, so that it is loaded beside the old."""
+    if before is None or not before.candidates:
+        return model
+    if before.digest == digest:
+        return before.candidates[0].load.model
+    return f"{model}@{digest.rpartition(':')[2][:12]}"
+
+
+def _runs(entry: ModelEntry, running: Plan | None) -> bool:
+    before = running.model(entry.name) if running is not None else None
+    return before is not None and bool(before.candidates)
+
+
+def ordered(
+    found: Sequence[placement.Candidate], policy: Policy, state: State, before: ModelPlan | None
+) -> list[placement.Candidate]:
+    """Best first, whoever is lost behind all others; the first one before stays first where that costs little."""
+    alive = [c for c in found if c.accelerator.name not in state.lost]
+    lost = [c for c in found if c.accelerator.name in state.lost]
+    serving = before.candidates[0].accelerator if before is not None and before.candidates else None
+    at = next((i for i, c in enumerate(alive) if c.accelerator.name == serving), None)
+    if at and _stays(alive[at], alive[0], policy):
+        alive.insert(0, alive.pop(at))
+    return alive + lost
+
+
+def _stays(serving: placement.Candidate, best: placement.Candidate, policy: Policy) -> bool:
+    rows = objectives(placement.options([best, serving]))
+    first, own = rows[0].tolist(), rows[1].tolist()
+    deadline_s = policy.admission.default_deadline_s
+    # Where even the best one is late, a deadline separates nothing.
+    limits = Constraints(deadline_s=deadline_s) if first[1] <= deadline_s else None
+    return select([first], policy.objective, limits, Incumbent((own[0], own[1], own[2]))).index is None

@@ -1,0 +1,222 @@
+"""Split planner: adds to a plan the best split of each model where it is worth more than any whole placement.
+
+Also those that the settings name. What a split's hand-overs really took replaces what was predicted of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from agent.errors import ModelLoadFailed, PlacementError, StorageError
+from agent.placement import split_points
+from agent.placement.candidates import Candidate as Whole
+from agent.placement.candidates import candidates as possible
+from agent.placement.split_points import Part, SplitPoint
+from agent.placement.state import State
+from agent.placement.tables import Tables, make_tables
+from agent.ports import LoadSpec, Simulation
+from agent.schema.policy import Policy
+from agent.schema.settings import ModelEntry
+from agent.schema.workload import Workload
+from agent.service.board import HOST_RUNTIME, Board
+from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
+from agent.service.planning.planner import (
+    SIMULATED_AMBIENT_C,
+    SIMULATED_CAPACITY_J_PER_K,
+    SIMULATED_RESISTANCE_K_PER_W,
+    Planner,
+)
+from agent.service.planning.search_process import Search
+from agent.service.planning.split_store import SplitStore, Stored
+from agent.service.serving.artifacts import Artifact
+from agent.service.serving.split_meter import Handover
+
+MAX_TRIED = 3
+"""Split points of one model that are cut until one keeps the bits."""
+
+Handovers = Callable[[], Mapping[tuple[str, str], Handover]]
+
+
+class SplitPlanner:
+    """Owned by the planner's thread."""
+
+    def __init__(self, board: Board, store: SplitStore, handovers: Handovers) -> None:
+        """`handovers()` is what was measured between accelerators so far."""
+        self._board = board
+        self._store = store
+        self._handovers = handovers
+
+    def offer(
+        self, model: ModelPlan, entry: ModelEntry, policy: Policy, state: State, before: ModelPlan | None
+    ) -> ModelPlan:
+        """The plan of the model with its split placements, where there are any."""
+        workload = model.workload
+        if workload is None or workload.format != "onnx" or len(workload.stages) < 2:
+            return _refused(model, entry.splits, "a model of this kind is one stage")
+        try:
+            tables = self._corrected(make_tables(workload, self._board.profile, policy, state=state))
+        except PlacementError as error:
+            return _refused(model, entry.splits, error.message)
+        case = _Case(self._board, self._store, model, entry, policy, workload, tables, state)
+        model = case.named(model)
+        return case.chosen(model, before) if len(tables.problem.accelerators) > 1 else model
+
+    def prune(self, plan: Plan) -> None:
+        """Forget stage models that no plan has used for long, as far as space is short."""
+        used = [p.load.path for m in plan.models for c in m.candidates for p in c.stages]
+        self._store.prune(used)
+
+    def _corrected(self, tables: Tables) -> Tables:
+        """The tables with hand-overs as they were measured: the difference to what was predicted then is added."""
+        measured = self._handovers()
+        problem = tables.problem
+        names = problem.accelerators
+        change = np.zeros((len(names), len(names)))
+        for (source, target), seen in measured.items():
+            if source in names and target in names:
+                change[names.index(source), names.index(target)] = seen.measured_s - seen.predicted_s
+        if not change.any():
+            return tables
+        transfer = np.maximum(0.0, problem.transfer_latency + change[None, :, :])
+        return replace(tables, problem=replace(problem, transfer_latency=transfer))
+
+
+class _Case:
+    """One model under one policy on the board as it is."""
+
+    def __init__(
+        self, board: Board, store: SplitStore, model: ModelPlan, entry: ModelEntry, policy: Policy, workload: Workload,
+        tables: Tables, state: State,
+    ) -> None:  # fmt: skip
+        self._board = board
+        self._store = store
+        self._entry = entry
+        self._policy = policy
+        self._tables = tables
+        self._artifact = Artifact(entry.path, "onnx", model.digest)
+        self._sizes = [s.output_bytes for s in workload.stages]
+        found, _ = possible(workload, board.profile, policy, state)
+        self._units: dict[str, Whole] = {c.accelerator.name: c for c in found}
+
+    def named(self, model: ModelPlan) -> ModelPlan:
+        """With the splits that the settings name, behind what the planner prefers."""
+        for label in self._entry.splits:
+            try:
+                names = tuple(label.split("+"))
+                points = split_points.along(self._tables, names, self._policy.objective, self._sizes, MAX_TRIED)
+            except ValueError as error:
+                model = _refused(model, (label,), str(error))
+                continue
+            if not points:
+                model = _refused(model, (label,), "no way to cut it fits in memory")
+                continue
+            made, model = self._first(model, points)
+            if made is not None:
+                model = _with(model, replace(made, kept=True), first=False)
+        return model
+
+    def chosen(self, model: ModelPlan, before: ModelPlan | None) -> ModelPlan:
+        """With the best split of the front: first where it is worth it, last where all placements are kept loaded."""
+        policy = self._policy
+        deadline_s = policy.admission.default_deadline_s
+        try:
+            points = split_points.best(self._tables, policy.objective, self._sizes, MAX_TRIED, deadline_s)
+        except PlacementError:
+            return model
+        running = before.candidates[0].accelerator if before is not None and before.candidates else None
+        wholes = [c.accelerator for c in model.candidates if not c.stages]
+        first = [p for p in points if not wholes or self._beats(p, wholes[0], running)]
+        if not first and policy.standby != "all":
+            return model
+        made, model = self._first(model, first or points)
+        return model if made is None else _with(model, made, first=bool(first))
+
+    def _beats(self, point: SplitPoint, whole: str, running: str | None) -> bool:
+        return split_points.beats(point, self._tables, whole, self._policy.objective, point.label == running)
+
+    def _first(self, model: ModelPlan, points: Sequence[SplitPoint]) -> tuple[Candidate | None, ModelPlan]:
+        """The first point whose cut keeps the bits, and the model with the reasons of those before it."""
+        for point in points:
+            try:
+                after = tuple(part.end - 1 for part in point.parts[:-1])
+                stored = self._store.get(self._artifact, 1, after=after)
+            except (ModelLoadFailed, StorageError) as error:
+                model = _refused(model, (point.label,), error.message)
+                continue
+            return self._candidate(point, stored), model
+        return None, model
+
+    def _candidate(self, point: SplitPoint, stored: Stored) -> Candidate:
+        files, count = stored.split.stages, len(point.parts)
+        stages = []
+        for index, (part, file) in enumerate(zip(point.parts, files, strict=True), 1):
+            name = f"{self._entry.name}/{index}of{count}-{stored.key}"
+            load = self._load(name, file.path, part)
+            crossing = stored.split.checked.crossing_bytes if stored.split.checked is not None else ()
+            static_w = self._units[part.accelerator].cost.static_w or 0.0
+            stages.append(
+                StageCandidate(
+                    part.accelerator, load, part.time_s, max(0.0, part.energy_j - static_w * part.time_s), static_w,
+                    given=file.given, receives=file.receives, sends=file.sends, answers=file.answers,
+                    handover_s=part.handover_s if index > 1 else None,
+                    crossing_bytes=float(crossing[index - 2]) if index > 1 and crossing else None,
+                )
+            )  # fmt: skip
+        whole = replace(stages[0].load, model=self._entry.name, path=self._entry.path, simulation=None)
+        total_s = sum(part.time_s + part.handover_s for part in point.parts)
+        total_j = sum(part.energy_j + part.handover_j for part in point.parts)
+        return Candidate(point.label, whole, total_s, total_j, 0.0, tuple(stages), stored.key)
+
+    def _load(self, name: str, path: Path, part: Part) -> LoadSpec:
+        unit = self._units[part.accelerator]
+        runtime, simulation = unit.runtime, None
+        if part.accelerator in self._board.simulated:
+            runtime = HOST_RUNTIME["onnx"]
+            simulation = Simulation(
+                part.time_s, part.energy_j, unit.cost.static_w or 0.0, SIMULATED_RESISTANCE_K_PER_W,
+                SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,
+            )  # fmt: skip
+        threads = runtime.threads or self._board.threads(unit.accelerator)
+        return LoadSpec(model=name, path=path, format="onnx", runtime=runtime, threads=threads, simulation=simulation)
+
+
+class SplittingPlanner(Planner):
+    """A planner whose plans may split models."""
+
+    def __init__(self, board: Board, state_dir: Path, handovers: Handovers, search: Search | None = None) -> None:
+        """Caches and stage models lie in `state_dir`; `search`: see StagePlanner."""
+        super().__init__(board, state_dir / "workloads", search=search)
+        self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
+
+    def plan(
+        self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None,
+        running: Plan | None = None,
+    ) -> Plan:  # fmt: skip
+        """As of Planner; stage models that no plan has used for long are forgotten."""
+        plan = super().plan(policy, digest, models, state, running)
+        self._splits.prune(plan)
+        return plan
+
+    def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
+        """One model with its splits."""
+        model = super().plan_model(policy, entry, state, running)
+        before = running.model(entry.name) if running is not None else None
+        return self._splits.offer(model, entry, policy, state, before)
+
+
+def _with(model: ModelPlan, candidate: Candidate, first: bool) -> ModelPlan:
+    """With one more candidate; one of the same name makes room where the new one comes first."""
+    same = [c for c in model.candidates if c.accelerator == candidate.accelerator]
+    if same and not first:
+        return model
+    others = [c for c in model.candidates if c.accelerator != candidate.accelerator]
+    made = replace(candidate, kept=candidate.kept or any(c.kept for c in same))
+    return replace(model, candidates=(made, *others) if first else (*others, made), reason=None)
+
+
+def _refused(model: ModelPlan, labels: Sequence[str], why: str) -> ModelPlan:
+    return replace(model, rejected=(*model.rejected, *((label, why) for label in labels)))

@@ -1,0 +1,146 @@
+"""Split store: stage models in the state folder, by what they were cut from; checked once, kept within a bound.
+
+A folder holds the stages of one version of a model and of the runtime that checked them, with the weights they share.
+What could not be cut is remembered as well, so that a plan does not try it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ModelLoadFailed, StorageError
+from agent.service.serving.artifacts import Artifact
+from agent.storage import state_file
+from agent.workload.onnx_split import Boundary, Order, Split, split_in_child
+
+TIMEOUT_S = 300.0
+MAX_BYTES = 4 * 1024**3
+"""Stage models that are kept; folders that were not used for longest go first, those in use never."""
+_VERSION = 1
+_WEIGHTS = frozenset({".bin", ".data", ".onnx_data", ".weights"})
+"""How files with a model's outside weights end, as exporters name them."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A split and the name of its folder and boundaries, which is the same wherever the stages may be exchanged."""
+
+    split: Split
+    key: str
+
+
+class SplitStore:
+    """Owned by the planner's thread."""
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    def get(
+        self, artifact: Artifact, threads: int, *, after: tuple[int, ...] = (), boundaries: tuple[Boundary, ...] = ()
+    ) -> Stored:
+        """The stages between those boundaries, or behind those stages of the workload; made and checked if need be.
+
+        Raises ModelLoadFailed with the reason why it cannot be cut there, StorageError where it cannot be written.
+        """
+        folder = self._folder / _name(artifact, threads)
+        wanted = json.dumps({"after": after, "boundaries": boundaries})
+        name = hashlib.sha256(wanted.encode()).hexdigest()[:12]
+        manifest = folder / f"{name}.json"
+        known = self._known(manifest)
+        if known is None:
+            known = self._make(artifact, folder, name, threads, after, boundaries)
+            state_file.write_json(manifest, known)
+        if "refused" in known:
+            raise ModelLoadFailed(known["refused"])
+        _touch(folder)
+        made = Split.from_json(known["split"])
+        cut = hashlib.sha256(json.dumps(made.boundaries).encode()).hexdigest()[:12]
+        return Stored(made, f"{folder.name[:12]}-{cut}")
+
+    def _known(self, manifest: Path) -> dict[str, Any] | None:
+        """The manifest of an earlier cut whose files are all there; anything else is made again."""
+        try:
+            document = state_file.read_json(manifest)
+        except StorageError:
+            return None
+        if not isinstance(document, dict) or document.get("version") != _VERSION:
+            return None
+        if isinstance(document.get("refused"), str):
+            return document
+        try:
+            stages = Split.from_json(document["split"]).stages
+        except (KeyError, TypeError, ValueError):
+            return None
+        return document if all(stage.path.is_file() for stage in stages) else None
+
+    def _make(
+        self, artifact: Artifact, folder: Path, name: str, threads: int, after: tuple[int, ...],
+        boundaries: tuple[Boundary, ...],
+    ) -> dict[str, Any]:  # fmt: skip
+        count = len(after or boundaries) + 1
+        names = tuple(f"{name}-{index}of{count}" for index in range(1, count + 1))
+        order = Order(artifact.path, folder, names, boundaries, after=after, threads=threads)
+        try:
+            made = split_in_child(order, TIMEOUT_S)
+        except ModelLoadFailed as error:
+            if not folder.is_dir():
+                raise  # nothing was cut: the file itself is the trouble, and may be mended
+            return {"version": _VERSION, "refused": error.message}
+        return {"version": _VERSION, "split": made.to_json()}
+
+    def prune(self, in_use: Collection[Path]) -> int:
+        """Remove what was not used for longest until the rest fits; folders of files in use stay. Bytes removed."""
+        if not self._folder.is_dir():
+            return 0
+        held = {path.parent for path in in_use}
+        folders = sorted((p for p in self._folder.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+        sizes = {folder: _bytes(folder) for folder in folders}
+        total, removed = sum(sizes.values()), 0
+        for folder in folders:
+            if total - removed <= self._max_bytes:
+                break
+            if folder not in held:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += sizes[folder]
+        return removed
+
+
+def _name(artifact: Artifact, threads: int) -> str:
+    """Digest of everything that decides the stages and their bits: file, weights beside it, runtime, processor."""
+    beside = sorted(
+        (p.name, p.stat().st_size, p.stat().st_mtime_ns)
+        for p in artifact.path.parent.iterdir()
+        if p != artifact.path and (p.name.startswith(artifact.path.stem) or p.suffix in _WEIGHTS) and p.is_file()
+    )
+    facts = [artifact.digest, beside, _runtime(), platform.machine(), threads]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _runtime() -> str:
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _touch(folder: Path) -> None:
+    try:
+        os.utime(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+
+
+def _bytes(folder: Path) -> int:
+    """Bytes on disk that are the folder's own: a linked file belongs to the model it came from."""
+    found = (p.stat() for p in folder.iterdir() if p.is_file())
+    return sum(s.st_blocks * 512 for s in found if s.st_nlink == 1)

@@ -1,0 +1,1 @@
+"""The board's side of its fleet: commands, desired state, bundles, telemetry."""

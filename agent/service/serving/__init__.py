@@ -1,0 +1,1 @@
+"""A request's way: routing, lanes kept alive, screens before native code, meters behind it."""

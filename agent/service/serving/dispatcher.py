@@ -1,0 +1,397 @@
+"""Dispatcher: takes one routing table per attempt, guards, admits, runs, and replays what a lane lost.
+
+Owns the requests in flight. A request is answered exactly once: by a result, or by one error. When a lane dies its
+requests move to the next placement; where none is usable they wait, bounded, until one is or their deadline passes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import structlog
+
+from agent.control import admission, input_guard, routing
+from agent.errors import (
+    BackendError,
+    BadInput,
+    DeadlineExceeded,
+    InferenceFailed,
+    LaneDied,
+    LaneOutOfMemory,
+    NotFound,
+    Overloaded,
+    PermitExpired,
+    QeilError,
+    Unprocessable,
+)
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
+from agent.service.serving.held_answers import Held, HeldAnswers, Part, part_of, parts_of
+from agent.service.serving.meter import Meter
+from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable
+from agent.service.serving.split_meter import SplitMeter
+from agent.service.serving.split_run import Progress, SplitRun, resumable
+
+_log = structlog.get_logger("request")
+
+
+@dataclass(eq=False)
+class _Job:
+    request: InferenceRequest
+    future: Future[InferenceAnswer]
+    ticket: int
+    started_s: float
+    deadline_s: float
+    tried: set[str] = field(default_factory=set)
+    policy_digest: str = ""
+    """Of the policy under which the present attempt was routed."""
+    replays: int = 0
+    last_error: QeilError | None = None
+    progress: Progress | None = None
+    """Of a split model: what its stages made so far."""
+    accused: Part | None = None
+    """Whom the last error speaks against."""
+    give_up: Callable[[], object] | None = None
+    """Drops the call that is under way, for a client that has gone."""
+
+
+class Dispatcher:
+    """Thread-safe; `infer` never blocks."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        clock: Clock,
+        on_suspect: Callable[[str, str], None],
+        split_meter: SplitMeter | None = None,
+        held: HeldAnswers | None = None,
+    ) -> None:
+        """`on_suspect(accelerator, cause)` is told of errors that speak against a lane; `held` verifies answers."""
+        self._held = held
+        self._table = table
+        self._clock = clock
+        self._on_suspect = on_suspect
+        self._lock = threading.Lock()
+        self._in_flight: set[_Job] = set()
+        self._waiting: list[_Job] = []
+        self._tickets = 0
+        self._service_s = 0.05
+        self.meters: dict[str, Meter] = {}
+        self.split_meter = split_meter or SplitMeter()
+        self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0}
+
+    # ------------------------------------------------------------------ requests
+
+    def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
+        """Accept a request or fail its future with a RequestError."""
+        future: Future[InferenceAnswer] = Future()
+        try:
+            job = self._admit(request, future)
+        except QeilError as error:
+            future.set_exception(error)
+            return future
+        future.add_done_callback(lambda _: self._release(job))
+        self._attempt(job)
+        return future
+
+    def _admit(self, request: InferenceRequest, future: Future[InferenceAnswer]) -> _Job:
+        table = self._table
+        model = self.routes(request.model)
+        if model.metadata.inputs or model.routes:
+            verdict = input_guard.check(request.inputs, model.metadata.inputs, table.policy.admission.reject_non_finite)
+            if not verdict.allow:
+                self.counters["rejected_input"] += 1
+                raise BadInput(f"model {request.model!r}: {verdict.sentence}", code=verdict.code)
+        if request.outputs:
+            self._check_outputs(request, model)
+        if request.placement is not None:
+            self._check_placement(request, model)
+        limits = table.policy.admission
+        share = model.derate_share
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            load = admission.Load(table.mode, len(self._in_flight), share, self._service_s)
+            decision = admission.decide(load, limits)
+            if not decision.admit:
+                self.counters["refused"] += 1
+                reason = (
+                    f": {model.metadata.reason}" if decision.reason == "no_capacity" and model.metadata.reason else ""
+                )
+                raise Overloaded(decision.sentence + reason, decision.retry_after_s)
+            self._tickets += 1
+            deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
+            job = _Job(request, future, self._tickets, now_s, deadline_s)
+            self._in_flight.add(job)
+            if request.model not in self.meters:
+                self.meters[request.model] = Meter()
+        return job
+
+    def routes(self, model: str) -> ModelRoutes:
+        """The model's routes; NotFound names the nearest known model."""
+        models = self._table.models
+        if model not in models:
+            near = get_close_matches(model, models, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
+            raise NotFound(f"there is no model {model!r} ({hint})")
+        return models[model]
+
+    def metadata(self) -> tuple[ModelMetadata, ...]:
+        """Every model of the table."""
+        return tuple(m.metadata for m in self._table.models.values())
+
+    def _check_outputs(self, request: InferenceRequest, model: ModelRoutes) -> None:
+        known = [spec.name for spec in model.metadata.outputs]
+        for name in request.outputs or ():
+            if known and name not in known:
+                raise BadInput(f"model {request.model!r} has no output {name!r}; it gives {', '.join(known)}")
+
+    def _check_placement(self, request: InferenceRequest, model: ModelRoutes) -> None:
+        loaded = [route.accelerator for route in model.routes]
+        if request.placement is not None and request.placement not in loaded:
+            names = ", ".join(loaded) or "no accelerator"
+            hint = "standby: all in the policy keeps every placement loaded" if loaded else "see qeil status"
+            raise BadInput(f"model {request.model!r} is not loaded on {request.placement!r}; it is on {names} ({hint})")
+
+    # ------------------------------------------------------------------ attempts
+
+    def _attempt(self, job: _Job) -> None:
+        table = self._table
+        job.policy_digest = table.policy_digest
+        model = table.models.get(job.request.model)
+        now_s = self._clock.monotonic_s()
+        if now_s >= job.deadline_s:
+            self._fail(job, DeadlineExceeded(f"no answer within {job.deadline_s - job.started_s:g} s"))
+            return
+        if model is None:
+            self._fail(job, NotFound(f"model {job.request.model!r} was removed"))
+            return
+        wanted = job.request.placement
+        limit = table.policy.admission.max_queue_per_lane
+        if wanted is None and not job.tried and model.routes and model.routes[0].takes_all(limit):
+            self._submit(job, model.routes[0])  # what `choose` would say, without asking the others
+            return
+        candidates = [
+            routing.Route(r.accelerator, r.usable and r.alive(), r.capacity_share, r.queue_length())
+            for r in model.routes
+            if wanted in (None, r.accelerator)
+        ]
+        index = routing.choose(candidates, job.ticket, limit, job.tried)
+        if index is None:
+            self._wait_or_refuse(job, model, candidates)
+            return
+        accelerator = candidates[index].accelerator
+        self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
+
+    def _submit(self, job: _Job, route: RouteEntry) -> None:
+        if route.stages:
+            self._submit_split(job, route)
+            return
+        job.progress = None
+        try:
+            asked, name = job.request, route.name or job.request.model
+            reply = route.lane.submit(name, asked.inputs, asked.outputs, job.deadline_s)
+        except QeilError as error:
+            self._attempt_failed(job, route, error, route.accelerator)
+            return
+        self._watch(job, reply.cancel)
+        reply.add_done_callback(lambda done: self._finished(job, route, done))
+
+    def _submit_split(self, job: _Job, route: RouteEntry) -> None:
+        request = job.request
+        kept = job.progress
+        if kept is None or not resumable(kept, route):
+            kept = Progress(route.split, request.inputs)
+        job.progress = kept
+        run = SplitRun(
+            route, request.model, kept, request.outputs, job.deadline_s, self._clock, self.split_meter,
+            lambda reply: self._made(job, route, reply),
+            lambda accelerator, error: self._attempt_failed(job, route, error, accelerator),
+        )  # fmt: skip
+        self._watch(job, run.cancel)
+        run.start()
+
+    @staticmethod
+    def _watch(job: _Job, give_up: Callable[[], object]) -> None:
+        job.give_up = give_up
+        if job.future.done():
+            give_up()
+
+    def _finished(self, job: _Job, route: RouteEntry, done: Future[LaneReply]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._made(job, route, done.result())
+        elif isinstance(error, QeilError):
+            self._attempt_failed(job, route, error, route.accelerator)
+        else:
+            sentence = f"{type(error).__name__}: {error}"
+            self._attempt_failed(job, route, InferenceFailed(sentence), route.accelerator)
+
+    def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
+        """`accelerator` is the one at fault, of those that the placement needs."""
+        if isinstance(error, InferenceFailed | LaneOutOfMemory):
+            self._on_suspect(accelerator, error.message)
+        replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
+        job.accused = part_of(route, accelerator, route.name or job.request.model)
+        if not replayable or job.replays >= self._table.policy.recovery.max_replays:
+            self._fail_or_blame(job, error)
+            return
+        with self._lock:
+            job.replays += 1
+            job.last_error = error
+            job.tried.add(route.accelerator)
+            self.counters["replayed"] += 1
+        self._attempt(job)
+
+    def _wait_or_refuse(self, job: _Job, model: ModelRoutes, candidates: list[routing.Route]) -> None:
+        """Wait while a placement is expected back; a full queue everywhere is refused at once."""
+        full = any(c.usable and c.capacity_share > 0 and c.accelerator not in job.tried for c in candidates)
+        if full:
+            self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
+            return
+        if job.last_error is not None and not isinstance(job.last_error, LaneDied):
+            self._fail_or_blame(job, job.last_error)
+            return
+        if model.hopeful:
+            with self._lock:
+                job.tried.clear()
+                self._waiting.append(job)
+            return
+        reason = model.metadata.reason or "no accelerator may run it at the moment"
+        self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", 1.0))
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _made(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+        """An answer is there; where the policy wants it verified, every lane that made it must pass a canary first."""
+        if self._held is None or self._table.policy.recovery.release == "at_once":
+            self._answer(job, route, reply)
+            return
+        self._verify(job, route, reply, parts_of(route, route.name or job.request.model))
+
+    def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[Part]) -> None:
+        assert self._held is not None  # noqa: S101  (the caller checked)
+        if not parts:
+            self._answer(job, route, reply)
+            return
+        (accelerator, lane, model), *rest = parts
+
+        def redo(cause: str) -> None:
+            job.progress = None
+            self._attempt_failed(job, route, LaneDied(f"{accelerator}: {cause}"), accelerator)
+
+        self._held.hold(accelerator, lane, model, Held(lambda: self._verify(job, route, reply, rest), redo))
+
+    def _answer(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+        energy_j, provenance = reply.energy_j, reply.energy_provenance
+        if energy_j is None:
+            energy_j = route.modelled_energy_j(reply.execute_s)
+            provenance = "unknown" if energy_j is None else "modelled"
+        answer = InferenceAnswer(
+            outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
+            provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
+            execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
+            policy_digest=job.policy_digest, replays=job.replays,
+        )  # fmt: skip
+        if not _settle(job.future, answer):
+            return
+        total_s = self._clock.monotonic_s() - job.started_s
+        self.meters[job.request.model].answered(
+            route.accelerator, total_s, reply.execute_s, energy_j, provenance, job.replays
+        )
+        self._service_s += 0.1 * (total_s - self._service_s)
+        _log.info(
+            "request", id=job.request.request_id, model=job.request.model, status="ok", placement=route.accelerator,
+            ms=round(total_s * 1e3, 3), execute_ms=round(reply.execute_s * 1e3, 3), replays=job.replays,
+            energy_j=energy_j, provenance=provenance,
+        )  # fmt: skip
+
+    def _fail_or_blame(self, job: _Job, error: QeilError) -> None:
+        """Fail, but where a runtime refused an input, first ask its lane whether the input or the lane is to blame."""
+        if self._held is None or not isinstance(error, InferenceFailed) or job.accused is None:
+            self._fail(job, error)
+            return
+        accelerator, lane, model = job.accused
+        if not self._held.can_ask(accelerator, model):
+            self._fail(job, error)
+            return
+
+        def redo(cause: str) -> None:
+            job.last_error = LaneDied(f"{accelerator}: {cause}")
+            with self._lock:  # until the lane has been ended: now it would take the request once more
+                job.tried.clear()
+                self._waiting.append(job)
+
+        self._held.hold(accelerator, lane, model, Held(lambda: self._fail(job, Unprocessable(error.message)), redo))
+
+    def _version(self, job: _Job) -> str:
+        model = self._table.models.get(job.request.model)
+        return model.metadata.versions[-1] if model else "1"
+
+    def _fail(self, job: _Job, error: QeilError) -> None:
+        if isinstance(error, LaneOutOfMemory):
+            error = Overloaded(error.message, 1.0)
+        elif isinstance(error, LaneDied | PermitExpired):
+            error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
+        if isinstance(error, DeadlineExceeded):
+            self.counters["expired"] += 1
+        if _settle(job.future, error):
+            self.meters[job.request.model].failed()
+            _log.warning(
+                "request", id=job.request.request_id, model=job.request.model, status=error.code,
+                error=error.message, replays=job.replays,
+            )  # fmt: skip
+
+    def _release(self, job: _Job) -> None:
+        with self._lock:
+            self._in_flight.discard(job)
+        if job.future.cancelled() and job.give_up is not None:
+            job.give_up()
+
+    # ------------------------------------------------------------------ supervisor's side
+
+    def replace(self, table: RoutingTable) -> None:
+        """Route by a new table from now on, and let waiting requests try again."""
+        self._table = table
+        if not self._waiting:
+            return
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            if not job.future.done():
+                self._attempt(job)
+
+    def in_flight(self) -> int:
+        """Requests accepted and not answered."""
+        return len(self._in_flight)
+
+    def energies_j(self) -> dict[str, float]:
+        """Energy of all answers so far, per model; unknown energies count as nothing and are labelled so elsewhere."""
+        return {name: meter.read().total_energy_j for name, meter in list(self.meters.items())}
+
+    def waiting(self) -> int:
+        """Requests without a usable placement."""
+        return len(self._waiting)
+
+    def fail_all(self, error: BackendError | Overloaded) -> None:
+        """Answer everything in flight with an error (last act of a shutdown)."""
+        with self._lock:
+            jobs = list(self._in_flight)
+        for job in jobs:
+            self._fail(job, error)
+
+
+def _settle(future: Future[InferenceAnswer], outcome: InferenceAnswer | QeilError) -> bool:
+    """Set the outcome unless the caller cancelled or it is already set; says which."""
+    try:
+        if isinstance(outcome, QeilError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        return False
+    return True

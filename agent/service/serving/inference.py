@@ -1,0 +1,87 @@
+"""Inference service: what the HTTP edge sees of the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from agent.errors import NotFound, QeilError
+from agent.ports import InferenceAnswer, InferenceRequest, Metric, ModelMetadata, RequestLimits
+from agent.schema.snapshot import AgentSnapshot
+from agent.service import metrics
+from agent.service.serving.dispatcher import Dispatcher
+from agent.service.serving.input_screen import InputScreen
+from agent.service.supervisor import Supervisor
+
+
+class AgentInference:
+    """Thin, thread-safe and non-blocking: everything is asked of the dispatcher or read from a snapshot."""
+
+    def __init__(
+        self, supervisor: Supervisor, dispatcher: Dispatcher, change_models: Callable[[str, bool], Future[None]],
+        screen: InputScreen | None = None,
+    ) -> None:  # fmt: skip
+        """`change_models(name, load)` loads or unloads a configured model; `screen` stands before the dispatcher."""
+        self._screen = screen
+        self._infer = dispatcher.infer if screen is None else screen.infer
+        self._supervisor = supervisor
+        self._dispatcher = dispatcher
+        self._change_models = change_models
+
+    def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
+        """Guard, admit, run."""
+        return self._infer(request)
+
+    def models(self) -> tuple[ModelMetadata, ...]:
+        """All models of the plan in force."""
+        return self._dispatcher.metadata()
+
+    def model(self, name: str) -> ModelMetadata:
+        """One model; NotFound with the nearest known name."""
+        return self._dispatcher.routes(name).metadata
+
+    def load_model(self, name: str) -> Future[None]:
+        """Serve a configured model again."""
+        return self._guarded(name, load=True)
+
+    def unload_model(self, name: str) -> Future[None]:
+        """Stop serving a model; its configuration stays."""
+        return self._guarded(name, load=False)
+
+    def _guarded(self, name: str, load: bool) -> Future[None]:
+        try:
+            return self._change_models(name, load)
+        except QeilError as error:
+            failed: Future[None] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def snapshot(self) -> AgentSnapshot:
+        """The latest."""
+        return self._supervisor.snapshot
+
+    def limits(self) -> RequestLimits:
+        """Bounds of the policy in force."""
+        admission = self._supervisor.in_force.policy.admission
+        return RequestLimits(admission.max_body_bytes, admission.max_json_body_bytes)
+
+    def live(self) -> bool:
+        """Whether the supervisor ticks."""
+        return self._supervisor.alive()
+
+    def ready(self) -> bool:
+        """Whether every model can be served now."""
+        tensors = self.models()
+        others = {m.name for m in tensors}
+        texts = (m for m in self._supervisor.snapshot.models if m.name not in others)
+        return self.live() and all(m.ready for m in tensors) and all(m.state == "ready" for m in texts)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """For Prometheus."""
+        known = metrics.collect(self._supervisor.snapshot, self._dispatcher, self._supervisor.mailbox_dropped)
+        return known if self._screen is None else (*known, metrics.guarded(self._screen.counts))
+
+
+def unknown_model(name: str, known: list[str]) -> NotFound:
+    """The error for a model that the settings do not have."""
+    return NotFound(f"there is no model {name!r} in the settings (known: {', '.join(sorted(known)) or 'none'})")
