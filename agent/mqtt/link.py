@@ -326,7 +326,7 @@ class Link:
             farewell = self._state(False, self._connections, why="stop")
             info = self._hand_over(self._topics.state, farewell, None, True)
             until_s = self._clock.monotonic_s() + GOODBYE_S
-            while not info.is_published() and turn(client, self._wake, 0.1):
+            while info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published() and turn(client, self._wake, 0.1):
                 if self._clock.monotonic_s() > until_s:
                     break
         client.disconnect()
