@@ -31,11 +31,11 @@ from agent.workload.micro import MicroModel, write_in_child
 LOAD_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 30.0
 QUICK_SECONDS_PER_MODEL = 0.02
-FULL_SECONDS_PER_MODEL = 0.05
+FULL_SECONDS_PER_MODEL = 0.06
 MIN_RUNS, MAX_RUNS = 8, 200
 POWER_MAX_RUNS = 1_000_000
 """A power window lasts its whole time: the sensor needs it, however short one run is."""
-ROUNDS = 3
+ROUNDS = 2
 """Times that every micro model is measured, the whole set between two of them; the fastest counts.
 
 The speed of a machine changes within a minute – other processes, other guests of the host, heat – and never for the
