@@ -31,6 +31,7 @@ from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
 from agent.service.decoding.answering import Answering
 from agent.service.decoding.decoders import Decoders
+from agent.service.decoding.text_screen import TextScreen
 from agent.service.insight import Insight
 from agent.service.planning.plan import Plan
 from agent.service.planning.planning_state import Replanner, planning_state
@@ -144,10 +145,6 @@ class App:
             lambda: available_bytes(SysfsReader(Path("/"))),
         )  # fmt: skip
         self.supervisor.serve_also(self.decoders.statuses)
-        self.texts = Answering(
-            self.decoders, lambda: self.supervisor.in_force.policy,
-            self._sample_share, self._clock,
-        )  # fmt: skip
         sensors = self._sensors()
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
@@ -156,6 +153,10 @@ class App:
         self.screen = InputScreen(
             self.dispatcher.infer, lambda: self.supervisor.in_force.policy.guard.tensors,
             StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
+        )  # fmt: skip
+        self.texts = Answering(
+            self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
+            TextScreen(self.screen, lambda: self.supervisor.in_force.policy.guard.texts).check,
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
@@ -174,7 +175,8 @@ class App:
         self._replanner.look(self.supervisor.keepers, now_s)
         current = self.supervisor.in_force
         self._watch.look(current.policy.recovery, now_s)
-        self.screen.look({m.name: m.digest for m in current.plan.models}, now_s)
+        guarded = {m.name: "" for m in self.decoders.text_models()} | {m.name: m.digest for m in current.plan.models}
+        self.screen.look(guarded, now_s)
         self.decoders.tick(self.supervisor.keepers, now_s)
 
     def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:

@@ -123,7 +123,7 @@ def test_a_prompt_is_continued_from_text_or_tokens(client, folder):
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages.0.content is missing"),
         ({"max_tokens": 4000}, openai.APIStatusError, "max_tokens of at most"),
-        ({"messages": [{"role": "user", "content": "x" * 40_000}]}, openai.APIStatusError, "shorten"),
+        ({"messages": [{"role": "user", "content": " ".join(map(str, range(9_000)))}]}, openai.APIStatusError, "shorten"),
         ({"stream": False, "stream_options": {"include_usage": True}}, openai.BadRequestError, "stream: true"),
     ],
 )
@@ -246,3 +246,8 @@ def test_the_command_line_streams_from_a_served_model_and_says_what_it_cost(agen
     assert "[2] " in capsys.readouterr().out
     assert main.run(["generate", "tinny", *asked[2:]]) == 1
     assert "did you mean 'tiny'" in capsys.readouterr().err
+
+
+def test_a_text_that_hides_its_order_is_refused_before_the_model_reads_it(client):
+    with pytest.raises(openai.BadRequestError, match=r"guard\.texts"):
+        chat(client, messages=[{"role": "user", "content": "pay \u202eboB\u202c now"}])

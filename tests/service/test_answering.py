@@ -16,6 +16,10 @@ POLICY = yaml_files.load_policy(share.find_policy("balanced"))
 ASKED = TextRequest("m", messages=({"role": "user", "content": "6 * 7?"},), temperature=0.8, seed=3)
 
 
+def passes(request):
+    """A screen that refuses nothing."""
+
+
 class Scribe:
     """Writes what the script says: `texts` by number of the sample, `says` to a self-check."""
 
@@ -72,7 +76,7 @@ class Answers(list):
 
 def ask(scribe, plan=None, *, request=ASKED, heat=1.0, policy=POLICY):
     events = Answers()
-    service = Answering(scribe, lambda: policy, lambda _: heat, FakeClock())
+    service = Answering(scribe, lambda: policy, lambda _: heat, FakeClock(), passes)
     service.answer(request, plan or SamplingPlan(answer="number"), events.append)
     return events
 
@@ -182,7 +186,9 @@ def test_an_error_in_the_middle_ends_the_question_with_it():
 def test_a_question_that_is_given_up_draws_nothing_more():
     scribe, events = Scribe(lambda row: "1"), []
     scribe.hold = True
-    run = Answering(scribe, lambda: POLICY, lambda _: 1.0, FakeClock()).answer(ASKED, SamplingPlan(), events.append)
+    run = Answering(scribe, lambda: POLICY, lambda _: 1.0, FakeClock(), passes).answer(
+        ASKED, SamplingPlan(), events.append
+    )
     run.cancel()
     scribe.give(*scribe.held)
     assert (scribe.cancelled, len(scribe.requests), events) == (1, 1, [])
@@ -191,7 +197,7 @@ def test_a_question_that_is_given_up_draws_nothing_more():
 def test_the_deadline_is_that_of_the_whole_question():
     scribe, clock, events = Scribe(lambda row: str(row % 2)), FakeClock(), []
     scribe.hold = True
-    service = Answering(scribe, lambda: POLICY, lambda _: 1.0, clock)
+    service = Answering(scribe, lambda: POLICY, lambda _: 1.0, clock, passes)
     service.answer(replace(ASKED, deadline_s=30.0), SamplingPlan(answer="number"), events.append)
     clock.advance(12.0)
     scribe.give(*scribe.held)
@@ -219,7 +225,9 @@ def test_the_policy_may_sample_for_requests_that_do_not_ask():
         (POLICY, ASKED, None), (always, ASKED, SamplingPlan()), (always, replace(ASKED, samples=2), None),
         (always, replace(ASKED, temperature=0.0), None),
     ):  # fmt: skip
-        assert Answering(Scribe(str), lambda p=policy: p, lambda _: 1.0, FakeClock()).plan_of(request) == expected
+        assert (
+            Answering(Scribe(str), lambda p=policy: p, lambda _: 1.0, FakeClock(), passes).plan_of(request) == expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -231,3 +239,16 @@ def test_the_policy_may_sample_for_requests_that_do_not_ask():
 )  # fmt: skip
 def test_the_answer_is_what_two_texts_can_agree_on(text, kind, answer):
     assert answer_in(text, kind, ("A", "B")) == answer
+
+
+def test_what_the_screen_refuses_is_neither_written_nor_answered():
+    def refuses(request):
+        raise BadInput("a control character")
+
+    scribe = Scribe(str)
+    service = Answering(scribe, lambda: POLICY, lambda _: 1.0, FakeClock(), refuses)
+
+    for ask in (lambda: service.write(ASKED, print), lambda: service.answer(ASKED, SamplingPlan(), print)):
+        with pytest.raises(BadInput, match="a control character"):
+            ask()
+    assert not scribe.requests

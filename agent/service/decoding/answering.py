@@ -42,10 +42,15 @@ class Answering:
     """`ports.TextService` on top of one that only writes."""
 
     def __init__(
-        self, texts: Writer, policy: Callable[[], Policy], share: Callable[[str], float], clock: Clock
+        self,
+        texts: Writer,
+        policy: Callable[[], Policy],
+        share: Callable[[str], float],
+        clock: Clock,
+        check: Callable[[TextRequest], None],
     ) -> None:
-        """`share(placement)` is the share of samples that heat leaves, 1 for all."""
-        self._texts, self._policy, self._share, self._clock = texts, policy, share, clock
+        """`share(placement)` is the share of samples that heat leaves, 1 for all; `check` raises for refused texts."""
+        self._texts, self._policy, self._share, self._clock, self._check = texts, policy, share, clock, check
         self._lock = threading.Lock()
         self._reliabilities, self._calibration = Reliabilities(), Calibration()
 
@@ -54,7 +59,8 @@ class Answering:
         return self._texts.text_models()
 
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextHandle:
-        """Texts as they are asked for."""
+        """Texts as they are asked for. Raises BadInput for what the policy's guard refuses, and what `write` raises."""
+        self._check(request)
         return self._texts.write(request, on_event)
 
     def plan_of(self, request: TextRequest) -> SamplingPlan | None:
@@ -64,6 +70,7 @@ class Answering:
 
     def answer(self, request: TextRequest, plan: SamplingPlan, on_event: Callable[[TextEvent], None]) -> TextHandle:
         """Draw, decide, answer. Raises BadInput for options that contradict each other, and what `write` raises."""
+        self._check(request)
         model = next((m for m in self._texts.text_models() if m.name == request.model), None)
         strategy, notes = self._strategy(plan, self._share(model.placement) if model and model.placement else 1.0)
         if strategy.rule == "greedy":

@@ -19,7 +19,7 @@ from agent.control import input_statistics, squeeze
 from agent.control.input_statistics import Statistics
 from agent.control.verdict import Finding, GuardVerdict, weigh
 from agent.errors import BadInput, Overloaded, QeilError, TooLarge
-from agent.ports import Clock, InferenceAnswer, InferenceRequest
+from agent.ports import Clock, InferenceAnswer, InferenceRequest, Tensor
 from agent.schema.guard import TensorGuard
 from agent.service.conditions import SHOWN_S
 from agent.service.serving.quarantine import Quarantine
@@ -137,20 +137,26 @@ class InputScreen:
         """Count, tell and keep what was found. Raises BadInput where the request is refused."""
         if verdict.action == "allow":
             return
-        for finding in verdict.findings:
-            self._count(request.model, finding, finding.reaction)
-        _log.warning(
-            "guard", id=request.request_id, model=request.model, verdict=verdict.action, cause=verdict.sentence
-        )
-        model = self._models.get(request.model)
-        if model is not None:
-            model.last = (self._clock.monotonic_s(), verdict.sentence)
+        self.found(request.model, request.request_id, verdict)
         if verdict.action == "quarantine":
-            number = sum(n for (_, _, action), n in self.counts.items() if action == "quarantine")
-            self._quarantine.keep(f"{request.model}-{number:06d}", request.inputs)
+            self.keep(request.model, request.inputs)
         if verdict.action != "flag":
             kind = verdict.findings[0].kind
             raise BadInput(f"model {request.model!r}: {verdict.sentence} (policy guard.tensors)", code=kind)
+
+    def found(self, model: str, request_id: str, verdict: GuardVerdict) -> None:
+        """Count what was found in a request, tell it in the log and show it with the model."""
+        for finding in verdict.findings:
+            self._count(model, finding, finding.reaction)
+        _log.warning("guard", id=request_id, model=model, verdict=verdict.action, cause=verdict.sentence)
+        known = self._models.get(model)
+        if known is not None:
+            known.last = (self._clock.monotonic_s(), verdict.sentence)
+
+    def keep(self, model: str, inputs: Mapping[str, Tensor]) -> None:
+        """Keep refused inputs for the owner."""
+        number = sum(n for (_, _, action), n in self.counts.items() if action == "quarantine")
+        self._quarantine.keep(f"{model}-{number:06d}", inputs)
 
     def _count(self, model: str, finding: Finding, action: str) -> None:
         self.counts[model, finding.kind, action] += 1
@@ -172,7 +178,7 @@ class InputScreen:
             if last is not None and now_s - last[0] < SHOWN_S:
                 if self._shown.get(kind) != last[1]:
                     self._shown[kind] = last[1]
-                    mend = "look at the sender; guard.tensors in the policy decides what happens"
+                    mend = "look at the sender; guard in the policy decides what happens"
                     self._tell(kind, last[1], "such requests are flagged or refused, as the policy says", mend)
             elif self._shown.pop(kind, None) is not None:
                 self._tell(kind, None, "", "")
