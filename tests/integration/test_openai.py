@@ -18,6 +18,7 @@ from tests.integration.agent_process import running
 from tests.llm.reference import write_model
 
 CONTEXT = 512
+LONG = " ".join(map(str, range(9_000)))
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -123,7 +124,7 @@ def test_a_prompt_is_continued_from_text_or_tokens(client, folder):
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages.0.content is missing"),
         ({"max_tokens": 4000}, openai.APIStatusError, "max_tokens of at most"),
-        ({"messages": [{"role": "user", "content": " ".join(map(str, range(9_000)))}]}, openai.APIStatusError, "shorten"),
+        ({"messages": [{"role": "user", "content": LONG}]}, openai.APIStatusError, "shorten"),
         ({"stream": False, "stream_options": {"include_usage": True}}, openai.BadRequestError, "stream: true"),
     ],
 )
