@@ -138,6 +138,10 @@ class Overloaded(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class NotLoaded(Overloaded):
+    """The lane does not hold the model, or not any more."""
+
+
 class DeadlineExceeded(RequestError):
     """The answer did not come before the request's deadline."""
 

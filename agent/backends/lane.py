@@ -25,7 +25,7 @@ from agent.backends.packets import DONE, unpack_done
 from agent.backends.process import Child
 from agent.backends.transfer import read_reply
 from agent.backends.vitals import PAGE_BYTES, VitalsPage
-from agent.errors import BackendError, LaneDied, ModelLoadFailed, Overloaded, QeilError
+from agent.errors import BackendError, LaneDied, ModelLoadFailed, NotLoaded, Overloaded, QeilError
 from agent.ports import Clock, LaneReply, LaneSpec, LaneVitals, LoadReport, LoadSpec, Tensors
 
 WINDOW: Final = 8
@@ -171,7 +171,7 @@ class ProcessLane:
         with self._lock:
             self._require()
             if self._models.get(model) is None:
-                raise Overloaded(f"{model} is not loaded on {self.spec.accelerator}")
+                raise NotLoaded(f"{model} is not loaded on {self.spec.accelerator}")
             call = Call(self._next_number(), model, inputs, outputs, deadline_s)
             if deadline_s <= self._clock.monotonic_s():
                 settle(call.future, error=calls.too_late(call, self.spec.accelerator))

@@ -23,7 +23,16 @@ from agent.backends.io import LaneIO, settle
 from agent.backends.models import Load
 from agent.backends.reports import order_of, report_of
 from agent.backends.vitals import VitalsPage
-from agent.errors import BackendError, InferenceFailed, LaneDied, ModelLoadFailed, Overloaded, PermitExpired, QeilError
+from agent.errors import (
+    BackendError,
+    InferenceFailed,
+    LaneDied,
+    ModelLoadFailed,
+    NotLoaded,
+    Overloaded,
+    PermitExpired,
+    QeilError,
+)
 from agent.ports import Clock, LaneReply, LaneSpec, LaneVitals, LoadReport, LoadSpec, Tensors
 
 HEARTBEAT_S: Final = 0.1
@@ -151,7 +160,7 @@ class ThreadLane:
         with self._work:
             self._require()
             if model not in self._models:
-                raise Overloaded(f"{model} is not loaded on {self.spec.accelerator}")
+                raise NotLoaded(f"{model} is not loaded on {self.spec.accelerator}")
             self._numbers += 1
             call = Call(self._numbers, model, inputs, outputs, deadline_s)
             if deadline_s <= self._clock.monotonic_s():

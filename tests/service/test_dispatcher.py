@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, NotFound, Overloaded
+from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, NotFound, NotLoaded, Overloaded
 from tests.service.world import POLICY, World
 
 
@@ -57,6 +59,37 @@ def test_requests_in_flight_on_a_lane_that_dies_are_answered_by_the_next():
     assert {a.placement for a in answers} == {"cpu"}
     assert {a.replays for a in answers} == {1}
     assert world.dispatcher.in_flight() == 0
+
+
+def test_a_request_routed_just_before_a_swap_is_routed_again():
+    world = World({"m": ["cpu"]}, accelerators=("cpu",))
+    lane, dispatcher = world.lane("cpu"), world.dispatcher
+    submit, unloaded = lane.submit, []
+
+    def unloaded_meanwhile(*asked):
+        if unloaded:
+            return submit(*asked)
+        unloaded.append(asked)
+        dispatcher.replace(replace(dispatcher._table))
+        raise NotLoaded("m is not loaded on cpu")
+
+    lane.submit = unloaded_meanwhile
+
+    assert world.infer().result(0).replays == 0
+
+
+def test_a_lane_that_holds_no_such_model_is_not_asked_again_and_again():
+    world = World({"m": ["cpu"]}, accelerators=("cpu",))
+    asked = []
+
+    def holds_nothing(*call):
+        asked.append(call)
+        raise NotLoaded("m is not loaded on cpu")
+
+    world.lane("cpu").submit = holds_nothing
+
+    assert isinstance(world.infer().exception(0), Overloaded)
+    assert len(asked) == 1
 
 
 def test_without_another_placement_requests_wait_for_the_lane_to_return():

@@ -23,6 +23,7 @@ from agent.errors import (
     LaneDied,
     LaneOutOfMemory,
     NotFound,
+    NotLoaded,
     Overloaded,
     PermitExpired,
     QeilError,
@@ -45,9 +46,8 @@ class _Job:
     ticket: int
     started_s: float
     deadline_s: float
+    table: RoutingTable  # by which the present attempt was routed
     tried: set[str] = field(default_factory=set)
-    policy_digest: str = ""
-    """Of the policy under which the present attempt was routed."""
     replays: int = 0
     last_error: QeilError | None = None
     progress: Progress | None = None
@@ -123,7 +123,7 @@ class Dispatcher:
                 raise Overloaded(decision.sentence + reason, decision.retry_after_s)
             self._tickets += 1
             deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
-            job = _Job(request, future, self._tickets, now_s, deadline_s)
+            job = _Job(request, future, self._tickets, now_s, deadline_s, table)
             self._in_flight.add(job)
             if request.model not in self.meters:
                 self.meters[request.model] = Meter()
@@ -159,7 +159,7 @@ class Dispatcher:
 
     def _attempt(self, job: _Job) -> None:
         table = self._table
-        job.policy_digest = table.policy_digest
+        job.table = table
         model = table.models.get(job.request.model)
         now_s = self._clock.monotonic_s()
         if now_s >= job.deadline_s:
@@ -233,6 +233,9 @@ class Dispatcher:
 
     def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
         """`accelerator` is the one at fault, of those that the placement needs."""
+        if isinstance(error, NotLoaded) and self._table is not job.table:
+            self._attempt(job)  # routed just before a swap: nobody is at fault
+            return
         if isinstance(error, InferenceFailed | LaneOutOfMemory):
             self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
@@ -295,7 +298,7 @@ class Dispatcher:
             outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
             provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
             execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
-            policy_digest=job.policy_digest, replays=job.replays,
+            policy_digest=job.table.policy_digest, replays=job.replays,
         )  # fmt: skip
         if not _settle(job.future, answer):
             return
