@@ -59,7 +59,7 @@ class Channel:
     def receive(self) -> tuple[bytes, int | None]:
         """The next packet and its descriptor. Raises BlockingIOError (none, non-blocking), Closed."""
         try:
-            size, ancillary, _, _ = self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary = self._next()
         except BlockingIOError:
             raise
         except OSError as error:
@@ -67,6 +67,13 @@ class Channel:
         if size == 0:
             raise Closed("the other side of the lane is gone")
         return self._view[:size].tobytes(), _first_fd(ancillary) if ancillary else None
+
+    def _next(self) -> tuple[int, list[tuple[int, int, bytes]]]:
+        try:
+            return self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)[:2]
+        except ConnectionResetError:
+            # Said once, before what arrived, of a side that ended with messages unread; its last answers follow.
+            return self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)[:2]
 
     def close(self) -> None:
         """Close this end."""
