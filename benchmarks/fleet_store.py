@@ -1,7 +1,7 @@
 """How many messages a second the fleet's side takes from a broker into its database, and the board's outbox to disk.
 
-`python benchmarks/fleet_store.py [--database URL] [--messages N]`: the real link, consumer and store against a real
-mosquitto on loopback; messages of one 1 KB row wait in the broker until the consumer begins. The outbox takes
+`python benchmarks/fleet_store.py [--quick] [--database URL] [--messages N]`: the real link, consumer and store against
+a real mosquitto on loopback; messages of one 1 KB row wait in the broker until the consumer begins. The outbox takes
 batches of 100 rows of 1 KB, each on disk before the next.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -54,7 +55,7 @@ def link_to(port: int, consumer: Consumer) -> Link:
     )  # fmt: skip
 
 
-def wait(condition, timeout_s: float = 60.0) -> None:
+def wait(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end_s:
@@ -110,7 +111,10 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--boards", type=int, default=500)
     parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--quick", action="store_true", help="a few hundred messages: shows that everything runs")
     given = parser.parse_args()
+    if given.quick:
+        given.messages, given.batches = 500, 20
     logs.configure("error")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
