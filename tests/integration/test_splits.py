@@ -51,13 +51,12 @@ def test_a_split_gives_the_bits_of_the_whole(agent, placement):
 
 def test_status_shows_each_stage_with_its_measured_time(agent):
     ask(agent, 0, "cpu+npu0")
-    rows = agent.wait_until(
-        lambda: [
-            s
-            for c in agent.model("magika")["candidates"] if c["accelerator"] == "cpu+npu0"
-            for s in c["stages"] if s["requests"]
-        ]
-    )  # fmt: skip
+
+    def met():
+        parts = [c["stages"] for c in agent.model("magika")["candidates"] if c["accelerator"] == "cpu+npu0"]
+        return parts[0] if parts and all(s["requests"] for s in parts[0]) else None
+
+    rows = agent.wait_until(met)
     assert [s["accelerator"] for s in rows] == ["cpu", "npu0"]
     assert all(s["measured_p50_ms"] > 0 and s["predicted_ms"] > 0 for s in rows)
 

@@ -46,7 +46,7 @@ def test_shipped_policies_have_different_digests() -> None:
         ({"version": 1}, "settings"),
         ({"version": 1, "state_dir": "x"}, "settings"),
         ({"version": 1, "name": "x", "objective": {}}, "policy"),
-        ({"version": 1, "name": "x", "accelerators": []}, "board"),
+        ({"version": 1, "name": "x", "accelerators": [], "memory_domains": []}, "board"),
         ({"version": 1, "name": "x", "thermal": {}}, None),
         ({"colour": "red"}, None),
         ({}, None),
