@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from agent.fleet import tables
@@ -10,10 +13,12 @@ from tests.fleet.databases import Postgres
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
-    made = Postgres(tmp_path_factory.mktemp("postgres"))
-    yield made
-    made.stop()
+def postgres():
+    # Not under pytest's folder: another run beside this one would close that to the server's user.
+    with tempfile.TemporaryDirectory(prefix="qeil-postgres-") as folder:
+        made = Postgres(Path(folder))
+        yield made
+        made.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
