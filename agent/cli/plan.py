@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from agent.cli.plan_model import Ask
 
 MANY = click.IntRange(1, 1_048_576)
+
+
+def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no time")
+    return value
 
 
 @click.command("plan")
@@ -46,7 +53,9 @@ MANY = click.IntRange(1, 1_048_576)
 @click.option("--free", multiple=True, metavar=PAIR, help="memory that others leave free in a domain, in bytes")
 @click.option("--method", default="pgsam", show_default=True, help="pgsam, exact, greedy, random or single:NAME")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="same seed, same front")
-@click.option("--budget-ms", type=click.FloatRange(1, 600_000), help="time to search; default: a fixed effort")
+@click.option(
+    "--budget-ms", type=click.FloatRange(1, 600_000), callback=_finite, help="time to search; default: a fixed effort"
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="draw the front (.svg or .png)")
 @click.option("--json", "as_json", is_flag=True, help="the front as JSON")
 def plan_command(

@@ -129,6 +129,8 @@ def _unpredictable(row: Measurement) -> str | None:
         return "no latency, throughput, power or energy to compare"
     if not timed and _scope(row) == "unknown":
         return f"power scope {row.power_scope!r} is none of wall, rail, module, component"
+    if row.energy_unit and not re.search(r"(?<![a-zA-Z])J\b|joule", row.energy_unit):
+        return f"energy unit {row.energy_unit!r} is not joules"
     if "vlm" in row.task.lower():
         return "a vision-language pipeline: the length of its answers is not stated, so its work is unknown"
     if re.search(r"spec.*decod", row.precision.lower()):

@@ -120,7 +120,10 @@ class Search:
             parts = [last, met, *parts] if len(met) else [cheapest(self.problem), *parts]
         else:
             parts.append(random_rows(allowed, rng, self.tuning.chains))
-        return np.concatenate(parts)
+        rows = np.concatenate(parts)
+        # Sums of huge costs overflow, and no path is then the shortest: what comes of that may use forbidden pairs.
+        permitted = rows[allowed[np.arange(allowed.shape[0]), rows].all(axis=1)]
+        return permitted if len(permitted) else cheapest(self.problem)
 
     def _nearly_fitting(self, rows: Rows) -> Rows:
         """Of shortest paths that overfill memory, those that do least: good placements are often a move away."""

@@ -240,8 +240,9 @@ def _snapped(tables: dict[str, Floats], capacity: Floats) -> dict[str, Floats]:
 
 def _rounding(tables: dict[str, Floats], snapped: dict[str, Floats], allowed: Bools) -> float:
     found = 0.0
-    for name in ("energy", "latency", "busy_den"):
-        least = float(np.where(allowed, tables[name], np.inf).min(axis=1).sum())
+    for name in ("energy", "latency", "busy_den", "busy_util_num"):
+        of = "busy_den" if name == "busy_util_num" else name
+        least = float(np.where(allowed, tables[of], np.inf).min(axis=1).sum())
         moved = float(np.where(allowed, np.abs(snapped[name] - tables[name]), 0.0).max())
         found = max(found, len(allowed) * moved / least if least > 0.0 else 0.0)
     return found

@@ -94,7 +94,8 @@ def seeds(
     nothing: Rows = np.zeros((0, tables.stages), dtype=np.int8)
     met, ends = [nothing], [nothing]
     width = _batch_width(tables, count)
-    with contextlib.suppress(_Stopped):
+    # Huge costs overflow: such paths are no use, and those that use a forbidden pair for it are left out later.
+    with contextlib.suppress(_Stopped), np.errstate(over="ignore", invalid="ignore"):
         for begin in range(0, len(weights), width):
             batch = slice(begin, begin + width)
             _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, beam and begin == 0)

@@ -191,10 +191,10 @@ def solve(
         return _random(problem, seed, budget)
     if method == "greedy":
         row = greedy(problem)[None, :]
-        return _result(method, seed, 1, problem.objectives(row), row)
+        return _result(problem, method, seed, 1, problem.objectives(row), row)
     if method.startswith("single:"):
         row = single(problem, method.removeprefix("single:"))[None, :]
-        return _result(method, seed, 1, problem.objectives(row), row)
+        return _result(problem, method, seed, 1, problem.objectives(row), row)
     raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
 
 
@@ -220,9 +220,11 @@ def _pgsam(problem: Problem, seed: int, budget: _Budget, search: Search, certify
         proof = _certificate(problem, search, budget, spent, comparisons)
         spent += proof.evaluations
         if proof.complete:
-            return _result("pgsam", seed, search.evaluations + spent, proof.points, proof.assignments, exact=True)
+            return _result(
+                problem, "pgsam", seed, search.evaluations + spent, proof.points, proof.assignments, exact=True
+            )
     _advance(search, budget, 1.0, spent)
-    return _result("pgsam", seed, search.evaluations + spent, archive.points, archive.assignments)
+    return _result(problem, "pgsam", seed, search.evaluations + spent, archive.points, archive.assignments)
 
 
 def _advance(search: Search, budget: _Budget, share: float, spent: int) -> None:
@@ -269,7 +271,7 @@ def _exact(problem: Problem, seed: int, budget: _Budget) -> Result:
             labels=proof.labels,
         )
     total = search.evaluations + proof.evaluations
-    return _result("exact", seed, total, proof.points, proof.assignments, exact=True)
+    return _result(problem, "exact", seed, total, proof.points, proof.assignments, exact=True)
 
 
 def _random(problem: Problem, seed: int, budget: _Budget) -> Result:
@@ -278,7 +280,7 @@ def _random(problem: Problem, seed: int, budget: _Budget) -> Result:
     if not len(archive):
         row = _some_feasible(problem)[None, :]
         archive.merge(problem.objectives(row), row)
-    return _result("random", seed, drawn, archive.points, archive.assignments)
+    return _result(problem, "random", seed, drawn, archive.points, archive.assignments)
 
 
 def _some_feasible(problem: Problem) -> NDArray[np.int8]:
@@ -290,6 +292,14 @@ def _some_feasible(problem: Problem) -> NDArray[np.int8]:
 
 
 def _result(
-    method: str, seed: int, evaluations: int, points: Floats, assignments: NDArray[np.int8], exact: bool = False
+    problem: Problem,
+    method: str,
+    seed: int,
+    evaluations: int,
+    points: Floats,
+    assignments: NDArray[np.int8],
+    exact: bool = False,
 ) -> Result:
+    if not problem.feasible(assignments).all():
+        raise PlacementError("costs span so many powers of ten that sums overflow; scale them to a common unit")
     return Result(method, seed, evaluations, exact, Front(points, assignments))

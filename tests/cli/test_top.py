@@ -65,7 +65,9 @@ class Terminal:
         self._size(user, width, height)
         self.before = termios.tcgetattr(user)
         command = [sys.executable, "-m", "agent.cli.main", "top", *arguments]
-        self.process = subprocess.Popen(command, stdin=user, stdout=user, stderr=user, start_new_session=True)
+        # A run in the background of a shell ignores interrupts, and so would its children.
+        heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        self.process = subprocess.Popen(command, stdin=user, stdout=user, stderr=user, start_new_session=True, **heard)
         self.user = user
 
     @staticmethod

@@ -161,3 +161,20 @@ def test_a_front_makes_its_points_when_asked_and_knows_its_equal() -> None:
     assert hash(front) == hash(again)
     assert front[1:] != front
     assert front != tuple(front)
+
+
+def test_costs_that_overflow_never_bring_a_forbidden_placement_into_the_front() -> None:
+    huge = np.array([[[1e25, 1e-25], [1e20, 1e30]], [[1e30, 1e-10], [1e28, 1e25]]])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        allowed = np.array([[False, True], [True, True], [True, True]])
+        table = 10.0 ** rng.uniform(-25, 20, (3, 2))
+        problem = Problem(
+            latency=table, energy=table[::-1].copy(), busy_util_num=0.5 * table, busy_den=table,
+            transfer_latency=huge, transfer_energy=huge * 1e-5, memory=np.full((3, 2), 4.0),
+            capacity=np.array([0.0 if seed % 2 else 12.0, 12.0]), allowed=allowed, memory_domain=np.arange(2),
+        )  # fmt: skip
+
+        for method in ("pgsam", "exact"):
+            rows = solve(problem, method, seed=seed, evaluations=20_000).assignments()
+            assert problem.feasible(rows).all()

@@ -90,6 +90,8 @@ class DecoderKeeper:
         with self._lock:
             if self.state == "unavailable":
                 raise Overloaded(f"model {self.home.model!r}: {self.refused or self.health.last_fault}", 5.0)
+            if self.report is None and len(self.health.deaths_s) > 1:  # it dies again and again: do not wait with it
+                raise Overloaded(f"model {self.home.model!r}: {self.health.last_fault}", 5.0)
             if len(self._streams) >= self.home.max_streams:
                 raise Overloaded(f"{len(self._streams)} requests of {self.home.model!r} are under way already", 2.0)
             self._streams.add(stream)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 import structlog
 
@@ -29,6 +30,8 @@ from agent.service.serving.serving_state import InForce
 
 PROGRAM = "agent.service.decoding.decoder_process"
 _RECENT = 256
+NEEDED = ("jinja2", "onnxruntime", "tokenizers")
+"""What the process of a language model imports; the agent's own does not."""
 _log = structlog.get_logger("decoders")
 TURN_S_PER_BYTE = 3e-8
 """Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
@@ -126,6 +129,9 @@ class Decoders:
 
     def _place(self, served: _Served) -> None:
         entry, options, policy = served.entry, served.entry.decoder, self._in_force().policy
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        if missing:
+            raise PlacementError(f"language models need the package {missing[0]}: install qeil-agent[llm]")
         sizes = served.sizes = read_sizes(entry.path)
         graph = sizes.graph(options.mode)
         accelerator = self._accelerator(options.accelerator)
