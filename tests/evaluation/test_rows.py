@@ -22,6 +22,8 @@ from tests.evaluation.worlds import HARDWARE, case, catalogue, row, why
         ({"device": "npu"}, "device 'npu' of Big has no published peaks (known: cpu, dla, gpu)"),
         ({"latency_ms": ""}, "no latency, throughput, power or energy"),
         ({"latency_ms": "", "power_w": 3, "power_scope": "guessed"}, "power scope 'guessed' is none of"),
+        ({"energy_j": 5, "energy_unit": "furlong"}, "energy unit 'furlong' is not joules"),
+        ({"energy_j": 5, "energy_unit": "kJ per query"}, "energy unit 'kJ per query' is not joules"),
         ({"task": "vlm-pipeline"}, "length of its answers is not stated"),
         ({"model": "llama", "precision": "FP4 + EAGLE-3 spec. decode"}, "accepted tokens"),
         ({"model": "llama", "task": "decode", "notes": "batch size not recorded here"}, "batch size is not recorded"),

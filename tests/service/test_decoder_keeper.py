@@ -237,6 +237,17 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_not_tried_again():
     assert len(world.lanes) == 1
 
 
+def test_no_request_waits_with_a_model_that_dies_again_and_again_before_it_is_ready():
+    world = World()
+    for _ in range(2):
+        world.lanes[-1].kill("no module named jinja2")
+        world.tick()
+        world.tick(2.0)
+
+    with pytest.raises(Overloaded, match="no module named jinja2"):
+        world.keeper.write(ASKED, print, world.clock.monotonic_s() + 60)
+
+
 def test_a_step_that_does_not_end_costs_the_process():
     world = World().loaded()
     world.lane.busy_since_s = world.clock.monotonic_s()
