@@ -17,7 +17,7 @@ from tests.fakes_service import SNAPSHOT
 
 def test_status_is_the_snapshot(http):
     status = http.get("/status").json()
-    assert list(status) == ["agent", "accelerators", "models", "conditions"]
+    assert list(status) == ["agent", "accelerators", "models", "conditions", "zones"]
     assert status["agent"]["policy_digest"] == "d1"
     assert status["accelerators"][0]["temperature_c"] is None
     assert status["models"][0]["energy_j"] == 0.003

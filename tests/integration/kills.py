@@ -27,7 +27,8 @@ from tests.mqtt.signed import KEY
 MENU = (
     ("plan", {}), ("set-log-level", {"level": "info"}), ("restart-lane", {"accelerator": "cpu"}), ("collect-diag", {}),
     ("drain", {"wait_s": 1}), ("drain", {"on": False}), ("model-remove", {"name": "magika"}),
-    ("model-add", {"name": "magika"}), ("reload", {}), ("evaluate", {}), ("model-add", {"name": "nothing"}),
+    ("model-add", {"name": "magika"}), ("reload", {}), ("evaluate", {"window_s": 0.5}),
+    ("model-add", {"name": "nothing"}),
 )  # fmt: skip
 
 
