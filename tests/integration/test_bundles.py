@@ -25,13 +25,13 @@ from tests.mqtt.signed import KEY, signed
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 BALANCED = yaml_files.load_policy(share.find_policy("balanced")).model_dump(mode="json")
-HUNGRY = {**BALANCED, "name": "hungry", "pinned": [{"model": "*", "accelerator": "cpu"}]}
-CALM = {**BALANCED, "name": "calm", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+HUNGRY = {**BALANCED, "name": "hungry", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+CALM = {**BALANCED, "name": "calm", "pinned": [{"model": "*", "accelerator": "cpu"}]}
 TRIAL = {"windows": 24, "window_s": 0.4, "min_requests": 2}
 
 
 class World:
-    """Agent, broker, and somebody who asks all the time. The CPU takes far more joules than `npu0` for the same."""
+    """Agent, broker, and somebody who asks all the time. `npu0` takes far more joules than the CPU for the same."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,13 +43,13 @@ class World:
             "trusted_keys": [KEY.public.text()],
         }  # fmt: skip
         policy = folder / "agent" / "policy.yaml"
-        own = {**BALANCED, "name": "own", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+        own = {**BALANCED, "name": "own", "pinned": [{"model": "*", "accelerator": "cpu"}]}
         policy.write_text(yaml.safe_dump(own))
         self.agent = AgentProcess(
             folder / "agent",
             {
                 "board": "b1", "policy": str(policy), "models": models(MAGIKA), "mqtt": mqtt,
-                "simulated_accelerators": [{"name": "npu0", "like": "raspberry-pi-5/cpu"}],
+                "simulated_accelerators": [{"name": "npu0", "like": "raspberry-pi-4/cpu"}],
             },
         )  # fmt: skip
         self.agent.wait_ready()
