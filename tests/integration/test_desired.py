@@ -56,8 +56,11 @@ class World:
 
     def refused(self, payload: bytes) -> str:
         before = len(self.fleet.responses)
+        known = [d for _, d, _ in self.fleet.responses]  # a broker that comes back may deliver an old one again
         self.fleet.publish("des", payload, retain=True)
-        answers = self.agent.wait_until(lambda: [d for t, d, _ in self.fleet.responses[before:] if t == "refused"])
+        answers = self.agent.wait_until(
+            lambda: [d for t, d, _ in self.fleet.responses[before:] if t == "refused" and d not in known]
+        )
         assert answers[0]["command"] == "desired" or answers[0]["code"] in {"malformed", "unsigned"}
         return answers[0]["code"]
 
