@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from agent.backends import segments
+from agent.backends.child_lane import ChildLane, Failing, failing
 from agent.backends.io import LaneIO, settle
-from agent.backends.lane import REAP_S
-from agent.backends.messages import Channel, Closed, Header, pair, parse
+from agent.backends.messages import Closed, Header, parse
 from agent.backends.models import error_of
 from agent.backends.process import Child
-from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.errors import BackendError, LaneDied, Overloaded, QeilError
-from agent.ports import Clock, LaneSpec, LaneVitals
+from agent.ports import Clock, LaneSpec
 from agent.schema.text import TextPiece
 
 INLINE_BYTES: Final = 32 * 1024
@@ -70,87 +69,22 @@ OnEvent = Callable[[int, LaneEvent], None]
 """(number of the job, what happened); LaneUsage and errors are the last ones of a job."""
 
 
-class DecoderLane:
-    """See module. Every method may be called from any thread; events come on the thread that serves the doorbells."""
+class DecoderLane(ChildLane):
+    """See module. Every method may be called from any thread; events come on the thread that serves the doorbells.
+
+    Without a permit texts pause between two steps.
+    """
 
     def __init__(self, spec: LaneSpec, clock: Clock, io: LaneIO, program: str) -> None:
-        self.spec = spec
-        self._clock, self._io, self._program = clock, io, program
-        self._lock = threading.RLock()
+        super().__init__(spec, clock, io)
+        self._program = program
         self._jobs: dict[int, OnEvent] = {}
-        self._numbers = 0
         self._load: Future[DecoderReport] | None = None
-        self._child: Child | None = None
-        self._channel: Channel | None = None
-        self._vitals: VitalsPage | None = None
-        self._on_death: Callable[[str], None] = _ignore
-        self._cause: str | None = "it was not started"
-        self._stopping = False
-        self._ended = threading.Event()
+
+    def _make_child(self, channel_fd: int, vitals_fd: int) -> Child:
+        return Child(self.spec, channel_fd, vitals_fd, self._program)
 
     # ------------------------------------------------------------------ life
-
-    def start(self, on_death: Callable[[str], None]) -> None:
-        """Start the process. Raises LaneDied when that is impossible. A lane starts once."""
-        if self._child is not None or self._ended.is_set():
-            raise LaneDied(f"{self.spec.accelerator}: a lane starts once; make a new one")
-        self._on_death = on_death
-        # The kernel ties the child's life to the thread that started it: so the one that lives longest does.
-        self._io.call(self._spawn).result()
-
-    def _spawn(self) -> None:
-        ours, theirs = pair()
-        vitals_fd, memory = segments.create("vitals", PAGE_BYTES)
-        try:
-            page = VitalsPage(memory)
-            page.clear()
-            child = Child(self.spec, theirs.fileno(), vitals_fd, self._program)
-        except LaneDied:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(vitals_fd)
-        with self._lock:
-            self._child, self._channel, self._vitals = child, Channel(ours), page
-            self._cause = None
-        self._io.watch_bell(ours.fileno(), self._readable)
-        self._io.watch(child.output_fd, self._printed)
-        self._io.join(self)
-
-    def alive(self) -> bool:
-        """Whether jobs are accepted."""
-        return self._cause is None and not self._stopping
-
-    def pid(self) -> int | None:
-        """Process id, None when dead."""
-        child = self._child
-        return child.pid if child is not None and self._cause is None else None
-
-    def vitals(self) -> LaneVitals | None:
-        """Last sign of life, None before the first."""
-        page, child = self._vitals, self._child
-        signs = page.signs() if page is not None else None
-        if signs is None:
-            return None
-        waited_s, stopped = child.scheduling() if child is not None and self._cause is None else (None, False)
-        return LaneVitals(*signs, waited_s=waited_s, stopped=stopped)
-
-    def renew_permit(self, valid_until_s: float) -> None:
-        """Extend (or, with 0, withdraw) the permission to run; without it texts pause between two steps."""
-        if self._vitals is not None:
-            self._vitals.renew_permit(valid_until_s)
-
-    def set_pace(self, share: float) -> None:
-        """Let it be busy for at most this share of its time, in (0, 1]."""
-        if self._vitals is not None:
-            self._vitals.pace(share)
-
-    def kill(self, cause: str) -> None:
-        """End the process at once; jobs fail with LaneDied(cause)."""
-        if self._child is not None and self._cause is None:
-            with suppress(LaneDied):  # it may be dying at this moment
-                self._io.call(lambda: self._die(cause)).result()
 
     def stop(self, timeout_s: float) -> None:
         """End in order; killed when that takes longer. Not from an event's callback."""
@@ -160,8 +94,7 @@ class DecoderLane:
         if running and channel is not None:
             with suppress(BlockingIOError, Closed):
                 channel.send({"k": "stop"})
-            if not self._ended.wait(timeout_s):
-                self.kill(f"{self.spec.accelerator} did not stop within {timeout_s:g} s")
+            self._kill_unless_ended(timeout_s)
 
     # ------------------------------------------------------------------ work
 
@@ -176,8 +109,7 @@ class DecoderLane:
     def write(self, job: Mapping[str, Any], on_event: OnEvent) -> int:
         """Begin a job (`agent.service.decoding.decoder_process` has its fields). Raises LaneDied, Overloaded."""
         with self._lock:
-            self._numbers += 1
-            number = self._numbers
+            number = self._next_number()
             text = json.dumps({**job, "id": number}).encode()
             self._jobs[number] = on_event
             try:
@@ -210,14 +142,8 @@ class DecoderLane:
             os.close(fd)
 
     def _send(self, header: Header, fd: int | None = None) -> None:
-        if self._cause is not None or self._channel is None or self._stopping:
-            raise LaneDied(f"{self.spec.accelerator}: {self._cause or 'it is stopping'}")
-        try:
-            self._channel.send(header, fd)
-        except BlockingIOError:
-            raise Overloaded(f"{self.spec.accelerator} does not read its messages") from None
-        except Closed as error:
-            raise LaneDied(f"{self.spec.accelerator}: its process is gone") from error
+        with self._sending():
+            self._require().send(header, fd)
 
     # ------------------------------------------------------------------ whoever serves the doorbells
 
@@ -231,16 +157,10 @@ class DecoderLane:
         except BlockingIOError:
             return
         except Closed:
-            self._io.forget_bell(channel.sock.fileno())
-            self._on_reader(self._end_of_file)
+            self._gone(channel)
         except (BackendError, LookupError, TypeError, ValueError) as error:
-            cause = f"{self.spec.accelerator}: its process sent a message that cannot be read ({error})"
-            self._io.forget_bell(channel.sock.fileno())
-            self._on_reader(lambda: self._die(cause))
-
-    def _on_reader(self, function: Callable[[], None]) -> None:
-        with suppress(LaneDied):  # the reader thread has ended, and every lane with it
-            self._io.call(function)
+            said = f"its process sent a message that cannot be read ({error})"
+            self._give_up(channel, f"{self.spec.accelerator}: {said}")
 
     def _told(self, header: Header) -> None:
         kind = header["k"]
@@ -269,49 +189,11 @@ class DecoderLane:
         """No deadlines of its own."""
         return float("inf")
 
-    def _printed(self) -> None:
-        child = self._child
-        if child is not None and not child.read_output():
-            self._io.forget(child.output_fd)
-
-    def reader_failed(self, cause: str) -> None:
-        """The reader thread ends: so does the lane."""
-        self._die(cause)
-
-    def _end_of_file(self) -> None:
-        child = self._child
-        assert child is not None  # noqa: S101  (its channel was read)
-        child.kill()  # nothing if it is gone; without its channel it is useless
-        child.wait(REAP_S)
-        child.read_output()
-        self._die(f"{self.spec.accelerator}: {child.epitaph()}")
-
-    def _die(self, cause: str) -> None:
-        with self._lock:
-            child, channel = self._child, self._channel
-            if self._cause is not None or child is None or channel is None:
-                return
-            self._cause = cause
-            jobs, self._jobs = self._jobs, {}
-        child.kill()
-        self._io.forget_bell(channel.sock.fileno())
-        channel.close()
-        self._io.leave(self)
-        self._io.retry(lambda: self._reaped(child))
-        if self._load is not None:
-            settle(self._load, error=LaneDied(cause))
-        for number, on_event in jobs.items():
-            on_event(number, LaneDied(cause))
-        if not self._stopping or jobs:
-            self._on_death(cause)
-        self._ended.set()
-
-    def _reaped(self, child: Child) -> bool:
-        if not child.gone():
-            return False
-        self._io.forget(child.output_fd)
-        child.close()
-        return True
+    def _take_all(self) -> tuple[bool, list[Failing]]:
+        jobs, self._jobs = self._jobs, {}
+        fails: list[Failing] = [failing(self._load)] if self._load is not None else []
+        fails += [partial(on_event, number) for number, on_event in jobs.items()]
+        return bool(jobs), fails
 
 
 def _piece(
@@ -319,7 +201,3 @@ def _piece(
 ) -> TextPiece:
     likeliest = tuple((str(name), float(value)) for name, value in best)
     return TextPiece(sample, token, text, end, logprob, token_text, likeliest)
-
-
-def _ignore(_: str) -> None:
-    return None

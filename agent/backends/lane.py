@@ -6,126 +6,48 @@ it never waits for a native runtime. Must not import any runtime.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
-from agent.backends import calls, segments
+from agent.backends import calls
 from agent.backends.calls import Call, CallQueue
+from agent.backends.child_lane import ChildLane, Failing, failing
 from agent.backends.faults import Kind, injection
 from agent.backends.head_start import Spare
 from agent.backends.io import LaneIO, settle
-from agent.backends.messages import Channel, Closed, Header, pair, parse
+from agent.backends.messages import Channel, Closed, Header, parse
 from agent.backends.models import Load, ModelTable, error_of
 from agent.backends.packets import DONE, unpack_done
 from agent.backends.process import Child
 from agent.backends.transfer import read_reply
-from agent.backends.vitals import PAGE_BYTES, VitalsPage
-from agent.errors import BackendError, LaneDied, ModelLoadFailed, NotLoaded, Overloaded, QeilError
-from agent.ports import Clock, LaneReply, LaneSpec, LaneVitals, LoadReport, LoadSpec, Tensors
+from agent.errors import BackendError, ModelLoadFailed, NotLoaded, Overloaded, QeilError
+from agent.ports import Clock, LaneReply, LaneSpec, LoadReport, LoadSpec, Tensors
 
 WINDOW: Final = 8
 """Calls the process holds at once: enough that it never waits for the agent, few enough that the socket never fills."""
-REAP_S: Final = 0.1
 
 Refusal = tuple[Call, QeilError]
 
 
-class ProcessLane:
-    """`ports.Lane` in a child process. `io` is the reader thread shared by all lanes; without it, one of its own."""
+class ProcessLane(ChildLane):
+    """`ports.Lane` in a child process."""
 
     def __init__(self, spec: LaneSpec, clock: Clock, io: LaneIO | None = None, spare: Spare | None = None) -> None:
-        """`spare` is a process that has begun already."""
-        self.spec = spec
+        """`io` is the reader thread shared by all lanes; `spare` is a process that has begun already."""
+        super().__init__(spec, clock, io)
         self._spare = spare
-        self._clock = clock
-        self._io = io or LaneIO(clock)
-        self._owns_io = io is None
-        self._lock = threading.RLock()
         self._queue = CallQueue(spec.accelerator, spec.max_queue)
         self._models = ModelTable(spec.accelerator)
-        self._numbers = 0
-        self._child: Child | None = None
-        self._channel: Channel | None = None
-        self._vitals: VitalsPage | None = None
-        self._on_death: Callable[[str], None] = _ignore
-        self._cause: str | None = "it was not started"
-        self._stopping = False
-        self._ended = threading.Event()
+
+    def _make_child(self, channel_fd: int, vitals_fd: int) -> Child:
+        return Child(self.spec, channel_fd, vitals_fd, spare=self._spare)
 
     # ------------------------------------------------------------------ life
-
-    def start(self, on_death: Callable[[str], None]) -> None:
-        """Start the process. Raises LaneDied when that is impossible. A lane starts once."""
-        if self._child is not None or self._ended.is_set():
-            raise LaneDied(f"{self.spec.accelerator}: a lane starts once; make a new one")
-        self._on_death = on_death
-        # The kernel ties the child's life to the thread that started it: so the one that lives longest does.
-        self._io.call(self._spawn).result()
-
-    def _spawn(self) -> None:
-        ours, theirs = pair()
-        vitals_fd, memory = segments.create("vitals", PAGE_BYTES)
-        try:
-            page = VitalsPage(memory)
-            page.clear()
-            child = Child(self.spec, theirs.fileno(), vitals_fd, spare=self._spare)
-        except LaneDied:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(vitals_fd)
-        with self._lock:
-            self._child, self._channel, self._vitals = child, Channel(ours), page
-            self._cause = None
-        self._io.watch_bell(ours.fileno(), self._readable)
-        self._io.watch(child.output_fd, self._printed)
-        self._io.join(self)
-
-    def alive(self) -> bool:
-        """Whether calls are accepted."""
-        return self._cause is None and not self._stopping
-
-    def pid(self) -> int | None:
-        """Process id, None when dead."""
-        child = self._child
-        return child.pid if child is not None and self._cause is None else None
-
-    def vitals(self) -> LaneVitals | None:
-        """Last sign of life, None before the first."""
-        page, child = self._vitals, self._child
-        signs = page.signs() if page is not None else None
-        waited_s, stopped = child.scheduling() if child is not None and self._cause is None else (None, False)
-        if signs is None:  # a process that is held before its first sign would be waited for as if it still started
-            return LaneVitals(0.0, 0, None, stopped=True) if stopped else None
-        return LaneVitals(
-            *signs, waited_s=waited_s, stopped=stopped, busy_s=page.busy_s() if page is not None else None
-        )
-
-    def renew_permit(self, valid_until_s: float) -> None:
-        """Extend (or, with 0, withdraw) the permission to run."""
-        if self._vitals is not None:
-            self._vitals.renew_permit(valid_until_s)
-
-    def set_pace(self, share: float) -> None:
-        """Let it be busy for at most this share of its time."""
-        if self._vitals is not None:
-            self._vitals.pace(share)
 
     def queue_length(self) -> int:
         """Calls accepted and not answered by the process, given-up ones included."""
         return len(self._queue)
-
-    def kill(self, cause: str) -> None:
-        """End the process at once; pending futures fail with LaneDied(cause)."""
-        if self._child is not None and self._cause is None:
-            with suppress(LaneDied):  # it may be dying at this moment
-                self._io.call(lambda: self._die(cause)).result()
 
     def stop(self, timeout_s: float) -> None:
         """Answer what was accepted, then end; killed when that takes longer. Not from a future's callback."""
@@ -134,8 +56,8 @@ class ProcessLane:
             self._stopping = True
             refused = self._pump()
         self._refuse(refused)
-        if running and not self._ended.wait(timeout_s):
-            self.kill(f"{self.spec.accelerator} did not stop within {timeout_s:g} s")
+        if running:
+            self._kill_unless_ended(timeout_s)
         if self._owns_io:
             self._io.close()
 
@@ -190,24 +112,6 @@ class ProcessLane:
             self._require().send(message)
 
     # ------------------------------------------------------------------ inside, under the lock
-
-    def _require(self) -> Channel:
-        if self._cause is not None or self._channel is None or self._stopping:
-            raise LaneDied(f"{self.spec.accelerator}: {self._cause or 'it is stopping'}")
-        return self._channel
-
-    def _next_number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    @contextmanager
-    def _sending(self) -> Iterator[None]:
-        try:
-            yield
-        except BlockingIOError:
-            raise Overloaded(f"{self.spec.accelerator} does not read its messages") from None
-        except Closed as error:
-            raise LaneDied(f"{self.spec.accelerator}: its process is gone") from error
 
     def _pump(self) -> list[Refusal]:
         """Send waiting calls while there is room, then the stop message if that is what is left to do.
@@ -277,16 +181,9 @@ class ProcessLane:
         except BlockingIOError:
             return
         except Closed:
-            self._io.forget_bell(channel.sock.fileno())
-            self._on_reader(self._end_of_file)
+            self._gone(channel)
         except BackendError as error:
-            cause = f"{self.spec.accelerator}: {error.message}"
-            self._io.forget_bell(channel.sock.fileno())
-            self._on_reader(lambda: self._die(cause))
-
-    def _on_reader(self, function: Callable[[], None]) -> None:
-        with suppress(LaneDied):  # the reader thread has ended, and every lane with it
-            self._io.call(function)
+            self._give_up(channel, f"{self.spec.accelerator}: {error.message}")
 
     def _told(self, channel: Channel, header: Header) -> None:
         kind = header.get("k")
@@ -348,53 +245,8 @@ class ProcessLane:
             settle(load.future, error=ModelLoadFailed(sentence))
         return min(next_s, next_load_s)
 
-    def _printed(self) -> None:
-        child = self._child
-        if child is not None and not child.read_output():
-            self._io.forget(child.output_fd)
-
-    # ------------------------------------------------------------------ death
-    def reader_failed(self, cause: str) -> None:
-        """The reader thread ends: so does the lane."""
-        self._die(cause)
-
-    def _end_of_file(self) -> None:
-        child = self._child
-        assert child is not None  # noqa: S101  (its channel was read)
-        child.kill()  # nothing if it is gone; without its channel it is useless
-        child.wait(REAP_S)
-        child.read_output()
-        self._die(f"{self.spec.accelerator}: {child.epitaph()}")
-
-    def _die(self, cause: str) -> None:
-        with self._lock:
-            child, channel = self._child, self._channel
-            if self._cause is not None or child is None or channel is None:
-                return
-            self._cause = cause
-            pending = self._queue.take_all()
-            futures: list[Future[Any]] = [call.future for call in pending]
-            futures += self._models.take_all()
-        child.kill()
-        self._io.forget_bell(channel.sock.fileno())
-        channel.close()
-        self._io.leave(self)
-        self._io.retry(lambda: self._reaped(child))
-        for future in futures:
-            settle(future, error=LaneDied(cause))
-        if not self._stopping or pending:
-            self._on_death(cause)
-        self._ended.set()
-        if self._owns_io:
-            self._io.close()
-
-    def _reaped(self, child: Child) -> bool:
-        if not child.gone():
-            return False
-        self._io.forget(child.output_fd)
-        child.close()
-        return True
-
-
-def _ignore(_: str) -> None:
-    return None
+    def _take_all(self) -> tuple[bool, list[Failing]]:
+        pending = self._queue.take_all()
+        futures: list[Future[Any]] = [call.future for call in pending]
+        futures += self._models.take_all()
+        return bool(pending), [failing(future) for future in futures]
