@@ -257,12 +257,15 @@ class WordModel:
         return math.log(0.3 * alone + (0.7 * self.two[before, word] / known if known else 0.0))
 
 
+BOUND = 9.5  # nats
+"""Of the word model, which is surprised more easily than a language model."""
+
+
 def suffixes(rng: random.Random, honest: list[str]) -> dict[str, Any]:
     long = [t for t in honest if len(t.split()) >= 30]
     rng.shuffle(long)
     model = WordModel(long[: len(long) // 2])
     kept = long[len(long) // 2 :]
-    limits = TextGuard(suffix_nats=9.5)
     letters = "abcdefghijklmnopqrstuvwxyz!{}()/\\=+"
 
     def absurd() -> str:
@@ -271,8 +274,8 @@ def suffixes(rng: random.Random, honest: list[str]) -> dict[str, Any]:
     # The stand-in knows the words of half the documents; texts of known words play the part of fluent ones.
     known = [" ".join(w for w in t.split() if model.one[w]) for t in kept]
     known = [t for t in known if len(t.split()) >= 30]
-    flagged = sum(text_guard.absurd_suffix(model.logprobs(t), limits).action != "allow" for t in known)
-    found = sum(text_guard.absurd_suffix(model.logprobs(f"{t} {absurd()}"), limits).action != "allow" for t in known)
+    flagged = sum(text_guard.absurd_suffix(model.logprobs(t), BOUND).action != "allow" for t in known)
+    found = sum(text_guard.absurd_suffix(model.logprobs(f"{t} {absurd()}"), BOUND).action != "allow" for t in known)
     return {"texts": len(known), "flagged without a suffix": flagged, "found with one": found}
 
 

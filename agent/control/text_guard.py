@@ -47,25 +47,14 @@ def judge(text: str, limits: TextGuard) -> GuardVerdict:
     return weigh(found)
 
 
-def judge_tokens(tokens: int, characters: int, max_tokens: int) -> GuardVerdict:
-    """Whether a text makes far more tokens than its length explains: at most one a UTF-8 byte can be honest."""
-    if tokens > max_tokens:
-        sentence = f"the text makes {tokens} tokens, {max_tokens} are allowed"
-        return weigh([Finding("tokens", "reject", sentence, float(tokens))])
-    if tokens > 64 and tokens > 2 * max(characters, 1):
-        sentence = f"{characters} characters make {tokens} tokens: hardly a text"
-        return weigh([Finding("tokens", "flag", sentence, tokens / max(characters, 1))])
-    return weigh([])
-
-
-def absurd_suffix(logprobs: Sequence[float], limits: TextGuard) -> GuardVerdict:
+def absurd_suffix(logprobs: Sequence[float], bound_nats: float) -> GuardVerdict:
     """Whether an end of the prompt is absurd to the model that is to read it.
 
     logprobs: natural logarithms of each prompt token's probability given those before it, in order. Looks at the window
-    of `SUFFIX_TOKENS` with the highest mean surprise in the last half; it counts when it is above `suffix_nats` and at
+    of `SUFFIX_TOKENS` with the highest mean surprise in the last half; it counts when it is above `bound_nats` and at
     least `SUFFIX_CONTRAST_NATS` above the mean of the tokens before it, so that a text strange throughout passes.
     """
-    if limits.suffix == "ignore" or len(logprobs) < 2 * SUFFIX_TOKENS:
+    if len(logprobs) < 2 * SUFFIX_TOKENS:
         return weigh([])
     surprise = [-value for value in logprobs]
     window = sum(surprise[len(surprise) // 2 :][:SUFFIX_TOKENS])
@@ -76,13 +65,13 @@ def absurd_suffix(logprobs: Sequence[float], limits: TextGuard) -> GuardVerdict:
         if window > worst:
             worst, at = window, start
     score, before = worst / SUFFIX_TOKENS, sum(surprise[:at]) / at
-    if score <= limits.suffix_nats or score - before < SUFFIX_CONTRAST_NATS:
+    if score <= bound_nats or score - before < SUFFIX_CONTRAST_NATS:
         return weigh([])
     sentence = (
         f"tokens {at} to {at + SUFFIX_TOKENS - 1} surprise the model by {score:.1f} nats each, those before them by "
         f"{before:.1f}: they look like a suffix found by search"
     )
-    return weigh([Finding("suffix", limits.suffix, sentence, score)])
+    return weigh([Finding("suffix", "flag", sentence, score)])
 
 
 def _control(text: str, limits: TextGuard) -> Iterator[Finding]:

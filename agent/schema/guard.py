@@ -38,8 +38,6 @@ class TextGuard(FileModel):
     flood: Reaction = Field(default="reject", description="one word or character repeated without end")
     max_repeats: int = Field(default=200, ge=2, description="of one word or character in a row")
     repetition: Reaction = Field(default="flag", description="long texts that repeat one pattern")
-    suffix: Reaction = Field(default="flag", description="an end that the model itself finds absurd (GCG-like)")
-    suffix_nats: float = Field(default=7.0, gt=0, description="mean surprise of such an end, in nats per token")
 
 
 class ModelGuard(FileModel):

@@ -93,15 +93,6 @@ def test_the_gravest_finding_decides_and_stands_first():
     assert (weigh([]).action, weigh([]).sentence) == ("allow", "")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "characters", "most", "action"),
-    [(100, 400, 100, "allow"), (101, 400, 100, "reject"), (64, 10, 100, "allow"), (65, 32, 100, "flag"),
-     (65, 33, 100, "allow"), (65, 0, 100, "flag")],
-)  # fmt: skip
-def test_tokens_are_bounded_and_compared_with_the_length(tokens, characters, most, action):
-    assert text_guard.judge_tokens(tokens, characters, most).action == action
-
-
 N = text_guard.SUFFIX_TOKENS
 
 
@@ -120,15 +111,10 @@ N = text_guard.SUFFIX_TOKENS
     ],
 )
 def test_an_absurd_end_is_told_from_a_text_that_is_strange_throughout(logprobs, action):
-    assert text_guard.absurd_suffix(logprobs, LIMITS).action == action
-
-
-def test_the_suffix_is_not_looked_for_when_that_is_switched_off():
-    limits = TextGuard(suffix="ignore")
-    assert text_guard.absurd_suffix([-3.0] * 28 + [-11.0] * N, limits).action == "allow"
+    assert text_guard.absurd_suffix(logprobs, 7.0).action == action
 
 
 def test_the_suffix_is_placed():
-    verdict = text_guard.absurd_suffix([-3.0] * 28 + [-11.0] * N, LIMITS)
+    verdict = text_guard.absurd_suffix([-3.0] * 28 + [-11.0] * N, 7.0)
     assert "tokens 28 to 39" in verdict.sentence
     assert verdict.findings[0].score == pytest.approx(11.0)

@@ -206,6 +206,8 @@ def test_statistics_that_cannot_be_written_are_only_told(tmp_path):
     store = StatisticsStore(tmp_path / "guard")
     store.save_later("m", "d", {})
     store.write_waiting()
+    assert store.load("m", "d") is None
+    assert (tmp_path / "guard").read_text() == "no folder"
 
 
 def onnx_file(path, domain="", location=None):

@@ -162,7 +162,9 @@ def test_the_service_manager_hears_ready_progress_and_stopping(tmp_path):
 
 
 def test_without_a_service_manager_nothing_happens():
-    ServiceManager({}).ready("alone")
+    manager = ServiceManager({})
+    manager.ready("alone")
+    assert manager.watchdog_s == 0.0
 
 
 # ------------------------------------------------------------------------------------------------ state files

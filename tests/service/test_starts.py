@@ -56,7 +56,10 @@ def test_a_damaged_count_counts_as_none(tmp_path, text):
 
 def test_a_state_folder_that_cannot_be_written_does_not_keep_the_agent_from_starting(tmp_path):
     (tmp_path / "state").write_text("a file")
-    Starts(tmp_path / "state", FakeClock()).ended()
+    starts = Starts(tmp_path / "state", FakeClock())
+    starts.ended()
+    assert not starts.safe
+    assert (tmp_path / "state").read_text() == "a file"
 
 
 def test_only_the_hosts_own_processor_is_left():
