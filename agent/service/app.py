@@ -26,7 +26,7 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.host import available_bytes
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
-from agent.service import assembly
+from agent.service import assembly, status_view
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
 from agent.service.decoding.answering import Answering
@@ -62,7 +62,6 @@ from agent.service.supervisor import (
     RestartLaneEvent,
     Supervisor,
     SuspectEvent,
-    initial_info,
 )
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
@@ -109,7 +108,7 @@ class App:
         models = model_store.tensor_models(settings)
         current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
         name = settings.board or socket.gethostname().split(".")[0].lower()
-        info = initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
+        info = status_view.initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, self._clock)
         self.canaries = Canaries(self._clock)
         self.dispatcher = Dispatcher(

@@ -10,11 +10,11 @@ from agent.control.thermal_governor import Level, ZoneInput
 from agent.ports import Reading
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.snapshot import AcceleratorStatus
-from agent.service.conditions import ConditionBook
+from agent.schema.snapshot import AcceleratorStatus, AgentInfo
+from agent.service.conditions import ConditionBook, iso
 from agent.service.planning.plan import ModelPlan
 from agent.service.serving.lane_keeper import LaneKeeper
-from agent.service.serving.serving_state import ServingState
+from agent.service.serving.serving_state import InForce, ServingState
 
 _ACTING = {"passive", "hot", "critical"}
 
@@ -158,3 +158,8 @@ def _fallback_condition(book: ConditionBook, keeper: LaneKeeper, model: str, wal
         book.set(kind, entry.reason, "it runs slower than planned", "policy fallback.on_fallback decides", wall_s)
     else:
         book.clear(kind)
+
+
+def initial_info(version: str, board: str, profile: str, boot: int, current: InForce, wall_s: float) -> AgentInfo:
+    """The agent's part of the first snapshot."""
+    return AgentInfo(version, "starting", iso(wall_s), current.policy.name, current.digest, boot, board, profile)

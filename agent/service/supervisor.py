@@ -21,7 +21,7 @@ from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
-from agent.service.conditions import ConditionBook, iso
+from agent.service.conditions import ConditionBook
 from agent.service.heat import HeatWatch
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
@@ -304,6 +304,7 @@ class Supervisor:
         for keeper in self.keepers.values():
             self._permit(keeper, now_s + policy.recovery.permit_s)
         self._publish(now_s)
+        self._state.unload_rest()  # after the table that no longer routes there
         self.after_tick(now_s)
         self.last_tick_s = now_s
 
@@ -393,8 +394,3 @@ class Supervisor:
 
     def _has_zones(self, keeper: LaneKeeper) -> bool:
         return bool(self.profile.zones) or keeper.spec.simulated
-
-
-def initial_info(version: str, board: str, profile: str, boot: int, current: InForce, wall_s: float) -> AgentInfo:
-    """The agent's part of the first snapshot."""
-    return AgentInfo(version, "starting", iso(wall_s), current.policy.name, current.digest, boot, board, profile)

@@ -16,9 +16,14 @@ from tests.broker import Broker
 from tests.fleet.boards import STAMP, Board, until
 from tests.integration.fleet_client import FleetClient
 
-LOSS = """table inet faults { chain input { type filter hook input priority 0;
-  tcp dport %d numgen random mod 100 < 30 drop
-  tcp sport %d numgen random mod 100 < 30 drop } }"""
+LOSS = """table inet faults {
+  chain input {
+    type filter hook input priority 0;
+    tcp dport %d numgen random mod 100 < 30 drop
+    tcp sport %d numgen random mod 100 < 30 drop
+  }
+}
+"""
 
 
 def network(kind: str, broken: bool, port: int) -> None:

@@ -189,6 +189,23 @@ def test_a_new_policy_takes_over_when_its_placements_are_loaded_and_not_before()
     assert [c.digest for c in world.committed] == ["d2"]
 
 
+def test_what_a_new_plan_leaves_is_unloaded_only_when_no_request_is_routed_there():
+    world = World({"m": ["gpu0", "cpu"]}, accelerators=("gpu0", "cpu", "npu"))
+    lane, routed = world.lane("gpu0"), []
+    unload = lane.unload
+
+    def observed(model):
+        routed.append([r.accelerator for r in world.supervisor.dispatcher.routes("m").routes])
+        return unload(model)
+
+    lane.unload = observed
+    wanted = InForce(POLICY, "d2", plan_of({"m": ["npu", "cpu"]}, "d2"))
+    world.supervisor.post(PlanEvent(wanted, "edited"))
+    world.tick(1.0)
+    world.tick()
+    assert routed == [["npu", "cpu"]]
+
+
 def test_a_policy_under_which_a_model_would_be_lost_is_rejected_and_the_old_one_serves():
     world = World({"m": ["gpu0"]}, accelerators=("gpu0", "npu"))
     world.lane("npu").refuse["m"] = "unsupported"

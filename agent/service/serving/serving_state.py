@@ -37,6 +37,7 @@ class ServingState:
     def __init__(self, current: InForce, keepers: Mapping[str, LaneKeeper]) -> None:
         self.current = current
         self.pending: InForce | None = None
+        self._has_rest = False
         self.others: Callable[[], tuple[ModelStatus, ...]] = tuple
         """Models that are placed and run elsewhere."""
         self._keepers = keepers
@@ -69,7 +70,10 @@ class ServingState:
         self.place(wanted)
 
     def commit_if_ready(self) -> InForce | None:
-        """Swap to the pending plan once everything it keeps is loaded or refused; returns what was replaced."""
+        """Swap to the pending plan once everything it keeps is loaded or refused; returns what was replaced.
+
+        What only the replaced plan wanted stays loaded until `unload_rest`: requests are still routed by its table.
+        """
         pending = self.pending
         if pending is None:
             return None
@@ -80,7 +84,7 @@ class ServingState:
                 if loaded is not None and loaded.state == "loading" and self._awaited(model, candidate):
                     return None
         previous, self.current, self.pending = self.current, pending, None
-        self._unload_rest()
+        self._has_rest = True
         return previous
 
     def _awaited(self, model: ModelPlan, candidate: Candidate) -> bool:
@@ -102,11 +106,18 @@ class ServingState:
         return lost
 
     def abandon(self) -> None:
-        """Give the pending plan up and unload what only it wanted."""
+        """Give the pending plan up; what only it wanted goes with `unload_rest`."""
         self.pending = None
-        self._unload_rest()
+        self._has_rest = True
 
-    def _unload_rest(self) -> None:
+    def unload_rest(self) -> None:
+        """Unload what the plan in force does not want; call it once requests are routed by this state.
+
+        Not while another plan is coming up: that one may want some of it.
+        """
+        if not self._has_rest or self.pending is not None:
+            return
+        self._has_rest = False
         candidates = [c for m in self.current.plan.models for c in m.candidates]
         kept = {(p.accelerator, p.load.model) for c in candidates for p in c.pieces}
         for keeper in self._keepers.values():
