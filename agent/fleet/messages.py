@@ -75,8 +75,7 @@ def parse(topic: str, payload: bytes) -> Rows | Told | None:
 
 def _document(payload: bytes, board: BoardKey) -> dict[str, Any]:
     try:
-        document = json.loads(payload, parse_constant=_no_number)
-        json.dumps(document).encode()
+        document = _DECODER.decode(payload.decode())
     except (ValueError, RecursionError) as error:
         raise MessageRefused("malformed", board) from error
     if not isinstance(document, dict) or document.get("v") != 1:
@@ -92,7 +91,7 @@ def _rows(document: dict[str, Any], board: BoardKey, cls: str) -> Rows:
         raise MessageRefused("bad_number", board)
     if not all(isinstance(row, dict) for row in rows):
         raise MessageRefused("bad_rows", board)
-    texts = tuple(json.dumps(row, separators=(",", ":")) for row in rows)
+    texts = tuple(_text(row, board) for row in rows)
     return Rows(board, boot, cls, first, texts, tuple(rows))
 
 
@@ -103,7 +102,16 @@ def _told(document: dict[str, Any], board: BoardKey, kind: str) -> Told:
         raise MessageRefused("bad_state", board)
     if kind == "res" and not isinstance(document.get("status"), str):
         raise MessageRefused("bad_response", board)
+    _text(document, board)
     return Told(board, kind, document)
+
+
+def _text(document: dict[str, Any], board: BoardKey) -> str:
+    """As it is stored; what cannot be written again (nested too deep, numbers too long) is refused."""
+    try:
+        return _ENCODER.encode(document)
+    except (ValueError, RecursionError) as error:
+        raise MessageRefused("malformed", board) from error
 
 
 def _number(value: object) -> TypeGuard[int]:
@@ -112,6 +120,11 @@ def _number(value: object) -> TypeGuard[int]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+"""Made once: json.loads and json.dumps with arguments make new ones for each message."""
 
 
 def acknowledgement(boot: int, cls: str, ranges: list[tuple[int, int]]) -> bytes:

@@ -12,16 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, func, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, tuple_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import ConfigError, StorageError
 from agent.fleet import tables
+from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, SqliteBulk, StreamKey
 from agent.fleet.messages import BoardKey, Rows, Told, gap
 
-StreamKey = tuple[str, str, int, str]
 FINAL = ("ok", "failed", "rejected", "expired")
 
 
@@ -64,7 +63,7 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._bulk: Bulk = PostgresBulk() if engine.dialect.name == "postgresql" else SqliteBulk()
 
     def take(self, batch: Sequence[Rows | Told], now_s: float) -> Stored:
         """Store everything or nothing. What is there already is counted and changes nothing."""
@@ -72,104 +71,32 @@ class Store:
         told = [m for m in batch if isinstance(m, Told)]
         try:
             with self.engine.begin() as db:
-                self._known(db, {m.board for m in batch}, now_s)
+                if batch:
+                    self._bulk.heard(db, {**{m.board: None for m in batch}, **_newest(said)}, now_s)
                 wanted = sum(len(r.payloads) for r in said)
                 new = self._rows(db, said, now_s)
-                self._latest(db, said)
                 self._answers(db, said, told, now_s)
                 self._told(db, told, now_s)
         except SQLAlchemyError as error:
             raise StorageError(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
         return Stored(new, wanted - new)
 
-    def _known(self, db: Connection, found: set[BoardKey], now_s: float) -> None:
-        """A row for each board; sorted, so that consumers never wait for each other in a circle."""
-        values = [
-            {
-                "tenant": tenant, "board": board, "first_s": now_s, "heard_s": now_s, "online": False, "boot": 0,
-                "conn": 0, "state_s": 0.0, "state": "{}", "labels": "{}",
-            }
-            for tenant, board in sorted(found)
-        ]  # fmt: skip
-        if values:
-            made = self.insert(tables.boards).values(values)
-            db.execute(
-                made.on_conflict_do_update(index_elements=["tenant", "board"], set_={"heard_s": made.excluded.heard_s})
-            )
-
     def _rows(self, db: Connection, said: Sequence[Rows], now_s: float) -> int:
-        unique: dict[tuple[str, str, int, str, int], str] = {}
+        unique: dict[RowKey, str] = {}
         for rows in said:
             for i, text in enumerate(rows.payloads):
                 unique.setdefault((*rows.board, rows.boot, rows.cls, rows.first + i), text)
         if not unique:
             return 0
-        new = set(self._new(db, unique, now_s))
+        new = set(self._bulk.rows(db, unique, now_s))
         fresh = Counter(key[:4] for key in new)
-        lost: Counter[StreamKey] = Counter()
-        for rows in said:
-            for i, row in enumerate(rows.documents if rows.cls == "gap" else ()):
-                told = gap(row) if (*rows.board, rows.boot, "gap", rows.first + i) in new else None
-                if told is not None:
-                    stream = (*rows.board, told[1], told[0])
-                    lost[stream] += told[2]
+        lost = _lost(said, new)
         top: dict[StreamKey, int] = defaultdict(lambda: -1)
         for key in unique:
             top[key[:4]] = max(top[key[:4]], key[4])
-        self._streams(db, top, fresh, lost, now_s)
+        changes = {key: (top.get(key, -1), fresh.get(key, 0), lost.get(key, 0)) for key in {*top, *lost}}
+        self._bulk.streams(db, changes, now_s)
         return len(new)
-
-    def _new(
-        self, db: Connection, unique: Mapping[tuple[str, str, int, str, int], str], now_s: float
-    ) -> list[tuple[str, str, int, str, int]]:
-        table = tables.rows
-        columns = ("tenant", "board", "boot", "cls", "seq")
-        values = [
-            {**dict(zip(columns, key, strict=True)), "at_s": now_s, "payload": text}
-            for key, text in sorted(unique.items())
-        ]
-        made = self.insert(table).on_conflict_do_nothing(index_elements=list(columns))
-        found = db.execute(made.returning(*(table.c[name] for name in columns)), values)
-        return [(str(r[0]), str(r[1]), int(r[2]), str(r[3]), int(r[4])) for r in found]
-
-    def _streams(
-        self,
-        db: Connection,
-        top: Mapping[StreamKey, int],
-        fresh: Mapping[StreamKey, int],
-        lost: Mapping[StreamKey, int],
-        now_s: float,
-    ) -> None:
-        table = tables.streams
-        values = [
-            {
-                "tenant": key[0], "board": key[1], "boot": key[2], "cls": key[3], "top": top.get(key, -1),
-                "stored": fresh.get(key, 0), "lost": lost.get(key, 0), "changed_s": now_s,
-            }
-            for key in sorted({*top, *lost})
-        ]  # fmt: skip
-        made = self.insert(table).values(values)
-        greater = "greatest" if self.engine.dialect.name == "postgresql" else "max"
-        db.execute(
-            made.on_conflict_do_update(
-                index_elements=["tenant", "board", "boot", "cls"],
-                set_={
-                    "top": getattr(func, greater)(table.c.top, made.excluded.top),
-                    "stored": table.c.stored + made.excluded.stored,
-                    "lost": table.c.lost + made.excluded.lost,
-                    "changed_s": made.excluded.changed_s,
-                },
-            )
-        )
-
-    def _latest(self, db: Connection, said: Sequence[Rows]) -> None:
-        """The newest telemetry row of each board, for the inventory; order within a batch decides."""
-        newest: dict[BoardKey, tuple[tuple[int, int], str]] = {}
-        for rows in said:
-            key = (rows.boot, rows.first + len(rows.payloads) - 1)
-            if rows.cls == "tlm" and (rows.board not in newest or newest[rows.board][0] < key):
-                newest[rows.board] = (key, rows.payloads[-1])
-        self._set(db, "latest", {board: text for board, (_, text) in newest.items()})
 
     def _set(self, db: Connection, column: str, texts: Mapping[BoardKey, str]) -> None:
         if not texts:
@@ -244,6 +171,28 @@ class Store:
                 )
                 .values(status=str(document.get("status"))[:16], answer=_text(document), changed_s=now_s)
             )  # fmt: skip
+
+
+def _lost(said: Sequence[Rows], new: set[RowKey]) -> Counter[StreamKey]:
+    """Per stream, what the gap rows that are new tell to be lost."""
+    lost: Counter[StreamKey] = Counter()
+    for rows in said:
+        for i, row in enumerate(rows.documents if rows.cls == "gap" else ()):
+            told = gap(row) if (*rows.board, rows.boot, "gap", rows.first + i) in new else None
+            if told is not None:
+                stream: StreamKey = (*rows.board, told[1], told[0])
+                lost[stream] += told[2]
+    return lost
+
+
+def _newest(said: Sequence[Rows]) -> dict[BoardKey, str]:
+    """The newest telemetry row of each board, for the inventory."""
+    newest: dict[BoardKey, tuple[tuple[int, int], str]] = {}
+    for rows in said:
+        key = (rows.boot, rows.first + len(rows.payloads) - 1)
+        if rows.cls == "tlm" and (rows.board not in newest or newest[rows.board][0] < key):
+            newest[rows.board] = (key, rows.payloads[-1])
+    return {board: text for board, (_, text) in newest.items()}
 
 
 def _age(document: Mapping[str, Any]) -> tuple[int, int, bool]:

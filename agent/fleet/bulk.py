@@ -1,0 +1,128 @@
+"""Bulk: what a batch writes for thousands of rows, one statement per table and in each database's own words.
+
+A statement with a value list of that length costs more to put together than to run: PostgreSQL gets each column as one
+text with a line per row (no value has line breaks: names are checked, JSON escapes them), SQLite gets its rows one by
+one through a prepared statement. Rows go in sorted, so that consumers beside each
+other never wait for each other in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from agent.fleet.messages import BoardKey
+
+RowKey = tuple[str, str, int, str, int]
+"""Tenant, board, boot, class, number."""
+StreamKey = tuple[str, str, int, str]
+StreamChange = tuple[int, int, int]
+"""Highest number seen, rows that are new, rows told to be lost."""
+
+_BOARD_COLUMNS = "tenant, board, first_s, heard_s, online, boot, conn, state_s, state, latest, labels"
+_HEARD = (
+    "ON CONFLICT (tenant, board) DO UPDATE SET heard_s = excluded.heard_s,"
+    " latest = coalesce(excluded.latest, qeil_boards.latest)"
+)
+_ROW_COLUMNS = "tenant, board, boot, cls, seq, at_s, payload"
+_STREAM_COLUMNS = "tenant, board, boot, cls, top, stored, lost, changed_s"
+_MOVED = (
+    "ON CONFLICT (tenant, board, boot, cls) DO UPDATE SET top = {greater}(qeil_streams.top, excluded.top),"
+    " stored = qeil_streams.stored + excluded.stored, lost = qeil_streams.lost + excluded.lost,"
+    " changed_s = excluded.changed_s"
+)
+
+
+class Bulk(Protocol):
+    """All within the caller's transaction; each raises what the database raises."""
+
+    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
+        """A row for each board, known or not: heard of now, and its newest telemetry row where there is one."""
+        ...
+
+    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+        """Insert what is not there yet; the keys that were new."""
+        ...
+
+    def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
+        """Count rows up."""
+        ...
+
+
+class PostgresBulk:
+    """Columns as texts of lines."""
+
+    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
+        """As in `Bulk`."""
+        found = sorted(latest.items())
+        statement = (
+            f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) SELECT t, b, %(now)s, %(now)s, false, 0, 0, 0.0, '{{}}',"  # noqa: S608
+            f" nullif(l, ''), '{{}}' FROM {_table('tbl')} {_HEARD}"
+        )
+        lines = _lines("tbl", [(*key, text or "") for key, text in found])
+        db.exec_driver_sql(statement, {**lines, "now": now_s})
+
+    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+        """As in `Bulk`."""
+        found = sorted(texts)
+        statement = (
+            f"INSERT INTO qeil_rows ({_ROW_COLUMNS}) SELECT t, b, o::bigint, c, s::bigint, %(now)s, p FROM"  # noqa: S608
+            f" {_table('tbocsp')} ON CONFLICT DO NOTHING RETURNING tenant, board, boot, cls, seq"
+        )
+        lines = _lines("tbocsp", [(*key, texts[key]) for key in found])
+        answer = db.exec_driver_sql(statement, {**lines, "now": now_s}).all()
+        return [(r[0], r[1], r[2], r[3], r[4]) for r in answer]
+
+    def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
+        """As in `Bulk`."""
+        found = sorted((*key, *change) for key, change in changes.items())
+        statement = (
+            f"INSERT INTO qeil_streams ({_STREAM_COLUMNS}) SELECT t, b, o::bigint, c, m::bigint, s::bigint,"  # noqa: S608
+            f" l::bigint, %(now)s FROM {_table('tbocmsl')} {_MOVED.format(greater='greatest')}"
+        )
+        db.exec_driver_sql(statement, {**_lines("tbocmsl", found), "now": now_s})
+
+
+class SqliteBulk:
+    """Rows one by one."""
+
+    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
+        """As in `Bulk`."""
+        statement = (
+            f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) VALUES (?, ?, ?, ?, 0, 0, 0, 0.0, '{{}}', ?, '{{}}') {_HEARD}"  # noqa: S608
+        )
+        db.exec_driver_sql(statement, [(*key, now_s, now_s, text) for key, text in sorted(latest.items())])
+
+    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+        """As in `Bulk`."""
+        statement = f"INSERT OR IGNORE INTO qeil_rows ({_ROW_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+        cursor = db.connection.cursor()
+        try:
+            return [key for key in sorted(texts) if _inserted(cursor, statement, (*key, now_s, texts[key]))]
+        finally:
+            cursor.close()
+
+    def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
+        """As in `Bulk`."""
+        statement = (
+            f"INSERT INTO qeil_streams ({_STREAM_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            f"{_MOVED.format(greater='max')}"
+        )
+        db.exec_driver_sql(statement, [(*key, *change, now_s) for key, change in sorted(changes.items())])
+
+
+def _inserted(cursor: Any, statement: str, values: tuple[object, ...]) -> bool:
+    cursor.execute(statement, values)
+    return bool(cursor.rowcount == 1)
+
+
+def _table(names: str) -> str:
+    """The table that `_lines` gives, in SQL; a column for each letter."""
+    columns = ", ".join(f"string_to_array(%({name})s::text, E'\\n')" for name in names)
+    return f"unnest({columns}) AS x({', '.join(names)})"
+
+
+def _lines(names: str, found: Sequence[tuple[Any, ...]]) -> dict[str, str]:
+    return {name: "\n".join(map(str, column)) for name, column in zip(names, zip(*found, strict=True), strict=True)}
