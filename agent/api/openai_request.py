@@ -12,11 +12,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from agent.errors import BadInput
-from agent.schema.text import AnswerKind, SamplingPlan, StrategyName, TextRequest
+from agent.schema.text import AnswerKind, SamplingPlan, StrategyName, TextForm, TextRequest
 
 MAX_STOPS: Final = 16
 MAX_TEXTS: Final = 64
 MAX_LIKELIEST: Final = 20
+MAX_GRAMMAR: Final = 1 << 16
+"""Characters of a grammar, and of a schema as JSON."""
 LEGACY_MAX_TOKENS: Final = 16
 """What /v1/completions writes where nobody says how much."""
 
@@ -48,8 +50,18 @@ class _Message(_Model):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
+class _Schema(_Model):
+    name: Annotated[StrictStr, Field(max_length=64)]
+    description: StrictStr | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
+
+
 class _Format(_Model):
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _Schema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    """As llama.cpp's clients send it, with json_object."""
 
 
 class _Qeil(_Model):
@@ -85,6 +97,8 @@ class _Common(_Model):
     presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
     user: StrictStr | None = None
+    response_format: _Format | None = None
+    grammar: Annotated[StrictStr, Field(min_length=1, max_length=MAX_GRAMMAR)] | None = None
     qeil: _Qeil | None = None
 
 
@@ -101,7 +115,6 @@ class _Chat(_Common):
     max_completion_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LIKELIEST)] | None = None
-    response_format: _Format | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
 
@@ -139,8 +152,8 @@ def decode(data: bytes | bytearray, *, chat: bool, request_id: str, deadline_s: 
     text = TextRequest(
         asked.model, samples=count, stops=_stops(asked.stop), temperature=_or(asked.temperature, 1.0),
         top_k=asked.top_k or 0, top_p=_or(asked.top_p, 1.0), min_p=_or(asked.min_p, 0.0),
-        repetition=_or(asked.repetition_penalty, 1.0), seed=seed, request_id=request_id, deadline_s=deadline_s,
-        **_own(asked),
+        repetition=_or(asked.repetition_penalty, 1.0), seed=seed, form=_form(asked),
+        request_id=request_id, deadline_s=deadline_s, **_own(asked),
     )  # fmt: skip
     options = asked.stream_options
     plan = None if asked.qeil is None else SamplingPlan(**asked.qeil.model_dump())
@@ -159,6 +172,27 @@ def _own(asked: _Chat | _Completion) -> dict[str, Any]:
     if isinstance(prompt, tuple) and isinstance(prompt[0], str):
         prompt = prompt[0]
     return {"prompt": prompt, "max_tokens": asked.max_tokens or LEGACY_MAX_TOKENS, "logprobs": asked.logprobs}
+
+
+def _form(asked: _Common) -> TextForm | None:
+    """The form that texts must have. Raises Param for one that is described twice or not at all."""
+    wanted = asked.response_format
+    if asked.grammar is not None:
+        if wanted is not None and wanted.type != "text":
+            raise Param("grammar and response_format contradict each other; send one", "grammar")
+        return TextForm("gbnf", asked.grammar)
+    if wanted is None or wanted.type == "text":
+        return None
+    named = wanted.json_schema
+    schema = wanted.schema_ if wanted.type == "json_object" else named.schema_ if named is not None else None
+    if wanted.type == "json_schema" and schema is None:
+        raise Param("json_schema needs response_format.json_schema.schema", "response_format.json_schema")
+    if schema is None:
+        return TextForm("json")
+    source = json.dumps(schema, separators=(",", ":"))
+    if len(source) > MAX_GRAMMAR:
+        raise Param(f"the schema has {len(source)} characters, {MAX_GRAMMAR} may be sent", "response_format")
+    return TextForm("json_schema", source)
 
 
 def _consistent(asked: _Chat | _Completion) -> None:

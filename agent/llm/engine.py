@@ -59,7 +59,15 @@ class Finished:
     usage: Usage
 
 
-Event = Written | Finished
+@dataclass(frozen=True)
+class Failed:
+    """A job cannot go on; the others do."""
+
+    number: int
+    error: BadInput
+
+
+Event = Written | Finished | Failed
 
 
 @dataclass(eq=False)
@@ -68,6 +76,7 @@ class _Run:
     ids: tuple[int, ...]
     usage: Usage = field(default_factory=Usage)
     left: int = 0
+    failed: bool = False
     done: int = 0
     """Prompt positions in the cache."""
 
@@ -225,7 +234,14 @@ class Engine:
 
     def _took(self, run: _Run, row: Row, logits: Floats, events: list[Event]) -> bool:
         """Let a row choose; whether it goes on."""
-        piece = row.take(logits)
+        if run.failed:
+            return False
+        try:
+            piece = row.take(logits)
+        except BadInput as error:
+            run.failed = True
+            events.append(Failed(run.job.number, error))
+            return False
         run.usage.tokens += 1
         events.append(Written(run.job.number, piece))
         if piece.end is None:

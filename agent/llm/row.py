@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from agent.errors import BadInput
 from agent.llm.folder import DecoderFolder
+from agent.llm.grammar import Form
 from agent.llm.sampler import Sampling, choose, likeliest, log_probabilities
 from agent.llm.text import TextStream
 
@@ -30,6 +31,8 @@ class Prompt:
     sampling: Sampling = field(default_factory=Sampling)
     logprobs: int | None = None
     """Give the chosen token's log probability and those of so many of the likeliest."""
+    form: Form | None = None
+    """Tokens are chosen among those that keep it; log probabilities stay those of all tokens."""
     through_end: bool = False
     """Go on past tokens that end a text, so that a measurement has a known length."""
 
@@ -61,22 +64,27 @@ class Row:
         self._folder, self._prompt, self.index = folder, prompt, index
         self._text = TextStream(folder, prompt.stops)
         self._rng = np.random.default_rng([prompt.sampling.seed, index])
+        self._form = None if prompt.form is None else prompt.form.begin()
         self.written: list[int] = []
         for token in written:
             self.written.append(token)
             self._text.push(token)
+            if self._form is not None:
+                self._form.took(token)
             if prompt.sampling.temperature > 0:
                 self._rng.random()
 
     def take(self, logits: Floats) -> Piece:
-        """The next token, chosen from its logits."""
+        """The next token, chosen from its logits. Raises BadInput where the asked form cannot be kept."""
         prompt = self._prompt
         seen = [*prompt.ids, *self.written] if prompt.sampling.repetition != 1.0 else ()
-        token = choose(logits, prompt.sampling, seen, self._rng)
+        allowed = None if self._form is None else self._form.allowed()
+        token = choose(logits, prompt.sampling, seen, self._rng, allowed)
         self.written.append(token)
         ended = token in self._folder.end_ids and not prompt.through_end
+        complete = self._form is not None and self._form.took(token)
         text = "" if ended else self._text.push(token)
-        end: End | None = "stop" if ended or self._text.stopped is not None else None
+        end: End | None = "stop" if ended or complete or self._text.stopped is not None else None
         if end is None and len(self.written) >= prompt.max_tokens:
             end = "length"
         if end is not None:

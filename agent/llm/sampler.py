@@ -14,6 +14,9 @@ Floats = npt.NDArray[np.float32]
 _FEW = 256
 """Sorting the whole vocabulary at every token costs more than a small model's step; so many usually hold the share."""
 
+_COLD = 1e-6
+"""Temperatures below this take the likeliest token; dividing by them would overflow."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -55,20 +58,33 @@ def likeliest(logs: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64
     return np.asarray(near[np.argsort(-logs[near], kind="stable")][:count], np.int64)
 
 
-def choose(logits: Floats, options: Sampling, seen: Sequence[int], rng: np.random.Generator) -> int:
-    """The next token of one row; `repetition` makes the tokens `seen` so far less likely (arXiv:1909.05858)."""
+def choose(
+    logits: Floats,
+    options: Sampling,
+    seen: Sequence[int],
+    rng: np.random.Generator,
+    allowed: npt.NDArray[np.int64] | None = None,
+) -> int:
+    """The next token of one row, one of `allowed` where that is given (at least one).
+
+    `repetition` makes the tokens `seen` so far less likely (arXiv:1909.05858).
+    """
     values = logits
     if options.repetition != 1.0 and seen:
         values = logits.copy()
         known = np.unique(np.asarray(seen, np.int64))
         held = values[known]
         values[known] = np.where(held > 0, held / options.repetition, held * options.repetition)
-    if options.temperature == 0:
-        return int(values.argmax())
+    if allowed is not None:
+        values = values[allowed]
+    if options.temperature < _COLD:
+        place = int(values.argmax())
+        return place if allowed is None else int(allowed[place])
     order, chances = _kept(values, options)
     cumulative = np.cumsum(chances)
     drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return int(order[min(int(drawn), len(order) - 1)])
+    place = int(order[min(int(drawn), len(order) - 1)])
+    return place if allowed is None else int(allowed[place])
 
 
 def _kept(values: Floats, options: Sampling) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

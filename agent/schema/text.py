@@ -11,6 +11,14 @@ from agent.schema.snapshot import EnergyProvenance
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """The form that texts must have. `source`: the schema as JSON, or the grammar in GBNF; empty for any JSON object."""
+
+    kind: Literal["json", "json_schema", "gbnf"]
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class TextRequest:
     """Texts to write. Exactly one of `prompt` (text or token ids) and `messages` (for the chat template) is set."""
 
@@ -31,6 +39,7 @@ class TextRequest:
     seed: int = 0
     logprobs: int | None = None
     """Give the log probability of each token and of so many of the likeliest."""
+    form: TextForm | None = None
     request_id: str = ""
     deadline_s: float | None = None
     """Seconds from now; None takes the longest that the policy allows."""

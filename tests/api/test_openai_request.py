@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.api.openai_request import MAX_TEXTS, decode
 from agent.errors import BadInput
+from agent.schema.text import TextForm
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 PLAIN = {"model": "m", "prompt": "hi"}
@@ -42,6 +43,19 @@ def test_messages_may_come_in_parts_and_from_developers():
     )  # fmt: skip
 
 
+def test_a_form_is_taken_as_openai_and_as_llama_cpp_spell_it():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    as_json = json.dumps(schema, separators=(",", ":"))
+    assert read({**CHAT, "response_format": named}).text.form == TextForm("json_schema", as_json)
+    theirs = {"type": "json_object", "schema": schema}
+    assert read({**CHAT, "response_format": theirs}).text.form == TextForm("json_schema", as_json)
+    assert read({**CHAT, "response_format": {"type": "json_object"}}).text.form == TextForm("json")
+    assert read({**PLAIN, "grammar": 'root ::= "a"'}, chat=False).text.form == TextForm("gbnf", 'root ::= "a"')
+    assert read({**CHAT, "response_format": {"type": "text"}}).text.form is None
+    assert read(CHAT).text.form is None
+
+
 @pytest.mark.parametrize("prompt", ["hi", ["hi"]])
 def test_a_prompt_is_one_text(prompt):
     assert read({**PLAIN, "prompt": prompt}, chat=False).text.prompt == "hi"
@@ -60,7 +74,16 @@ def test_a_prompt_may_be_tokens():
         ({"stop": [""]}, "stop", "string"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "equal to 0"),
         ({"tools": []}, "tools", "not offered"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "text"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema",
+            "schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar", "contradict"),
+        ({"response_format": {"type": "json_object", "schema": {"const": "x" * 70_000}}}, "response_format", "65536"),
+        ({"grammar": ""}, "grammar", "at least 1"),
         ({"messages": [{"role": "robot", "content": ""}]}, "messages.0.role", "assistant"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": 1}]}, "messages.0.tool_calls", "unknown field"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),

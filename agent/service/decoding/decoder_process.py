@@ -4,7 +4,7 @@
 
 One thread receives and computes by turns, a second one writes the heartbeat. The process ends with its parent, as that
 of every lane. Fields of a job: id; prompt (text), ids or messages; max_tokens or null; rows; written; stops; sampling;
-logprobs.
+logprobs; form: null or its kind and source.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from agent.backends.vitals import PAGE_BYTES, VitalsPage
 from agent.backends.worker import HEARTBEAT_S, prepare
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed, QeilError
 from agent.llm.chat import render
-from agent.llm.engine import Engine, Event, Job, Written
+from agent.llm.engine import Engine, Event, Failed, Job, Written
 from agent.llm.folder import open_folder
+from agent.llm.grammar import Grammars
 from agent.llm.row import Prompt
 from agent.llm.sampler import Sampling
 from agent.llm.session import DecoderSession
+from agent.schema.text import TextForm
 
 PAUSE_MS: Final = 20
 """Look for a new permit this often while there is none."""
@@ -50,6 +52,7 @@ class DecoderProcess:
         self._poll = select.poll()
         self._poll.register(channel.sock, select.POLLIN)
         self._engine: Engine | None = None
+        self._grammars: Grammars | None = None
         self._over = threading.Event()
 
     def serve(self) -> None:
@@ -111,6 +114,7 @@ class DecoderProcess:
         before_bytes, started_s = rss_bytes(), time.monotonic()
         try:
             folder = open_folder(Path(header["folder"]))
+            self._grammars = Grammars(folder)
             threads: int = header["threads"]
             session = DecoderSession(folder, threads=threads, mode=header["mode"])
             self._engine = Engine(
@@ -131,11 +135,11 @@ class DecoderProcess:
         self._channel.send(answer)
 
     def _write(self, fields: Mapping[str, Any]) -> None:
-        engine = self._engine
+        engine, grammars = self._engine, self._grammars
         try:
-            if engine is None:
+            if engine is None or grammars is None:
                 raise InferenceFailed("no model is loaded")
-            engine.add(_job(engine, fields))
+            engine.add(_job(engine, grammars, fields))
         except QeilError as error:
             self._refuse(fields["id"], error)
         except Exception as error:  # noqa: BLE001  (root of a request: what a tokenizer or template chokes on costs it alone)
@@ -150,6 +154,9 @@ class DecoderProcess:
         for event in events:
             if isinstance(event, Written):
                 pieces.append(_fields(engine, event))
+            elif isinstance(event, Failed):
+                ends.append({"k": "failed", "id": event.number, "error": event.error.code,
+                             "text": shorten(event.error.message)})  # fmt: skip
             else:
                 ends.append({"k": "done", "id": event.number, "usage": asdict(event.usage)})
         self._send_pieces(pieces)
@@ -176,7 +183,7 @@ class DecoderProcess:
                 return
 
 
-def _job(engine: Engine, fields: Mapping[str, Any]) -> Job:
+def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
     folder = engine.session.folder
     if fields.get("ids") is not None:
         ids = tuple(fields["ids"])
@@ -185,9 +192,10 @@ def _job(engine: Engine, fields: Mapping[str, Any]) -> Job:
     else:
         ids = tuple(folder.encode(fields["prompt"]))
     room = engine.pool.capacity - len(ids)
+    form = None if fields.get("form") is None else grammars.compile(TextForm(*fields["form"]))
     prompt = Prompt(
         ids, fields["max_tokens"] or max(1, room), len(fields["rows"]), tuple(fields["stops"]),
-        Sampling(**fields["sampling"]), fields["logprobs"],
+        Sampling(**fields["sampling"]), fields["logprobs"], form,
     )  # fmt: skip
     return Job(fields["id"], prompt, tuple(fields["rows"]), tuple(fields["written"]))
 

@@ -92,7 +92,7 @@ class Verification:
         if check == DERIVE_AGAIN:
             number = asked.first_sample + len(self._state.trace)
             return replace(asked, first_sample=number, temperature=DERIVING_TEMPERATURE)
-        short = replace(asked, first_sample=0, temperature=0.0, max_tokens=SELF_CHECK_TOKENS, stops=())
+        short = replace(asked, first_sample=0, temperature=0.0, max_tokens=SELF_CHECK_TOKENS, stops=(), form=None)
         if asked.messages is None:
             return replace(short, prompt=f"{asked.prompt}{candidate.text}\n\n{QUESTION}\n")
         said = ({"role": "assistant", "content": candidate.text}, {"role": "user", "content": QUESTION})
@@ -134,7 +134,12 @@ class Verification:
         )
         self._done(
             Checked(
-                self._candidates[leader].answer, self._state.belief[leader], stop, steps, self._state.spent_j,
-                self._compute_s, self._tokens,
+                self._candidates[leader].answer,
+                self._state.belief[leader],
+                stop,
+                steps,
+                self._state.spent_j,
+                self._compute_s,
+                self._tokens,
             )
-        )  # fmt: skip
+        )

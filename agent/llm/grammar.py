@@ -1,0 +1,135 @@
+"""Grammar: which tokens may come next in a text of a prescribed form – JSON, a JSON schema, a GBNF grammar.
+
+The library `llguidance` (MIT, no dependencies) keeps the parser; here are its bounds, and its errors as one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.errors import BadInput
+from agent.llm.folder import DecoderFolder
+from agent.schema.text import TextForm
+
+KEPT: Final = 32
+"""Compiled forms that are remembered."""
+WHITESPACE: Final = r"\n?[ \t]{0,24}"
+"""Between the parts of a document; bounded, because small models fall into endless blanks."""
+PACKAGE: Final = "llguidance"
+
+
+class Constraint:
+    """The form of one text, token by token. Not thread-safe."""
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher, self._vocabulary = matcher, vocabulary
+
+    def allowed(self) -> npt.NDArray[np.int64]:
+        """Tokens that may come next, ascending; an end token is among them where the text may end here.
+
+        Raises BadInput where the form became too intricate to go on with.
+        """
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        found = np.flatnonzero(bits[: self._vocabulary])
+        if self._matcher.is_error() or not len(found):
+            raise BadInput(f"the asked form cannot be kept: {_sentence(self._matcher.get_error() or 'no token fits')}")
+        return np.asarray(found, np.int64)
+
+    def took(self, token: int) -> bool:
+        """Take a token; whether the text is complete, so that nothing but its end may follow.
+
+        Raises BadInput for a token that is not allowed.
+        """
+        if not self._matcher.consume_token(token):
+            raise BadInput(f"token {token} does not fit the asked form")
+        return bool(self._matcher.is_stopped())
+
+
+@dataclass(frozen=True)
+class Form:
+    """A compiled form."""
+
+    _matcher: Any
+    _vocabulary: int
+
+    def begin(self) -> Constraint:
+        """For a new text."""
+        return Constraint(self._matcher.deep_copy(), self._vocabulary)
+
+
+class Grammars:
+    """Compiles forms for the vocabulary of one model; the last ones are kept."""
+
+    def __init__(self, folder: DecoderFolder) -> None:
+        self._folder = folder
+        self._forms: OrderedDict[TextForm, Form] = OrderedDict()
+
+    @cached_property
+    def _tokens(self) -> Any:
+        """The vocabulary as the parser wants it; built when first asked for."""
+        from llguidance import LLTokenizer  # noqa: PLC0415 - only texts of a prescribed form need it
+
+        ends = sorted(self._folder.end_ids) or None
+        try:
+            return LLTokenizer(self._folder.tokenizer.to_str(), eos_token=ends)
+        except (ValueError, RuntimeError) as error:
+            raise BadInput(f"the vocabulary of {self._folder.name} carries no grammar: {_sentence(error)}") from error
+
+    def compile(self, form: TextForm) -> Form:
+        """Raises BadInput saying what of the form is wrong, or that the package is not installed."""
+        found = self._forms.get(form)
+        if found is None:
+            found = self._forms[form] = self._compiled(form)
+            if len(self._forms) > KEPT:
+                self._forms.popitem(last=False)
+        self._forms.move_to_end(form)
+        return found
+
+    def _compiled(self, form: TextForm) -> Form:
+        try:
+            from llguidance import LLMatcher  # noqa: PLC0415 - as above
+        except ImportError as error:
+            raise BadInput(
+                f"texts of a prescribed form need the package {PACKAGE}: pip install 'qeil-agent[llm]'"
+            ) from error
+        if not self._folder.end_ids:
+            raise BadInput(f"{self._folder.name} has no token that ends a text, so no form can end")
+        tokens = self._tokens
+        matcher = LLMatcher(tokens, _grammar(form), log_level=0)
+        if matcher.is_error():
+            raise BadInput(f"{_NAMES[form.kind]} is not usable: {_sentence(matcher.get_error())}")
+        return Form(matcher, self._folder.vocabulary)
+
+
+_NAMES: Final = {"json": "the JSON form", "json_schema": "the JSON schema", "gbnf": "the grammar"}
+
+
+def _grammar(form: TextForm) -> str:
+    from llguidance import LLMatcher  # noqa: PLC0415 - as above
+    from llguidance.gbnf_to_lark import gbnf_to_lark  # noqa: PLC0415 - as above
+
+    if form.kind == "gbnf":
+        try:
+            return str(LLMatcher.grammar_from_lark(gbnf_to_lark(form.source)))
+        except Exception as error:  # the library raises nothing narrower than Exception itself
+            raise BadInput(f"{_NAMES[form.kind]} is not usable: {_sentence(error)}") from error
+    schema: Any = {"type": "object"}
+    if form.kind == "json_schema":
+        try:
+            schema = json.loads(form.source)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{_NAMES[form.kind]} is not JSON: {_sentence(error)}") from error
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE}))
+
+
+def _sentence(error: object) -> str:
+    """The first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:1] + lines[-1:] if len(lines) > 1 else lines)[:300] or type(error).__name__
