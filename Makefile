@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint types bench deb clean format
+.PHONY: help demo test test-matrix lint types bench deb docs clean format
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side 
 
 deb: $(VENV)/.demo   ## dist/qeil-agent_VERSION_all.deb for Debian 12 and 13, on x86-64 and arm64
 	$(BIN)/python deploy/debian/build
+
+docs: $(VENV)/.dev    ## the references and pictures of docs/, from the code
+	PYTHONPATH=. $(BIN)/python docs/reference.py
+	$(BIN)/python docs/pictures/draw.py
 
 clean:           ## remove what the targets made
 	rm -rf $(VENV) .venv-matrix .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

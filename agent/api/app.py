@@ -75,6 +75,11 @@ class EdgeApp:
             Route("/dashboard/{name}", self._dashboard.asset),
         ]
 
+    @property
+    def routes(self) -> list[Route]:
+        """Every path that is offered."""
+        return [route for route in self._router.routes if isinstance(route, Route)]
+
     def metrics(self) -> tuple[Metric, ...]:
         """What the edge itself counts."""
         refused = tuple(({"code": str(code)}, float(n)) for code, n in sorted(self._refused.items()))

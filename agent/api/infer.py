@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 class InferEndpoint:
-    """ASGI application of the infer paths."""
+    """Run a model once; tensors as JSON or binary (an ASGI application)."""
 
     def __init__(self, service: InferenceService, budget: BodyBudget) -> None:
         self._service = service

@@ -53,10 +53,12 @@ class OpenAi:
         ]
 
     async def _models(self, _: Request) -> Response:
+        """The language models."""
         models = () if self._texts is None else self._texts.text_models()
         return json_response({"object": "list", "data": [model_document(model) for model in models]})
 
     async def _model(self, request: Request) -> Response:
+        """One language model."""
         name = request.path_params["model"]
         models = {} if self._texts is None else {model.name: model for model in self._texts.text_models()}
         if name not in models:
@@ -67,7 +69,7 @@ class OpenAi:
 
 
 class _Completions:
-    """ASGI application of one of the two paths."""
+    """Text of a language model, whole or streamed, also from repeated samples (an ASGI application)."""
 
     def __init__(self, texts: TextService | None, service: InferenceService, budget: BodyBudget, *, chat: bool) -> None:
         self._texts, self._service, self._budget, self._chat = texts, service, budget, chat

@@ -16,6 +16,8 @@ from agent.placement.pareto import nondominated
 SUFFIXES = (".svg", ".png", ".pdf")
 _SAME_SPOT = 0.02
 """Marks nearer than this share of the axes get one label."""
+_MANY = 500
+"""More points than this are one picture inside an SVG, which otherwise grows to megabytes."""
 _WIDE = 20.0
 """Largest over smallest value from which an axis is logarithmic."""
 
@@ -38,6 +40,7 @@ def draw(document: dict[str, Any], target: Path) -> None:
     cloud = axes.scatter(
         points[order, 0], points[order, 1] * 1e3, c=points[order, 2], s=_size(len(points)), cmap="viridis",
         label="Pareto front", zorder=3, linewidths=0,
+        rasterized=len(points) > _MANY,
     )  # fmt: skip
     figure.colorbar(cloud, ax=axes, label="under-utilisation")
     _staircase(axes, points)
