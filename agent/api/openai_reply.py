@@ -48,7 +48,8 @@ def usage_document(done: TextDone) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "energy": {
-            "energy_j": usage.energy_j, "provenance": usage.provenance, "placement": done.placement,
+            "energy_j": usage.energy_j, "provenance": usage.provenance, "reason": usage.energy_reason,
+            "placement": done.placement,
             "accelerated_fraction": 1.0, "compute_s": usage.compute_s, "policy_digest": done.policy_digest,
             "replays": done.replays,
         },

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
+from typing import Final, Literal
 
 import click
 
 from agent.cli.client import DEFAULT_URL
 from agent.cli.generate_remote import generate_remotely
 from agent.errors import BadInput
+from agent.schema.text import TextForm
+
+_FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schema", ".gbnf": "gbnf"}
 
 
 @click.command("generate")
@@ -28,15 +33,18 @@ from agent.errors import BadInput
 @click.option("--stop", "stops", multiple=True, help="end before this text; repeatable")
 @click.option("--mode", help="exact (default) or fast: activations rounded to 8 bits")
 @click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
+@click.option("--form", help="json, or a file the text must keep to: a JSON schema (.json) or a GBNF grammar (.gbnf)")
 @click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")
 def generate_command(
     model: str, prompt: str, url: str, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
-    min_p: float, repetition: float, seed: int, stops: tuple[str, ...], mode: str | None, threads: int, raw: bool,
+    min_p: float, repetition: float, seed: int, stops: tuple[str, ...], mode: str | None, threads: int,
+    form: str | None, raw: bool,
 ) -> None:  # fmt: skip
     """Write text that answers PROMPT with MODEL: one that the running agent serves, or a decoder folder.
 
     A folder (made by `qeil models import`) runs in this process, without an agent.
     """
+    shape = None if form is None else _form(form)
     if "/" not in model and not Path(model).exists():
         asked = {
             "model": model, "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
@@ -44,12 +52,18 @@ def generate_command(
         }  # fmt: skip
         if mode is not None:
             raise BadInput("--mode is for a folder; a served model has the mode of the settings (models: decoder.mode)")
+        if shape is not None and shape.kind == "gbnf":
+            asked["grammar"] = shape.source
+        elif shape is not None:
+            schema = json.loads(shape.source) if shape.source else None
+            asked["response_format"] = {"type": "json_object", **({"schema": schema} if schema is not None else {})}
         generate_remotely(url, asked, prompt, samples, raw=raw)
         return
     try:
         from agent.llm.chat import render
         from agent.llm.folder import open_folder
         from agent.llm.generation import Prompt, generate
+        from agent.llm.grammar import Grammars
         from agent.llm.sampler import Sampling
         from agent.llm.session import DecoderSession
     except ModuleNotFoundError as error:
@@ -58,7 +72,8 @@ def generate_command(
     chat = folder.chat_template is not None and not raw
     text = render(folder, [{"role": "user", "content": prompt}]) if chat else prompt
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition, seed)
-    order = Prompt(tuple(folder.encode(text, special=not chat)), max_tokens, samples, stops, sampling)
+    compiled = None if shape is None else Grammars(folder).compile(shape)
+    order = Prompt(tuple(folder.encode(text, special=not chat)), max_tokens, samples, stops, sampling, form=compiled)
     session = DecoderSession(folder, threads=threads, mode=mode)
     started_s = time.perf_counter()
     first_s, tokens, texts = started_s, 0, [""] * samples
@@ -78,3 +93,21 @@ def generate_command(
         "energy unknown: nothing meters this process, an agent's placement does",
         err=True,
     )
+
+
+def _form(said: str) -> TextForm:
+    if said == "json":
+        return TextForm("json")
+    file = Path(said)
+    kind = _FORMS.get(file.suffix.lower())
+    if kind is None:
+        raise BadInput(f"--form {said}: expected json, a JSON schema in a file .json or a grammar in a file .gbnf")
+    try:
+        source = file.read_text()
+        if kind == "json_schema":
+            json.loads(source)
+    except OSError as error:
+        raise BadInput(f"--form {said}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"--form {said}: cannot be read ({error})") from error
+    return TextForm(kind, source)

@@ -32,7 +32,9 @@ def generate_remotely(url: str, asked: dict[str, Any], prompt: str, samples: int
     if usage is None:
         return
     energy = usage["energy"]
-    joules = "joules unknown" if energy["energy_j"] is None else f"{energy['energy_j']:.3g} J {energy['provenance']}"
+    joules = f"joules unknown: {energy.get('reason') or 'the agent does not say why'}"
+    if energy["energy_j"] is not None:
+        joules = f"{energy['energy_j']:.3g} J {energy['provenance']}"
     later = usage["completion_tokens"] - samples
     speed = f"{later / max(ended_s - first_s, 1e-9):.1f} tokens/s" if later > 0 else "too short to time"
     click.echo(

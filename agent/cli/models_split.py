@@ -13,6 +13,7 @@ import click
 
 from agent.cli.tables import print_table
 from agent.errors import BadInput, StorageError
+from agent.llm.sizes import is_decoder_folder, read_sizes
 from agent.workload.onnx_split import Boundary, Order, Split, split_in_child
 
 TIMEOUT_S = 600.0
@@ -38,6 +39,7 @@ def split_command(
     """
     if bool(at) == (stages is not None):
         raise click.UsageError("say where to cut: --at NAME (repeatable) or --stages N")
+    _not_a_decoder(file)
     if file.suffix.lower() != ".onnx":
         hint = "a LiteRT model is one stage, it cannot be cut" if file.suffix.lower() == ".tflite" else "expected .onnx"
         raise BadInput(f"{file}: {hint}")
@@ -55,6 +57,22 @@ def split_command(
         click.echo(json.dumps(document, indent=2))
     else:
         _show(result, out)
+
+
+def _not_a_decoder(file: Path) -> None:
+    """Raises BadInput for a language model: its stages share a cache that no file holds."""
+    folder = file if file.is_dir() else file.parent
+    if not is_decoder_folder(folder):
+        return
+    try:
+        sizes = read_sizes(folder)
+    except BadInput:  # a config.json beside another model makes no decoder of it
+        return
+    if file.is_dir() or file.name in {*sizes.graphs.values(), "score.onnx", "score-fast.onnx"}:
+        raise BadInput(
+            f"{file}: the language model {sizes.name} is not cut into files, because its stages share one cache; "
+            "give its folder to the agent under models: path"
+        )
 
 
 def _whole_or_nothing(order: Order) -> Split:

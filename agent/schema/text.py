@@ -72,6 +72,8 @@ class TextUsage:
     compute_s: float
     energy_j: float | None
     provenance: EnergyProvenance
+    energy_reason: str | None = None
+    """Why the joules are unknown."""
 
 
 @dataclass(frozen=True)

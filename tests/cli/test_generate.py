@@ -49,6 +49,29 @@ def test_samples_are_shown_one_a_line_and_a_seed_repeats_them(folder, run):
     assert run(*asked)[1] == first
 
 
+def test_a_form_is_kept(folder, run, tmp_path):
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.gbnf"
+    schema.write_text('{"enum": ["ab", "cd"]}')
+    grammar.write_text('root ::= "yes" | "no"')
+    assert run(folder, "hi", "--form", schema, "--max-tokens", 9)[1] in {'"ab"\n', '"cd"\n'}
+    assert run(folder, "hi", "--form", grammar, "--max-tokens", 9)[1] in {"yes\n", "no\n"}
+    assert run(folder, "hi", "--form", "json", "--max-tokens", 5)[1].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [("s.txt", "", "expected json"), ("s.json", "{", "cannot be read"), ("s.json", None, "No such file"),
+     ("g.gbnf", "root ::= x", "not found")],
+)  # fmt: skip
+def test_a_form_that_is_none_is_one_line(folder, run, tmp_path, name, text, says):
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    code, out, err = run(folder, "hi", "--form", file, "--max-tokens", 9)
+    assert (code, out) == (1, "")
+    assert says in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"), [(["--mode", "quick"], "no mode 'quick'"), (["--max-tokens", 5000], "context is 64")]
 )

@@ -9,6 +9,8 @@ import onnxruntime as ort
 import pytest
 
 from agent.cli.main import run
+from agent.llm.importer import import_gguf
+from tests.llm.reference import write_model
 from tests.workload.runnable import convolutions, saved
 
 
@@ -110,3 +112,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys):
     code, _, errors = split(capsys, path, "--stages", 2, "--out", tmp_path / "file" / "stages")
     assert code == 1
     assert "Not a directory" in errors
+
+
+@pytest.mark.parametrize("name", ["", "model.onnx"])
+def test_a_language_model_is_not_cut_into_files(tmp_path, capsys, name):
+    folder = import_gguf(write_model(tmp_path / "m.gguf"), tmp_path / "m").folder
+    code, _, progress = split(capsys, folder / name, "--stages", 2, "--out", tmp_path / "stages")
+    assert code == 1
+    assert "is not cut into files" in progress
+    assert progress.count("\n") == 1
+
+
+def test_a_config_beside_a_model_makes_no_language_model_of_it(tmp_path, capsys):
+    path = saved(convolutions(), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert split(capsys, path, "--at", "t9_0", "--out", tmp_path / "stages", "--no-check")[0] == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -66,6 +67,31 @@ def test_a_chat_is_answered_as_the_decoder_alone_would(client, folder):
     energy = reply.usage.energy
     assert energy["provenance"] in {"modelled", "unknown"}
     assert (energy["energy_j"] is None) == (energy["provenance"] == "unknown")
+
+
+def test_texts_keep_a_schema_alone_in_batches_and_in_streams(client):
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "yz"]}, "b": {"type": "boolean"}},
+              "required": ["a", "b"], "additionalProperties": False}  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "pair", "strict": True, "schema": schema}}
+    texts = [c.message.content for c in chat(client, n=4, temperature=2, response_format=form, max_tokens=200).choices]
+    stream = chat(client, temperature=2, response_format=form, max_tokens=200, stream=True)
+    texts.append("".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices))
+    for text in texts:
+        assert json.loads(text)["a"] in {"x", "yz"}
+        assert json.loads(text)["b"] in {True, False}
+
+
+def test_a_grammar_is_kept_and_a_wrong_one_is_said(client):
+    asked = {"model": "tiny", "prompt": "hi", "max_tokens": 9}
+    text = client.completions.create(**asked, extra_body={"grammar": 'root ::= "yes" | "no"'}).choices[0]
+    assert (text.text in {"yes", "no"}, text.finish_reason) == (True, "stop")
+    with pytest.raises(openai.BadRequestError, match="missing"):
+        client.completions.create(**asked, extra_body={"grammar": "root ::= missing"})
+
+
+def test_asked_for_tensors_a_language_model_says_where_it_answers(agent, capsys):
+    assert main.run(["infer", "tiny", "--url", agent.url]) == 1
+    assert "qeil generate tiny" in capsys.readouterr().err
 
 
 def test_a_stream_gives_the_same_text_piece_by_piece(client):

@@ -109,7 +109,8 @@ def test_joules_are_unknown_where_no_power_is_known(tmp_path, monkeypatch):
     job = world.lanes[0].jobs[1][1]
     job(1, TextPiece(0, 5, "a", "stop"))
     job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4))
-    assert (events[-1].usage.energy_j, events[-1].usage.provenance) == (None, "unknown")
+    usage = events[-1].usage
+    assert (usage.energy_j, usage.provenance, usage.energy_reason) == (None, "unknown", "no coefficient")
 
 
 @pytest.mark.parametrize(

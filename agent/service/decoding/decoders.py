@@ -48,6 +48,8 @@ class _Served:
     note: str | None = None
     sizes: DecoderSizes | None = None
     power: DecoderPower | None = None
+    no_power: str = "its watts are still being modelled; ask again in some seconds"
+    """Why joules are unknown while `power` is."""
     energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
@@ -156,6 +158,7 @@ class Decoders:
             try:
                 served.power = modelled_power(graph, self._board.profile, policy, accelerator)
             except QeilError as error:
+                served.no_power = error.message
                 _log.warning("joules unknown", model=entry.name, cause=error.message)
 
         threading.Thread(target=model_power, name="decoder-power", daemon=True).start()
@@ -253,7 +256,10 @@ class Decoders:
         assert served.keeper is not None  # noqa: S101  (its lane finished this)
         stream.on_event(
             TextDone(
-                TextUsage(prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance),
+                TextUsage(
+                    prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance,
+                    None if served.power is not None else served.no_power,
+                ),
                 served.keeper.home.accelerator, ", ".join(report.providers), self._in_force().digest, stream.replays,
             )
         )  # fmt: skip

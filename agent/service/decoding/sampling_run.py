@@ -195,7 +195,13 @@ class SamplingRun:
         if checked is not None:
             tokens, compute_s = tokens + checked.tokens, compute_s + checked.compute_s
         usage = TextUsage(
-            last.usage.prompt_tokens, last.usage.cached_tokens, tokens, compute_s, report.energy_j, report.provenance
+            last.usage.prompt_tokens,
+            last.usage.cached_tokens,
+            tokens,
+            compute_s,
+            report.energy_j,
+            report.provenance,
+            last.usage.energy_reason,
         )
         replays = sum(done.replays for done in self._dones)
         self._end(replace(last, usage=usage, replays=replays, sampling=report))

@@ -37,8 +37,16 @@ class AgentInference:
         return self._dispatcher.metadata()
 
     def model(self, name: str) -> ModelMetadata:
-        """One model; NotFound with the nearest known name."""
-        return self._dispatcher.routes(name).metadata
+        """One model; NotFound with the nearest known name, or where a language model is asked instead."""
+        try:
+            return self._dispatcher.routes(name).metadata
+        except NotFound as error:
+            if any(model.name == name for model in self._supervisor.snapshot.models):
+                raise NotFound(
+                    f"{name!r} is a language model; ask it at /v1/chat/completions or /v1/completions, or with: "
+                    f'qeil generate {name} "TEXT"'
+                ) from error
+            raise
 
     def load_model(self, name: str) -> Future[None]:
         """Serve a configured model again."""
