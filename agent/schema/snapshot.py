@@ -7,7 +7,7 @@ from typing import Literal
 
 EnergyProvenance = Literal["measured", "modelled", "unknown"]
 Mode = Literal["starting", "ready", "throttled", "degraded", "draining", "fault"]
-LaneState = Literal["starting", "ready", "restarting", "quarantined", "stopped", "refused"]
+LaneState = Literal["idle", "starting", "ready", "restarting", "quarantined", "stopped", "refused"]
 
 
 @dataclass(frozen=True)

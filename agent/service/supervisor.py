@@ -152,7 +152,7 @@ class Supervisor:
         self._thread.start()
 
     def _start_first(self, keeper: LaneKeeper, now_s: float) -> None:
-        if keeper.generation == 0 and (keeper.models or self._mode != "starting"):
+        if keeper.generation == 0 and keeper.models:
             keeper.health = replace(keeper.health, since_s=now_s)
             keeper.start(self._state.current.policy.recovery, now_s)
 

@@ -283,15 +283,17 @@ def test_unknown_prices_of_energy_stay_unknown():
     assert candidate.predicted_energy_j == pytest.approx(0.07)
 
 
-def test_a_lane_without_a_model_starts_once_the_others_serve_theirs():
+def test_a_lane_has_no_process_until_something_is_placed_on_it():
     world = World({"m": ["gpu0"]}, prepare=_slow_to_load, started=False)
     world.tick(2.0)
-    assert world.snapshot.agent.mode == "starting"
-    assert (len(world.lanes["gpu0"]), len(world.lanes["cpu"])) == (1, 0)
-    assert world.accelerator("cpu").state == "starting"
     world.lane("gpu0").release_loads()
     world.tick(0.3)
     assert world.snapshot.agent.mode == "ready"
+    assert (len(world.lanes["gpu0"]), len(world.lanes["cpu"])) == (1, 0)
+    assert world.accelerator("cpu").state == "idle"
+    world.supervisor.post(PlanEvent(InForce(POLICY, "d2", plan_of({"m": ["gpu0", "cpu"]}, "d2")), "edited"))
+    world.tick(1.0)
+    world.tick()
     assert len(world.lanes["cpu"]) == 1
     assert (world.accelerator("cpu").state, world.accelerator("cpu").restarts) == ("ready", 0)
 

@@ -29,7 +29,7 @@ function live(snapshot) {
 }
 
 function tone(state) {
-  if (state === "ready") return "good";
+  if (state === "ready" || state === "idle") return "good";
   return ["fault", "quarantined", "refused", "unavailable", "stopped"].includes(state) ? "bad" : "warn";
 }
 

@@ -213,7 +213,9 @@ class LaneKeeper:
         return max(known, default=None)
 
     def state(self) -> LaneState:
-        """The word shown in status."""
+        """The word shown in status; idle: nothing is placed on it, so no process was started for it."""
+        if self.generation == 0 and not self.models:
+            return "idle"
         words: dict[str, LaneState] = {
             "starting": "starting", "ready": "ready", "waiting": "restarting", "probing": "restarting",
             "open": "quarantined", "stopped": "stopped",
