@@ -32,24 +32,24 @@ from serving_servers import Model, Running, scratch, start_agent
 
 RATE_PER_S = 100.0
 CLIENTS = 16
-WEIGHTS = 4_000_000
-"""16 MB of weights: enough that two versions are seen in memory."""
+COLUMNS = 2048
+ROWS = 8192
+"""Weights of a version: enough that two of them are seen in memory."""
+WEIGHTS = COLUMNS * ROWS
 MAX_SLOWER = 2.0
 MAX_MEMORY = 1.10
 
 
 def version(path: Path, amount: float) -> Path:
-    """y = x + amount, and weights that are held but hardly used; put in place whole."""
-    port = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2048]) for n in "xy"]
+    """y = x + the row of the weights that x points at: weights that are held, and hardly any work."""
+    port = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, COLUMNS]) for n in "xy"]
     weights = np.full(WEIGHTS, amount, np.float32)
-    tensor = helper.make_tensor("w", TensorProto.FLOAT, [WEIGHTS], weights.tobytes(), raw=True)
-    ends = [helper.make_tensor(n, TensorProto.INT64, [1], [v]) for n, v in (("a", 0), ("b", 1))]
-    nodes = [helper.make_node("Slice", ["w", "a", "b"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])]
-    nodes += [helper.make_node("Shape", ["w"], ["s"])]
-    graph = helper.make_graph(nodes, "g", port[:1], port[1:], [tensor, *ends])
-    partial = path.with_suffix(".partial")
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), partial)
-    partial.replace(path)
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [ROWS, COLUMNS], weights.tobytes(), raw=True)
+    nodes = [helper.make_node("ArgMax", ["x"], ["i"], axis=1, keepdims=0)]
+    nodes += [helper.make_node("Gather", ["w", "i"], ["c"])]
+    nodes += [helper.make_node("Add", ["x", "c"], ["y"])]
+    graph = helper.make_graph(nodes, "g", port[:1], port[1:], [tensor])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
 
 
@@ -139,13 +139,15 @@ def p99_ms(answers: list[tuple[float, float, float]]) -> float:
 
 
 def swap_version(port: int, folder: Path, number: int) -> None:
-    """Put another file in place and have it loaded, as an operator does."""
-    version(folder / "swapped.onnx", float(number))
+    """Put another file in place, which was made before, and have it loaded, as an operator does."""
+    (folder / f"{number}.onnx").replace(folder / "swapped.onnx")
     urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/repository/models/swapped/load", b"", timeout=30.0).read()
 
 
 def measure(agent: Running, folder: Path, swaps: int, gap_s: float) -> dict[str, object]:
     port, request = agent.requests["swapped"]
+    for number in range(2, 2 + swaps):
+        version(folder / f"{number}.onnx", float(number))
     load = Load(port, request)
     memory = Memory(agent)
     load.start()

@@ -9,6 +9,7 @@ heartbeat. The process ends with its parent: by the end of the channel, and by t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import queue
@@ -36,6 +37,10 @@ from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, Permit
 HEARTBEAT_S: Final = 0.1
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 _PR_SET_PDEATHSIG: Final = 1
+_M_MMAP_THRESHOLD: Final = -3
+KEPT_BLOCK_BYTES: Final = 8 * 1024 * 1024
+"""The largest block that the heap keeps for later once it is free. Left to itself the C library raises this to what was
+freed last: the weights of a model that was unloaded would stay with the process."""
 
 
 class _Choice(NamedTuple):
@@ -72,7 +77,7 @@ class Worker:
         self._simulated = simulated
         self._executor = Executor()
         self._models: dict[int, _Model] = {}
-        self._loads: queue.SimpleQueue[Header] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._handlers: dict[str, Callable[[Header, int | None], None]] = {
             "load": self._queue_load, "ring": self._ring, "unload": self._unload,
@@ -148,6 +153,7 @@ class Worker:
     def _unload(self, header: Header, _: int | None) -> None:
         self._models.pop(header["load"], None)
         self._channel.send({"k": "unloaded", "id": header["id"]})
+        self._loads.put(None)
 
     def _fault(self, header: Header, _: int | None) -> None:
         if self._simulated:
@@ -158,6 +164,9 @@ class Worker:
     def _load_models(self) -> None:
         while True:
             header = self._loads.get()
+            if header is None:
+                _give_back()  # here, because it may take a while
+                continue
             answer: Header = {"k": "loaded", "id": header["id"]}
             order = LoadOrder.from_json(header["order"])
             try:
@@ -192,6 +201,12 @@ class Worker:
                 return
 
 
+def _give_back() -> None:
+    """Return to the system what a model that was unloaded left free in the heap. Only glibc can."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _feeds(area: TensorArea, run: Run, segment: Array | None) -> dict[str, Array]:
     layout = area.decode(run.tensors)
     views = area.views(run.slot, layout) if segment is None else area.views_of(segment, 0, layout)
@@ -221,6 +236,8 @@ def prepare(parent: int, affinity: str | None, memory_limit_bytes: int | None) -
     """Tie this process to its parent and its limits. Exits when the parent is already gone."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with contextlib.suppress(AttributeError):  # only glibc keeps blocks this way
+        libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
     if os.getppid() != parent:
         sys.exit(1)
     if affinity:

@@ -63,7 +63,7 @@ def read(path: Path, format_: str) -> ModelFacts:
 def _onnx(path: Path) -> ModelFacts:
     from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
 
-    model = onnx_graph.load(path)
+    model = onnx_graph.outline(path)
     own = {(f.domain, f.name) for f in model.functions}
     operators = {(n.domain, n.op_type) for n in _nodes(model)} - own
     if len(operators) > MAX_OPERATORS:

@@ -73,7 +73,7 @@ def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int =
     except ImportError as error:
         raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
 
-    model = onnx_graph.load(path)
+    model = onnx_graph.outline(path)
     beside = onnx_outside.check_outside(model, path)
     batch = dims.get("batch", DEFAULTS["batch"])
     graph = _with_notes(onnx_graph.read(model, {**dims, "past": 0}), beside)

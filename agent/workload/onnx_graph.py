@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from agent.workload import onnx_ops, onnx_ops_contrib
 from agent.workload.graph import Cost, Graph, Node, Tensor, datatype_of, merge_work
 from agent.workload.kernels import group
 from agent.workload.onnx_layout import cancelled
+from agent.workload.onnx_light import read_light
 from agent.workload.onnx_ops import Call, light
 from agent.workload.onnx_shapes import Propagation, dtype_name
 from agent.workload.sizes import Sizes
@@ -28,8 +29,17 @@ _THROUGH = 10
 
 def load(path: Path) -> Any:
     """The parsed file without external data. Raises ModelLoadFailed with one clear line."""
+    return _checked(lambda: onnx.load(str(path), load_external_data=False))
+
+
+def outline(path: Path) -> Any:
+    """As `load`, without the large weights: of a file of 2 GB only the graph is read. Not to be run or written."""
+    return _checked(lambda: onnx.load_model_from_string(read_light(path)))
+
+
+def _checked(parse: Callable[[], Any]) -> Any:
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = parse()
     except (DecodeError, ValueError, RecursionError) as error:
         raise ModelLoadFailed("not an ONNX model, or damaged: its protobuf cannot be parsed") from error
     except OSError as error:
@@ -49,15 +59,22 @@ def opened(model: Any) -> Any:
 
 def _shorten_domains(graph: Any) -> None:
     """The standard domain has two spellings; only the empty one is used from here on."""
+    _check_texts(t.name for t in graph.initializer)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        _check_texts((value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim)))
     for node in graph.node:
-        texts = (node.op_type, node.domain, node.name, *node.input, *node.output)
-        if not all(isinstance(text, str) for text in texts):  # bytes where they are no UTF-8
-            raise ModelLoadFailed("damaged: a name in it is no text")
+        _check_texts((node.op_type, node.domain, node.name, *node.input, *node.output))
+        _check_texts(attribute.name for attribute in node.attribute)
         if node.domain == "ai.onnx":
             node.domain = ""
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 _shorten_domains(attribute.g)
+
+
+def _check_texts(texts: Iterable[Any]) -> None:
+    if not all(isinstance(text, str) for text in texts):  # bytes where they are no UTF-8
+        raise ModelLoadFailed("damaged: a name in it is no text")
 
 
 def read(model: Any, dims: Mapping[str, int]) -> Graph:

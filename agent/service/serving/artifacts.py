@@ -18,6 +18,7 @@ from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
 from agent.storage import state_file
 from agent.workload import file_facts
+from agent.workload.examine import examine_in_child
 from agent.workload.inspect import inspect_in_child
 
 INSPECT_TIMEOUT_S = 120.0
@@ -59,9 +60,27 @@ def open_artifact(path: Path) -> Artifact:
     return Artifact(path, format_, digest.hexdigest())
 
 
+def read_once(artifact: Artifact, cache_dir: Path, apart: Path | None) -> None:
+    """Fill the caches that `workload_of` and `facts_of` ask, by one child process where something is missing.
+
+    apart: folder for the weights of the file (`examine.put_apart`). What cannot be read is told by those two.
+    """
+    facts, workload = _facts_file(artifact, cache_dir), _workload_file(artifact, cache_dir)
+    if facts.is_file() and workload.is_file() and (apart is None or apart.is_dir()):
+        return
+    try:
+        seen = examine_in_child(artifact.path, artifact.format, artifact.digest, INSPECT_TIMEOUT_S, apart)
+    except ModelLoadFailed:
+        return
+    state_file.write_json(facts, file_facts.to_json(seen.facts))
+    if seen.workload is not None:
+        document = seen.workload.model_copy(update={"digest": artifact.digest}).model_dump(mode="json")
+        state_file.write_json(workload, document)
+
+
 def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Workload:
     """The forward workload of the graph at default sizes; read in a child process once per digest."""
-    cached = cache_dir / f"{artifact.digest[:32]}.v{_CACHE_VERSION}.json" if cache_dir else None
+    cached = _workload_file(artifact, cache_dir) if cache_dir else None
     if cached is not None and cached.is_file():
         try:
             return Workload.model_validate(json.loads(cached.read_text())).model_copy(update={"model": name})
@@ -85,7 +104,7 @@ def check_guard(artifact: Artifact, limits: ModelGuard, cache_dir: Path | None) 
 
 def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:
     """Facts of the file; read in a child process once per digest and folder."""
-    cached = cache_dir / f"{artifact.digest[:32]}-{_place(artifact.path)}.facts.json" if cache_dir else None
+    cached = _facts_file(artifact, cache_dir) if cache_dir else None
     if cached is not None and cached.is_file():
         try:
             return file_facts.from_json(json.loads(cached.read_text()), artifact.digest)
@@ -95,6 +114,14 @@ def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:
     if cached is not None:
         state_file.write_json(cached, file_facts.to_json(facts))
     return facts
+
+
+def _workload_file(artifact: Artifact, cache_dir: Path) -> Path:
+    return cache_dir / f"{artifact.digest[:32]}.v{_CACHE_VERSION}.json"
+
+
+def _facts_file(artifact: Artifact, cache_dir: Path) -> Path:
+    return cache_dir / f"{artifact.digest[:32]}-{_place(artifact.path)}.facts.json"
 
 
 def _place(path: Path) -> str:
