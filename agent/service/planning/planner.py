@@ -15,6 +15,7 @@ from agent.placement.ranking import objectives
 from agent.placement.selection import Incumbent, select
 from agent.placement.state import State
 from agent.ports import LoadSpec, Simulation
+from agent.schema.device import Runtime
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import HOST_RUNTIME, Board
@@ -22,11 +23,13 @@ from agent.service.planning.holdings import Holdings
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.search_process import Search
 from agent.service.planning.stage_planner import StagePlanner
-from agent.service.serving.artifacts import check_guard, open_artifact, workload_of
+from agent.service.serving.artifacts import Artifact, check_guard, open_artifact, read_once, workload_of
+from agent.service.serving.weights_apart import WeightsApart
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
 SIMULATED_AMBIENT_C = 25.0
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 class Planner:
@@ -39,6 +42,7 @@ class Planner:
         """`clock` gives monotonic seconds; `search`: see StagePlanner."""
         self._board = board
         self._cache_dir = cache_dir
+        self._apart = WeightsApart(cache_dir.parent / "apart") if cache_dir is not None else None
         self._stages = StagePlanner(board.profile, clock, search=search)
 
     def plan(
@@ -68,12 +72,17 @@ class Planner:
                     model = replace(model, reason=f"no room beside {holdings.beside()}: {model.reason}")
             holdings.take(model)
             made[at] = model
-        return Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
+        plan = Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
+        if self._apart is not None:
+            self._apart.keep_only([m.digest for m in (*plan.models, *(running.models if running else ()))])
+        return plan
 
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model."""
         try:
             artifact = open_artifact(entry.path)
+            if self._cache_dir is not None and self._apart is not None:
+                read_once(artifact, self._cache_dir, self._apart.folder_for(artifact))
             check_guard(artifact, policy.guard.models, self._cache_dir)
             workload = workload_of(artifact, entry.name, self._cache_dir)
         except ModelLoadFailed as error:
@@ -89,7 +98,7 @@ class Planner:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
         found = ordered(found, policy, state, before)
         name = lane_name(entry.name, artifact.digest, before)
-        candidates = [self._candidate(c, entry, artifact.format, name) for c in found]
+        candidates = [self._candidate(c, artifact, name) for c in found]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
         stages = None
         if before is not None and candidates:
@@ -99,20 +108,26 @@ class Planner:
             entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
         )
 
-    def _candidate(self, chosen: placement.Candidate, entry: ModelEntry, format_: str, name: str) -> Candidate:
+    def _candidate(self, chosen: placement.Candidate, artifact: Artifact, name: str) -> Candidate:
         accelerator, runtime, cost = chosen.accelerator, chosen.runtime, chosen.cost
         simulation = None
         if accelerator.name in self._board.simulated:
-            runtime = HOST_RUNTIME["onnx" if format_ == "onnx" else "litert"]
+            runtime = HOST_RUNTIME["onnx" if artifact.format == "onnx" else "litert"]
             simulation = Simulation(
                 cost.time_s, cost.energy_j or 0.0, cost.static_w or 0.0, SIMULATED_RESISTANCE_K_PER_W,
                 SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,
             )  # fmt: skip
         load = LoadSpec(
-            model=name, path=entry.path, format="onnx" if format_ == "onnx" else "tflite", runtime=runtime,
+            model=name, path=self._path(artifact, runtime), format=artifact.format, runtime=runtime,
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
         return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+
+    def _path(self, artifact: Artifact, runtime: Runtime) -> Path:
+        """What is loaded: the runtime's own CPU provider maps weights that lie apart, of others nobody knows."""
+        if self._apart is None or runtime.provider != CPU_PROVIDER:
+            return artifact.path
+        return self._apart.path_of(artifact.digest, artifact.path)
 
 
 def lane_name(model: str, digest: str, before: ModelPlan | None) -> str:
