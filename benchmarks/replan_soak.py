@@ -3,11 +3,11 @@
     python benchmarks/replan_soak.py [--replans N] [--rows nothing,search,…] [--objects] [--markdown FILE]
 
 The tick waits on a mailbox like the supervisor's; plans are made on a thread pool of one, as `ModelSet` makes them.
-"service" is the planner the service runs when an accelerator is lost or hot, its search in a process of its own as
-there; "search" is the loss of an accelerator at 50 stages and 4 accelerators, searched in it, and "thread" the
-same on a thread of the agent, for comparison. "nothing" is the tick alone: late there is the machine's own doing.
-Memory, that of the search process included, is read after a tenth of the re-plans and at the end; with --objects those
-alive are counted by tracemalloc in a second round, because counting them slows everything down.
+"service" is what the service does when an accelerator is lost or hot: the whole planner, in a process of its own;
+"thread" the same planner on a thread of the agent, for comparison. "nothing" is the tick alone: late there is the
+machine's own doing. Memory, that of the planning process included, is read after a tenth of the re-plans and at the
+end; with --objects those alive in the agent are counted by tracemalloc in a second round, because counting them slows
+everything down.
 """
 
 from __future__ import annotations
@@ -32,20 +32,16 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from agent.placement.solve import solve
 from agent.placement.state import State
-from agent.placement.warm import without
 from agent.schema.settings import ModelEntry
-from agent.service.board import make_board
-from agent.service.planning.planner import Planner
-from agent.service.planning.search_process import HereSearch, Search, SearchProcess
+from agent.service.board import Board, make_board
+from agent.service.planning.planner_process import PlannerProcess, Plans
+from agent.service.planning.split_planner import SplittingPlanner
 from agent.storage import share, yaml_files
-from benchmarks.placement_problems import Spec, generate
 
 TICK_S = 0.1
 IDLE_S = 20.0
-SEARCH_S = 0.1
-LAYERS, WIDTH = 24, 256
+LAYERS, WIDTH = 50, 256
 Subject = Callable[[int], object]
 
 
@@ -90,19 +86,24 @@ class Outcome:
     final_alive: int
 
 
-def service(folder: Path, search_: Search) -> Subject:
-    """The service's planner on a shipped board, for a model of its own making: hotter, or without its GPU, every time
-    from the plan before, with the search for the best placement of the stages."""
-    policy = yaml_files.load_policy(share.find_policy("balanced"))
+def board() -> Board:
+    """A shipped board with a GPU and a CPU on one memory."""
     profile = yaml_files.load_profile(share.find_profile("jetson-orin-nano"))
-    planner = Planner(make_board(profile, (), lambda _: profile), folder / "workloads", search=search_)
+    return make_board(profile, (), lambda _: profile)
+
+
+def service(folder: Path, planner: Plans) -> Subject:
+    """Plans for a model of its own making: hotter, or without its GPU, every time from the plan before, with the search
+    for the best placement of the stages."""
+    policy = yaml_files.load_policy(share.find_policy("balanced"))
+    accelerators = board().profile.accelerators
     models = (ModelEntry(name="mlp", path=mlp(folder / "mlp.onnx")),)
     digest = yaml_files.digest(policy)
 
     running = [planner.plan(policy, digest, models)]
 
     def plan(number: int) -> object:
-        temperatures = {a.name: 40.0 + 10.0 * (number % 3) for a in profile.accelerators}
+        temperatures = {a.name: 40.0 + 10.0 * (number % 3) for a in accelerators}
         state = State(temperatures, lost=frozenset({"gpu"} if number % 2 else ()))
         running[0] = planner.plan(policy, digest, models, state, running[0])
         return running[0]
@@ -123,28 +124,16 @@ def mlp(path: Path) -> Path:
     return path
 
 
-def search(search_: Search) -> Subject:
-    """Re-plans after the loss of each accelerator in turn, from the front that was known before."""
-    problem = generate(Spec("mix", 50, 4, True, 0.05, 301))
-    old = solve(problem, seed=1, certify=False).assignments()
-    cases = [without(problem, [name]) for name in problem.accelerators[1:]]
-
-    def plan(number: int) -> object:
-        return search_(cases[number % len(cases)], old, SEARCH_S)
-
-    return plan
-
-
-def resident_bytes(search_: Search) -> int:
-    """Memory of this process and its search process that is in RAM now."""
+def resident_bytes(planner: Plans) -> int:
+    """Memory of this process and its planning process that is in RAM now."""
     processes = [os.getpid()]
-    if isinstance(search_, SearchProcess) and search_.pid is not None:
-        processes.append(search_.pid)
+    if isinstance(planner, PlannerProcess) and planner.pid is not None:
+        processes.append(planner.pid)
     pages = [int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) for pid in processes]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def soak(name: str, subject: Subject, search_: Search, replans: int, objects: bool) -> Outcome:
+def soak(name: str, subject: Subject, planner: Plans, replans: int, objects: bool) -> Outcome:
     """Run the subject beside the tick, then, for the objects alive, again under tracemalloc."""
     longest_s = 0.0
     memory, alive = [0, 0], [0, 0]
@@ -157,7 +146,7 @@ def soak(name: str, subject: Subject, search_: Search, replans: int, objects: bo
                 longest_s = max(longest_s, time.monotonic() - begun_s)
                 if number + 1 in (early, replans):
                     gc.collect()
-                    memory[number + 1 != early] = resident_bytes(search_)
+                    memory[number + 1 != early] = resident_bytes(planner)
         if objects:
             tracemalloc.start()
             for number in range(replans):
@@ -200,23 +189,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replans", type=int, default=1000)
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
-    parser.add_argument("--rows", default="nothing,service,search,thread,nothing", help="what to run, in order")
+    parser.add_argument("--rows", default="nothing,service,thread,nothing", help="what to run, in order")
     parser.add_argument("--objects", action="store_true", help="count objects alive too; takes twice as long")
     parser.add_argument("--quick", action="store_true", help="10 re-plans: shows that everything runs")
     chosen = parser.parse_args()
     count = 10 if chosen.quick else chosen.replans
-    process = SearchProcess()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name_:
+        folder = Path(name_)
+        process = PlannerProcess(board(), folder / "process", dict)
         for name in chosen.rows.split(","):
             if name == "nothing":
                 rows.append(idle())
                 continue
-            where: Search = HereSearch() if name == "thread" else process
-            subject = service(Path(folder), where) if name == "service" else search(where)
+            planner: Plans = SplittingPlanner(board(), folder / "thread", dict) if name == "thread" else process
+            subject = service(folder, planner)
             subject(0)
-            rows.append(soak(name, subject, where, count, chosen.objects))
-    process.close()
+            rows.append(soak(name, subject, planner, count, chosen.objects))
+        process.close()
     lines = table(rows)
     print("\n".join(lines))
     if chosen.markdown is not None:

@@ -29,14 +29,15 @@ from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, status_view
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
+from agent.service.decoding.answer_book import AnswerBook
+from agent.service.decoding.answer_store import AnswerStore
 from agent.service.decoding.answering import Answering
 from agent.service.decoding.decoders import Decoders
 from agent.service.decoding.text_screen import TextScreen
 from agent.service.insight import Insight
 from agent.service.planning.plan import Plan
+from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state
-from agent.service.planning.search_process import SearchProcess
-from agent.service.planning.split_planner import SplittingPlanner
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
 from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.reporting import Reporting
@@ -102,11 +103,10 @@ class App:
         board = assembly.board(settings, inventory)
         self.board: Board = cpu_only(board) if self._starts.safe else board
         split_meter = SplitMeter()
-        self._search = SearchProcess()
-        planner = SplittingPlanner(self.board, state_dir, split_meter.handovers, self._search)
+        self._planner = PlannerProcess(self.board, state_dir, split_meter.handovers, self._plans_here)
         digest = yaml_files.digest(policy.policy)
         models = model_store.tensor_models(settings)
-        current = InForce(policy.policy, digest, planner.plan(policy.policy, digest, models))
+        current = InForce(policy.policy, digest, self._planner.first(policy.policy, digest, models))
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = status_view.initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, self._clock)
@@ -132,8 +132,9 @@ class App:
                 self.supervisor.post(event)
         layer = BundleLayer()
         self.models = ModelSet(
-            lambda: (*model_store.tensor_models(settings), *layer.models), planner, lambda: self.supervisor.in_force,
-            lambda: self.supervisor.snapshot, self.supervisor.post, self._planning_state,
+            lambda: (*model_store.tensor_models(settings), *layer.models), self._planner,
+            lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot, self.supervisor.post,
+            self._planning_state,
         )  # fmt: skip
         self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
         self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell)
@@ -156,6 +157,7 @@ class App:
         self.texts = Answering(
             self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
             TextScreen(self.screen, lambda: self.supervisor.in_force.policy.guard.texts).check,
+            AnswerBook(AnswerStore(state_dir / "answers.json")),
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
@@ -187,6 +189,13 @@ class App:
 
     def _restart_lane(self, accelerator: str, cause: str) -> None:
         self.supervisor.post(RestartLaneEvent(accelerator, cause))
+
+    def _plans_here(self, why: str | None) -> None:
+        cause = None if why is None else f"the planning process is not there: {why}"
+        consequence = "the agent plans itself: each plan may hold up its other threads for tens of milliseconds"
+        self._tell(
+            "planning_in_agent", cause, consequence, "see what memory and processes are free; tried at each plan"
+        )
 
     def _sample_share(self, accelerator: str) -> float:
         """Share of the budget of repeated samples that heat leaves."""
@@ -258,7 +267,7 @@ class App:
             self.start()
             problems = self.wait_ready(ready_timeout_s)
             self._lanes.release_spare()
-            self._search.start()
+            self._planner.start()
             if not self._stop.is_set():
                 assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
@@ -293,7 +302,7 @@ class App:
         if self.remote is not None:
             self.remote.stop()
         self.models.stop()
-        self._search.close()
+        self._planner.close()
         self.sampler.stop()
         self.supervisor.stop()
         self.decoders.stop(1.0)

@@ -21,7 +21,6 @@ from agent.schema.settings import ModelEntry
 from agent.service.board import HOST_RUNTIME, Board
 from agent.service.planning.holdings import Holdings
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
-from agent.service.planning.search_process import Search
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.artifacts import Artifact, check_guard, open_artifact, read_once, workload_of
 from agent.service.serving.weights_apart import WeightsApart
@@ -36,14 +35,13 @@ class Planner:
     """Reads the model files again by digest at every call; keeps the fronts of its re-plans. One thread at a time."""
 
     def __init__(
-        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic,
-        search: Search | None = None,
+        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic
     ) -> None:  # fmt: skip
-        """`clock` gives monotonic seconds; `search`: see StagePlanner."""
+        """`clock` gives monotonic seconds."""
         self._board = board
         self._cache_dir = cache_dir
         self._apart = WeightsApart(cache_dir.parent / "apart") if cache_dir is not None else None
-        self._stages = StagePlanner(board.profile, clock, search=search)
+        self._stages = StagePlanner(board.profile, clock)
 
     def plan(
         self,

@@ -30,7 +30,6 @@ from agent.service.planning.planner import (
     SIMULATED_RESISTANCE_K_PER_W,
     Planner,
 )
-from agent.service.planning.search_process import Search
 from agent.service.planning.split_store import SplitStore, Stored
 from agent.service.serving.artifacts import Artifact
 from agent.service.serving.split_meter import Handover
@@ -187,9 +186,9 @@ class _Case:
 class SplittingPlanner(Planner):
     """A planner whose plans may split models."""
 
-    def __init__(self, board: Board, state_dir: Path, handovers: Handovers, search: Search | None = None) -> None:
-        """Caches and stage models lie in `state_dir`; `search`: see StagePlanner."""
-        super().__init__(board, state_dir / "workloads", search=search)
+    def __init__(self, board: Board, state_dir: Path, handovers: Handovers) -> None:
+        """Caches and stage models lie in `state_dir`."""
+        super().__init__(board, state_dir / "workloads")
         self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
 
     def plan(

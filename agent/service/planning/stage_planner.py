@@ -16,12 +16,11 @@ from agent.errors import PlacementError
 from agent.placement.selection import Constraints, Incumbent, select
 from agent.placement.state import State
 from agent.placement.tables import Tables, make_tables
-from agent.placement.warm import thin, without
+from agent.placement.warm import replan, thin, without
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
 from agent.service.planning.plan import StagePlacement
-from agent.service.planning.search_process import HereSearch, Search
 
 BUDGET_S = 0.15
 """Longest search for one model; a first placement that fits is there within milliseconds."""
@@ -41,14 +40,9 @@ class _Known:
 class StagePlanner:
     """Owned by one thread."""
 
-    def __init__(
-        self, profile: DeviceProfile, clock: Callable[[], float], budget_s: float = BUDGET_S,
-        search: Search | None = None,
-    ) -> None:  # fmt: skip
-        """`search`: where a front is searched; on the planner's own thread where none is given."""
+    def __init__(self, profile: DeviceProfile, clock: Callable[[], float], budget_s: float = BUDGET_S) -> None:
         self._profile = profile
         self._clock = clock
-        self._search = search or HereSearch(clock)
         self._budget_s = budget_s
         self._known: dict[str, _Known] = {}
 
@@ -64,7 +58,7 @@ class StagePlanner:
             lost = [name for name in tables.problem.accelerators if name in state.lost]
             problem = without(tables.problem, lost)
             warm = self._warm(workload, tables, running)
-            result = self._search(problem, warm, self._budget_s)
+            result = replan(problem, warm, budget_s=self._budget_s, clock=self._clock)
         except PlacementError:
             self._known.pop(workload.model, None)
             return None

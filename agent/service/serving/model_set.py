@@ -12,7 +12,7 @@ from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AgentSnapshot
 from agent.service.planning.plan import Plan
-from agent.service.planning.planner import Planner
+from agent.service.planning.planner_process import Plans
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving.inference import unknown_model
 from agent.service.serving.serving_state import InForce
@@ -28,7 +28,7 @@ class ModelSet:
     def __init__(
         self,
         configured: Callable[[], tuple[ModelEntry, ...]],
-        planner: Planner,
+        planner: Plans,
         in_force: Callable[[], InForce],
         snapshot: Callable[[], AgentSnapshot],
         post: Callable[[Event], None],
