@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import structlog
+
+from agent.service.journal import SOCKET, Journal
 
 Level = Literal["debug", "info", "warning", "error"]
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -69,17 +72,24 @@ def level() -> Level | None:
 
 
 class _ForJournal:
-    """JSON behind the priority that journald reads off a line (sd-daemon(3)), so that `journalctl -p warning` works."""
+    """JSON with its facts as fields beside it; where journald's socket is not there, behind the priority that journald
+    reads off a line (sd-daemon(3)), so that `journalctl -p warning` works either way.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._render = structlog.processors.JSONRenderer()
+        self._journal = journal
 
     def __call__(self, logger: object, method: str, event: structlog.typing.EventDict) -> str:
         priority = _PRIORITIES.get(str(event.get("level")), 6)
-        return f"<{priority}>{self._render(logger, method, event)!s}"
+        facts = dict(event)
+        line = str(self._render(logger, method, event))
+        if self._journal.send(line, priority, facts):
+            raise structlog.DropEvent
+        return f"<{priority}>{line}"
 
 
-def configure(level: Level, human: bool | None = None, journal: bool | None = None) -> None:
+def configure(level: Level, human: bool | None = None, journal: bool | None = None, address: Path = SOCKET) -> None:
     """Set up once at start. None: by whether stderr is a terminal (`human`), or connected to the journal."""
     if human is None:
         human = sys.stderr.isatty()
@@ -89,7 +99,7 @@ def configure(level: Level, human: bool | None = None, journal: bool | None = No
     if human:
         renderer = structlog.dev.ConsoleRenderer()
     elif journal:
-        renderer = _ForJournal()
+        renderer = _ForJournal(Journal(address))
     threshold = _Threshold(level)
     structlog.configure(
         processors=[

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import structlog
 
 from agent.service import logs
+from agent.service.journal import field
 
 
 def test_an_event_is_one_json_line_with_level_and_time(capsys):
@@ -19,8 +21,8 @@ def test_an_event_is_one_json_line_with_level_and_time(capsys):
     logs.configure("warning")
 
 
-def test_the_journal_gets_the_priority_before_the_same_json(capsys):
-    logs.configure("info", human=False, journal=True)
+def test_without_its_socket_the_journal_gets_the_priority_before_the_same_json(capsys, tmp_path):
+    logs.configure("info", human=False, journal=True, address=tmp_path / "none")
     log = structlog.get_logger("t")
     log.info("mode")
     log.warning("lane died")
@@ -51,3 +53,36 @@ def test_the_level_changes_for_loggers_that_are_in_use_already(capsys):
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert events == ["during", "always"]
     logs.configure("warning")
+
+
+def test_the_journal_gets_the_facts_as_fields_and_nothing_is_written_twice(capsys, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        logs.configure("info", human=False, journal=True, address=tmp_path / "socket")
+        structlog.get_logger("t").warning("lane died", accelerator="gpu0", cause="SIGSEGV\nin libcuda", ms=1.5, no=None)
+        datagram = journald.recv(65536)
+    assert b"PRIORITY=4\n" in datagram
+    assert b"SYSLOG_IDENTIFIER=qeil\n" in datagram
+    assert b"\nQEIL_EVENT=lane died\n" in datagram
+    assert b"\nQEIL_ACCELERATOR=gpu0\n" in datagram
+    assert b"QEIL_CAUSE\n\x12\0\0\0\0\0\0\0SIGSEGV\nin libcuda\n" in datagram
+    assert b"QEIL_MS=1.5\n" in datagram
+    assert b"QEIL_NO=" not in datagram
+    message = datagram.split(b"\n")[0].removeprefix(b"MESSAGE=")
+    assert json.loads(message)["event"] == "lane died"
+    assert capsys.readouterr().err == ""
+    logs.configure("warning")
+
+
+def test_what_is_too_large_for_the_journal_is_written_as_a_line(capsys, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        logs.configure("info", human=False, journal=True, address=tmp_path / "socket")
+        structlog.get_logger("t").info("big", text="x" * 200_000)
+    assert capsys.readouterr().err.startswith("<6>{")
+    logs.configure("warning")
+
+
+def test_names_of_fields_are_what_journald_takes():
+    assert field("energy-j") == "QEIL_ENERGY_J"
+    assert len(field("x" * 100)) == 64
