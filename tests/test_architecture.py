@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEAVES = {"errors", "ports", "schema", "__init__"}
 PURE = {"physics", "placement", "sampling", "control"}
-ADAPTERS = {"workload", "sensors", "backends", "llm", "api", "mqtt", "storage"}
+ADAPTERS = {"workload", "sensors", "backends", "llm", "api", "mqtt", "otlp", "storage"}
 
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),

@@ -86,6 +86,16 @@ class OutboxSettings(FileModel):
     flush_s: float = Field(default=1.0, gt=0, le=300, description="longest time a telemetry row waits for its commit")
 
 
+class OtlpSettings(FileModel):
+    """An OpenTelemetry collector that the metrics are pushed to."""
+
+    endpoint: str = Field(pattern=r"^https?://", description="as http://collector:4318/v1/metrics")
+    interval_s: float = Field(default=60.0, ge=1, le=3600)
+    timeout_s: float = Field(default=10.0, gt=0, le=60)
+    headers_file: Path | None = Field(default=None, description="NAME: VALUE lines, e.g. a token; never in this file")
+    ca: Path | None = Field(default=None, description="PEM of the authority that signed the collector's certificate")
+
+
 class DecoderOptions(FileModel):
     """How a language model is served. What is left out follows from the memory there is."""
 
@@ -135,6 +145,7 @@ class Settings(FileModel):
     http: HttpSettings = HttpSettings()
     mqtt: MqttSettings | None = None
     outbox: OutboxSettings = OutboxSettings()
+    otlp: OtlpSettings | None = None
     models: tuple[ModelEntry, ...] = ()
     simulated_accelerators: tuple[SimulatedAccelerator, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

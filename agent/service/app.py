@@ -69,6 +69,8 @@ from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
 
 if TYPE_CHECKING:
+    from agent.otlp.exporter import MetricsExport
+    from agent.schema.settings import OtlpSettings
     from agent.service.remote.remote import Remote
 
 _log = structlog.get_logger("app")
@@ -161,6 +163,7 @@ class App:
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
+        self.metrics_export = None if settings.otlp is None else self._metrics_export(settings.otlp, name)
         self.remote: Remote | None = None
         if settings.mqtt is not None:
             from agent.service.remote.command_actions import Agent, Rejections  # noqa: PLC0415 - boards without a broker
@@ -171,6 +174,15 @@ class App:
                 lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock, layer=layer,
             )  # fmt: skip
             self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
+
+    def _metrics_export(self, settings: OtlpSettings, board: str) -> MetricsExport:
+        from agent.otlp.exporter import MetricsExport  # noqa: PLC0415 - boards without a collector start sooner
+
+        consequence = "metrics are not kept for later; /metrics and telemetry go on"
+        return MetricsExport(
+            settings, {"host.name": board, "service.version": __version__}, self.service.metrics,
+            lambda cause: self._tell("otlp", cause, consequence, "see otlp.endpoint and the collector's log"),
+        )  # fmt: skip
 
     def _after_tick(self, now_s: float) -> None:
         self._replanner.look(self.supervisor.keepers, now_s)
@@ -299,6 +311,8 @@ class App:
         self.dispatcher.fail_all(Overloaded("the agent is shutting down", 5.0))
         self.decoders.fail_all(Overloaded("the agent is shutting down", 5.0))
         self.http.stop(2.0)
+        if self.metrics_export is not None:
+            self.metrics_export.stop()
         if self.remote is not None:
             self.remote.stop()
         self.models.stop()

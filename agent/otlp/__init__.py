@@ -1,0 +1,1 @@
+"""OpenTelemetry: the metrics of /metrics, pushed to a collector (optional runtime)."""
