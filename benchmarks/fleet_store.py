@@ -1,31 +1,37 @@
 """How many messages a second the fleet's side takes from a broker into its database, and the board's outbox to disk.
 
-`python benchmarks/fleet_store.py [--quick] [--database URL] [--messages N]`: the real link, consumer and store against
-a real mosquitto on loopback; messages of one 1 KB row wait in the broker until the consumer begins. The outbox takes
-batches of 100 rows of 1 KB, each on disk before the next.
+`python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--messages N]`: the real link, consumer and
+store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback; messages
+of one 1 KB row wait in the broker until the consumers begin. The outbox takes batches of 100 rows of 1 KB, each on disk
+before the next.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.fleet.consumer import Consumer
 from agent.fleet.store import Store, open_engine
+from agent.fleet.writers import Writers
 from agent.mqtt.link import Link
 from agent.mqtt.topics import ControllerTopics
+from agent.schema.fleet import FleetSettings
 from agent.schema.settings import MqttSettings
 from agent.service import logs
 from agent.service.clock import SystemClock
 from agent.storage.outbox import Outbox
 from tests.broker import Broker
+from tests.fleet.databases import Postgres
 
 PADDING = "x" * 900
 RECEIVE_MAXIMUM = 2000
@@ -47,10 +53,10 @@ def publish(port: int, messages: int, boards: int) -> None:
     client.loop_stop()
 
 
-def link_to(port: int, consumer: Consumer) -> Link:
+def link_to(port: int, name: str, consumer: Writers) -> Link:
     settings = MqttSettings(host="127.0.0.1", port=port, session_expiry_s=3600, max_inflight=1000)
     return Link(
-        settings, ControllerTopics("bench"), 1, SystemClock(), dict, lambda *_: None, lambda _: None, lambda: None,
+        settings, ControllerTopics(name), 1, SystemClock(), dict, lambda *_: None, lambda _: None, lambda: None,
         consumer.on_request,
     )  # fmt: skip
 
@@ -63,31 +69,62 @@ def wait(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
         time.sleep(0.01)
 
 
-def consume(database: str, messages: int, boards: int, folder: Path) -> dict[str, float]:
-    """Messages wait in the broker while the consumer is connected; its thread starts with the clock."""
-    broker = Broker(folder, "max_queued_messages 1000000\nmax_inflight_messages 2000")
+def consumer_process(port: int, database: str, name: str, ready: Any, go: Any, rows: Any, wanted: int) -> None:
+    """Connects, waits for the start, stores, counts."""
+    logs.configure("error")
     engine = open_engine(database)
     links: list[Link] = []
-    consumer = Consumer(
-        Store(engine), lambda topic, payload: links[0].send(topic, payload, False), SystemClock(), RECEIVE_MAXIMUM
-    )
-    links.append(link_to(broker.port, consumer))
+    store, clock = Store(engine), SystemClock()
+    made = [
+        Consumer(store, lambda topic, payload: links[0].send(topic, payload, False), clock, RECEIVE_MAXIMUM)
+        for _ in range(1 if database.startswith("sqlite") else FleetSettings.model_fields["writers"].default)
+    ]
+    consumer = Writers(made)
+    links.append(link_to(port, name, consumer))
+    links[0].start()
+    wait(lambda: links[0].connected)
+    time.sleep(0.5)  # the subscription's acknowledgement, which the link does not wait for
+    ready.release()
+    go.wait()
+    consumer.start()
+    counted = 0
+    while sum(rows) < wanted and links[0].alive():
+        counted, rows[int(name[-1])] = consumer.counters["rows"], consumer.counters["rows"]
+        time.sleep(0.005)
+    links[0].stop()
+    consumer.stop()
+    engine.dispose()
+    rows[int(name[-1])] = max(counted, consumer.counters["rows"])
+
+
+def consume(database: str, messages: int, boards: int, consumers: int, folder: Path) -> dict[str, float]:
+    """Messages wait in the broker while the consumers are connected; they start with the clock."""
+    broker = Broker(folder, "max_queued_messages 1000000\nmax_inflight_messages 2000")
+    open_engine(database).dispose()
+    start = multiprocessing.get_context("spawn")
+    ready, go, rows = start.Semaphore(0), start.Event(), start.Array("q", consumers, lock=False)
+    running = [
+        start.Process(target=consumer_process, args=(broker.port, database, f"bench-{i}", ready, go, rows, messages))
+        for i in range(consumers)
+    ]
     try:
-        links[0].start()
-        wait(lambda: links[0].connected)
-        time.sleep(0.5)
+        for process in running:
+            process.start()
+        for _ in running:
+            if not ready.acquire(timeout=60):
+                raise SystemExit("a consumer did not connect")
         publish(broker.port, messages, boards)
         begun_s = time.monotonic()
-        consumer.start()
-        wait(lambda: consumer.counters["rows"] >= messages)
+        go.set()
+        wait(lambda: sum(rows) >= messages)
         elapsed_s = time.monotonic() - begun_s
     finally:
-        links[0].stop()
-        consumer.stop()
-        engine.dispose()
+        go.set()
+        for process in running:
+            process.join(20)
+            process.kill()
         broker.stop()
-    found = {"messages": messages, "messages_per_s": round(messages / elapsed_s)}
-    return {**found, "batches": consumer.counters["batches"]}
+    return {"consumers": consumers, "messages": messages, "messages_per_s": round(messages / elapsed_s)}
 
 
 def outbox(folder: Path, batches: int) -> dict[str, float]:
@@ -108,19 +145,29 @@ def outbox(folder: Path, batches: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", help="default: SQLite in a temporary folder")
+    parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own")
+    parser.add_argument("--consumers", type=int, default=1)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--boards", type=int, default=500)
-    parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--batches", type=int, default=300, help="of the outbox; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="a few hundred messages: shows that everything runs")
     given = parser.parse_args()
     if given.quick:
         given.messages, given.batches = 500, 20
     logs.configure("error")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="qeil-bench-") as name:
         folder = Path(name)
-        database = given.database or f"sqlite:///{folder}/fleet.db"
-        print(json.dumps({"outbox": outbox(folder, given.batches)}))
-        print(json.dumps({"consumer": consume(database, given.messages, given.boards, folder)}))
+        if given.batches:
+            print(json.dumps({"outbox": outbox(folder, given.batches)}), flush=True)
+        server = Postgres(folder) if given.postgres else None
+        database = server.url if server is not None else given.database or f"sqlite:///{folder}/fleet.db"
+        try:
+            found = consume(database, given.messages, given.boards, given.consumers, folder)
+        finally:
+            if server is not None:
+                server.stop()
+        kind = database.partition(":")[0]
+        print(json.dumps({"consumer": {"database": kind, **found}}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ _log = structlog.get_logger("archives")
 
 
 class Archives:
-    """Files FOLDER/SHA256.tar. Used by the consumer's thread; a piece that cannot be sent is asked for again."""
+    """Files FOLDER/SHA256.tar. Used by every writer's thread; a piece that cannot be sent is asked for again."""
 
     def __init__(self, folder: Path | None, send: Send) -> None:
         self._folder = folder
         self._send = send
+        self._lock = threading.Lock()
         self.counters = {"pieces": 0, "unknown": 0}
 
     def on_told(self, told: Told) -> None:
@@ -47,7 +49,11 @@ class Archives:
                     stream.seek(number * size)
                     content = stream.read(size)
                     if content and self._send(Topics(*board).piece(digest, number), content, False, 600):
-                        self.counters["pieces"] += 1
+                        self._count("pieces")
         except OSError as error:
-            self.counters["unknown"] += 1
+            self._count("unknown")
             _log.warning("no such archive", file=path.name, board="/".join(board), cause=error.strerror)
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counters[what] += 1

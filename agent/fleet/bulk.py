@@ -57,6 +57,8 @@ class PostgresBulk:
     def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
         """As in `Bulk`."""
         found = sorted(latest.items())
+        if not found:
+            return
         statement = (
             f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) SELECT t, b, %(now)s, %(now)s, false, 0, 0, 0.0, '{{}}',"  # noqa: S608
             f" nullif(l, ''), '{{}}' FROM {_table('tbl')} {_HEARD}"
@@ -67,6 +69,8 @@ class PostgresBulk:
     def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
         """As in `Bulk`."""
         found = sorted(texts)
+        if not found:
+            return []
         statement = (
             f"INSERT INTO qeil_rows ({_ROW_COLUMNS}) SELECT t, b, o::bigint, c, s::bigint, %(now)s, p FROM"  # noqa: S608
             f" {_table('tbocsp')} ON CONFLICT DO NOTHING RETURNING tenant, board, boot, cls, seq"
@@ -78,6 +82,8 @@ class PostgresBulk:
     def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
         """As in `Bulk`."""
         found = sorted((*key, *change) for key, change in changes.items())
+        if not found:
+            return
         statement = (
             f"INSERT INTO qeil_streams ({_STREAM_COLUMNS}) SELECT t, b, o::bigint, c, m::bigint, s::bigint,"  # noqa: S608
             f" l::bigint, %(now)s FROM {_table('tbocmsl')} {_MOVED.format(greater='greatest')}"
@@ -93,7 +99,8 @@ class SqliteBulk:
         statement = (
             f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) VALUES (?, ?, ?, ?, 0, 0, 0, 0.0, '{{}}', ?, '{{}}') {_HEARD}"  # noqa: S608
         )
-        db.exec_driver_sql(statement, [(*key, now_s, now_s, text) for key, text in sorted(latest.items())])
+        if latest:
+            db.exec_driver_sql(statement, [(*key, now_s, now_s, text) for key, text in sorted(latest.items())])
 
     def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
         """As in `Bulk`."""
@@ -110,7 +117,8 @@ class SqliteBulk:
             f"INSERT INTO qeil_streams ({_STREAM_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
             f"{_MOVED.format(greater='max')}"
         )
-        db.exec_driver_sql(statement, [(*key, *change, now_s) for key, change in sorted(changes.items())])
+        if changes:
+            db.exec_driver_sql(statement, [(*key, *change, now_s) for key, change in sorted(changes.items())])
 
 
 def _inserted(cursor: Any, statement: str, values: tuple[object, ...]) -> bool:

@@ -22,7 +22,7 @@ from agent.mqtt.topics import Topics
 from agent.ports import Clock
 from agent.storage.spans import Spans
 
-BATCH = 500
+BATCH = 1000
 """Messages in one transaction."""
 WAIT_S, RETRY_S, MAX_RETRY_S = 0.02, 0.5, 10.0
 HOLD_BACK_S = 5.0

@@ -21,6 +21,7 @@ from agent.fleet.rest import Rest
 from agent.fleet.rollouts import Rollouts
 from agent.fleet.store import Store, open_engine
 from agent.fleet.tokens import Tokens
+from agent.fleet.writers import Writers
 from agent.mqtt.link import Link
 from agent.mqtt.minisign import parse_public_key
 from agent.mqtt.topics import ControllerTopics
@@ -45,10 +46,7 @@ class Controller:
         self.outgoing = Outgoing(self._engine, keys, clock.wall_s)
         self.rollouts = Rollouts(self._engine, self.inventory, self.outgoing, settings.name, clock.wall_s)
         self._archives = Archives(settings.archives, self.send)
-        self.consumer = Consumer(
-            self.store, lambda topic, payload: self.send(topic, payload, False, None), clock,
-            settings.receive_maximum, self._archives.on_told,
-        )  # fmt: skip
+        self.consumer = Writers([self._writer(clock) for _ in range(self._writers())])
         topics = ControllerTopics(settings.name, settings.group, settings.receive_maximum)
         boot = int(clock.wall_s())
         self.link = Link(
@@ -63,6 +61,16 @@ class Controller:
         self._worker = threading.Thread(target=self._work, name="fleet", daemon=True)
         self._server: uvicorn.Server | None = None
         self._http = threading.Thread(target=self._serve, name="fleet-http", daemon=True)
+
+    def _writers(self) -> int:
+        """SQLite takes one writer at a time; a second would wait for the first."""
+        return 1 if self._engine.dialect.name == "sqlite" else self.settings.writers
+
+    def _writer(self, clock: Clock) -> Consumer:
+        return Consumer(
+            self.store, lambda topic, payload: self.send(topic, payload, False, None), clock,
+            self.settings.receive_maximum, self._archives.on_told,
+        )  # fmt: skip
 
     def send(self, topic: str, payload: bytes, retain: bool, expires_s: int | None) -> bool:
         """Hand a message to the link; False if it cannot take it now."""

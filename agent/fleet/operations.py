@@ -11,11 +11,11 @@ from sqlalchemy import Engine, func, select
 from agent.api import prometheus
 from agent.errors import BadInput, NotFound
 from agent.fleet import tables
-from agent.fleet.consumer import Consumer
 from agent.fleet.inventory import Inventory
 from agent.fleet.messages import BoardKey
 from agent.fleet.outgoing import Outgoing, write_audit
 from agent.fleet.rollouts import Rollouts
+from agent.fleet.writers import Writers
 from agent.ports import LinkStatus, Metric
 from agent.schema.fleet import Labels, RolloutRequest, Signed
 
@@ -29,7 +29,7 @@ class Operations:
         inventory: Inventory,
         outgoing: Outgoing,
         rollouts: Rollouts,
-        consumer: Consumer,
+        consumer: Writers,
         link: Callable[[], LinkStatus],
         wall_s: Callable[[], float],
     ) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import ConfigError, StorageError
 from agent.fleet import tables
-from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, SqliteBulk, StreamKey
+from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, SqliteBulk, StreamChange, StreamKey
 from agent.fleet.messages import BoardKey, Rows, Told, gap
 
 FINAL = ("ok", "failed", "rejected", "expired")
@@ -71,32 +71,29 @@ class Store:
         told = [m for m in batch if isinstance(m, Told)]
         try:
             with self.engine.begin() as db:
-                if batch:
-                    self._bulk.heard(db, {**{m.board: None for m in batch}, **_newest(said)}, now_s)
                 wanted = sum(len(r.payloads) for r in said)
-                new = self._rows(db, said, now_s)
+                new, streams = self._rows(db, said, now_s)
+                # Last, as others wait for what is changed here until the commit.
+                self._bulk.heard(db, {**{m.board: None for m in batch}, **_newest(said)}, now_s)
+                self._bulk.streams(db, streams, now_s)
                 self._answers(db, said, told, now_s)
                 self._told(db, told, now_s)
         except SQLAlchemyError as error:
             raise StorageError(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
         return Stored(new, wanted - new)
 
-    def _rows(self, db: Connection, said: Sequence[Rows], now_s: float) -> int:
+    def _rows(self, db: Connection, said: Sequence[Rows], now_s: float) -> tuple[int, dict[StreamKey, StreamChange]]:
         unique: dict[RowKey, str] = {}
         for rows in said:
             for i, text in enumerate(rows.payloads):
                 unique.setdefault((*rows.board, rows.boot, rows.cls, rows.first + i), text)
-        if not unique:
-            return 0
         new = set(self._bulk.rows(db, unique, now_s))
         fresh = Counter(key[:4] for key in new)
         lost = _lost(said, new)
         top: dict[StreamKey, int] = defaultdict(lambda: -1)
         for key in unique:
             top[key[:4]] = max(top[key[:4]], key[4])
-        changes = {key: (top.get(key, -1), fresh.get(key, 0), lost.get(key, 0)) for key in {*top, *lost}}
-        self._bulk.streams(db, changes, now_s)
-        return len(new)
+        return len(new), {key: (top.get(key, -1), fresh.get(key, 0), lost.get(key, 0)) for key in {*top, *lost}}
 
     def _set(self, db: Connection, column: str, texts: Mapping[BoardKey, str]) -> None:
         if not texts:

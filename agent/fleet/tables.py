@@ -24,6 +24,8 @@ from agent.errors import StorageError
 
 LAYOUT = 1
 metadata = MetaData()
+ROOM = {"fillfactor": 40}
+"""Rows that every batch changes: room in their page spares PostgreSQL new entries in every index."""
 
 layout = Table("qeil_layout", metadata, Column("version", Integer, nullable=False))
 
@@ -43,6 +45,7 @@ streams = Table(
     Column("boot", BigInteger, primary_key=True), Column("cls", String(8), primary_key=True),
     Column("top", BigInteger, nullable=False), Column("stored", BigInteger, nullable=False),
     Column("lost", BigInteger, nullable=False), Column("changed_s", Float, nullable=False),
+    postgresql_with=ROOM,
 )  # fmt: skip
 """Per boot and class: highest number seen, how many rows are stored, how many a gap row told to be lost."""
 
@@ -54,6 +57,7 @@ boards = Table(
     Column("conn", BigInteger, nullable=False), Column("state_s", Float, nullable=False),
     Column("state", Text, nullable=False), Column("reported", Text), Column("bundle", Text),
     Column("latest", Text), Column("labels", Text, nullable=False),
+    postgresql_with=ROOM,
 )  # fmt: skip
 """One row per board: last will and birth by their counters, retained documents, the newest telemetry row."""
 

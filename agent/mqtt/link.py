@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import secrets
-import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +22,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import LinkError
+from agent.mqtt import credentials
 from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
-from agent.mqtt.poll_loop import Wake, detect_dead_peers, turn
+from agent.mqtt.poll_loop import BufferedReads, Wake, detect_dead_peers, turn
 from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
@@ -44,6 +44,10 @@ MAX_INBOUND_BYTES = 512 * 1024
 _KEEP_RETAINED_AWAY = 2
 
 _log = structlog.get_logger("mqtt")
+
+
+class _Client(BufferedReads, paho.Client):
+    """paho's, reading ahead."""
 
 
 class Link:
@@ -95,9 +99,7 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def _make_client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, manual_ack=True
-        )
+        client = _Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, manual_ack=True)
         client.max_inflight_messages_set(self._settings.max_inflight + SPARE_MESSAGES)
         client.max_queued_messages_set(self._settings.max_inflight + 2 * SPARE_MESSAGES)
         client.on_connect = self._fenced(self._connect_done)
@@ -107,27 +109,11 @@ class Link:
         client.on_socket_open = self._fenced(lambda _client, _data, connection: detect_dead_peers(connection))
         client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
         client.on_socket_unregister_write = self._fenced(lambda *_: None)
-        if self._settings.username is not None:
-            client.username_pw_set(self._settings.username, self._password())
-        if self._settings.tls is not None:
-            tls = self._settings.tls
-            try:
-                certificate = str(tls.certificate) if tls.certificate else None
-                client.tls_set(str(tls.ca), certificate, str(tls.key) if tls.key else None)
-            except (OSError, ssl.SSLError) as error:
-                raise LinkError(f"mqtt.tls: {error}; check the files of mqtt.tls") from error
+        credentials.show(client, self._settings)
         properties = _properties(PacketTypes.WILLMESSAGE)
         properties.WillDelayInterval = self._settings.will_delay_s
         client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
         return client
-
-    def _password(self) -> str | None:
-        if self._settings.password_file is None:
-            return None
-        try:
-            return self._settings.password_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise LinkError(f"mqtt.password_file: {self._settings.password_file}: {error}") from error
 
     def _fenced(self, callback: Callable[..., object]) -> Callable[..., None]:
         """A paho thread ends for good on an exception in a callback; ours are counted and logged instead."""

@@ -11,6 +11,9 @@ import socket
 from typing import Any, Protocol
 
 USER_TIMEOUT_MS = 1500
+READ_BYTES = 64 * 1024
+READS_IN_A_TURN = 1000
+"""Packets that are handled from memory before anything else gets its turn."""
 
 
 class Pollable(Protocol):
@@ -37,16 +40,40 @@ class Pollable(Protocol):
         ...
 
 
+class BufferedReads:
+    """Mixed into a client that asks its connection for each byte of a header by itself: one call takes what is there.
+
+    Four system calls for each small packet were half of what a packet cost.
+    """
+
+    _held = b""
+    _taken = 0
+
+    def unread(self) -> int:
+        """Bytes that arrived and were not asked for yet; the descriptor does not show them."""
+        return len(self._held) - self._taken
+
+    def _sock_recv(self, size: int) -> bytes:
+        if self._taken == len(self._held):
+            self._held, self._taken = super()._sock_recv(max(size, READ_BYTES)), 0  # type: ignore[misc]
+        begin, self._taken = self._taken, min(self._taken + size, len(self._held))
+        return self._held[begin : self._taken]
+
+
 class Wake:
     """A doorbell between threads."""
 
     def __init__(self) -> None:
+        self._rung = False
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
         self._far.setblocking(False)
 
     def ring(self) -> None:
         """Interrupt the wait, from any thread."""
+        if self._rung:
+            return
+        self._rung = True
         with contextlib.suppress(OSError):  # full: it rings already; closed: nobody waits any more
             self._near.send(b"!")
 
@@ -55,7 +82,8 @@ class Wake:
         return self._far.fileno()
 
     def clear(self) -> None:
-        """Heard."""
+        """Heard; a ring from here on is another."""
+        self._rung = False
         with contextlib.suppress(BlockingIOError):
             while self._far.recv(4096):
                 pass
@@ -71,7 +99,8 @@ def turn(client: Pollable, wake: Wake, timeout_s: float) -> bool:
     connection = client.socket()
     if connection is None:
         return False
-    unread = getattr(connection, "pending", int)()  # decrypted already, so the descriptor does not show it
+    # Read ahead or decrypted already, so that the descriptor does not show it.
+    unread = _held(client) or getattr(connection, "pending", int)()
     poll = select.poll()
     poll.register(wake.fileno(), select.POLLIN)
     poll.register(connection.fileno(), select.POLLIN | (select.POLLOUT if client.want_write() else 0))
@@ -79,11 +108,24 @@ def turn(client: Pollable, wake: Wake, timeout_s: float) -> bool:
     if wake.fileno() in ready:
         wake.clear()
     events = ready.get(connection.fileno(), 0)
-    if (unread or events & ~select.POLLOUT) and (client.loop_read() or client.socket() is None):
+    if (unread or events & ~select.POLLOUT) and not _read(client):
         return False
     if client.want_write() and (client.loop_write() or client.socket() is None):
         return False
     return client.loop_misc() == 0 and client.socket() is not None
+
+
+def _read(client: Pollable) -> bool:
+    for _ in range(READS_IN_A_TURN):
+        if client.loop_read() or client.socket() is None:
+            return False
+        if not _held(client):
+            break
+    return True
+
+
+def _held(client: Pollable) -> int:
+    return int(getattr(client, "unread", int)())
 
 
 def detect_dead_peers(connection: Any) -> None:

@@ -36,6 +36,7 @@ class FleetSettings(FileModel):
     silent_s: float = Field(default=300.0, gt=0, description="an online board that says nothing for longer is silent")
     missing_s: float = Field(default=120.0, gt=0, description="numbers missing for longer raise a condition")
     receive_maximum: int = Field(default=2000, ge=1, le=65535, description="messages under way to this controller")
+    writers: int = Field(default=2, ge=1, le=16, description="threads that store, on PostgreSQL; SQLite has one")
     archives: Path | None = Field(default=None, description="folder of bundle archives that boards ask for over MQTT")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from agent.mqtt.poll_loop import Wake, turn
+from agent.mqtt.poll_loop import BufferedReads, Wake, turn
 
 
 class Client:
@@ -119,3 +119,58 @@ def test_bytes_that_were_decrypted_already_do_not_wait_for_the_descriptor(world)
     client.connection = Decrypting()
     assert turn(client, wake, 30.0)
     assert client.read == 1
+
+
+class Arriving:
+    """What a connection would give, one call at a time."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.calls = 0
+
+    def _sock_recv(self, size: int) -> bytes:
+        self.calls += 1
+        if not self.parts:
+            raise BlockingIOError
+        return self.parts.pop(0)
+
+
+class Reader(BufferedReads, Arriving):
+    pass
+
+
+def test_one_call_takes_what_is_there_and_hands_it_out_byte_by_byte():
+    reader = Reader(b"abcdef", b"gh")
+    assert [reader._sock_recv(n) for n in (1, 1, 3)] == [b"a", b"b", b"cde"]
+    assert (reader.calls, reader.unread()) == (1, 1)
+    assert [reader._sock_recv(5), reader._sock_recv(5)] == [b"f", b"gh"]
+    assert reader.unread() == 0
+    with pytest.raises(BlockingIOError):
+        reader._sock_recv(1)
+
+
+def test_what_was_read_ahead_is_handled_before_the_next_wait(world):
+    client, _, wake = world
+    left = [3]
+
+    class ReadAhead(Client):
+        def unread(self):
+            return left[0]
+
+        def loop_read(self):
+            left[0] -= 1
+            return super().loop_read()
+
+    ahead = ReadAhead(client.connection)
+    assert turn(ahead, wake, 30.0)
+    assert (ahead.read, left[0]) == (3, 0)
+
+
+def test_a_bell_that_rang_is_heard_again_after_it_was_heard():
+    wake = Wake()
+    for _ in range(3):
+        wake.ring()
+        wake.ring()
+        assert wake._far.recv(10) == b"!"
+        wake.clear()
+    wake.close()
