@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from agent.schema.device import Runtime
 from agent.schema.snapshot import AgentSnapshot, EnergyProvenance
-from agent.schema.text import SamplingPlan, TextEvent, TextModel, TextRequest
+from agent.schema.text import AnswerScores, AnswerTold, SamplingPlan, TextEvent, TextModel, TextRequest
 from agent.schema.workload import TensorSpec
 
 Tensor = npt.NDArray[Any]
@@ -300,15 +300,20 @@ class TextService(Protocol):
         ...
 
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextHandle:
-        """Begin to write. Raises RequestError subclasses.
-
-        Events come in order on the lanes' thread, the last one TextDone or an error; `on_event` must be short and must
-        not raise.
-        """
+        """Begin to write; raises RequestError subclasses. Events come in order on the lanes' thread, TextDone or an
+        error last; `on_event` must be short and must not raise."""
         ...
 
     def answer(self, request: TextRequest, plan: SamplingPlan, on_event: Callable[[TextEvent], None]) -> TextHandle:
         """Answer from repeated samples; the events are those of the one text that was chosen."""
+        ...
+
+    def tell(self, number: str, truth: str | None, right: bool | None) -> AnswerTold:
+        """Learn what was right; may wait for the disk. Raises NotFound for an answer not remembered, BadInput."""
+        ...
+
+    def scores(self) -> AnswerScores:
+        """What has been learnt so."""
         ...
 
     def plan_of(self, request: TextRequest) -> SamplingPlan | None:

@@ -24,6 +24,7 @@ from agent.api import reply
 from agent.api.body import BODY_READ, Body, BodyBudget
 from agent.api.catalogue import json_response
 from agent.api.errors import ClientGone, Headers, status_of
+from agent.api.feedback import Feedback
 from agent.api.infer import deadline_s
 from agent.api.openai_reply import END, Answer, error_document, event, model_document
 from agent.api.openai_request import Asked, decode
@@ -45,11 +46,13 @@ class OpenAi:
         """The paths below /v1."""
         completions: ASGIApp = _Completions(self._texts, self._service, self._budget, chat=False)
         chat: ASGIApp = _Completions(self._texts, self._service, self._budget, chat=True)
+        feedback: ASGIApp = Feedback(self._texts, self._service, self._budget)
         return [
             Route("/v1/models", self._models),
             Route("/v1/models/{model}", self._model),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/feedback", feedback, methods=["GET", "POST"]),
         ]
 
     async def _models(self, _: Request) -> Response:

@@ -145,7 +145,7 @@ def decode(data: bytes | bytearray, *, chat: bool, request_id: str, deadline_s: 
     try:
         asked: _Chat | _Completion = (_Chat if chat else _Completion).model_validate(document)
     except ValidationError as error:
-        raise _refusal(error, _Chat if chat else _Completion) from error
+        raise refusal_of(error, _Chat if chat else _Completion) from error
     _consistent(asked)
     count = asked.n or 1
     seed = secrets.randbits(62) if asked.seed is None else asked.seed % (1 << 63)
@@ -233,8 +233,8 @@ def _document(data: bytes | bytearray) -> Mapping[str, Any]:
     return document
 
 
-def _refusal(error: ValidationError, kind: type[BaseModel]) -> Param:
-    """The first problem as one sentence."""
+def refusal_of(error: ValidationError, kind: type[BaseModel]) -> Param:
+    """The first problem of a body as one sentence."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not _is_type_name(part)]
     name = ".".join(place)

@@ -122,6 +122,24 @@ def learn(
     return updated, calibration
 
 
+def learn_wrong(
+    votes: Sequence[Vote], reliabilities: Reliabilities, calibration: Calibration, wrong: Hashable
+) -> tuple[Reliabilities, Calibration]:
+    """What a question taught of which only one wrong answer is known.
+
+    Votes for it count against their sources; of the other votes nothing is known, so they say nothing.
+    """
+    verdict = decide(votes, reliabilities, calibration)
+    if verdict is not None and verdict.answer == wrong:
+        calibration = calibration.after(verdict.log_odds, False)
+    updated = reliabilities
+    for source in dict.fromkeys(vote.source for vote in votes if vote.answer == wrong):
+        own = [vote for vote in votes if vote.source == source]
+        caught = [vote for vote in own if vote.answer == wrong]
+        updated = updated.learnt(caught, None, len(caught) / len(own))
+    return updated, calibration
+
+
 def brier(confidences: Sequence[float], right: Sequence[bool]) -> float:
     """Mean squared error of the confidences, 0 best (Brier 1950). Raises ValueError for none or unequal lengths."""
     _paired(confidences, right)

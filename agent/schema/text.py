@@ -12,7 +12,7 @@ from agent.schema.snapshot import EnergyProvenance
 
 @dataclass(frozen=True)
 class TextForm:
-    """The form that texts must have. `source`: the schema as JSON, or the grammar in GBNF; empty for any JSON object."""
+    """The form that texts must have. `source`: the schema as JSON, or the grammar; empty for any JSON object."""
 
     kind: Literal["json", "json_schema", "gbnf"]
     source: str = ""
@@ -146,8 +146,8 @@ class SampleTrace:
 class SamplingReport:
     """What repeated sampling did. `certified` is the smallest error probability at which `answer` is certified.
 
-    statement: what is claimed of the answer, and no more. confidence: of the weighted votes, in [0, 1]; not calibrated
-    on questions with known answers. checks: (answer, check, outcome, joules, belief afterwards).
+    statement: what is claimed of the answer, and no more. confidence: of the weighted votes, in [0, 1], calibrated on
+    `outcomes` answers whose truth was told. checks: (answer, check, outcome, joules, belief afterwards).
     """
 
     strategy: StrategyName
@@ -165,3 +165,47 @@ class SamplingReport:
     checks: tuple[tuple[str, str, str, float, float], ...] = ()
     notes: tuple[str, ...] = ()
     trace: tuple[SampleTrace, ...] = ()
+    outcomes: int = 0
+
+
+@dataclass(frozen=True)
+class SourceScore:
+    """How often a source's answers were right: expected share, its standard deviation, questions behind it (faded)."""
+
+    model: str
+    task: str
+    accelerator: str
+    reliability: float
+    deviation: float
+    evidence: float
+
+
+@dataclass(frozen=True)
+class CheckRate:
+    """Share of right and of wrong answers that pass a check of the verification."""
+
+    name: str
+    passes_right: float
+    passes_wrong: float
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """What was learnt from answers whose truth was told. Brier score and calibration error are of the last 500."""
+
+    outcomes: int
+    sources: tuple[SourceScore, ...]
+    sick: tuple[str, ...]
+    brier: float | None
+    calibration_error: float | None
+    checks: tuple[CheckRate, ...]
+
+
+@dataclass(frozen=True)
+class AnswerTold:
+    """An answer whose truth was told. `right` None: none had been given."""
+
+    id: str
+    model: str
+    right: bool | None
+    scores: AnswerScores

@@ -7,12 +7,13 @@ import httpx
 import pytest
 
 from agent.api.server import HttpServer
-from agent.errors import DeadlineExceeded, Overloaded
+from agent.errors import DeadlineExceeded, NotFound, Overloaded
 from agent.schema.settings import HttpSettings
-from agent.schema.text import TextDone, TextModel, TextPiece, TextUsage
+from agent.schema.text import AnswerScores, AnswerTold, SourceScore, TextDone, TextModel, TextPiece, TextUsage
 from tests.fakes_service import FakeService
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+SCORES = AnswerScores(3, (SourceScore("m", "number", "cpu", 0.7, 0.1, 2.5),), (), 0.2, 0.1, ())
 DONE = TextDone(TextUsage(3, 1, 2, 0.5, 1.5, "modelled"), "cpu", "CPU", "d1")
 
 
@@ -44,6 +45,14 @@ class FakeTexts:
 
     def cancel(self):
         self.cancelled.set()
+
+    def tell(self, number, truth, right):
+        if number == "unknown":
+            raise NotFound("no answer 'unknown' is remembered", param="id")
+        return AnswerTold(number, "m", (truth == "42") if right is None else right, SCORES)
+
+    def scores(self):
+        return SCORES
 
 
 @pytest.fixture
@@ -121,3 +130,40 @@ def test_an_agent_without_language_models_says_so():
         assert httpx.get(f"{server.url}/v1/models/m").status_code == 404
     finally:
         server.stop(2.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "right"), [({"answer": "42"}, True), ({"answer": "41"}, False), ({"right": False}, False)]
+)
+def test_clients_tell_which_answer_was_right(http, told, right):
+    reply = http.post("/v1/feedback", json={"id": "chatcmpl-1", **told})
+    assert reply.status_code == 200
+    document = reply.json()
+    assert (document["object"], document["id"], document["right"]) == ("feedback", "chatcmpl-1", right)
+    assert document["scores"]["outcomes"] == 3
+
+
+def test_what_was_learnt_of_answers_is_shown(http):
+    document = http.get("/v1/feedback").json()
+    assert (document["outcomes"], document["brier"]) == (3, 0.2)
+    assert document["data"][0]["reliability"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ('{"id": "x"}', 400, "right: true or false"),
+        ('{"id": "x", "answer": "1", "right": true}', 400, "tell either"),
+        ('{"answer": "1"}', 400, "id is missing"),
+        ('{"id": "x", "rihgt": true}', 400, "did you mean right"),
+        ('{"id": "x", "right": 1}', 400, "right:"),
+        ('{"id": "x", "answer": "\\ud800"}', 400, "unicode"),
+        ("[]", 400, "input should be"),
+        ("{", 400, "not JSON"),
+        ('{"id": "unknown", "right": true}', 404, "remembered"),
+    ],
+)
+def test_feedback_that_cannot_be_used_is_one_sentence(http, body, status, says):
+    reply = http.post("/v1/feedback", content=body)
+    assert reply.status_code == status
+    assert says in reply.json()["error"]["message"]

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sampling.ensemble import Calibration, Verdict, brier, calibration_error, consensus, decide, learn
+from agent.sampling.ensemble import (
+    Calibration,
+    Verdict,
+    brier,
+    calibration_error,
+    consensus,
+    decide,
+    learn,
+    learn_wrong,
+)
 from agent.sampling.reliability import Reliabilities, Reliability, Source, Vote
 
 SOURCES = [Source("smol", "choice", "int8", name) for name in ("cpu", "gpu", "npu")]
@@ -121,3 +130,16 @@ def test_calibrated_chances_are_probabilities_that_keep_the_order_of_the_rest(vo
 def test_certainty_leaves_nothing_to_the_rest():
     sure = Verdict("a", 0.9, 9.0, {"a": 1.0, "b": 0.0})
     assert sure.calibrated() == {"a": 0.9, "b": 0.0}
+
+
+def test_a_known_wrong_answer_counts_against_those_who_gave_it_alone():
+    a, b = (Source("m", "t", "p", name) for name in "ab")
+    votes = [Vote(a, "x"), Vote(a, "x"), Vote(a, "y"), Vote(b, "y")]
+    known, calibration = learn_wrong(votes, Reliabilities(), Calibration(), "x")
+    assert known.of(a).wrong == pytest.approx(2 / 3)
+    assert (known.of(a).right, known.of(b)) == (0.0, Reliabilities().of(b))
+    leader = decide(votes, Reliabilities(), Calibration())
+    changed = leader.answer == "x"
+    assert (calibration != Calibration()) == changed
+    again = learn_wrong(votes, Reliabilities(), Calibration(), "y" if changed else "x")[1]
+    assert again == Calibration()

@@ -252,3 +252,18 @@ def test_what_the_screen_refuses_is_neither_written_nor_answered():
         with pytest.raises(BadInput, match="a control character"):
             ask()
     assert not scribe.requests
+
+
+def test_an_answer_can_be_told_of_by_its_number_and_counts_from_then_on():
+    scribe = Scribe(lambda row: "42")
+    service = Answering(scribe, lambda: POLICY, lambda _: 1.0, FakeClock(), passes)
+    reports = []
+    for number in ("a", "b"):
+        events = Answers()
+        service.answer(replace(ASKED, request_id=number), SamplingPlan(answer="number"), events.append)
+        reports.append(events.report)
+        told = service.tell(number, "41", None)
+        assert (told.right, told.model) == (False, "m")
+    assert [report.outcomes for report in reports] == [0, 1]
+    assert reports[1].confidence < reports[0].confidence
+    assert service.scores().outcomes == 2

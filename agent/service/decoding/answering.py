@@ -7,23 +7,17 @@ client gets, with the report of how it was found.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from agent.errors import BadInput
 from agent.ports import Clock, TextHandle
-from agent.sampling import ensemble
-from agent.sampling.ensemble import Calibration
-from agent.sampling.reliability import Reliabilities, Source, Vote
 from agent.sampling.strategy import Strategy
 from agent.schema.policy import Policy
-from agent.schema.text import SamplingPlan, TextEvent, TextModel, TextRequest
+from agent.schema.text import AnswerScores, AnswerTold, SamplingPlan, TextEvent, TextModel, TextRequest
+from agent.service.decoding.answer_book import AnswerBook
 from agent.service.decoding.sampling_run import Asking, SamplingRun
-
-MAX_SOURCES = 256
-"""Sources whose reliability is remembered."""
 
 
 class Writer(Protocol):
@@ -48,11 +42,11 @@ class Answering:
         share: Callable[[str], float],
         clock: Clock,
         check: Callable[[TextRequest], None],
+        book: AnswerBook | None = None,
     ) -> None:
         """`share(placement)` is the share of samples that heat leaves, 1 for all; `check` raises for refused texts."""
         self._texts, self._policy, self._share, self._clock, self._check = texts, policy, share, clock, check
-        self._lock = threading.Lock()
-        self._reliabilities, self._calibration = Reliabilities(), Calibration()
+        self._book = book or AnswerBook()
 
     def text_models(self) -> tuple[TextModel, ...]:
         """All language models."""
@@ -62,6 +56,14 @@ class Answering:
         """Texts as they are asked for. Raises BadInput for what the policy's guard refuses, and what `write` raises."""
         self._check(request)
         return self._texts.write(request, on_event)
+
+    def tell(self, number: str, truth: str | None, right: bool | None) -> AnswerTold:
+        """Learn of an answer what was right; see `AnswerBook.tell`."""
+        return self._book.tell(number, truth, right)
+
+    def scores(self) -> AnswerScores:
+        """What has been learnt so."""
+        return self._book.scores()
 
     def plan_of(self, request: TextRequest) -> SamplingPlan | None:
         """The policy's plan, where it is for every request: those for one text that may be drawn differently."""
@@ -83,7 +85,7 @@ class Answering:
         asking = Asking(
             request, plan, strategy, max(1, model.rows) if model else 1, self._clock.monotonic_s() + deadline_s, notes
         )
-        run = SamplingRun(asking, self._texts.write, on_event, self._clock, self._weigh)
+        run = SamplingRun(asking, self._texts.write, on_event, self._clock, self._book)
         run.begin()
         return run
 
@@ -107,12 +109,3 @@ class Answering:
         except ValueError as error:
             raise BadInput(f"qeil: {error}") from error
         return strategy, notes
-
-    def _weigh(self, source: Source, answers: list[str]) -> ensemble.Verdict | None:
-        """The votes weighed by what is known of their source, which learns from the others' where there are any."""
-        votes = [Vote(source, answer) for answer in answers]
-        with self._lock:
-            verdict = ensemble.decide(votes, self._reliabilities, self._calibration)
-            if len(self._reliabilities.known) < MAX_SOURCES:
-                self._reliabilities, self._calibration = ensemble.learn(votes, self._reliabilities, self._calibration)
-        return verdict

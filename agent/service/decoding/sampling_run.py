@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.errors import QeilError
 from agent.ports import Clock, TextHandle
-from agent.sampling import csvet, ensemble, strategy
+from agent.sampling import csvet, strategy
 from agent.sampling.reliability import Source
 from agent.sampling.strategy import Progress, Sample, Strategy
 from agent.schema.snapshot import EnergyProvenance
@@ -22,6 +22,7 @@ from agent.schema.text import (
     TextRequest,
     TextUsage,
 )
+from agent.service.decoding.answer_book import AnswerBook, Given
 from agent.service.decoding.answer_text import answer_in
 from agent.service.decoding.verification import Candidate, Checked, Verification
 
@@ -29,8 +30,6 @@ MAX_CANDIDATES = 4
 """Answers that are asked about, in the order of their appearance."""
 
 OnEvent = Callable[[TextEvent], None]
-Weigh = Callable[[Source, list[str]], ensemble.Verdict | None]
-"""Weighs the answers of a source."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,10 @@ class SamplingRun:
 
     def __init__(
         self, asking: Asking, write: Callable[[TextRequest, OnEvent], TextHandle], on_event: OnEvent, clock: Clock,
-        weigh: Weigh,
+        book: AnswerBook,
     ) -> None:  # fmt: skip
         self._asking, self._write, self._on_event, self._clock = asking, write, on_event, clock
-        self._weigh = weigh
+        self._book = book
         self._lock = threading.Lock()
         self._handle: TextHandle | None = None
         self._over = False
@@ -165,7 +164,7 @@ class SamplingRun:
         if progress.joules is None:
             self._notes = (*self._notes, "nothing was verified: joules are unknown, so checks have no price")
             return False
-        weighed = self._weigh(self._source, self._answers)
+        weighed = self._book.weigh(self._source, self._answers)
         chances = {} if weighed is None else weighed.calibrated()
         candidates = [
             Candidate(str(answer), self._texts[self._chosen(str(answer))].text, chances.get(answer, 0.0))
@@ -178,6 +177,7 @@ class SamplingRun:
             request, asking.plan, candidates, progress.joules / len(progress.samples),
             None if budget_j is None else max(0.0, budget_j - progress.joules), self._begin_write,
             lambda checked: self._end(checked) if isinstance(checked, QeilError) else self._answer(reason, checked),
+            self._book.check,
         )  # fmt: skip
         verification.next()
         return True
@@ -186,6 +186,14 @@ class SamplingRun:
         if self._over:
             return
         report = self._report(reason, checked)
+        plan = self._asking.plan
+        self._book.remember(
+            self._asking.request.request_id,
+            Given(
+                self._source, plan.answer, plan.choices, tuple(self._answers), report.answer, report.confidence,
+                report.checks,
+            ),
+        )  # fmt: skip
         first = self._asking.request.first_sample
         for piece in self._texts[self._chosen(report.answer)].pieces:
             logprob = piece.logprob if self._asking.request.logprobs is not None else None
@@ -221,7 +229,7 @@ class SamplingRun:
         if checked is not None:
             answer, confidence, notes = checked.answer, checked.belief, (*notes, f"verification ended: {checked.stop}")
         else:
-            weighed = self._weigh(self._source, self._answers)
+            weighed = self._book.weigh(self._source, self._answers)
             confidence = weighed.confidence if weighed else None
             split = tally.samples > 1 and tally.counts[tally.leader()] == 1
             if split and asking.strategy.rule not in {"greedy", "best-of-n"}:
@@ -237,6 +245,7 @@ class SamplingRun:
             asking.strategy.rule, len(progress.samples), tally.samples, None if answer is None else str(answer),
             tally.agreement, confidence, reason, alpha, certified, statement, joules, provenance,
             checked.steps if checked else (), notes, self._trace() if asking.plan.trace else (),
+            self._book.outcomes,
         )  # fmt: skip
 
     def _chosen(self, answer: str | None) -> int:

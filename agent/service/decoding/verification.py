@@ -1,7 +1,7 @@
 """Verification: asks about candidate answers, the check with the most bits per joule next, until one is believed.
 
 Two checks of the model itself: whether it calls the answer right, which is cheap, and whether it derives it once more,
-which costs a sample. Their rates are priors; nobody tells a served model which of its answers were right.
+which costs a sample. Their rates are those that the answer book has learnt.
 """
 
 from __future__ import annotations
@@ -64,14 +64,18 @@ class Verification:
         budget_j: float | None,
         write: Callable[[TextRequest, Callable[[TextEvent], None]], TextHandle],
         done: Callable[[Checked | QeilError], None],
+        check: Callable[[str, float], Check],
     ) -> None:
-        """`request.first_sample` is the number of the next sample that nobody has drawn."""
+        """`check(name, joules)` gives a check with its rates.
+
+        `request.first_sample` is the number of the next sample that nobody has drawn.
+        """
         self._request, self._plan, self._candidates, self._budget_j = request, plan, candidates, budget_j
         self._write, self._done = write, done
         self._state: Cascade = cascade.start([candidate.chance for candidate in candidates])
         self._checks = {
-            SELF_CHECK: Check(SELF_CHECK, SELF_CHECK_SHARE * sample_j, (3.0, 1.0), (1.5, 1.5)),
-            DERIVE_AGAIN: Check(DERIVE_AGAIN, sample_j, (3.0, 1.0), (1.0, 3.0)),
+            SELF_CHECK: check(SELF_CHECK, SELF_CHECK_SHARE * sample_j),
+            DERIVE_AGAIN: check(DERIVE_AGAIN, sample_j),
         }
         self._asked: tuple[int, Check] | None = None
         self._text = ""
