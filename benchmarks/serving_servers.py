@@ -6,6 +6,7 @@ with the reason.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -164,6 +165,7 @@ def start_agent(models: list[Model], folder: Path) -> Running:
         "models": [{"name": m.name, "path": str(m.path), "version": "1"} for m in models],
     }  # fmt: skip
     (folder / "agent.yaml").write_text(json.dumps(settings))
+    compileall.compile_dir(ROOT / "agent", quiet=2)  # as pip does where it installs, and did with the peers
     since_s = time.perf_counter()
     command = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(folder / "agent.yaml")]
     process = subprocess.Popen(

@@ -24,8 +24,10 @@ def run_command(config: Path | None, port: int | None) -> None:
 
     SIGHUP reads the policy again. Settings come from the file, then QEIL_… in the environment, then the options.
     """
+    from agent.service import interpreter
     from agent.service.early_probe import EarlyStart
 
+    interpreter.begin()
     early = EarlyStart()  # first of all: it takes as long as importing the rest
     try:
         agent = _made(config, port, early)
@@ -34,6 +36,7 @@ def run_command(config: Path | None, port: int | None) -> None:
         raise
 
     def announce(url: str, problems: list[str]) -> None:
+        interpreter.settle()
         for problem in problems:
             click.echo(f"not ready: {problem}", err=True)
         click.echo(f"ready {url}")
@@ -49,8 +52,9 @@ def _made(config: Path | None, port: int | None, early: EarlyStart) -> App:
     settings = configuration.load_settings(config, overrides, dict(os.environ))
     if settings.profile != "auto":
         early.probe.end()
+    early.read([m.path for m in settings.models], settings.state_dir / "workloads")
 
     from agent.service import app, logs
 
     logs.configure(settings.log_level)
-    return app.App(settings, dict(os.environ), early.probe.result, early.spare)
+    return app.App(settings, dict(os.environ), early)

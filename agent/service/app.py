@@ -15,8 +15,6 @@ import structlog
 from agent import __version__
 from agent.api.server import HttpServer
 from agent.backends.factory import LaneFactory
-from agent.backends.head_start import Spare
-from agent.backends.probe import RuntimeInventory
 from agent.errors import Overloaded
 from agent.placement.state import State
 from agent.ports import Lane, LaneSpec, Sensor
@@ -34,6 +32,7 @@ from agent.service.decoding.answer_store import AnswerStore
 from agent.service.decoding.answering import Answering
 from agent.service.decoding.decoders import Decoders
 from agent.service.decoding.text_screen import TextScreen
+from agent.service.early_probe import EarlyStart
 from agent.service.insight import Insight
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
@@ -86,10 +85,9 @@ class App:
         self,
         settings: Settings,
         environ: dict[str, str],
-        inventory: Callable[[], RuntimeInventory] | None = None,
-        spare: Spare | None = None,
+        early: EarlyStart | None = None,
     ) -> None:
-        """`inventory` gives this machine's runtimes, where the look at them has begun already; so has `spare`."""
+        """`early`: what has begun already."""
         self.settings = settings
         self._clock = SystemClock()
         self._manager = ServiceManager(environ)
@@ -99,15 +97,18 @@ class App:
         boot = state_file.next_boot(state_dir)
         self._starts = Starts(state_dir, self._clock)
         # A thread that crashes would end the agent once more.
-        self._lanes = LaneFactory("process" if self._starts.safe else settings.isolation, self._clock, spare)
+        self._lanes = LaneFactory(
+            "process" if self._starts.safe else settings.isolation, self._clock,
+            early.spare if early is not None else None,
+        )  # fmt: skip
         policy_path = share.find_policy(settings.policy)
         policy = assembly.last_good_policy(policy_path, state_dir, self._starts.safe)
-        board = assembly.board(settings, inventory)
+        board = assembly.board(settings, early.probe.result if early is not None else None)
         self.board: Board = cpu_only(board) if self._starts.safe else board
         split_meter = SplitMeter()
         self._planner = PlannerProcess(self.board, state_dir, split_meter.handovers, self._plans_here)
         digest = yaml_files.digest(policy.policy)
-        models = model_store.tensor_models(settings)
+        models = assembly.models(settings, early.ahead if early is not None else None)
         current = InForce(policy.policy, digest, self._planner.first(policy.policy, digest, models))
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = status_view.initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())

@@ -13,13 +13,15 @@ from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.settings import Settings
+from agent.schema.settings import ModelEntry, Settings
 from agent.service.board import Board, make_board
 from agent.service.calibration import calibration
 from agent.service.detection import detect
 from agent.service.early_probe import EarlyProbe
+from agent.service.serving import artifacts, model_store
 from agent.service.supervisor import Event, PolicyRejectedEvent
 from agent.storage import share, state_file, yaml_files
+from agent.workload.read_ahead import ReadAhead
 
 _log = structlog.get_logger("assembly")
 
@@ -40,6 +42,14 @@ def board(settings: Settings, inventory: Callable[[], RuntimeInventory] | None =
     profile = base_profile(settings.profile, inventory)
     profile = calibration.apply_saved(profile, settings.state_dir)
     return make_board(profile, settings.simulated_accelerators, named_profile)
+
+
+def models(settings: Settings, ahead: ReadAhead | None) -> tuple[ModelEntry, ...]:
+    """The models that the planner places, with what was read ahead of their files put where planning looks for it."""
+    found = model_store.tensor_models(settings)
+    if ahead is not None:
+        artifacts.keep_ahead([m.path for m in found], settings.state_dir / "workloads", ahead)
+    return found
 
 
 def base_profile(name: str, inventory: Callable[[], RuntimeInventory] | None = None) -> DeviceProfile:

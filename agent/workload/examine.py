@@ -41,9 +41,6 @@ def examine_in_child(path: Path, format_: str, digest: str, timeout_s: float, fo
 
     folder: where the weights go, made whole or not at all; it stays without a graph where there is nothing to gain.
     """
-    from agent.schema.workload import Workload  # noqa: PLC0415 - the child begins without it, to give way at once
-    from agent.workload import file_facts  # noqa: PLC0415
-
     command = [sys.executable, "-m", "agent.workload.examine", str(path), format_, *([str(folder)] if folder else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -52,11 +49,42 @@ def examine_in_child(path: Path, format_: str, digest: str, timeout_s: float, fo
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
         raise ModelLoadFailed(f"{path}: {lines[-1][:300]}")
-    document = json.loads(done.stdout)
+    return parsed(json.loads(done.stdout), digest)
+
+
+def parsed(document: dict[str, Any], digest: str) -> Examined:
+    """What the child printed about the file of that digest. Raises what a wrong document raises."""
+    from agent.schema.workload import Workload  # noqa: PLC0415 - the child begins without it, to give way at once
+    from agent.workload import file_facts  # noqa: PLC0415
+
     read = document["workload"]
     return Examined(
         file_facts.from_json(document["facts"], digest), None if read is None else Workload.model_validate(read)
     )
+
+
+def read(path: Path, format_: str) -> dict[str, Any]:
+    """The document about a file, read in this process (which then holds protobuf for ONNX).
+
+    Raises ModelLoadFailed, ImportError, MemoryError, OSError, RecursionError.
+    """
+    from agent.workload import file_facts, inspect  # noqa: PLC0415
+
+    document: dict[str, Any] = {"facts": file_facts.to_json(file_facts.read(path, format_)), "workload": None}
+    try:
+        workload = inspect.read(path, "onnx" if format_ == "onnx" else "tflite", {})[0]
+        document["workload"] = workload.model_dump(mode="json")
+    except ModelLoadFailed:
+        pass  # whoever wants it asks again and gets the reason
+    return document
+
+
+def limit_memory() -> int:
+    """Bound this process's address space; the bound in bytes."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    return limit
 
 
 def put_apart(path: Path, folder: Path) -> bool:
@@ -104,19 +132,10 @@ def _copy(source: int, target: Any, length: int) -> None:
 def main(arguments: list[str]) -> int:
     """Entry of the child process: JSON on success, else one line on standard error and code 1."""
     os.nice(NICENESS)
-    from agent.workload import file_facts, inspect  # noqa: PLC0415 - first the nice value, then the work of importing
-
     path, format_ = Path(arguments[0]), arguments[1]
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    limit = limit_memory()
     try:
-        document: dict[str, Any] = {"facts": file_facts.to_json(file_facts.read(path, format_)), "workload": None}
-        try:
-            workload = inspect.read(path, "onnx" if format_ == "onnx" else "tflite", {})[0]
-            document["workload"] = workload.model_dump(mode="json")
-        except ModelLoadFailed:
-            pass  # whoever wants it asks again and gets the reason
+        document = read(path, format_)
         if len(arguments) > 2:
             put_apart(path, Path(arguments[2]))
     except ModelLoadFailed as error:

@@ -8,6 +8,9 @@ import pytest
 
 from agent.errors import ModelLoadFailed
 from agent.service.serving import artifacts
+from agent.service.serving.artifacts import open_artifact
+from agent.workload.read_ahead import ReadAhead
+from tests.workload.test_read_ahead import saved
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):
@@ -27,3 +30,19 @@ def test_a_file_longer_than_any_graph_is_refused_unread(tmp_path):
         stream.truncate(artifacts.MAX_MODEL_BYTES + 1)
     with pytest.raises(ModelLoadFailed, match="external data"):
         artifacts.open_artifact(tmp_path / "long.onnx")
+
+
+def test_what_was_read_ahead_lies_where_planning_looks_for_it(tmp_path, monkeypatch):
+    good, bad = saved(tmp_path / "m.onnx"), tmp_path / "bad.onnx"
+    bad.write_bytes(b"\x08")
+    ahead = ReadAhead([good, bad], tmp_path / "cache")
+
+    artifacts.keep_ahead([tmp_path / "missing.onnx", bad, good], tmp_path / "cache", ahead)
+
+    monkeypatch.setattr(artifacts, "examine_in_child", None)
+    monkeypatch.setattr(artifacts, "inspect_in_child", None)
+    artifact = open_artifact(good)
+    artifacts.read_once(artifact, tmp_path / "cache", None)
+    assert artifacts.workload_of(artifact, "m", tmp_path / "cache").digest == artifact.digest
+    with pytest.raises(TypeError):  # nothing was kept of the other one: it is read again, by the function taken away
+        artifacts.read_once(open_artifact(bad), tmp_path / "cache", None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +15,14 @@ from pydantic import ValidationError
 
 from agent.control import model_guard
 from agent.control.model_guard import ModelFacts
-from agent.errors import ModelLoadFailed
+from agent.errors import ModelLoadFailed, StorageError
 from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
 from agent.storage import state_file
 from agent.workload import file_facts
-from agent.workload.examine import examine_in_child
+from agent.workload.examine import Examined, examine_in_child
 from agent.workload.inspect import inspect_in_child
+from agent.workload.read_ahead import DIGITS, MOST_BYTES, ReadAhead
 
 INSPECT_TIMEOUT_S = 120.0
 _CACHE_VERSION = 3
@@ -72,10 +75,25 @@ def read_once(artifact: Artifact, cache_dir: Path, apart: Path | None) -> None:
         seen = examine_in_child(artifact.path, artifact.format, artifact.digest, INSPECT_TIMEOUT_S, apart)
     except ModelLoadFailed:
         return
-    state_file.write_json(facts, file_facts.to_json(seen.facts))
+    _keep(artifact, cache_dir, seen)
+
+
+def keep_ahead(paths: Iterable[Path], cache_dir: Path, ahead: ReadAhead) -> None:
+    """Fill the same caches with what was read ahead of these files."""
+    for path in paths:
+        with suppress(ModelLoadFailed, StorageError, OSError):  # told by whoever reads it in the usual way
+            if path.stat().st_size <= MOST_BYTES:
+                artifact = open_artifact(path)
+                seen = ahead.take(artifact.digest, INSPECT_TIMEOUT_S)
+                if seen is not None:
+                    _keep(artifact, cache_dir, seen)
+
+
+def _keep(artifact: Artifact, cache_dir: Path, seen: Examined) -> None:
+    state_file.write_json(_facts_file(artifact, cache_dir), file_facts.to_json(seen.facts))
     if seen.workload is not None:
         document = seen.workload.model_copy(update={"digest": artifact.digest}).model_dump(mode="json")
-        state_file.write_json(workload, document)
+        state_file.write_json(_workload_file(artifact, cache_dir), document)
 
 
 def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Workload:
@@ -117,11 +135,11 @@ def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:
 
 
 def _workload_file(artifact: Artifact, cache_dir: Path) -> Path:
-    return cache_dir / f"{artifact.digest[:32]}.v{_CACHE_VERSION}.json"
+    return cache_dir / f"{artifact.digest[:DIGITS]}.v{_CACHE_VERSION}.json"
 
 
 def _facts_file(artifact: Artifact, cache_dir: Path) -> Path:
-    return cache_dir / f"{artifact.digest[:32]}-{_place(artifact.path)}.facts.json"
+    return cache_dir / f"{artifact.digest[:DIGITS]}-{_place(artifact.path)}.facts.json"
 
 
 def _place(path: Path) -> str:
