@@ -74,12 +74,15 @@ def test_applied_kernel_times_reach_the_runtime_they_were_measured_on():
     assert done.accelerator("other") == board.accelerator("other")
 
 
-def spread(seconds: float, scatter: float = 0.0) -> Timing:
-    return timing(0, seconds, 1.0, 1, scatter)
+def test_the_fastest_third_of_all_rounds_counts_however_much_disturbed_the_rest():
+    quiet = timing(0, 1.0, 1.0, 1)
+    disturbed = replace(quiet, times_s=tuple(1.0 + 0.2 * i for i in range(40)))
+    found = undisturbed([disturbed, quiet])
+    assert found.times_s == (1.0,) * 20
+    assert found.micro is quiet.micro
+    assert disturbed.scatter > found.scatter == 0.0
 
 
-def test_of_several_rounds_the_fastest_steady_one_counts():
-    slow, fast = spread(2.0), spread(1.0)
-    wild = spread(0.2, 0.4)
-    assert undisturbed([slow, fast, wild]) is fast
-    assert undisturbed([wild]) is wild
+def test_of_few_runs_four_are_kept_for_their_scatter():
+    few = replace(timing(0, 1.0, 1.0, 1), times_s=(5.0, 1.0, 2.0, 4.0, 3.0))
+    assert undisturbed([few]).times_s == (1.0, 2.0, 3.0, 4.0)

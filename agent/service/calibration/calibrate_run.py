@@ -16,7 +16,6 @@ from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
 from agent.service.calibration.calibrate_kernels import fit_kernel_times
 from agent.service.calibration.calibration import (
-    MAX_SCATTER,
     Calibration,
     Coefficient,
     MeasuredKernels,
@@ -36,11 +35,13 @@ MIN_RUNS, MAX_RUNS = 8, 200
 POWER_MAX_RUNS = 1_000_000
 """A power window lasts its whole time: the sensor needs it, however short one run is."""
 ROUNDS = 2
-"""Times that every micro model is measured, the whole set between two of them; the fastest counts.
+"""Times that every micro model is measured, the whole set between two of them; the fastest third of the runs counts.
 
 The speed of a machine changes within a minute – other processes, other guests of the host, heat – and never for the
-better, so the fastest round is the one that met the least of it.
+better, so the fastest runs of all rounds are those that met the least of it.
 """
+KEPT, FEWEST_KEPT = 3, 4
+"""One run of so many is kept, the fastest ones, but so many at least."""
 
 _FORMATS = {"onnx": "onnx", "litert": "tflite"}
 
@@ -119,9 +120,13 @@ def calibrate(
 
 
 def undisturbed(rounds: Sequence[Timing]) -> Timing:
-    """The fastest of the steady rounds of one micro model; of unsteady ones the steadiest."""
-    steady = [t for t in rounds if t.scatter <= MAX_SCATTER]
-    return min(steady, key=lambda t: t.median_s) if steady else min(rounds, key=lambda t: t.scatter)
+    """The fastest third of all runs of one micro model, whichever round they are from.
+
+    A run that shared its core with something else, or whose virtual core was taken away, is only ever slower; where
+    much else runs the median of a round is a disturbed run.
+    """
+    pooled = sorted(seconds for timing in rounds for seconds in timing.times_s)
+    return Timing(rounds[0].micro, tuple(pooled[: max(FEWEST_KEPT, len(pooled) // KEPT)]))
 
 
 def _time(
