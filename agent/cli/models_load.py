@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -33,19 +34,26 @@ def load_command(name: str, wait_s: float, url: str) -> None:
 
 @click.command("unload")
 @click.argument("name")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="seconds at most")
 @_url_option
-def unload_command(name: str, url: str) -> None:
-    """Stop serving NAME; its file and configuration stay."""
+def unload_command(name: str, wait_s: float, url: str) -> None:
+    """Stop serving NAME and wait until it is not; its file and configuration stay."""
     with AgentClient(url) as client:
         client.post(f"/v2/repository/models/{name}/unload")
+        if _row(client, name, time.monotonic() + wait_s, lambda row: not row):
+            raise AgentError(f"{name} is still served after {wait_s:g} s; see qeil status")
         click.echo(f"{name} is no longer served; back with: qeil models load {name}")
 
 
 def _settled(client: AgentClient, name: str, deadline_s: float) -> dict[str, Any]:
     """The model's row of /status once it has ended loading, or as it is at the deadline; {} where there is none."""
+    return _row(client, name, deadline_s, lambda row: row.get("state") in _ENDED)
+
+
+def _row(client: AgentClient, name: str, deadline_s: float, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     while True:
         rows = {m["name"]: m for m in client.get("/status")["models"]}
         row: dict[str, Any] = rows.get(name, {})
-        if row.get("state") in _ENDED or time.monotonic() >= deadline_s:
+        if done(row) or time.monotonic() >= deadline_s:
             return row
         time.sleep(POLL_S)
