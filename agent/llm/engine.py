@@ -41,6 +41,8 @@ class Usage:
     steps: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    elsewhere_s: float = 0.0
+    """By the clocks of peers, besides."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,20 @@ class Engine:
         context: int,
         max_waiting: int = 64,
         prefix_bytes: int = 0,
+        shared: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.session, self._clock = session, clock
-        self.pool = KvPool(session.folder, rows, context, session.kv_type)
+        self.pool = KvPool(session.folder, rows, context, session.kv_type, shared=shared)
         self.prefixes = PrefixCache(prefix_bytes)
         self._max_waiting = max_waiting
         self._waiting: deque[_Run] = deque()
         self._lead: _Run | None = None
         self._slot = 0
+        self._sent = False
+        """Whether a peer computes a block of the prompt, or of one that was cancelled meanwhile."""
+        self._events: list[Event] = []
+        """Of a turn under way: they outlive a loss in its middle."""
         self._places: list[_Place] = []
 
     @property
@@ -152,26 +159,40 @@ class Engine:
         self._leave([i for i, place in enumerate(self._places) if place.run.job.number == number])
 
     def abandon(self) -> list[int]:
-        """Drop every job that has begun, after a failure of the runtime; their numbers."""
+        """Drop every job that has begun, after a failure of the runtime; their numbers. Others' events stay."""
         runs = [place.run for place in self._places] + ([self._lead] if self._lead else [])
         self._places, self._lead = [], None
-        return list(dict.fromkeys(run.job.number for run in runs))
+        numbers = list(dict.fromkeys(run.job.number for run in runs))
+        self._events = [event for event in self._events if event.number not in numbers]
+        return numbers
+
+    def take_events(self) -> list[Event]:
+        """What happened in a turn that failed."""
+        events, self._events = self._events, []
+        return events
 
     def turn(self) -> list[Event]:
-        """Prompts, a block's worth of tokens or one block at most, and one step of all rows. Raises InferenceFailed."""
-        events: list[Event] = []
+        """Prompts, a block's worth of tokens or one block at most, and one step of all rows.
+
+        Where a peer computes prompts, rows write on meanwhile. Raises InferenceFailed; after a PeerLost the same turn
+        can be taken again.
+        """
+        if self._sent and self._lead is None:
+            self.session.prompted(wait=True)  # of a prompt that was cancelled
+            self._sent = False
         budget = BLOCK
         while budget > 0 and (self._lead is not None or self._begin()):
             lead = self._lead
             assert lead is not None  # noqa: S101  (just begun)
             before = lead.done
-            events += self._prefill(lead)
+            if not self._prefill(lead):
+                break
             budget -= lead.done - before
         if self._places:
-            events += self._decode()
+            self._decode()
         if self.idle:
             self.pool.release()
-        return events
+        return self.take_events()
 
     def _begin(self) -> bool:
         """Take the next prompt on, where its rows have room."""
@@ -185,54 +206,64 @@ class Engine:
         run.usage.cached_tokens = run.done
         return True
 
-    def _prefill(self, run: _Run) -> list[Event]:
+    def _prefill(self, run: _Run) -> bool:
+        """The next block of a prompt; False while a peer still computes it and rows have something to do."""
         started_s = self._clock()
+        session = self.session
         end = min(len(run.ids), run.done + BLOCK)
-        ids = np.array([run.ids[run.done : end]], np.int64)
-        logits = self.session.forward(self.pool.rows_of(self._slot, 1), ids, [run.done])[0, -1]
+        logits = None
+        if not self._sent:
+            ids = np.array([run.ids[run.done : end]], np.int64)
+            logits = session.prompt(self.pool.rows_of(self._slot, 1), ids, [run.done])
+            self._sent = logits is None
+        if logits is None:
+            logits = session.prompted(wait=not self._places)
+        run.usage.prefill_s += self._clock() - started_s
+        if logits is None:
+            return False
+        self._sent = False
+        run.usage.elsewhere_s += session.took_elsewhere_s()
         run.usage.prefilled_tokens += end - run.done
         if end % BLOCK == 0 and self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
             self.prefixes.add(run.ids[:end], self.pool.read(self._slot, run.done, end))
         run.done = end
-        run.usage.prefill_s += self._clock() - started_s
-        return self._join(run, logits) if end == len(run.ids) else []
+        if end == len(run.ids):
+            self._join(run, logits[0, -1])
+        return True
 
-    def _join(self, run: _Run, logits: Floats) -> list[Event]:
+    def _join(self, run: _Run, logits: Floats) -> None:
         """All samples choose their first token; those that go on become rows."""
         self._lead = None
-        events: list[Event] = []
         joined = []
         for index in run.job.rows:
             row = Row(self.session.folder, run.job.prompt, index, run.job.written)
-            if self._took(run, row, logits, events):
+            if self._took(run, row, logits):
                 joined.append(_Place(run, row, run.done))
         for place in joined:
             # The prompt's own slot is the first of these or lies behind them all; the copy is in order either way.
             self.pool.copy(self._slot, len(self._places), run.done)
             self._places.append(place)
-        return events
 
-    def _decode(self) -> list[Event]:
+    def _decode(self) -> None:
         started_s = self._clock()
         places = self._places
         ids = np.array([[place.row.written[-1]] for place in places], np.int64)
         lengths = [place.length for place in places]
         logits = self.session.forward(self.pool.rows_of(0, len(places)), ids, lengths)[:, -1]
-        events: list[Event] = []
         ended = []
         share = 1.0 / len(places)
         for index, place in enumerate(places):
             place.length += 1
             place.run.usage.steps += share
-            if not self._took(place.run, place.row, logits[index], events):
+            if not self._took(place.run, place.row, logits[index]):
                 ended.append(index)
-        each_s = (self._clock() - started_s) * share
+        each_s, elsewhere_s = (self._clock() - started_s) * share, self.session.took_elsewhere_s() * share
         for place in places:
             place.run.usage.decode_s += each_s
+            place.run.usage.elsewhere_s += elsewhere_s
         self._leave(ended)
-        return events
 
-    def _took(self, run: _Run, row: Row, logits: Floats, events: list[Event]) -> bool:
+    def _took(self, run: _Run, row: Row, logits: Floats) -> bool:
         """Let a row choose; whether it goes on."""
         if run.failed:
             return False
@@ -240,15 +271,15 @@ class Engine:
             piece = row.take(logits)
         except BadInput as error:
             run.failed = True
-            events.append(Failed(run.job.number, error))
+            self._events.append(Failed(run.job.number, error))
             return False
         run.usage.tokens += 1
-        events.append(Written(run.job.number, piece))
+        self._events.append(Written(run.job.number, piece))
         if piece.end is None:
             return True
         run.left -= 1
         if run.left == 0:
-            events.append(Finished(run.job.number, run.usage))
+            self._events.append(Finished(run.job.number, run.usage))
         return False
 
     def _leave(self, gone: list[int]) -> None:

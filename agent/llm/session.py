@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed
 from agent.llm.folder import DecoderFolder
+from agent.llm.graph_part import Cut, GraphPart, cut
+from agent.llm.peer import Peer, PeerLost
 
 Floats = npt.NDArray[np.float32]
 Cached = npt.NDArray[Any]
@@ -53,33 +55,43 @@ class Cache:
 
 
 class DecoderSession:
-    """A loaded decoder. Not thread-safe: one thread runs it."""
+    """A loaded decoder. Not thread-safe: one thread runs it.
+
+    Its first layers may be computed by a peer (`layers_elsewhere`, needed at every step), or prompts may (`prompts`).
+    """
 
     def __init__(
-        self, folder: DecoderFolder, *, threads: int, mode: str | None = None, graph: Path | None = None
-    ) -> None:
-        import onnxruntime as ort  # noqa: PLC0415 - the package must import without the runtime
-
+        self, folder: DecoderFolder, *, threads: int, mode: str | None = None, graph: Path | None = None,
+        layers_elsewhere: int = 0,
+    ) -> None:  # fmt: skip
         self.folder = folder
-        self._errors = _runtime_errors()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        path = graph or folder.graph(mode)
-        try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except self._errors as error:
-            raise ModelLoadFailed(f"{path}: {_first_line(error)}") from error
+        self._errors = runtime_errors()
+        path: Path | Cut = graph or folder.graph(mode)
+        if layers_elsewhere:
+            path = cut(folder, mode, layers_elsewhere, "last")
+            self._crossing = path.crossing
+        self.layers_elsewhere = layers_elsewhere
+        self._part = GraphPart(path, folder, threads, self._errors)
+        self._session = self._part.session
         self.providers: list[str] = self._session.get_providers()
-        types = {given.name: given.type for given in self._session.get_inputs()}
+        types = self._part.types
         self._inputs = frozenset(types)
-        self._names = [f"{i}.{side}" for i in range(folder.layers) for side in ("key", "value")]
-        unknown = {*types} - {*_TAKEN, *(f"past_key_values.{name}" for name in self._names)}
-        kind = types.get("past_key_values.0.key", "nothing")
-        if kind not in _KV_TYPES or unknown:
-            what = f"the input {min(unknown)!r}" if unknown else f"a cache of {kind}"
-            raise ModelLoadFailed(f"{path}: {what} is not known here; expected a decoder with a float cache")
-        self.kv_type: type[np.generic] = _KV_TYPES[kind]
+        self._names = self._part.names
+        self.kv_type = cache_type(types, self._names, f"{graph or folder.graph(mode)}", self.crossing)
+        self.earlier: Peer | None = None
+        self.prompts: Peer | None = None
+        self.elsewhere_s = 0.0
+        self._asked: tuple[Sequence[Cached], npt.NDArray[np.int64], Sequence[int]] | None = None
+
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """Tensors that a peer sends at every step."""
+        return self._crossing if self.layers_elsewhere else ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer has somebody who computes it."""
+        return not self.layers_elsewhere or self.earlier is not None
 
     def cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache. Raises BadInput where it would exceed the context."""
@@ -111,20 +123,59 @@ class DecoderSession:
         except self._errors as error:
             raise InferenceFailed(f"decoder {self.folder.name}: {_first_line(error)}") from error
 
-    def _shared(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
-        """The graph writes into the buffers; each row's own mask tells it where."""
+    def prompt(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats | None:
+        """As `forward`, or None where a peer computes it: `prompted` gives it then."""
+        if self.prompts is None:
+            return self.forward(buffers, ids, lengths)
+        self._asked = (buffers, ids, lengths)
+        try:
+            self.prompts.ask(self._named(ids, np.asarray(lengths, np.int64)), buffers)
+        except PeerLost:
+            return self._alone()
+        return None
+
+    def prompted(self, *, wait: bool) -> Floats | None:
+        """What a peer was asked; None where it is not there yet. Computed here where the peer was lost."""
+        if self.prompts is None:
+            return self._alone()
+        try:
+            answer = self.prompts.answer(wait=wait)
+        except PeerLost:
+            return self._alone()
+        if answer is None:
+            return None
+        self.elsewhere_s += answer[1]
+        return np.asarray(answer[0][0], np.float32)
+
+    def took_elsewhere_s(self) -> float:
+        """Core seconds over threads that peers took since this was asked last."""
+        took_s, self.elsewhere_s = self.elsewhere_s, 0.0
+        return took_s
+
+    def _alone(self) -> Floats:
+        """The block of a prompt whose peer was lost: its positions are written once more, with the same bits."""
+        self.prompts = None
+        assert self._asked is not None  # noqa: S101  (a peer was asked)
+        return self.forward(*self._asked)
+
+    def _named(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Every input but the cache, for a graph that writes into it; each row's own mask tells where."""
         reach = lengths[:, None] + ids.shape[1]
         mask = (np.arange(int(reach.max()))[None, :] < reach).astype(np.int64)
-        binding = self._session.io_binding()
-        for name, value in self._given(ids, mask, lengths).items():
-            binding.bind_cpu_input(name, value)
-        binding.bind_output("logits")  # bound first, so it is the first of get_outputs
-        for name, buffer in zip(self._names, buffers, strict=True):
-            where = ("cpu", 0, self.kv_type, buffer.shape, buffer.ctypes.data)
-            binding.bind_input(f"past_key_values.{name}", *where)
-            binding.bind_output(f"present.{name}", *where)
-        self._session.run_with_iobinding(binding)
-        return np.asarray(binding.get_outputs()[0].numpy(), np.float32)
+        return self._given(np.ascontiguousarray(ids, np.int64), mask, lengths)
+
+    def _shared(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
+        """The graph writes into the buffers."""
+        given = self._named(ids, lengths)
+        if self.layers_elsewhere:
+            if self.earlier is None:
+                raise PeerLost(f"nobody computes the first {self.layers_elsewhere} layers of {self.folder.name}")
+            self.earlier.ask(given, buffers)
+            answer = self.earlier.answer(wait=True)
+            assert answer is not None  # noqa: S101  (it was waited for)
+            self.elsewhere_s += answer[1]
+            given |= zip(self._crossing, answer[0], strict=True)
+        return np.asarray(self._part.run(given, buffers)[0], np.float32)
 
     def _grown(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
         """The graph gives longer tensors back. Shorter rows have a gap behind them, which the mask hides."""
@@ -148,10 +199,22 @@ class DecoderSession:
             "input_ids": ids, "attention_mask": mask, "position_ids": lengths[:, None] + np.arange(ids.shape[1]),
             "use_cache_branch": np.array([bool(lengths.max())]),
         }  # fmt: skip
-        return {name: value for name, value in known.items() if name in self._inputs}
+        return {name: value for name, value in known.items() if name in self._inputs or self.layers_elsewhere}
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def cache_type(
+    types: Mapping[str, str], names: Sequence[str], where: str, crossing: Sequence[str] = ()
+) -> type[np.generic]:
+    """Type of keys and values. Raises ModelLoadFailed for inputs that are not a decoder's."""
+    unknown = {*types} - {*_TAKEN, *crossing, *(f"past_key_values.{name}" for name in names)}
+    kind = types.get(f"past_key_values.{names[0]}", "nothing")
+    if kind not in _KV_TYPES or unknown:
+        what = f"the input {min(unknown)!r}" if unknown else f"a cache of {kind}"
+        raise ModelLoadFailed(f"{where}: {what} is not known here; expected a decoder with a float cache")
+    return _KV_TYPES[kind]
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
     """What the runtime raises: classes of its own without a common base, and plain RuntimeError."""
     from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415 - as above
 
