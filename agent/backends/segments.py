@@ -91,6 +91,9 @@ class Ring:
         self.output_bytes = output_bytes
         self.slot_bytes = slot_bytes(input_bytes, output_bytes)
         self.free: deque[int] = deque(reversed(range(slots)))
+        self.missed = 0
+        """Calls whose tensors did not fit, and the most bytes that they had of each."""
+        self.missed_input_bytes = self.missed_output_bytes = 0
 
     def acquire(self) -> Lease | None:
         """A slot, or None while all are taken."""
@@ -101,6 +104,12 @@ class Ring:
         lease = Lease(self, index)
         self.memory[lease.start] = 0
         return lease
+
+    def miss(self, input_bytes: int, output_bytes: int) -> None:
+        """A call's inputs, or outputs, did not fit a slot."""
+        self.missed += 1
+        self.missed_input_bytes = max(self.missed_input_bytes, input_bytes)
+        self.missed_output_bytes = max(self.missed_output_bytes, output_bytes)
 
     def spare(self) -> bool:
         """Whether more than half of the slots are free, so that a client may keep one for a while."""

@@ -1,12 +1,13 @@
 """How the tensors of one call reach the process and come back: in a slot of the model's ring where they fit.
 
 A slot is sized from the model's declared shapes. What does not fit (free dimensions, strings) crosses in a segment of
-its own that lives for one call.
+its own that lives for one call; where that happens again and again, a ring of larger slots takes over.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from agent.backends import segments
@@ -24,6 +25,10 @@ SLOTS: Final = 8
 MIN_AREA_BYTES: Final = 16 * 1024
 """Smallest input and output area of a slot, which leaves small models room for batches."""
 MAX_RING_BYTES: Final = 256 * 1024 * 1024
+MAX_GROWN_BYTES: Final = 64 * 1024 * 1024
+"""Of a ring whose slots grew to what clients send."""
+GROWS_AFTER: Final = 4
+"""Calls that did not fit before it does: a segment of its own costs a call more than a copy, a rare one no memory."""
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 """Most bytes of one call's inputs, or outputs, outside the ring."""
 MAX_OUTPUTS: Final = 255
@@ -44,9 +49,12 @@ class LoadedModel:
     def __init__(self, model: str, number: int, outcome: LoadOutcome, ring: Ring) -> None:
         self.model = model
         self.number = number
+        self._input_signatures, self._signatures = outcome.inputs, outcome.outputs
+        self._take(ring)
+
+    def _take(self, ring: Ring) -> None:
         self.ring = ring
-        self._inputs = TensorArea(ring, outcome.inputs, output=False)
-        self._signatures = outcome.outputs
+        self._inputs = TensorArea(ring, self._input_signatures, output=False)
         self._choices: dict[tuple[str, ...] | None, OutputChoice] = {}
 
     @staticmethod
@@ -54,15 +62,8 @@ class LoadedModel:
         """Make the ring and send it. Raises OSError, BackendError."""
         if len(outcome.outputs) > MAX_OUTPUTS:
             raise BackendError(f"{model} has {len(outcome.outputs)} outputs; a lane carries {MAX_OUTPUTS}")
-        input_bytes, output_bytes, slots = ring_size(outcome.inputs, outcome.outputs, outcome.output_bytes)
-        nbytes = slots * segments.slot_bytes(input_bytes, output_bytes)
-        fd, memory = segments.create("tensors", nbytes)
-        try:
-            size = {"bytes": nbytes, "slots": slots, "in": input_bytes, "out": output_bytes}
-            channel.send({"k": "ring", "load": number, **size}, fd)
-        finally:
-            os.close(fd)
-        return LoadedModel(model, number, outcome, Ring(memory, slots, input_bytes, output_bytes))
+        ring = _made_ring(channel, number, *ring_size(outcome.inputs, outcome.outputs, outcome.output_bytes))
+        return LoadedModel(model, number, outcome, ring)
 
     def reserve(self, shapes: dict[str, tuple[int, ...]]) -> Tensors | None:
         """Input arrays inside a free slot, or None: no slot to spare, too large, strings, or a shape is not given."""
@@ -81,6 +82,8 @@ class LoadedModel:
 
         Raises InferenceFailed for inputs the model does not take, Closed and BlockingIOError of the channel.
         """
+        if self.ring.missed >= GROWS_AFTER:
+            self._grow(channel)
         inputs = self._inputs
         choice = self._choice(call.outputs)
         recalled = inputs.recall(call.inputs)
@@ -102,6 +105,7 @@ class LoadedModel:
                 copy_in(inputs.views(lease.index, layout), crossing)
             else:
                 fd, segment_bytes = self._segment(crossing, layout), layout.total
+                self.ring.miss(layout.total, 0)
         deadline_ns = int(call.deadline_s * 1e9)
         run = Run(call.number, self.number, lease.index, deadline_ns, segment_bytes, choice.indices, layout.encoded)
         try:
@@ -111,6 +115,16 @@ class LoadedModel:
                 os.close(fd)
         call.lease, call.area = lease, choice.area
         return True
+
+    def _grow(self, channel: Channel) -> None:
+        """Slots for what did not fit. Calls under way keep theirs in the old ring, which goes with the last of them."""
+        ring = self.ring
+        ring.missed = 0
+        input_bytes = max(ring.input_bytes, segments.aligned(ring.missed_input_bytes))
+        output_bytes = max(ring.output_bytes, segments.aligned(ring.missed_output_bytes))
+        if ring.slots * segments.slot_bytes(input_bytes, output_bytes) <= MAX_GROWN_BYTES:
+            with suppress(OSError):  # no memory, or no room for the message: later
+                self._take(_made_ring(channel, self.number, input_bytes, output_bytes, ring.slots))
 
     def _choice(self, names: tuple[str, ...] | None) -> OutputChoice:
         known = self._choices.get(names)
@@ -149,6 +163,18 @@ class LoadedModel:
         return fd
 
 
+def _made_ring(channel: Channel, number: int, input_bytes: int, output_bytes: int, slots: int) -> Ring:
+    """A ring that the process knows of, too. Raises OSError, BackendError."""
+    nbytes = slots * segments.slot_bytes(input_bytes, output_bytes)
+    fd, memory = segments.create("tensors", nbytes)
+    try:
+        size = {"bytes": nbytes, "slots": slots, "in": input_bytes, "out": output_bytes}
+        channel.send({"k": "ring", "load": number, **size}, fd)
+    finally:
+        os.close(fd)
+    return Ring(memory, slots, input_bytes, output_bytes)
+
+
 def ring_size(inputs: tuple[Signature, ...], outputs: tuple[Signature, ...], output_bytes: int) -> tuple[int, int, int]:
     """(input area, output area, slots) of a model's ring; an area too large for the bound shrinks to the minimum."""
     _, taken = segments.layout([s.nbytes() for s in inputs])
@@ -167,6 +193,7 @@ def read_reply(call: Call, done: Done, fd: int | None) -> LaneReply:
     assert area is not None  # noqa: S101
     layout = area.decode(done.tensors)
     if fd is not None:
+        lease.ring.miss(0, layout.total)
         arrays = area.views_of(segments.attach(fd, done.segment_bytes), 0, layout)
     elif layout.total >= COPY_BELOW_BYTES and lease.ring.spare():
         arrays = area.views_of(lease.view(), segments.HEADER_BYTES + lease.ring.input_bytes, layout)

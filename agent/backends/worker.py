@@ -149,6 +149,7 @@ class Worker:
         if model is not None and fd is not None:
             ring = Ring(segments.attach(fd, header["bytes"]), header["slots"], header["in"], header["out"])
             model.inputs = TensorArea(ring, model.loaded.session.inputs, output=False)
+            model.choices.clear()  # they lie in the ring before
 
     def _unload(self, header: Header, _: int | None) -> None:
         self._models.pop(header["load"], None)

@@ -305,3 +305,44 @@ def test_a_lane_of_its_own_ends_its_reader_thread(kind: type[ProcessLane | Threa
     live_and_die()
 
     assert until(lambda: gc.collect() >= 0 and used() <= before)
+
+
+def test_slots_grow_to_what_clients_send_and_calls_under_way_keep_theirs(process_rig: Rig, models: Models) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.free)
+    small = lane._models.get("m").ring
+    kept = lane.reserve("m", {"x": (2, 2)})
+    assert kept is not None
+    kept["x"][:] = 1.0
+
+    for _ in range(transfer.GROWS_AFTER):
+        np.testing.assert_array_equal(process_rig.run(lane, {"x": ramp((200, 100))}).outputs["y"], ramp((200, 100)) + 1)
+    futures = [process_rig.submit(lane, {"x": ramp((200, 100)) * n}) for n in range(20)]
+    for n, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(PATIENCE_S).outputs["y"], ramp((200, 100)) * n + 1)
+    ring = lane._models.get("m").ring
+
+    assert min(ring.input_bytes, ring.output_bytes) >= 80_000 > small.input_bytes
+    np.testing.assert_array_equal(process_rig.run(lane, kept).outputs["y"], np.full((2, 2), 2, np.float32))
+
+
+def test_slots_do_not_grow_beyond_their_bound_or_without_memory(
+    process_rig: Rig, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.free)
+    small = lane._models.get("m").ring
+    create = segments.create
+
+    def full(name: str, nbytes: int) -> object:
+        if name == "tensors":
+            raise OSError(12, "no memory")
+        return create(name, nbytes)
+
+    for bound in (1_000_000, 64_000_000):
+        monkeypatch.setattr(transfer, "MAX_GROWN_BYTES", bound)
+        monkeypatch.setattr(segments, "create", full if bound == 64_000_000 else create)
+        for _ in range(transfer.GROWS_AFTER + 1):
+            big = ramp((200, 100))
+            np.testing.assert_array_equal(process_rig.run(lane, {"x": big}).outputs["y"], big + 1)
+        assert lane._models.get("m").ring is small
