@@ -155,11 +155,13 @@ def ask(port: int, request: bytes) -> str:
 class Agent:
     """A real agent that serves y = x + 1."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, http: dict[str, object] | None = None) -> None:
+        """`http`: further settings of the API."""
         (folder / "add1.onnx").write_bytes(tiny_model())
         settings = {
-            "version": 1, "state_dir": str(folder / "state"), "profile": "generic-x86", "http": {"port": 0},
-            "models": [{"name": MODEL, "path": str(folder / "add1.onnx")}], "log_level": "warning",
+            "version": 1, "state_dir": str(folder / "state"), "profile": "generic-x86",
+            "http": {"port": 0} | (http or {}), "log_level": "warning",
+            "models": [{"name": MODEL, "path": str(folder / "add1.onnx")}],
         }  # fmt: skip
         (folder / "agent.yaml").write_text(yaml.safe_dump(settings))
         self.log = folder / "agent.log"

@@ -56,6 +56,8 @@ class ClientGone(Exception):
 
 
 RETRY_S: Final = 1.0
+MAX_SENTENCE: Final = 800
+"""Characters of an error's text: names from a request are repeated in it."""
 _STATUS: Final[tuple[tuple[type[QeilError], int], ...]] = (
     (LaneDied, 503),
     (PermitExpired, 503),
@@ -86,7 +88,13 @@ def headers_of(error: QeilError, status: int) -> Headers:
 
 def body_of(message: str, code: str) -> bytes:
     """The JSON document of an error."""
-    return json.dumps({"error": message, "code": code}).encode()
+    return json.dumps({"error": sentence_of(message), "code": code}).encode()
+
+
+def sentence_of(message: str) -> str:
+    """One line of bounded length, whatever a client or a runtime put into it."""
+    line = " ".join(message.splitlines()) if "\n" in message or "\r" in message else message
+    return line if len(line) <= MAX_SENTENCE else f"{line[: MAX_SENTENCE - 1]}…"
 
 
 def _retry_after(seconds: float) -> tuple[bytes, bytes]:

@@ -1,14 +1,15 @@
 """HTTP protocol: uvicorn's connection with the bounds that it lacks.
 
-Headers have a size, requests and answers must move at a minimum pace, connections have a number, and refusals are
-JSON like every other answer.
+Headers have a size, requests and answers must move at a minimum pace, connections have a number, requests that were
+sent ahead wait unread, and refusals are JSON like every other answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -25,7 +26,15 @@ MIN_BODY_BYTES_PER_S: Final = 65_536
 
 CHECKS_PER_TIMEOUT: Final = 4
 JOINED_BYTES: Final = 65_536
-"""Pieces up to this size are copied behind their head; a second system call is cheaper than copying more."""
+"""Pieces up to this size are copied behind their head; more is handed over beside it."""
+MAX_AHEAD: Final = 16
+"""Requests of one connection that are read while an earlier one is answered; each costs some kilobytes."""
+SLICE_BYTES: Final = 4096
+"""Where a client sends many requests at once, so much of it is read at a time."""
+MAX_DRY_BYTES: Final = 262_144
+"""Bytes that may arrive without completing a header or adding to a body; the parser keeps them all."""
+SPARED_S: Final = 1.0
+"""A connection that is silent for longer gives its place to a new one where all are taken."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ class OneWrite:
             self.flush()
             self._transport.write(data)
 
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        """Send all pieces, after what is held back, with one system call where the event loop can."""
+        self.flush()
+        self._transport.writelines(pieces)
+
     def flush(self) -> None:
         """Send a head that is held back."""
         if self._head is not None:
@@ -104,20 +118,42 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._idle_check: asyncio.TimerHandle | None = None
         self._check: asyncio.TimerHandle | None = None
         self._refusal: tuple[int, str, str] | None = None
+        self._begun = False
+        """Whether a request has begun and is not here in full."""
+        self._dry_bytes = 0
+        self._held = b""
+        """What was sent ahead and is not parsed yet."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the client, or tell it that there are too many."""
         super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
-        if len(self.connections) > self._bounds.max_connections:
+        self._receiving_since_s = self.loop.time()
+        if len(self.connections) > self._bounds.max_connections and not self._make_room():
             sentence = f"all {self._bounds.max_connections} connections are in use (http.max_connections)"
             self._refuse(503, "overloaded", sentence, b"retry-after: 1\r\n")
             return
-        self._receiving_since_s = self.loop.time()
         self._schedule()
+
+    def _make_room(self) -> bool:
+        """Close the connection that is silent for longest; False where none is for more than a moment."""
+        others = [c for c in self.connections if isinstance(c, BoundedHttpProtocol) and c is not self]
+        silent = min(others, key=lambda c: c.silent_since_s(), default=None)
+        if silent is None or silent.silent_since_s() > self.loop.time() - SPARED_S:
+            return False
+        silent.transport.close()
+        return True
+
+    def silent_since_s(self) -> float:
+        """When the client's last request ended, else when it connected without asking; inf while one is under way."""
+        if self._begun or self.transport.is_closing():
+            return math.inf
+        waits = self._idle_since_s if self._idle_since_s is not None else self._receiving_since_s
+        return math.inf if waits is None else waits
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
         self._exchange = None
+        self._held = b""
         if isinstance(self.cycle, Exchange) and not self.cycle.response_complete:
             self.cycle.give_up()
         for timer in (self._check, self._idle_check):
@@ -162,10 +198,67 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Whether it is the agent that does not read at the moment."""
         return self.flow.read_paused
 
+    # ------------------------------------------------------------------ what arrives
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, but of many requests at once only the first ones."""
+        if self._held:
+            self._held += data  # reading is paused: at most what was under way
+        elif len(data) > SLICE_BYTES and data.count(b"HTTP/1.") > MAX_AHEAD:
+            self._parse_some(data)
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        body_bytes, header_bytes = self._body_bytes, self._header_bytes
+        super().data_received(data)
+        if not self._begun or self._body_bytes != body_bytes:
+            self._dry_bytes = 0
+        else:
+            self._dry_bytes = len(data) + (self._dry_bytes if self._header_bytes == header_bytes else 0)
+        if self._dry_bytes > MAX_DRY_BYTES:
+            self._refuse(431, "headers_too_large", f"{MAX_DRY_BYTES} bytes arrived that are neither header nor body")
+
+    def _parse_some(self, data: bytes) -> None:
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
+            self._parse(data[at : at + SLICE_BYTES])
+            at += SLICE_BYTES
+            if len(self.pipeline) >= MAX_AHEAD:
+                self._held = data[at:]
+                self.flow.pause_reading()
+                return
+
+    def on_response_complete(self) -> None:
+        """An answer is sent: the next request that waits; where none does, more is read."""
+        super().on_response_complete()
+        if self.pipeline or self._held:
+            self.flow.pause_reading()  # the base class reads on, and what waits would grow without bound
+        elif not self.transport.is_closing():
+            self._idle_since_s = self.loop.time()
+        if self._held and not self.pipeline:
+            self.loop.call_soon(self._parse_held)  # this may be inside the parser
+
+    def _parse_held(self) -> None:
+        held, self._held = self._held, b""
+        if not held or self.transport.is_closing():
+            return
+        if self._receiving_since_s is not None:
+            self._receiving_since_s = self.loop.time()  # it was we who did not read
+        self._parse_some(held)
+        if not self._held and not self.pipeline:
+            self.flow.resume_reading()
+
+    def eof_received(self) -> None:
+        """The client sends no more: half a request is refused, a whole one given up, as its sender is gone."""
+        if self._begun and not self.transport.is_closing():
+            self._refuse(400, "bad_http", "the request ended before it was complete")
+
     # ------------------------------------------------------------------ what the parser finds
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._begun = True
         self._header_bytes = self._body_bytes = 0
         self._idle_since_s = None
         if self._receiving_since_s is None:
@@ -218,6 +311,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is here."""
+        self._begun = False
         self._receiving_since_s = None
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -236,11 +330,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if len(body) <= JOINED_BYTES:
             self.transport.write(b"".join((STATUS_LINE[status], fixed, head, b"\r\n", body)))
         else:
-            self.transport.write(b"".join((STATUS_LINE[status], fixed, head, b"\r\n")))
-            self.transport.write(body)
+            self.transport.writelines((b"".join((STATUS_LINE[status], fixed, head, b"\r\n")), body))
         if not exchange.keep_alive:
             self.transport.close()
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or self._held or self.transport.is_closing():
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from agent.api.errors import sentence_of
 from agent.api.openai_request import Asked
 from agent.errors import BackendError, QeilError, RequestError
 from agent.schema.text import TextDone, TextModel, TextPiece
@@ -26,7 +27,7 @@ def error_document(error: QeilError, status: int) -> dict[str, Any]:
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     param = error.context.get("param") if isinstance(error, RequestError) else None
     code = "model_lost" if isinstance(error, BackendError) else error.code
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": sentence_of(error.message), "type": kind, "param": param, "code": code}}
 
 
 def model_document(model: TextModel) -> dict[str, Any]:

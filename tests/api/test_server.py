@@ -215,10 +215,13 @@ def test_requests_in_a_pipeline_are_answered_in_order(connect, server, service):
     assert [client.answer().status for _ in range(3)] == [200, 200, 200]
 
 
-def test_more_clients_than_allowed_are_told_so(connect, serve):
+def test_more_clients_than_allowed_are_told_so(connect, serve, service):
     server = serve(max_connections=1)
+    service.hold = True
     first = connect(server.port)
-    assert first.post(INFER, REQUEST).status == 200
+    first.send(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(REQUEST)))
+    first.send(REQUEST)
+    assert service.arrived.wait(10)
     second = connect(server.port)
     answer = second.answer()
     assert answer.status == 503

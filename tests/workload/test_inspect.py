@@ -6,7 +6,7 @@ import json
 
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from agent.errors import ModelLoadFailed
 from agent.workload import inspect, micro_tflite
@@ -77,6 +77,19 @@ def test_what_is_not_a_model_is_one_line_with_its_path(tmp_path, content):
     with pytest.raises(ModelLoadFailed, match=r"bad\.onnx: not an ONNX model") as caught:
         inspect_in_child(path, "onnx", {}, 60)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", [b"free_length", b"given_name", b"table_name", b"axis"])
+def test_a_name_that_is_no_text_is_damage(tmp_path, name):
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["free_length"]) for n in ("given_name", "y")]
+    table = helper.make_tensor("table_name", TensorProto.INT64, [1], [1])
+    nodes = [helper.make_node("Gather", ["given_name", "table_name"], ["y"], axis=0)]
+    path = tmp_path / "bytes.onnx"
+    written = helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:], [table])).SerializeToString()
+    path.write_bytes(written.replace(name, b"\xff" * len(name)))
+
+    with pytest.raises(ModelLoadFailed, match=r"damaged: .*(no text|protobuf)"):
+        inspect.read(path, "onnx", {})
 
 
 def test_half_a_file_is_damage(tmp_path):
