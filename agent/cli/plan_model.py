@@ -54,6 +54,7 @@ class _Case:
 def plan_model(ask: Ask) -> dict[str, Any]:
     """The document. Raises BadInput for what cannot be understood, PlacementError where nothing fits."""
     from agent.cli.board_choice import about_board, board_and_policy
+    from agent.cli.plan_variants import of_settings
     from agent.placement.fronts import Effort
 
     board, policy = board_and_policy(ask.profile, ask.policy, ask.config)
@@ -65,6 +66,7 @@ def plan_model(ask: Ask) -> dict[str, Any]:
     effort = Effort(ask.method, ask.seed, budget_s, clock, policy.power_cap_w)
     try:
         ask.state.check(board)
+        ask, variants = of_settings(ask, board, policy)
         workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes))
         case = _Case(board, policy, workloads, ask.state, generated(ask.sizes), effort)
         document = _planned(case, ask.points)
@@ -72,7 +74,8 @@ def plan_model(ask: Ask) -> dict[str, Any]:
         raise BadInput(str(error)) from error
     except PlacementError as error:
         raise about_board(error, board, policy, assumed=ask.profile is None) from error
-    return document | {"board_from": "the settings" if ask.profile is None else "--profile"}
+    document["board_from"] = "the settings" if ask.profile is None else "--profile"
+    return document | ({"variants": variants} if variants else {})
 
 
 def _cut(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:

@@ -54,6 +54,11 @@ def show_model(document: dict[str, Any]) -> None:
             f"each token, {moved_ms:.4g} ms hand-over of the cache"
         )
     click.echo(_serving(document))
+    if "variants" in document:
+        print_table(
+            "Files of the model (modelled)", ["", "file", "quality", "best on", "ms", "J", ""],
+            [_variant(row) for row in document["variants"]],
+        )  # fmt: skip
     for entry in document["excluded"]:
         click.echo(f"left out: {entry['accelerator']}: {entry['why']}")
     for note in document["notes"][:MAX_NOTES]:
@@ -97,6 +102,15 @@ def runs(stages: list[dict[str, str]]) -> str:
     """Consecutive stages on one choice as one item."""
     counted = _counted([stage["accelerator"] for stage in stages])
     return " → ".join(f"{name} ({count} stage{'s' if count > 1 else ''})" for name, count in counted)
+
+
+def _variant(row: dict[str, Any]) -> list[str]:
+    latency_s = row["latency_s"]
+    return [
+        "►" if row["chosen"] else "", row["variant"], dash(row["quality"], ".4g"),
+        ", ".join(row["accelerators"]) or "–",
+        dash(None if latency_s is None else latency_s * 1e3, ".4g"), dash(row["energy_j"], ".4g"), row["why"] or "",
+    ]  # fmt: skip
 
 
 def show_front(document: dict[str, Any], chosen: dict[str, Any] | None) -> None:

@@ -80,9 +80,14 @@ def _stage(model: str, placement: dict[str, Any], row: dict[str, Any]) -> list[s
     ]  # fmt: skip
 
 
+def _placement(row: dict[str, Any]) -> str:
+    """Accelerator, and the variant that runs there."""
+    return (row["placement"] or "–") + (f" ({row['variant']})" if row.get("variant") else "")
+
+
 def _model(row: dict[str, Any]) -> list[str]:
     return [
-        row["name"], row["state"] + (f": {row['reason']}" if row["reason"] else ""), row["placement"] or "–",
+        row["name"], row["state"] + (f": {row['reason']}" if row["reason"] else ""), _placement(row),
         row["actual"] or "–", dash(row["accelerated_fraction"], ".0%"), dash(row["p50_ms"], ".2f"),
         dash(row["p99_ms"], ".2f"), dash(row["energy_j"], ".4g"), row["provenance"],
     ]  # fmt: skip

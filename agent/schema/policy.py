@@ -189,6 +189,9 @@ class Policy(FileModel):
     no_thermal_sensor: Literal["derate", "run", "refuse"] = Field(description="for a machine that never had a sensor")
     power_cap_w: float | None = Field(gt=0, description="modelled mean power of a placement; null: no cap")
     memory: Memory
+    quality_floor: float = Field(
+        default=0.99, ge=0, le=1, description="least quality of a precision variant, as a share of the best one's"
+    )
     fallback: Fallback
     admission: Admission
     recovery: Recovery

@@ -112,6 +112,14 @@ class DecoderOptions(FileModel):
     max_requests: int = Field(default=64, ge=1, le=10_000, description="requests under way or waiting; then 503")
 
 
+class VariantEntry(FileModel):
+    """The same model in another file, as a rule in another precision: same inputs and outputs, other numbers."""
+
+    name: Name = Field(description="shown in plan and status, for example int8")
+    path: Path
+    quality: float | None = Field(default=None, ge=0, description="as of the model; without it: not chosen")
+
+
 class ModelEntry(FileModel):
     """A model to serve."""
 
@@ -122,7 +130,21 @@ class ModelEntry(FileModel):
     splits: tuple[str, ...] = Field(
         default=(), max_length=8, description="splits to hold ready beside the plan's choice: accelerators joined by +"
     )
+    quality: float | None = Field(
+        default=None, ge=0, description="how good its answers are, by any measure of yours where more is better"
+    )
+    variants: tuple[VariantEntry, ...] = Field(
+        default=(), max_length=8, description="other precisions, among which the planner chooses; see quality_floor"
+    )
     decoder: DecoderOptions = Field(default=DecoderOptions(), description="for a decoder folder")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ModelEntry:
+        names = [v.name for v in self.variants]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise ValueError(f"variants: the name {twice!r} is used twice")
+        return self
 
 
 class SimulatedAccelerator(FileModel):

@@ -97,6 +97,9 @@ class PlacementStatus:
     reason: str | None = None
     stages: tuple[StageStatus, ...] = ()
     """Of a split model, in order."""
+    variant: str = ""
+    """Which file of the model; empty: the model file itself."""
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class ModelStatus:
     replayed: int = 0
     candidates: tuple[PlacementStatus, ...] = ()
     reason: str | None = None
+    variant: str = ""
+    """Which file of the model its placement runs; empty: the model file itself."""
 
 
 @dataclass(frozen=True)

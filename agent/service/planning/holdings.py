@@ -85,8 +85,11 @@ class Holdings:
         self.left = replace(self.left, free_bytes=free)
 
     def _needed(self, model: ModelPlan, candidate: Candidate) -> dict[str, float]:
-        if model.workload is None:
-            return {}
+        held_bytes = candidate.held_bytes
+        if held_bytes is None:
+            if model.workload is None:
+                return {}
+            held_bytes = workload_bytes(model.workload)
         alive = [p.accelerator for p in candidate.pieces if p.accelerator not in self.left.lost]
         domains = {self._profile.accelerator(name).memory_domain for name in alive}
-        return dict.fromkeys(sorted(domains), workload_bytes(model.workload))
+        return dict.fromkeys(sorted(domains), held_bytes)

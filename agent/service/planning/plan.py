@@ -25,6 +25,11 @@ class Candidate:
     split: str = ""
     kept: bool = False
     """Loaded whatever the policy's standby: the settings name it."""
+    variant: str = ""
+    """Which file of the model; empty: the model file itself."""
+    quality: float | None = None
+    held_bytes: float | None = None
+    """Memory that it takes; None: as the model's workload says."""
 
     @property
     def pieces(self) -> tuple[Candidate, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.errors import ModelLoadFailed, PlacementError
@@ -14,12 +14,14 @@ from agent.placement.limits import Constraints
 from agent.placement.ranking import objectives
 from agent.placement.selection import Incumbent, select
 from agent.placement.state import State
+from agent.placement.variants import Chosen, below_floor, best_per_accelerator
 from agent.ports import LoadSpec, Simulation
 from agent.schema.device import Runtime
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
+from agent.schema.workload import Workload
 from agent.service.board import HOST_RUNTIME, Board
-from agent.service.planning.holdings import Holdings
+from agent.service.planning.holdings import Holdings, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.artifacts import Artifact, check_guard, open_artifact, read_once, workload_of
@@ -29,6 +31,15 @@ SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
 SIMULATED_AMBIENT_C = 25.0
 CPU_PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of a model, read."""
+
+    artifact: Artifact
+    workload: Workload
+    quality: float | None
 
 
 class Planner:
@@ -72,42 +83,90 @@ class Planner:
             made[at] = model
         plan = Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
         if self._apart is not None:
-            self._apart.keep_only([m.digest for m in (*plan.models, *(running.models if running else ()))])
+            inside = [*plan.models, *(running.models if running else ())]
+            loaded = [c.load.path.parent.name for m in inside for c in m.candidates]
+            self._apart.keep_only([*(m.digest for m in inside), *loaded])
         return plan
 
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
-        """One model."""
+        """One model. Of its variants, each accelerator gets the best one that the policy's quality floor admits."""
         try:
-            artifact = open_artifact(entry.path)
-            if self._cache_dir is not None and self._apart is not None:
-                read_once(artifact, self._cache_dir, self._apart.folder_for(artifact))
-            check_guard(artifact, policy.guard.models, self._cache_dir)
-            workload = workload_of(artifact, entry.name, self._cache_dir)
+            artifact, workload = self._read(policy, entry.name, entry.path)
         except ModelLoadFailed as error:
             return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)
         before = running.model(entry.name) if running is not None else None
-        profile, whole = self._board.profile, replace(state, lost=frozenset())
+        own = _File(artifact, workload, entry.quality)
+        files, unusable = self._files(policy, entry, own)
         try:
-            found, rejected = whole_models(workload, profile, policy, whole)
-            if not found and before is not None and before.candidates:
-                # It holds its memory already; what others took since is no reason to stop it.
-                found, rejected = whole_models(workload, profile, policy, replace(whole, free_bytes={}))
+            found, rejected = self._found(files, policy, state, before)
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
-        found = ordered(found, policy, state, before)
-        name = lane_name(entry.name, artifact.digest, before)
-        candidates = [self._candidate(c, artifact, name) for c in found]
+        names = {c.accelerator.name: variant for variant, c in found}
+        order = ordered([c for _, c in found], policy, state, before)
+        candidates = [self._candidate(c, files[names[c.accelerator.name]], names, entry.name, before) for c in order]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
         stages = None
         if before is not None and candidates:
-            order = [c.accelerator for c in (*before.candidates, *candidates)]
-            stages = self._stages.replan(workload, policy, state, list(dict.fromkeys(order)))
+            labels = [c.accelerator for c in (*before.candidates, *candidates)]
+            stages = self._stages.replan(workload, policy, state, list(dict.fromkeys(labels)))
+        rejected = [*rejected, *((f"variant {name}", why) for name, why in unusable.items())]
         return ModelPlan(
             entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
         )
 
-    def _candidate(self, chosen: placement.Candidate, artifact: Artifact, name: str) -> Candidate:
-        accelerator, runtime, cost = chosen.accelerator, chosen.runtime, chosen.cost
+    def _read(self, policy: Policy, model: str, path: Path) -> tuple[Artifact, Workload]:
+        """ModelLoadFailed with the reason where a file cannot be read or the policy's guard refuses it."""
+        artifact = open_artifact(path)
+        if self._cache_dir is not None and self._apart is not None:
+            read_once(artifact, self._cache_dir, self._apart.folder_for(artifact))
+        check_guard(artifact, policy.guard.models, self._cache_dir)
+        return artifact, workload_of(artifact, model, self._cache_dir)
+
+    def _files(self, policy: Policy, entry: ModelEntry, own: _File) -> tuple[dict[str, _File], dict[str, str]]:
+        """The files that may serve, by variant, and why the others may not."""
+        files = {"": own}
+        qualities = {"": entry.quality, **{v.name: v.quality for v in entry.variants}}
+        unusable = below_floor(qualities, policy.quality_floor)
+        for variant in entry.variants:
+            if variant.name in unusable:
+                continue
+            try:
+                artifact, workload = self._read(policy, entry.name, variant.path)
+            except ModelLoadFailed as error:
+                unusable[variant.name] = error.message
+                continue
+            differs = _differs(own.workload, workload)
+            if differs is not None:
+                unusable[variant.name] = differs
+            else:
+                files[variant.name] = _File(artifact, workload, variant.quality)
+        return files, unusable
+
+    def _found(
+        self, files: Mapping[str, _File], policy: Policy, state: State, before: ModelPlan | None
+    ) -> tuple[list[Chosen], list[tuple[str, str]]]:
+        """Variant and placement on each accelerator that may run one, best first; why the others may not."""
+        profile, whole = self._board.profile, replace(state, lost=frozenset())
+        found: dict[str, list[placement.Candidate]] = {}
+        reasons: dict[str, str] = {}
+        for name, file in files.items():
+            found[name], refused = whole_models(file.workload, profile, policy, whole)
+            if not found[name] and before is not None and before.candidates:
+                # It holds its memory already; what others took since is no reason to stop it.
+                found[name], refused = whole_models(file.workload, profile, policy, replace(whole, free_bytes={}))
+            reasons = dict(refused) | reasons  # what is said of the model file comes first
+        held = {c.accelerator: c.variant for c in before.candidates} if before is not None else {}
+        chosen = best_per_accelerator(found, policy, held) if len(files) > 1 else [("", c) for c in found[""]]
+        names = {c.accelerator.name for _, c in chosen}
+        return chosen, [(name, why) for name, why in reasons.items() if name not in names]
+
+    def _candidate(
+        self, chosen: placement.Candidate, file: _File, variants: Mapping[str, str], model: str,
+        before: ModelPlan | None,
+    ) -> Candidate:  # fmt: skip
+        accelerator, runtime, cost, artifact = chosen.accelerator, chosen.runtime, chosen.cost, file.artifact
+        variant = variants[accelerator.name]
+        name = f"{model}@{artifact.digest[:12]}" if variant else lane_name(model, artifact.digest, before)
         simulation = None
         if accelerator.name in self._board.simulated:
             runtime = HOST_RUNTIME["onnx" if artifact.format == "onnx" else "litert"]
@@ -119,7 +178,10 @@ class Planner:
             model=name, path=self._path(artifact, runtime), format=artifact.format, runtime=runtime,
             threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
         )  # fmt: skip
-        return Candidate(accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w)
+        return Candidate(
+            accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w, variant=variant, quality=file.quality,
+            held_bytes=workload_bytes(file.workload) if variant else None,
+        )  # fmt: skip
 
     def _path(self, artifact: Artifact, runtime: Runtime) -> Path:
         """What is loaded: the runtime's own CPU provider maps weights that lie apart, of others nobody knows."""
@@ -132,9 +194,18 @@ def lane_name(model: str, digest: str, before: ModelPlan | None) -> str:
     """What lanes call this version of a model: another file gets another name, so that it is loaded beside the old."""
     if before is None or not before.candidates:
         return model
+    own = next((c for c in before.candidates if not c.variant), None)
     if before.digest == digest:
-        return before.candidates[0].load.model
+        return own.load.model if own is not None else model
     return f"{model}@{digest.rpartition(':')[2][:12]}"
+
+
+def _differs(own: Workload, other: Workload) -> str | None:
+    """What keeps a file from standing in for the model file: other inputs or outputs."""
+    for what, ours, theirs in (("input", own.inputs, other.inputs), ("output", own.outputs, other.outputs)):
+        if {(s.name, s.datatype) for s in ours} != {(s.name, s.datatype) for s in theirs}:
+            return f"its {what}s are not those of the model file"
+    return None
 
 
 def _runs(entry: ModelEntry, running: Plan | None) -> bool:

@@ -203,6 +203,8 @@ class SplittingPlanner(Planner):
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model with its splits."""
         model = super().plan_model(policy, entry, state, running)
+        if any(c.variant for c in model.candidates):
+            return _refused(model, entry.splits, "stages are cut from the model file, and a variant of it serves here")
         before = running.model(entry.name) if running is not None else None
         return self._splits.offer(model, entry, policy, state, before)
 

@@ -247,6 +247,7 @@ class ServingState:
             provenance=reading.provenance, requests=reading.requests, failed=reading.failed,
             replayed=reading.replayed, candidates=self._placements(model, reading, dispatcher),
             reason=self.reason(model) if chosen is None else None,
+            variant=next((c.variant for c in model.candidates if chosen and c.accelerator == chosen.accelerator), ""),
         )  # fmt: skip
 
     def _placements(
@@ -265,7 +266,7 @@ class ServingState:
                     accelerated_fraction=report.accelerated_fraction if report else None,
                     predicted_ms=_ms(candidate.predicted_s), predicted_energy_j=candidate.predicted_energy_j,
                     measured_p50_ms=_ms(measured[1]) if measured else None,
-                    reason=loaded.reason if loaded else None,
+                    reason=loaded.reason if loaded else None, variant=candidate.variant, quality=candidate.quality,
                     stages=stage_statuses(
                         candidate, self._keepers, dispatcher.split_meter.stages(model.name, candidate.accelerator)
                     ),

@@ -41,9 +41,7 @@ class WeightsApart:
         if size_bytes < LEAST_BYTES or folder.is_dir():
             return folder if folder.is_dir() else None
         if size_bytes + self._used_bytes() > self._most_bytes:
-            _log.info(
-                "weights stay in the model file", model=str(artifact.path), cause="no room for more apart"
-            )
+            _log.info("weights stay in the model file", model=str(artifact.path), cause="no room for more apart")
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
         if 2 * size_bytes > shutil.disk_usage(self._folder).free:
