@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from agent.backends.artifact import LoadOrder, LoadOutcome, Session, SimulatedUnit
@@ -14,6 +12,7 @@ from agent.backends.faults import Faults, spoil
 from agent.backends.formats import Array, check_outputs
 from agent.backends.registry import open_session
 from agent.backends.simulated import HeatModel, pad
+from agent.backends.vitals import rss_bytes
 from agent.errors import InferenceFailed, LaneOutOfMemory
 
 
@@ -110,9 +109,3 @@ def _warm_up(session: Session, runs: int) -> tuple[float | None, int, str | None
             first_run_s = time.monotonic() - started_s
             output_bytes = sum(array.nbytes for array in arrays if array.dtype.kind != "O")
     return first_run_s, output_bytes, None
-
-
-def rss_bytes() -> int:
-    """Resident memory of this process."""
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -14,11 +14,11 @@ from agent.errors import LaneDied
 from agent.ports import LaneSpec
 
 STDERR_TAIL_BYTES: Final = 8192
-WORKER: Final = "agent.backends.worker"
+WORKER: Final = "agent.backends.waiting"
 
 
 def arguments(spec: LaneSpec) -> list[str]:
-    """Arguments of a lane's main program but its descriptors, as of `agent.backends.worker`."""
+    """Arguments of a lane's main program but its descriptors, as of `agent.backends.waiting`."""
     command = ["--parent", str(os.getpid()), "--name", spec.accelerator]
     if spec.simulated:
         command.append("--simulated")

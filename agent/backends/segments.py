@@ -7,15 +7,13 @@ given up can never lose the slot that the other process still writes into.
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from agent.backends import sealed
 from agent.backends.formats import Array
 from agent.errors import BackendError
 
@@ -32,28 +30,13 @@ def aligned(nbytes: int, to: int = ALIGNMENT_BYTES) -> int:
 
 def create(name: str, nbytes: int) -> tuple[int, Array]:
     """A new segment: (file descriptor to send and close, its bytes). Sealed, so that no peer can shrink it."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, nbytes)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return fd, np.frombuffer(mmap.mmap(fd, nbytes), np.uint8)
-    except OSError:
-        os.close(fd)
-        raise
+    fd, memory = sealed.create(name, nbytes)
+    return fd, np.frombuffer(memory, np.uint8)
 
 
 def attach(fd: int, nbytes: int) -> Array:
-    """The bytes of a received segment; closes `fd`. Raises BackendError when it is smaller than said or unsealed.
-
-    A segment that the sender could shrink would end the receiver with SIGBUS at some later access.
-    """
-    try:
-        sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-        if not sealed or os.fstat(fd).st_size < nbytes or nbytes <= 0:
-            raise BackendError(f"a shared segment is not the {nbytes} sealed bytes it should be")
-        return np.frombuffer(mmap.mmap(fd, nbytes), np.uint8)
-    finally:
-        os.close(fd)
+    """The bytes of a received segment; closes `fd`. Raises BackendError when it is smaller than said or unsealed."""
+    return np.frombuffer(sealed.attach(fd, nbytes), np.uint8)
 
 
 class Lease:

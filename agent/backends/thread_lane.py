@@ -22,7 +22,7 @@ from agent.backends.formats import check_feeds
 from agent.backends.io import LaneIO, settle
 from agent.backends.models import Load
 from agent.backends.reports import order_of, report_of
-from agent.backends.vitals import VitalsPage
+from agent.backends.vitals import VitalsPage, rss_bytes
 from agent.errors import (
     BackendError,
     InferenceFailed,
@@ -290,7 +290,7 @@ class ThreadLane:
         heat = self._executor.heat
         if heat is not None:
             self._page.heat(*heat.reading(time.monotonic()))
-        self._page.beat(time.monotonic_ns(), execution.rss_bytes())
+        self._page.beat(time.monotonic_ns(), rss_bytes())
 
 
 def _ignore(_: str) -> None:

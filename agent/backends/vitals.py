@@ -6,11 +6,13 @@ The agent writes the permit, the process everything else, so neither needs a mes
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+import mmap
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
-from agent.backends.formats import Array
+if TYPE_CHECKING:
+    from agent.backends.formats import Array
 
 PAGE_BYTES: Final = 4096
 _PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER, _PACE, _BUSY_TOTAL = range(8)
@@ -32,10 +34,11 @@ class Signs(NamedTuple):
 class VitalsPage:
     """The page as either side sees it. Times are CLOCK_MONOTONIC in ns, 0 where there is none yet."""
 
-    def __init__(self, memory: Array | None = None) -> None:
-        page = np.zeros(PAGE_BYTES, np.uint8) if memory is None else memory
-        self._words = page.data.cast("B").cast("q")
-        self._reals = page.data.cast("B").cast("d")
+    def __init__(self, memory: Array | mmap.mmap | None = None) -> None:
+        buffer: Any = bytearray(PAGE_BYTES) if memory is None else memory
+        page = memoryview(buffer).cast("B")
+        self._words = page.cast("q")
+        self._reals = page.cast("d")
         self._rest_until_ns = 0
         if memory is None:
             self.clear()
@@ -107,3 +110,9 @@ class VitalsPage:
 
 def _reading(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process."""
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,9 +1,7 @@
-"""Main program of a lane's process: receives messages, runs models first come first served, shows signs of life.
-
-    python -m agent.backends.worker --channel FD --vitals FD --parent PID --name ACCELERATOR
+"""A lane's process at work: receives messages, runs models first come first served, shows signs of life.
 
 The main thread receives and runs, a second one loads models (so that a load never delays a run), a third writes the
-heartbeat. The process ends with its parent: by the end of the channel, and by the kernel if it is deep in native code.
+heartbeat. `waiting` is its main program.
 """
 
 from __future__ import annotations
@@ -13,13 +11,10 @@ import contextlib
 import ctypes
 import os
 import queue
-import resource
-import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -31,16 +26,11 @@ from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.messages import Channel, Closed, Header, parse, shorten
 from agent.backends.packets import RUN, Done, Run, pack_done, unpack_run
 from agent.backends.segments import Ring
-from agent.backends.vitals import PAGE_BYTES, VitalsPage
+from agent.backends.vitals import VitalsPage
+from agent.backends.waiting import beat
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, PermitExpired, QeilError
 
-HEARTBEAT_S: Final = 0.1
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
-_PR_SET_PDEATHSIG: Final = 1
-_M_MMAP_THRESHOLD: Final = -3
-KEPT_BLOCK_BYTES: Final = 8 * 1024 * 1024
-"""The largest block that the heap keeps for later once it is free. Left to itself the C library raises this to what was
-freed last: the weights of a model that was unloaded would stay with the process."""
 
 
 class _Choice(NamedTuple):
@@ -193,13 +183,12 @@ class Worker:
     # ------------------------------------------------------------------ heartbeat thread
 
     def _beat(self) -> None:
-        while True:
-            heat = self._executor.heat
-            if heat is not None:
-                self._page.heat(*heat.reading(time.monotonic()))
-            self._page.beat(time.monotonic_ns(), execution.rss_bytes())
-            if self._over.wait(HEARTBEAT_S):
-                return
+        beat(self._page, self._over, self._show_heat)
+
+    def _show_heat(self) -> None:
+        heat = self._executor.heat
+        if heat is not None:
+            self._page.heat(*heat.reading(time.monotonic()))
 
 
 def _give_back() -> None:
@@ -233,37 +222,6 @@ def _place(model: _Model, choice: _Choice, slot: int, arrays: list[Array]) -> tu
     return layout, layout.total, fd
 
 
-def prepare(parent: int, affinity: str | None, memory_limit_bytes: int | None) -> None:
-    """Tie this process to its parent and its limits. Exits when the parent is already gone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    with contextlib.suppress(AttributeError):  # only glibc keeps blocks this way
-        libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
-    if os.getppid() != parent:
-        sys.exit(1)
-    if affinity:
-        os.sched_setaffinity(0, [int(core) for core in affinity.split(",")])
-    if memory_limit_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-
-
-def main(argv: Sequence[str]) -> None:
-    """See module."""
-    parser = argparse.ArgumentParser(prog="agent.backends.worker")
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--vitals", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--affinity")
-    parser.add_argument("--memory-limit", type=int)
-    given = parser.parse_args(argv)
-    prepare(given.parent, given.affinity, given.memory_limit)
-    page = VitalsPage(segments.attach(given.vitals, PAGE_BYTES))
+def work(given: argparse.Namespace, page: VitalsPage) -> None:
+    """Serve the channel of a process that was prepared."""
     Worker(Channel(socket.socket(fileno=given.channel)), page, given.name, given.simulated).serve()
-    # Native runtimes may hang or crash in their destructors; there is nothing left to save.
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

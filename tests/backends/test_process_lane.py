@@ -170,6 +170,22 @@ def test_the_process_imports_no_schemas(process_rig: Rig) -> None:
     assert done.stdout.strip() == "False False"
 
 
+def test_a_process_without_a_model_imports_nothing_that_only_models_need_and_can_be_given_one(
+    process_rig: Rig, models: Models
+) -> None:
+    program = "import sys, agent.backends.waiting; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True)
+    assert done.stdout.strip() == "False"
+
+    lane = process_rig.lane()
+    assert until(lambda: lane.vitals() is not None)
+    idle_bytes = lane.vitals().rss_bytes
+    process_rig.load(lane, models.add_one)
+
+    np.testing.assert_array_equal(process_rig.run(lane, {"x": ramp()}).outputs["y"], ramp() + 1)
+    assert until(lambda: lane.vitals().rss_bytes > idle_bytes)
+
+
 def test_the_process_runs_where_and_as_large_as_the_spec_says(process_rig: Rig, models: Models) -> None:
     core = min(os.sched_getaffinity(0))
     lane = process_rig.lane(cpu_affinity=(core,), memory_limit_bytes=8 * 2**30)

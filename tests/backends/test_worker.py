@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.backends import messages, segments, worker
+from agent.backends import messages, segments, waiting, worker
 from agent.backends.artifact import LoadOrder, LoadOutcome, SimulatedUnit
 from agent.backends.calls import Call
 from agent.backends.messages import Channel
@@ -208,7 +208,7 @@ def test_a_real_accelerator_obeys_no_fault(models: Models) -> None:
 
 def test_a_process_whose_parent_is_gone_ends_at_once() -> None:
     with pytest.raises(SystemExit):
-        worker.prepare(parent=-1, affinity=None, memory_limit_bytes=None)
+        waiting.prepare(parent=-1, affinity=None, memory_limit_bytes=None)
 
 
 def test_the_page_is_read_by_one_side_as_the_other_writes_it() -> None:

@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.backends import segments
-from agent.backends.execution import rss_bytes
 from agent.backends.messages import MAX_PACKET_BYTES, Channel, Closed, Header, parse, shorten
-from agent.backends.vitals import PAGE_BYTES, VitalsPage
-from agent.backends.worker import HEARTBEAT_S, prepare
+from agent.backends.vitals import PAGE_BYTES, VitalsPage, rss_bytes
+from agent.backends.waiting import HEARTBEAT_S, prepare
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed, QeilError
 from agent.llm.chat import render
 from agent.llm.engine import Engine, Event, Failed, Job, Written
