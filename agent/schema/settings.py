@@ -84,6 +84,11 @@ class OutboxSettings(FileModel):
 
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
     flush_s: float = Field(default=1.0, gt=0, le=300, description="longest time a telemetry row waits for its commit")
+    max_daily_bytes: int | None = Field(
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="written to flash in a day; telemetry gets slower where that is too little; null: no bound",
+    )
 
 
 class OtlpSettings(FileModel):
@@ -96,11 +101,21 @@ class OtlpSettings(FileModel):
     ca: Path | None = Field(default=None, description="PEM of the authority that signed the collector's certificate")
 
 
+class DecoderSecond(FileModel):
+    """A second accelerator that works on a language model, in a process of its own over the same cache."""
+
+    accelerator: Name
+    layers: int | None = Field(
+        default=None, ge=1, le=1024, description="first layers of every step; null: the prompts, all their layers"
+    )
+
+
 class DecoderOptions(FileModel):
     """How a language model is served. What is left out follows from the memory there is."""
 
     mode: str | None = Field(default=None, description="a mode of the folder, as exact or fast; null: its default")
     accelerator: Name | None = Field(default=None, description="null: the board's CPU")
+    second: DecoderSecond | None = Field(default=None, description="shares the work; null: one does everything")
     threads: int | None = Field(default=None, ge=1, le=256)
     rows: int | None = Field(default=None, ge=1, le=64, description="texts written at once; null: 16, fewer if need be")
     context_tokens: int | None = Field(

@@ -144,6 +144,10 @@ class Outbox:
             self._removed.setdefault((row.cls, row.boot), Spans()).add(row.seq, row.seq)
         self._urgent.set()
 
+    def flush_every(self, flush_s: float) -> None:
+        """Longest time that a telemetry row waits for its commit, from the next commit on."""
+        self._flush_s = flush_s
+
     # ------------------------------------------------------------------ the writer
 
     def _run(self) -> None:

@@ -156,6 +156,19 @@ def test_gaps_fit_their_schema(world):
     assert len(world.rows("gap")) == 2
 
 
+def test_flash_lasts_because_windows_and_commits_get_longer(tmp_path):
+    world = World(tmp_path)
+    world.reporting.outbox.counters["written_bytes"] = 10**9
+    world.clock.advance(61)
+    world.reporting.check()
+    assert "268435456 bytes in a day" in world.posted["flash_wear"]
+    world.run(21)
+    (row,) = world.rows()
+    assert (row["outbox"]["stretch"], row["window_s"]) == (2, 20.0)
+    assert row["outbox"]["bytes_per_day"] > 10**9
+    world.reporting.outbox.stop()
+
+
 def test_the_last_window_is_written_at_the_end(tmp_path):
     world = World(tmp_path)
     world.run(3)
@@ -170,7 +183,7 @@ def test_without_a_broker_the_spool_is_watched_and_nothing_else(world):
     world.reporting.start()
     assert world.reporting.alive()
     world.reporting.check()
-    assert world.posted == {"outbox_failing": None}
+    assert world.posted == {"outbox_failing": None, "flash_wear": None}
     world.reporting.outbox.failing = "disk I/O error"
     world.reporting.check()
     assert "outbox.db: disk I/O error" in world.posted["outbox_failing"]

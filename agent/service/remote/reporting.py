@@ -19,6 +19,7 @@ from agent.service.history import History
 from agent.service.remote.telemetry import Window, next_window
 from agent.service.supervisor import ConditionEvent, Event
 from agent.storage.outbox import Outbox
+from agent.storage.wear import Wear
 
 if TYPE_CHECKING:
     from agent.mqtt.inbound import Inbound
@@ -43,6 +44,7 @@ class Reporting:
         self._boot = boot
         path = settings.state_dir / "outbox.db"
         self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.outbox.flush_s, clock)
+        self._wear = Wear(settings.outbox.max_daily_bytes, clock.monotonic_s())
         self._energies: Callable[[], Mapping[str, float]] = dict
         self._window_s: Callable[[], float] = lambda: 10.0
         self._snapshot: Callable[[], AgentSnapshot | None] = lambda: None
@@ -114,7 +116,7 @@ class Reporting:
         self._window.add(snapshot)
         self.history.tick(snapshot, now_s, self._clock.wall_s())
         self._measure(snapshot, readings)
-        if now_s - self._window.begun_s >= self._window_s():
+        if now_s - self._window.begun_s >= self._wear.window_s(self._window_s()):
             self._window = self._close(self._window, snapshot, now_s)
 
     def _close(self, window: Window, snapshot: AgentSnapshot, now_s: float) -> Window:
@@ -122,11 +124,16 @@ class Reporting:
         energies_j = self._energies()
         row = {"tq": self._time_quality(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
         row["rails"] = {name: _rail(meter.close(now_s)) for name, meter in self._meters.items()}
-        row["outbox"] = dict(self.outbox.counters)
+        row["outbox"] = {**self.outbox.counters, **self._worn(now_s)}
         if self._link is not None and self._publisher is not None:
             row["link"] = {**self._link.counters, **self._publisher.counters}
         self.outbox.append("tlm", row)
         return next_window(snapshot, energies_j, now_s)
+
+    def _worn(self, now_s: float) -> dict[str, float]:
+        """How much flash is worn, and how much slower telemetry is for it."""
+        mean = self._wear.bytes_per_day(now_s)
+        return {"stretch": self._wear.stretch, **({} if mean is None else {"bytes_per_day": round(mean)})}
 
     def _measure(self, snapshot: AgentSnapshot, readings: tuple[Reading, ...]) -> None:
         """Integrate every power and energy sensor; the time with requests in a lane counts as busy."""
@@ -227,6 +234,7 @@ class Reporting:
     def check(self) -> None:
         """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
         self._check_clock()
+        self._check_wear()
         if self._link is not None and self._publisher is not None:
             self._check_link(self._link)
             self._check_delivery(self._publisher, self._link.connected)
@@ -245,6 +253,15 @@ class Reporting:
         unset, self._clock_unset = self._clock_unset, self._time_quality() == "none"
         if unset and not self._clock_unset:
             self.record("clock_set", {"offset_s": round(self._clock.wall_s() - self._clock.monotonic_s(), 3)})
+
+    def _check_wear(self) -> None:
+        """Slow telemetry down, or let it be as quick as it should, so that flash lasts."""
+        stretch = self._wear.step(self.outbox.counters["written_bytes"], self._clock.monotonic_s())
+        self.outbox.flush_every(self._wear.flush_s(self._settings.outbox.flush_s))
+        cause = f"more would be written than {self._wear.budget_bytes_per_day} bytes in a day" if stretch > 1 else None
+        consequence = f"telemetry windows and commits are {stretch:g} times as long"
+        mend = "a longer telemetry.window_s, outbox.flush_s, or a higher outbox.max_daily_bytes"
+        self._condition("flash_wear", cause, consequence, mend)
 
     def _announce(self, link: Link, snapshot: AgentSnapshot | None) -> None:
         """Tell Home Assistant what the board has, where it is wanted, with each connection and each change."""
