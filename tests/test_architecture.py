@@ -102,11 +102,12 @@ def test_native_runtimes_stay_out_of_the_agents_process():
     assert {room(p) for p in users} <= {"backends", "workload", "llm"}
     # What the agent itself imports of `llm` leads to none of them: text is read and written in a decoder's process.
     native_llm = {f"agent.llm.{p.stem}" for p in FILES if room(p) == "llm" and reaches(p, users)}
-    program = PACKAGE / "service" / "decoding" / "decoder_process.py"
+    programs = {PACKAGE / "service" / "decoding" / name for name in ("decoder_process.py", "stage_process.py")}
     for path in FILES:
-        if path != program and room(path) in {"service", "api", "mqtt", "storage", "sensors"}:
+        if path not in programs and room(path) in {"service", "api", "mqtt", "storage", "sensors"}:
             assert not {name.rpartition(".")[0] for name in imports(path)} & native_llm, path
-    assert {name.rpartition(".")[0] for name in imports(program)} & native_llm
+    for program in programs:
+        assert {name.rpartition(".")[0] for name in imports(program)} & native_llm
 
 
 def reaches(path: Path, targets: set[Path]) -> bool:

@@ -36,7 +36,7 @@ def model_document(model: TextModel) -> dict[str, Any]:
         "id": model.name, "object": "model", "created": int(model.since_s), "owned_by": "qeil",
         "qeil": {
             "ready": model.ready, "reason": model.reason, "context_tokens": model.context_tokens, "rows": model.rows,
-            "placement": model.placement, "pid": model.pid,
+            "placement": model.placement, "pid": model.pid, "second_pid": model.second_pid,
         },
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from agent.backends import segments
 from agent.backends.child_lane import ChildLane, Failing, failing
@@ -40,6 +40,9 @@ class DecoderOrder:
     context: int
     prefix_bytes: int
     max_waiting: int
+    role: Literal["alone", "first", "second"] = "alone"
+    """first: another process computes prompts, or the first `layers`; second: it is that one."""
+    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class LaneUsage:
     steps: float
     prefill_s: float
     decode_s: float
+    elsewhere_s: float = 0.0
 
 
 LaneEvent = TextPiece | LaneUsage | QeilError
@@ -126,6 +130,11 @@ class DecoderLane(ChildLane):
                 # Where the process does not read, the job goes on unheard until its end; it has a bound.
                 with suppress(Overloaded, LaneDied):
                     self._send({"k": "cancel", "id": number})
+
+    def meet(self, fd: int) -> None:
+        """Hand over a socket to the process that computes the other part. Raises LaneDied, Overloaded."""
+        with self._lock:
+            self._send({"k": "peer"}, fd)
 
     def _send_job(self, text: bytes) -> None:
         if len(text) <= INLINE_BYTES:

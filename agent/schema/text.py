@@ -104,6 +104,8 @@ class TextModel:
     placement: str | None = None
     pid: int | None = None
     """Process of its lane; None while that is down."""
+    second_pid: int | None = None
+    """Of the lane on a second accelerator."""
 
 
 StrategyName = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]

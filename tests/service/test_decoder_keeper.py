@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from concurrent.futures import Future
 
 import pytest
@@ -24,7 +26,7 @@ class FakeDecoder:
     def __init__(self, world):
         self.world, self.jobs, self.cancelled, self.permits = world, {}, [], []
         self.dead, self.stopped, self.loading = False, False, None
-        self.busy_since_s, self.waited_s = None, 0.0
+        self.busy_since_s, self.waited_s, self.met = None, 0.0, None
         world.lanes.append(self)
 
     def start(self, on_death):
@@ -57,6 +59,16 @@ class FakeDecoder:
         number = len(self.jobs) + 1
         self.jobs[number] = (job, on_event)
         return number
+
+    def meet(self, fd):
+        if self.dead:
+            raise LaneDied("gone")
+        self.hang_up()
+        self.met = socket.socket(fileno=os.dup(fd))
+
+    def hang_up(self):
+        if self.met is not None:
+            self.met.close()
 
     def cancel(self, number):
         self.cancelled.append(number)

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from agent.llm.chat import render
 from agent.llm.engine import Engine, Event, Failed, Job, Written
 from agent.llm.folder import open_folder
 from agent.llm.grammar import Grammars
+from agent.llm.peer import PeerLost, SocketPeer
 from agent.llm.row import Prompt
 from agent.llm.sampler import Sampling
 from agent.llm.session import DecoderSession
@@ -52,23 +53,18 @@ class DecoderProcess:
         self._poll.register(channel.sock, select.POLLIN)
         self._engine: Engine | None = None
         self._grammars: Grammars | None = None
-        self._over = threading.Event()
+        self._peer: SocketPeer | None = None
 
     def serve(self) -> None:
         """Work until told to stop or until the other side is gone."""
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        try:
+        with heartbeat(self._page), contextlib.suppress(Closed):
             while self._listen():
                 self._work()
-        except Closed:
-            return
-        finally:
-            self._over.set()
 
     def _listen(self) -> bool:
         """Take in what has arrived, waiting only where there is nothing else to do; False: told to stop."""
         wait_ms: int | None = 0
-        if self._engine is None or self._engine.idle:
+        if self._engine is None or self._engine.idle or not self._engine.session.complete:
             wait_ms = None
         elif not self._page.permitted(time.monotonic_ns()):
             wait_ms = PAUSE_MS
@@ -88,23 +84,40 @@ class DecoderProcess:
                 self._write(json.loads(text))
             elif header["k"] == "cancel" and self._engine is not None:
                 self._engine.cancel(header["id"])
+            elif header["k"] == "peer" and fd is not None and self._engine is not None:
+                self._meet(self._engine, socket.socket(fileno=fd))
             wait_ms = 0
         return True
 
     def _work(self) -> None:
         engine, now_ns = self._engine, time.monotonic_ns()
-        if engine is None or engine.idle or not self._page.permitted(now_ns) or self._page.rest_s(now_ns) > 0:
+        if engine is None or engine.idle or not engine.session.complete:
+            return
+        if not self._page.permitted(now_ns) or self._page.rest_s(now_ns) > 0:
             return
         self._page.begin(now_ns)
         try:
             events = engine.turn()
+        except PeerLost:
+            engine.session.earlier = None  # texts wait for the next process of the other layers; the cache is there
+            events = engine.take_events()
         except InferenceFailed as error:
             for number in engine.abandon():
                 self._refuse(number, error)
-            return
+            events = engine.take_events()
         finally:
             self._page.end(time.monotonic_ns())
         self._tell(engine, events)
+
+    def _meet(self, engine: Engine, sock: socket.socket) -> None:
+        """The agent brings the process that computes the other part."""
+        if self._peer is not None:
+            self._peer.close()
+        self._peer = peer = SocketPeer(sock, engine.pool)
+        if engine.session.layers_elsewhere:
+            engine.session.earlier = peer
+        else:
+            engine.session.prompts = peer
 
     # ------------------------------------------------------------------ messages
 
@@ -115,14 +128,19 @@ class DecoderProcess:
             folder = open_folder(Path(header["folder"]))
             self._grammars = Grammars(folder)
             threads: int = header["threads"]
-            session = DecoderSession(folder, threads=threads, mode=header["mode"])
+            paired = header["role"] == "first"
+            session = DecoderSession(
+                folder, threads=threads, mode=header["mode"], layers_elsewhere=header["layers"] if paired else 0
+            )
             self._engine = Engine(
                 session, rows=header["rows"], context=header["context"], max_waiting=header["max_waiting"],
-                prefix_bytes=header["prefix_bytes"], clock=lambda: time.process_time() / threads,
+                prefix_bytes=header["prefix_bytes"], shared=paired,
+                clock=lambda: time.process_time() / threads,
             )  # fmt: skip
-            self._engine.add(Job(0, Prompt((0,), 2), (0,)))
-            while not self._engine.idle:
-                self._engine.turn()
+            if session.complete:
+                self._engine.add(Job(0, Prompt((0,), 2), (0,)))
+                while not self._engine.idle:
+                    self._engine.turn()
         except QeilError as error:
             self._engine = None
             answer |= {"error": ModelLoadFailed.code, "text": shorten(error.message)}
@@ -173,14 +191,6 @@ class DecoderProcess:
         self._send_pieces(pieces[:half])
         self._send_pieces(pieces[half:])
 
-    # ------------------------------------------------------------------ heartbeat thread
-
-    def _beat(self) -> None:
-        while True:
-            self._page.beat(time.monotonic_ns(), rss_bytes())
-            if self._over.wait(HEARTBEAT_S):
-                return
-
 
 def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
     folder = engine.session.folder
@@ -208,9 +218,27 @@ def _fields(engine: Engine, event: Written) -> list[Any]:
     return fields
 
 
-def main(argv: Sequence[str]) -> None:
-    """See module."""
-    parser = argparse.ArgumentParser(prog="agent.service.decoding.decoder_process")
+@contextlib.contextmanager
+def heartbeat(page: VitalsPage) -> Iterator[None]:
+    """Write signs of life on a thread of its own."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while True:
+            page.beat(time.monotonic_ns(), rss_bytes())
+            if over.wait(HEARTBEAT_S):
+                return
+
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def begin(program: str, argv: Sequence[str], serve: Callable[[Channel, VitalsPage], None]) -> None:
+    """Become the process of a lane and serve until its end."""
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--vitals", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -222,9 +250,14 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.suppress(ImportError):  # said when a model is to be loaded
         importlib.import_module("onnxruntime")
     page = VitalsPage(segments.attach(given.vitals, PAGE_BYTES))
-    DecoderProcess(Channel(socket.socket(fileno=given.channel)), page).serve()
+    serve(Channel(socket.socket(fileno=given.channel)), page)
     # Native runtimes may hang or crash in their destructors; there is nothing left to save.
     os._exit(0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """See module."""
+    begin("agent.service.decoding.decoder_process", argv, lambda channel, page: DecoderProcess(channel, page).serve())
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilErr
 from agent.llm.sizes import DecoderSizes, read_sizes
 from agent.ports import Clock, LaneSpec
 from agent.schema.policy import Policy
-from agent.schema.settings import ModelEntry
+from agent.schema.settings import DecoderSecond, ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
 from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
 from agent.service.board import Board
 from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
 from agent.service.decoding.decoder_power import DecoderPower, modelled_power
 from agent.service.decoding.decoder_room import make_room
+from agent.service.decoding.decoder_second import PROGRAM as STAGE_PROGRAM
+from agent.service.decoding.decoder_second import DecoderPair, check_second, second_bytes, second_home
 from agent.service.decoding.text_stream import TextStream
 from agent.service.serving.lane_keeper import LaneKeeper
 from agent.service.serving.serving_state import InForce
@@ -44,6 +46,8 @@ class _Served:
 
     entry: ModelEntry
     keeper: DecoderKeeper | None = None
+    pair: DecoderPair | None = None
+    """With a second accelerator that shares the work."""
     reason: str | None = None
     note: str | None = None
     sizes: DecoderSizes | None = None
@@ -87,9 +91,11 @@ class Decoders:
         if keeper is None:
             return TextModel(served.entry.name, False, served.reason or "the agent is starting", 0, 0, self._since_s)
         order, lane = keeper.home.order, keeper.lane
+        second = served.pair.second.lane if served.pair is not None else None
         return TextModel(
             served.entry.name, keeper.state == "ready", self._reason(served), order.context, order.rows, self._since_s,
             keeper.home.accelerator, lane.pid() if lane is not None else None,
+            second.pid() if second is not None else None,
         )  # fmt: skip
 
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextStreamHandle:
@@ -137,13 +143,27 @@ class Decoders:
         sizes = served.sizes = read_sizes(entry.path)
         graph = sizes.graph(options.mode)
         accelerator = self._accelerator(options.accelerator)
-        room = make_room(sizes, options, self._room_bytes(accelerator, policy), policy.standby)
+        second = options.second
+        room_bytes = self._room_bytes(accelerator, policy)
+        if second is not None:
+            self._accelerator(second.accelerator)
+            check_second(sizes, second, accelerator)
+            room_bytes -= second_bytes(sizes, second)
+        room = make_room(sizes, options, room_bytes, policy.standby)
         served.note = room.note
-        self._promised_bytes += room.bytes_
+        self._promised_bytes += room.bytes_ + (0.0 if second is None else second_bytes(sizes, second))
         unit = self._board.profile.accelerator(accelerator)
         threads = options.threads or self._board.threads(unit)
         order = DecoderOrder(
-            str(entry.path), options.mode, threads, room.rows, room.context, options.prefix_cache_bytes, 4096
+            str(entry.path),
+            options.mode,
+            threads,
+            room.rows,
+            room.context,
+            options.prefix_cache_bytes,
+            4096,
+            "alone" if second is None else "first",
+            (second.layers or 0) if second is not None else 0,
         )
         home = DecoderHome(
             entry.name, accelerator, order, options.max_requests, sizes.weight_bytes * TURN_S_PER_BYTE, policy.standby
@@ -153,15 +173,30 @@ class Decoders:
             home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
         )
         served.keeper.start(self._clock.monotonic_s())
+        if second is not None:
+            self._share(served, second)
 
         def model_power() -> None:
             try:
-                served.power = modelled_power(graph, self._board.profile, policy, accelerator)
+                served.power = modelled_power(graph, self._board.profile, policy, accelerator, second)
             except QeilError as error:
                 served.no_power = error.message
                 _log.warning("joules unknown", model=entry.name, cause=error.message)
 
         threading.Thread(target=model_power, name="decoder-power", daemon=True).start()
+
+    def _share(self, served: _Served, second: DecoderSecond) -> None:
+        """Start the second process of a model."""
+        first = served.keeper
+        assert first is not None  # noqa: S101  (just placed)
+        threads = self._board.threads(self._board.profile.accelerator(second.accelerator))
+        spec = LaneSpec(f"{served.entry.name} on {second.accelerator}", threads)
+        keeper = DecoderKeeper(
+            second_home(first.home, second, threads), lambda: self._make_lane(spec, STAGE_PROGRAM), self._clock,
+            lambda _stream, _report: None,
+        )  # fmt: skip
+        keeper.start(self._clock.monotonic_s())
+        served.pair = DecoderPair(first, keeper)
 
     def _accelerator(self, wanted: str | None) -> str:
         units = [a for a in self._board.profile.accelerators if a.name not in self._board.simulated]
@@ -190,10 +225,17 @@ class Decoders:
         limits = self._in_force().policy.recovery
         for served in self._served.values():
             if served.keeper is not None:
-                verdict = keepers[served.keeper.home.accelerator].verdict
-                permit_until_s = now_s + limits.permit_s if verdict.permit else 0.0
-                self._shares[served.entry.name] = verdict.capacity_share
-                served.keeper.tick(permit_until_s, limits, now_s, verdict.pace or 1.0)
+                pair = served.pair
+                lanes = [served.keeper] if pair is None else [served.keeper, pair.second]
+                # The first process asks the second one, so it waits for the permits of both and keeps the slower pace.
+                verdicts = [keepers[lane.home.accelerator].verdict for lane in lanes]
+                permit_until_s = now_s + limits.permit_s if all(v.permit for v in verdicts) else 0.0
+                self._shares[served.entry.name] = min(v.capacity_share for v in verdicts)
+                pace = min(v.pace or 1.0 for v in verdicts)
+                for lane in lanes:
+                    lane.tick(permit_until_s, limits, now_s, pace)
+                if pair is not None:
+                    pair.tick()
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """What status shows of them."""
@@ -208,7 +250,7 @@ class Decoders:
         return ModelStatus(
             name=entry.name, state=state, requested="CPUExecutionProvider",
             actual=", ".join(report.providers) if report else "", accelerated_fraction=1.0 if report else None,
-            placement=keeper.home.accelerator if keeper is not None and report else None,
+            placement=_where(served) if report else None,
             p50_ms=times[len(times) // 2] * 1e3 if times else None,
             p99_ms=times[int(0.99 * (len(times) - 1))] * 1e3 if times else None,
             energy_j=energies[len(energies) // 2] if energies else None,
@@ -239,6 +281,8 @@ class Decoders:
         for served in self._served.values():
             if served.keeper is not None:
                 served.keeper.stop(timeout_s)
+            if served.pair is not None:
+                served.pair.second.stop(timeout_s)
 
     # ------------------------------------------------------------------ lanes' thread
 
@@ -260,9 +304,16 @@ class Decoders:
                     prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance,
                     None if served.power is not None else served.no_power,
                 ),
-                served.keeper.home.accelerator, ", ".join(report.providers), self._in_force().digest, stream.replays,
+                _where(served), ", ".join(report.providers), self._in_force().digest, stream.replays,
             )
         )  # fmt: skip
+
+
+def _where(served: _Served) -> str:
+    """Names of the accelerators, in the order of the work."""
+    assert served.keeper is not None  # noqa: S101  (it has a report)
+    own = served.keeper.home.accelerator
+    return own if served.pair is None else f"{served.pair.second.home.accelerator}+{own}"
 
 
 @dataclass(frozen=True)
