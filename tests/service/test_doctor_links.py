@@ -1,0 +1,146 @@
+"""Doctor: the port, the broker, certificates and secrets."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from agent.schema.settings import HttpSettings, MqttSettings, MqttTls
+from agent.service.doctor import doctor_links
+from agent.service.doctor.certificates import expires_at_s
+from tests.service.test_doctor import NOW_S, by_check, settings
+
+
+def made_certificate(folder, days):
+    """A self-signed certificate and its key, and when it ends according to openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command")
+    certificate, key = folder / f"c{days}.pem", folder / f"k{days}.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+               "-keyout", key, "-out", certificate, "-days", str(days), "-subj", "/CN=broker.invalid"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    end = subprocess.run(
+        [openssl, "x509", "-noout", "-enddate", "-in", certificate], check=True, capture_output=True, text=True
+    )
+    return certificate, key, ssl.cert_time_to_seconds(end.stdout.strip().removeprefix("notAfter="))
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    return made_certificate(tmp_path_factory.mktemp("pem"), 365)
+
+
+def test_a_free_port_and_a_unix_socket_are_fine_and_a_foreign_address_is_not(tmp_path):
+    assert doctor_links.http_port(settings(tmp_path)).result == "ok"
+    assert doctor_links.http_port(settings(tmp_path, http=HttpSettings(unix_socket=tmp_path / "s"))).result == "ok"
+    foreign = HttpSettings(host="192.0.2.1", api_key_file=tmp_path / "k")
+    assert doctor_links.http_port(settings(tmp_path, http=foreign)).result == "fail"
+
+
+@pytest.mark.parametrize(("status", "result"), [(200, "ok"), (404, "fail")])
+def test_a_taken_port_is_fine_when_an_agent_answers_there(tmp_path, status, result):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        found = doctor_links.http_port(settings(tmp_path, http=HttpSettings(port=server.server_port)))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    assert found.result == result
+
+
+def test_the_broker_is_tried_and_its_absence_is_no_failure(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = MqttSettings(host="127.0.0.1", port=listener.getsockname()[1])
+        assert doctor_links.broker(settings(tmp_path, mqtt=there)).result == "ok"
+    result = doctor_links.broker(settings(tmp_path, mqtt=there))
+    assert result.result == "warn"
+    assert "not reachable" in result.message
+    assert doctor_links.broker(settings(tmp_path)).result == "ok"
+
+
+def serve_tls_once(listener, pem):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem[0], pem[1])
+    connection, _ = listener.accept()
+    try:
+        context.wrap_socket(connection, server_side=True).close()
+    except OSError:
+        connection.close()
+
+
+def test_a_broker_whose_certificate_is_not_trusted_fails_with_the_reason(tmp_path, pem):
+    other = tmp_path / "other.pem"
+    other.write_text(pem[0].read_text())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_tls_once, args=(listener, pem))
+        thread.start()
+        mqtt = MqttSettings(
+            host="127.0.0.1", port=listener.getsockname()[1],
+            tls=MqttTls(ca=other, certificate=pem[0], key=pem[1]),
+        )  # fmt: skip
+        result = doctor_links.broker(settings(tmp_path, mqtt=mqtt))
+        thread.join()
+
+    assert result.result == "fail"
+    assert "TLS is refused" in result.message
+    assert "127.0.0.1" in result.message
+
+
+@pytest.mark.parametrize("days", [365, 30_000])  # two-digit years until 2049, four-digit ones after
+def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path, days):
+    certificate, _, ends_s = made_certificate(tmp_path, days)
+
+    assert expires_at_s(certificate) == ends_s
+
+
+@pytest.mark.parametrize(("left_s", "result"), [(40 * 86_400, "ok"), (86_400, "warn"), (-1, "fail")])
+def test_a_certificate_that_ends_soon_is_a_warning_and_an_ended_one_a_failure(tmp_path, pem, left_s, result):
+    http = HttpSettings(tls_certificate=pem[0], tls_key=pem[1])
+
+    results = by_check(doctor_links.certificates(settings(tmp_path, http=http), pem[2] - left_s))
+
+    assert (results["http certificate"].result, results["http key"].result) == (result, "ok")
+
+
+def test_unreadable_damaged_and_foreign_certificates_fail(tmp_path, pem):
+    text, damaged, key = tmp_path / "t.pem", tmp_path / "d.pem", tmp_path / "wrong-key.pem"
+    text.write_text("hello")
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n")
+    key.write_text("no key")
+
+    def checked(certificate, key):
+        tls = MqttTls(ca=pem[0], certificate=certificate, key=key)
+        mqtt = MqttSettings(host="b", tls=tls, password_file=tmp_path / "none")
+        return by_check(doctor_links.certificates(settings(tmp_path, mqtt=mqtt), pem[2] - 1e7))
+
+    for certificate in (text, damaged, tmp_path / "absent.pem"):
+        assert checked(certificate, pem[1])["broker certificate"].result == "fail"
+    assert checked(pem[0], key)["broker key"].result == "fail"
+    assert checked(pem[0], tmp_path / "absent.pem")["broker key"].result == "fail"
+    assert checked(pem[0], pem[1])["broker password"].result == "fail"
+
+
+def test_a_secret_that_others_can_read_is_a_warning(tmp_path):
+    secret = tmp_path / "key"
+    secret.write_text("s")
+    for mode, result in ((0o644, "warn"), (0o600, "ok")):
+        secret.chmod(mode)
+        found = doctor_links.certificates(settings(tmp_path, http=HttpSettings(api_key_file=secret)), NOW_S)
+        assert [r.result for r in found] == [result]
