@@ -24,11 +24,9 @@ class Clock(Protocol):
 
     def monotonic_s(self) -> float:
         """Seconds that never jump (CLOCK_MONOTONIC, comparable between processes of one boot)."""
-        ...
 
     def wall_s(self) -> float:
         """Seconds since 1970, which may jump."""
-        ...
 
 
 # ---------------------------------------------------------------------------------------------- sensors
@@ -55,7 +53,6 @@ class Sensor(Protocol):
 
     def read(self, now_s: float) -> Reading:
         """One short, bounded read."""
-        ...
 
 
 # ---------------------------------------------------------------------------------------------- lanes
@@ -96,6 +93,10 @@ class LoadSpec:
     threads: int
     simulation: Simulation | None = None
     warmup_runs: int = 2
+    source: Path | None = None
+    """The model file, where `path` is made from it."""
+    engines: Path | None = None
+    """Folder in which a runtime that compiles keeps what it made for the next start; None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +155,15 @@ class Doorbells(Protocol):
 
     def fileno(self) -> int:
         """Readable when something has arrived."""
-        ...
 
     def serve(self) -> None:
         """Take in what has arrived, completing futures on the calling thread; never waits."""
-        ...
 
     def adopt(self) -> None:
         """The caller serves from now on."""
-        ...
 
     def release(self) -> None:
         """The lanes' own thread serves again."""
-        ...
 
 
 class Lane(Protocol):
@@ -180,7 +177,6 @@ class Lane(Protocol):
 
     def start(self, on_death: Callable[[str], None]) -> None:
         """Start the process; `on_death(cause)` is called once per death with signal and last stderr line."""
-        ...
 
     def load(self, spec: LoadSpec, timeout_s: float) -> Future[LoadReport]:
         """Load beside what is loaded. Fails with ModelLoadFailed, LaneDied."""

@@ -37,6 +37,8 @@ class LoadOrder:
     threads: int = 1
     warmup_runs: int = 2
     simulation: SimulatedUnit | None = None
+    engines: str | None = None
+    """Folder for what a provider that compiles keeps for the next start."""
 
     def to_json(self) -> dict[str, Any]:
         """For the load message."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.backends import engine_cache
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
 from agent.errors import InferenceFailed, LaneOutOfMemory, ModelLoadFailed
@@ -96,6 +97,7 @@ def open_session(order: LoadOrder) -> OnnxSession:
         raise ModelLoadFailed(f"{order.model}: there is no model file {order.path}")
     options = _session_options(ort, order)
     notes: list[str] = []
+    before = engine_cache.engines_in(Path(order.engines)) if order.engines is not None else frozenset()
     try:
         recorded = _record_assignment(options, notes)
         with warnings.catch_warnings():
@@ -103,6 +105,7 @@ def open_session(order: LoadOrder) -> OnnxSession:
             warnings.simplefilter("ignore")
             session = _make_session(ort, order, options, notes)
         session.disable_fallback()
+        _say_engines(order, before, notes)
         assignment = _assignment(session, order.provider, recorded, notes)
     except errors as error:
         raise ModelLoadFailed(f"{order.model}: {reason(error)}") from error
@@ -161,15 +164,39 @@ def _record_assignment(options: Any, notes: list[str]) -> bool:
 
 
 def _make_session(ort: Any, order: LoadOrder, options: Any, notes: list[str]) -> Any:
-    provider_options = {k: v for k, v in order.options.items() if not k.startswith(_SESSION_OPTION_PREFIX)}
+    own = {k: v for k, v in order.options.items() if not k.startswith(_SESSION_OPTION_PREFIX)}
     if order.plugin is not None:
         devices = _plugin_devices(ort, order)
-        options.add_provider_for_devices(devices[:1], provider_options)
+        device = devices[0].ep_metadata.get("ov_device")
+        options.add_provider_for_devices(devices[:1], _with_cache(order, own, device, notes))
         return ort.InferenceSession(order.path, options)
     if order.provider not in ort.get_available_providers():
         notes.append(f"{order.provider} is not in this onnxruntime ({', '.join(ort.get_available_providers())})")
         return ort.InferenceSession(order.path, options, providers=[CPU])
-    return ort.InferenceSession(order.path, options, providers=[(order.provider, provider_options)])
+    return ort.InferenceSession(order.path, options, providers=[(order.provider, _with_cache(order, own, None, notes))])
+
+
+def _say_engines(order: LoadOrder, before: frozenset[str], notes: list[str]) -> None:
+    """What became of the cache: a first load that compiles is long, and the next one is not."""
+    if order.engines is None or not engine_cache.caches(order.provider):
+        return
+    made = engine_cache.engines_in(Path(order.engines)) - before
+    if made:
+        notes.append(f"compiled; what was compiled is kept for the next start in {order.engines}")
+    elif before:
+        notes.append(f"compiled engines were there already in {order.engines}")
+
+
+def _with_cache(order: LoadOrder, options: dict[str, str], device: str | None, notes: list[str]) -> dict[str, str]:
+    """The provider's options with its engine cache, where it has one and the folder can be made."""
+    if order.engines is None or not engine_cache.caches(order.provider):
+        return options
+    try:
+        Path(order.engines).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        notes.append(f"compiled engines are not kept: {order.engines}: {error.strerror}")
+        return options
+    return engine_cache.with_cache(order.provider, options, order.engines, device)
 
 
 def _plugin_devices(ort: Any, order: LoadOrder) -> list[Any]:

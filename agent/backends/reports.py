@@ -17,6 +17,7 @@ def order_of(spec: LoadSpec) -> LoadOrder:
         model=spec.model, path=str(spec.path.absolute()), backend=runtime.backend, provider=runtime.provider,
         plugin=runtime.plugin, options=dict(runtime.options), threads=spec.threads, warmup_runs=spec.warmup_runs,
         simulation=None if simulation is None else SimulatedUnit(**asdict(simulation)),
+        engines=None if spec.engines is None else str(spec.engines.absolute()),
     )  # fmt: skip
 
 

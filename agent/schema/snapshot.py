@@ -100,6 +100,10 @@ class PlacementStatus:
     variant: str = ""
     """Which file of the model; empty: the model file itself."""
     quality: float | None = None
+    loading_s: float | None = None
+    """Time since its load began, while it loads or compiles; with what is expected of it, where that is known."""
+    expected_load_s: float | None = None
+    expected_load_provenance: Literal["measured", "modelled", "unknown"] = "unknown"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def test_a_plan_loads_the_graph_whose_weights_lie_apart_and_forgets_that_of_a_ve
     paths = [plan.models[0].candidates[0].load.path for plan in (first, second)]
 
     assert [p.name for p in paths] == [GRAPH_FILE] * 2
+    assert first.models[0].candidates[0].load.source == tmp_path / "m.onnx"  # whom known questions are shared with
     assert paths[0].is_file()  # requests are still served from it
 
     third = plans(planner, tmp_path / "m.onnx", second)

@@ -176,7 +176,7 @@ class Planner:
             )  # fmt: skip
         load = LoadSpec(
             model=name, path=self._path(artifact, runtime), format=artifact.format, runtime=runtime,
-            threads=runtime.threads or self._board.threads(accelerator), simulation=simulation,
+            threads=runtime.threads or self._board.threads(accelerator), simulation=simulation, source=artifact.path,
         )  # fmt: skip
         return Candidate(
             accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w, variant=variant, quality=file.quality,

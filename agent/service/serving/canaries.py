@@ -157,8 +157,9 @@ class Canaries:
 
 def _subject(spec: LoadSpec) -> str:
     """Names the content by path, size and time: what was answered before the file changed proves nothing."""
+    path = spec.source or spec.path
     try:
-        stat = spec.path.stat()
+        stat = path.stat()
     except OSError:
-        return f"{spec.model}:{spec.path}"
-    return f"{spec.model}:{spec.path}:{stat.st_size}:{stat.st_mtime_ns}"
+        return f"{spec.model}:{path}"
+    return f"{spec.model}:{path}:{stat.st_size}:{stat.st_mtime_ns}"

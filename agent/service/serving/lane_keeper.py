@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from agent.control import fault_detector, lane_health
+from agent.control.load_estimate import Estimate
 from agent.control.thermal_governor import Level, ThermalVerdict
 from agent.errors import QeilError
 from agent.ports import Lane, LaneSpec, LaneVitals, LoadReport
@@ -20,6 +22,7 @@ from agent.schema.policy import Recovery
 from agent.schema.snapshot import LaneState
 from agent.service.planning.plan import Candidate
 from agent.service.serving.canaries import CAUSE, Canaries, Finding
+from agent.service.serving.load_times import Loading, LoadTimes
 
 STARTUP_TIMEOUT_S = 60.0
 """A Python process with a native runtime answers within seconds; a Raspberry Pi on a slow card needs up to twenty."""
@@ -34,6 +37,8 @@ class LoadedModel:
     report: LoadReport | None = None
     reason: str | None = None
     deaths_while_loading: int = 0
+    loading: Loading | None = None
+    """The load under way and what is expected of it, where loads are timed."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class LaneKeeper:
     vitals: LaneVitals | None = None
     canaries: Canaries | None = None
     """Asked after every load, before the model counts as loaded; None: nothing is asked."""
+    times: LoadTimes | None = None
+    engines: Path | None = None
+    """Folder in which this accelerator's compiled models are kept."""
     slowest_s: dict[str, float] = field(default_factory=dict)
     """p99 of the recent calls, by model, as measured."""
     _waits: _Waits = field(default_factory=_Waits)
@@ -142,8 +150,10 @@ class LaneKeeper:
     def _load(self, model: LoadedModel, limits: Recovery) -> None:
         assert self.lane is not None  # noqa: S101  (callers checked)
         generation, name = self.generation, model.candidate.load.model
+        load = replace(model.candidate.load, engines=self.engines)
+        loading = model.loading = None if self.times is None else self.times.begin(self.name, load)
         try:
-            future = self.lane.load(model.candidate.load, limits.load_timeout_s)
+            future = self.lane.load(load, limits.load_timeout_s)
         except QeilError as error:
             self.post(LoadDoneEvent(self.name, generation, name, None, error.message))
             return
@@ -153,6 +163,8 @@ class LaneKeeper:
             report = None if error else future.result()
             sentence = None if error is None else getattr(error, "message", f"{type(error).__name__}: {error}")
             lane = self.lane
+            if report is not None and self.times is not None and loading is not None:
+                self.times.end(loading)
             if report is None or self.canaries is None or lane is None or generation != self.generation:
                 self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
                 return
@@ -182,6 +194,13 @@ class LaneKeeper:
             return None
         loading.state, loading.reason = "refused", f"loading it ends the lane: {cause}"
         return loading
+
+    def progress(self, model: str) -> tuple[float, Estimate] | None:
+        """Seconds since the model's load began and what is expected of it; None while none is under way."""
+        entry = self.models.get(model)
+        if entry is None or entry.state != "loading" or entry.loading is None or self.times is None:
+            return None
+        return self.times.elapsed_s(entry.loading), entry.loading.told
 
     def settled(self) -> bool:
         """Whether the process answers and nothing is loading any more."""

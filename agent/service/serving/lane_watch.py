@@ -14,15 +14,22 @@ from functools import partial
 import structlog
 
 from agent.control.degradation import degradation
+from agent.control.load_estimate import sentence
 from agent.schema.policy import Recovery
 from agent.service.serving.canaries import Canaries, Finding
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneKeeper
 
 _log = structlog.get_logger("canary")
+_models = structlog.get_logger("models")
 
 SUSPECT_PAUSE_S = 0.5
 """Shortest time between two canaries that suspicions ask for on one lane."""
+
+LONG_LOAD_S = 5.0
+"""A load that takes longer is told of, again after each further such time."""
+
+LONG_LOAD_MEND = "wait; a runtime that compiles keeps the result for the next start, where it can"
 
 MEMORY_FAILURES = 3
 """Failed allocations after which a lane begins anew."""
@@ -39,6 +46,7 @@ class LaneWatch:
         """`tell(type, cause, consequence, mend)` shows a condition, cause None clears it."""
         self._tell = tell
         self._degraded: dict[str, str] = {}
+        self._long: dict[str, int] = {}
         self._canaries = canaries
         self._keepers = keepers
         self._dispatcher = dispatcher
@@ -78,6 +86,7 @@ class LaneWatch:
                 self._ask(keeper)
 
         self._degradations()
+        self._loads()
 
     def _degradations(self) -> None:
         """Show what the absence of lanes costs each model, and whether that is within the bound."""
@@ -98,6 +107,24 @@ class LaneWatch:
                     f"{within} the bound of {found.bound:.2g}"
                 )
                 self._tell(kind, cause, consequence, "lanes return by themselves; see the lane's own condition")
+
+    def _loads(self) -> None:
+        """Tell of loads that take long, in steps; a runtime that compiles says nothing for minutes."""
+        told = {}
+        for keeper in self._keepers.values():
+            for name in list(keeper.models):
+                load = keeper.progress(name)
+                if load is None or load[0] < LONG_LOAD_S:
+                    continue
+                kind, step = f"loading:{name}@{keeper.name}", int(load[0] / LONG_LOAD_S)
+                told[kind] = step
+                if self._long.get(kind) != step:
+                    cause = sentence(keeper.name, name, *load)
+                    _models.info("loading", lane=keeper.name, model=name, progress=cause)
+                    self._tell(kind, cause, "it is not served from there yet", LONG_LOAD_MEND)
+        for kind in self._long.keys() - told.keys():
+            self._tell(kind, None, "", "")
+        self._long = told
 
     @staticmethod
     def _time_s(keeper: LaneKeeper, model: str) -> float | None:

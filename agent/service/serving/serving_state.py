@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agent.control import fallback, lane_health
 from agent.ports import LoadReport, ModelMetadata
@@ -267,6 +268,7 @@ class ServingState:
                     predicted_ms=_ms(candidate.predicted_s), predicted_energy_j=candidate.predicted_energy_j,
                     measured_p50_ms=_ms(measured[1]) if measured else None,
                     reason=loaded.reason if loaded else None, variant=candidate.variant, quality=candidate.quality,
+                    **self._load_under_way(candidate),
                     stages=stage_statuses(
                         candidate, self._keepers, dispatcher.split_meter.stages(model.name, candidate.accelerator)
                     ),
@@ -274,6 +276,17 @@ class ServingState:
             )  # fmt: skip
         rows += [PlacementStatus(name, "rejected", "", "", None, None, None, None, why) for name, why in model.rejected]
         return tuple(rows)
+
+    def _load_under_way(self, candidate: Candidate) -> dict[str, Any]:
+        """Elapsed and expected time of the load that its pieces wait for longest."""
+        found = [self._keepers[p.accelerator].progress(p.load.model) for p in candidate.pieces]
+        loads = [load for load in found if load is not None]
+        if not loads:
+            return {}
+        elapsed_s, told = max(loads, key=lambda load: load[0])
+        return {
+            "loading_s": elapsed_s, "expected_load_s": told.expected_s, "expected_load_provenance": told.provenance,
+        }  # fmt: skip
 
 
 def _ms(seconds: float | None) -> float | None:
