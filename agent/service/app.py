@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import structlog
 
 from agent import __version__
 from agent.api.server import HttpServer
+from agent.backends.engine_cache import prune
 from agent.backends.factory import LaneFactory
 from agent.errors import Overloaded
 from agent.placement.state import State
@@ -49,6 +51,7 @@ from agent.service.serving.inference import AgentInference
 from agent.service.serving.input_screen import InputScreen
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving.lane_watch import LaneWatch
+from agent.service.serving.load_times import LoadTimes
 from agent.service.serving.model_set import ModelSet
 from agent.service.serving.quarantine import Quarantine
 from agent.service.serving.routing_table import RoutingTable
@@ -222,14 +225,20 @@ class App:
         free_bytes = available_bytes(SysfsReader(Path("/")))
         return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes)
 
+    @cached_property
+    def _load_times(self) -> LoadTimes:
+        return LoadTimes(self.settings.state_dir, self._clock)
+
     def _keeper(self, accelerator: Accelerator) -> LaneKeeper:
         simulated = accelerator.name in self.board.simulated
         runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
         spec = LaneSpec(accelerator.name, self.board.threads(accelerator), max_queue=4096, simulated=simulated)
+        engines = self.settings.state_dir / "engines" / accelerator.name
+        prune(engines)
         return LaneKeeper(
             spec, self._lanes, self._post,
             "simulated" if simulated else (runtime.backend if runtime else "none"),
-            runtime.provider if runtime else "none", canaries=self.canaries,
+            runtime.provider if runtime else "none", canaries=self.canaries, times=self._load_times, engines=engines,
         )  # fmt: skip
 
     def _accepted(self, wanted: InForce) -> None:
@@ -296,6 +305,7 @@ class App:
     def _beat(self) -> None:
         """Feed the watchdog, but only with proof that the tick, the sampler and the link's loop make progress."""
         self._starts.look()
+        self._load_times.save()
         remote = self.remote is None or self.remote.alive()
         if self.supervisor.alive() and self.sampler.alive() and self.reporting.alive() and remote:
             snapshot = self.supervisor.snapshot
