@@ -149,6 +149,17 @@ def test_after_a_death_each_text_goes_on_from_its_own_tokens():
     assert (world.finished[0][0].replays, world.keeper.counters["replayed"]) == (1, 1)
 
 
+def test_a_request_whose_texts_were_all_sent_is_finished_when_the_lane_dies_before_its_account():
+    world = World().loaded()
+    _, events = world.write()
+    world.lane.says(1, (0, 5, "stop"), (1, 6, "stop"))
+    world.lane.kill("killed")
+    world.tick()
+    ((stream, report),) = world.finished
+    assert (stream.usages, report, world.keeper.streams()) == ([], REPORT, 0)
+    assert len(events) == 2
+
+
 def test_a_text_that_had_not_begun_is_begun_again_beside_one_that_had():
     world = World().loaded()
     world.write()

@@ -113,6 +113,17 @@ def test_joules_are_unknown_where_no_power_is_known(tmp_path, monkeypatch):
     assert (usage.energy_j, usage.provenance, usage.energy_reason) == (None, "unknown", "no coefficient")
 
 
+def test_joules_are_unknown_where_a_process_was_lost_with_its_account(world):
+    handle, events = world.ready().write()
+    handle.stream.replays = 1
+    job = world.lanes[0].jobs[1][1]
+    job(1, TextPiece(0, 5, "a", "stop"))
+    job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4))
+    usage = events[-1].usage
+    assert (usage.energy_j, usage.provenance) == (None, "unknown")
+    assert "lost" in usage.energy_reason
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [({"model": "smal"}, NotFound, "did you mean 'smol'"), ({"samples": 17}, BadInput, "16 at once")],

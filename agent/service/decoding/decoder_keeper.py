@@ -58,6 +58,7 @@ class DecoderKeeper:
         self._spare_load: Future[DecoderReport] | None = None
         self._spare_since_s = float("-inf")
         self.report: DecoderReport | None = None
+        self._last_report: DecoderReport | None = None
         self.refused: str | None = None
         self.counters = {"streams": 0, "failed": 0, "replayed": 0, "tokens": 0}
         self._make_lane, self._clock, self._finish = make_lane, clock, finish
@@ -209,7 +210,7 @@ class DecoderKeeper:
                 self.refused = getattr(error, "message", str(error))
                 _log.warning("decoder refused", model=self.home.model, cause=self.refused)
             else:
-                self.report = done.result()
+                self.report = self._last_report = done.result()
                 for stream in list(self._streams):
                     self._submit(stream)
         if error is not None:
@@ -223,6 +224,11 @@ class DecoderKeeper:
 
     def _give_up_replayed(self, limits: Recovery) -> None:
         for stream in list(self._streams):
+            if stream.ended and self._last_report is not None:  # all is sent; the account of what it took is lost
+                with self._lock:
+                    self._forget(stream)
+                self._finish(stream, self._last_report)
+                continue
             stream.replays += 1
             if stream.replays > limits.max_replays:
                 self._fail(

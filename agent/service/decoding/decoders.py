@@ -290,7 +290,10 @@ class Decoders:
         usages = stream.usages
         energy_j: float | None = None
         provenance: EnergyProvenance = "unknown"
-        if served.power is not None:
+        reason = None if served.power is not None else served.no_power
+        if stream.replays or not usages:
+            reason = "a process was lost meanwhile, and with it the account of what it took"
+        if served.power is not None and reason is None:
             energy_j, provenance = sum(served.power.energy_j(usage) for usage in usages), "modelled"
             served.energies_j.append(energy_j)
         compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
@@ -301,8 +304,7 @@ class Decoders:
         stream.on_event(
             TextDone(
                 TextUsage(
-                    prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance,
-                    None if served.power is not None else served.no_power,
+                    prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance, reason
                 ),
                 _where(served), ", ".join(report.providers), self._in_force().digest, stream.replays,
             )
