@@ -7,11 +7,10 @@ it never waits for a native runtime. Must not import any runtime.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Final
 
 from agent.backends import calls
-from agent.backends.calls import Call, CallQueue
+from agent.backends.calls import Call, CallQueue, Promise
 from agent.backends.child_lane import ChildLane, Failing, failing
 from agent.backends.faults import Kind, injection
 from agent.backends.head_start import Spare
@@ -94,14 +93,15 @@ class ProcessLane(ChildLane):
             self._require()
             if self._models.get(model) is None:
                 raise NotLoaded(f"{model} is not loaded on {self.spec.accelerator}")
-            call = Call(self._next_number(), model, inputs, outputs, deadline_s)
+            number = self._next_number()
+            call = Call(number, model, inputs, outputs, deadline_s, Promise(self._dropped, number))
             if deadline_s <= self._clock.monotonic_s():
                 settle(call.future, error=calls.too_late(call, self.spec.accelerator))
                 return call.future
             self._queue.add(call)
             refused = self._pump()
-        self._refuse(refused)
-        call.future.add_done_callback(partial(self._cancelled, call.number))
+        if refused:
+            self._refuse(refused)
         self._io.remind(deadline_s)
         return call.future
 
@@ -123,7 +123,7 @@ class ProcessLane(ChildLane):
         if channel is None or self._cause is not None:
             return []
         try:
-            while len(queue.sent) < WINDOW and (call := queue.first()) is not None:
+            while queue.waiting and len(queue.sent) < WINDOW and (call := queue.first()) is not None:
                 try:
                     if not self._send_call(channel, call):
                         break
@@ -157,11 +157,9 @@ class ProcessLane(ChildLane):
         for call, error in refused:
             settle(call.future, error=error)
 
-    def _cancelled(self, number: int, done: Future[LaneReply]) -> None:
-        # By number: a future that referred to its own call would keep the answer's slot until the next collection.
-        if done.cancelled():
-            with self._lock:
-                self._queue.drop(number)
+    def _dropped(self, number: int) -> None:
+        with self._lock:
+            self._queue.drop(number)
 
     # ------------------------------------------------------------------ whoever serves the doorbells
 

@@ -42,14 +42,18 @@ def attach(fd: int, nbytes: int) -> Array:
 class Lease:
     """One slot of a ring while somebody refers to it. Arrays made by `view` keep it alive."""
 
+    __slots__ = ("index", "ring", "start")
+
     def __init__(self, ring: Ring, index: int) -> None:
         self.ring = ring
         self.index = index
         self.start = index * ring.slot_bytes
-        address = ring.address + self.start
-        self.__array_interface__ = {
-            "shape": (ring.slot_bytes,), "typestr": "|u1", "data": (address, False), "version": 3,
-        }  # fmt: skip
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """How numpy sees the slot's bytes."""
+        address = self.ring.address + self.start
+        return {"shape": (self.ring.slot_bytes,), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def view(self) -> Array:
         """The slot's bytes as an array that refers to this lease."""

@@ -90,12 +90,15 @@ class VitalsPage:
         self._words[_BUSY] = 0
         self._words[_BUSY_TOTAL] += busy_ns
         share = self._reals[_PACE]
-        rest_ns = busy_ns * (1.0 / share - 1.0) if 0.0 < share < 1.0 else 0.0
-        self._rest_until_ns = now_ns + int(min(rest_ns, MAX_REST_S * _NS_PER_S))
+        if 0.0 < share < 1.0:
+            rest_ns = busy_ns * (1.0 / share - 1.0)
+            self._rest_until_ns = now_ns + int(min(rest_ns, MAX_REST_S * _NS_PER_S))
+        else:
+            self._rest_until_ns = 0
 
     def rest_s(self, now_ns: int) -> float:
         """Time that the next run has to wait for the pace; 0 where it may begin."""
-        return max(0, self._rest_until_ns - now_ns) / _NS_PER_S
+        return (self._rest_until_ns - now_ns) / _NS_PER_S if self._rest_until_ns > now_ns else 0.0
 
     def beat(self, now_ns: int, rss_bytes: int) -> None:
         """Sign of life."""

@@ -113,10 +113,11 @@ class Worker:
         model = self._models.get(run.load)
         if model is None or model.inputs is None:
             raise BackendError(f"{self._name} does not hold that model any more")
-        rest_s = self._page.rest_s(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        rest_s = self._page.rest_s(now_ns)
         if rest_s > 0:
             time.sleep(rest_s)
-        now_ns = time.monotonic_ns()
+            now_ns = time.monotonic_ns()
         if model.inputs.ring.cancelled(run.slot) or now_ns > run.deadline_ns:
             raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
         if not self._page.permitted(now_ns):
