@@ -96,6 +96,12 @@ class Memory(FileModel):
     """Limits on what is held in memory."""
 
     max_cpq: float = Field(gt=0, lt=1, description="largest share of a memory domain that may be filled")
+    min_free_bytes: int = Field(
+        default=33_554_432, ge=0, description="requests are refused where they would leave less of the board's memory"
+    )
+    max_stalled_share: float = Field(
+        default=0.2, gt=0, le=1, description="requests are refused while memory is scarce and all wait for it so long"
+    )
 
 
 class Fallback(FileModel):

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from agent.sensors.memory import meminfo, read_memory
 from agent.sensors.sysfs import Missing, SysfsReader
 
 CPU_FOLDER = "sys/devices/system/cpu"
@@ -51,7 +52,7 @@ def read_host(reader: SysfsReader, machine: str | None = None) -> HostFacts:
     features = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
     words = frozenset(features.group(1).split()) if features else frozenset()
     logical = len(cpus) or len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) or 1
-    memory = _meminfo(reader)
+    memory = meminfo(reader)
     limit = _memory_limit(reader)
     total = memory.get("MemTotal")
     device_tree = _text(reader, "proc/device-tree/model") or _text(reader, "sys/firmware/devicetree/base/model")
@@ -131,15 +132,10 @@ def _cache(reader: SysfsReader, cpus: tuple[int, ...]) -> int | None:
     return max(sizes, default=None)
 
 
-def _meminfo(reader: SysfsReader) -> dict[str, int]:
-    lines = (_text(reader, "proc/meminfo", 1 << 16) or "").splitlines()
-    rows = (re.fullmatch(r"(\w+):\s+(\d+) kB", line.strip()) for line in lines)
-    return {row.group(1): int(row.group(2)) * 1024 for row in rows if row}
-
-
 def available_bytes(reader: SysfsReader) -> int | None:
-    """Memory that programs can get without swapping, now."""
-    return _meminfo(reader).get("MemAvailable")
+    """Memory that this process can get without swapping, now, within the bounds of its control group."""
+    free = read_memory(reader).available_bytes
+    return None if free is None else int(free)
 
 
 def _memory_limit(reader: SysfsReader) -> int | None:

@@ -24,6 +24,7 @@ from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.host import available_bytes
+from agent.sensors.memory import read_errors, read_memory
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, status_view
@@ -44,6 +45,7 @@ from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.reporting import Reporting
 from agent.service.sampler import Sampler
 from agent.service.serving import model_store
+from agent.service.serving.board_watch import BoardWatch
 from agent.service.serving.canaries import Canaries
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.held_answers import HeldAnswers
@@ -156,13 +158,10 @@ class App:
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
-        self.screen = InputScreen(
-            self.dispatcher.infer, lambda: self.supervisor.in_force.policy.guard.tensors,
-            StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
-        )  # fmt: skip
+        self.board_watch, self.screen = self._guards(state_dir)
         self.texts = Answering(
             self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
-            TextScreen(self.screen, lambda: self.supervisor.in_force.policy.guard.texts).check,
+            self.board_watch.before(TextScreen(self.screen, lambda: self.supervisor.in_force.policy.guard.texts).check),
             AnswerBook(AnswerStore(state_dir / "answers.json")),
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
@@ -195,6 +194,20 @@ class App:
         guarded = {m.name: "" for m in self.decoders.text_models()} | {m.name: m.digest for m in current.plan.models}
         self.screen.look(guarded, now_s)
         self.decoders.tick(self.supervisor.keepers, now_s)
+        self.board_watch.look(self.supervisor.keepers, now_s)
+
+    def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen]:
+        """What stands before the dispatcher."""
+        root = SysfsReader(Path("/"))
+        board_watch = BoardWatch(
+            lambda: read_memory(root), lambda: read_errors(root), lambda: self.supervisor.in_force.policy.memory,
+            self.dispatcher.meters, self._tell,
+        )  # fmt: skip
+        screen = InputScreen(
+            board_watch.before(self.dispatcher.infer), lambda: self.supervisor.in_force.policy.guard.tensors,
+            StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
+        )  # fmt: skip
+        return board_watch, screen
 
     def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
         self.supervisor.post(ConditionEvent(kind, cause, consequence, mend))

@@ -79,6 +79,12 @@ class Meter:
             _, times = self._per_lane.get(accelerator, (0, deque()))
             return _quantile(sorted(times), 0.99) if len(times) >= ENOUGH else None
 
+    def typical_s(self, accelerator: str) -> float | None:
+        """Median of the recent calls on a lane; None before there are enough to speak of one."""
+        with self._lock:
+            _, times = self._per_lane.get(accelerator, (0, deque()))
+            return _quantile(sorted(times), 0.5) if len(times) >= ENOUGH else None
+
     def read(self) -> MeterReading:
         """A consistent copy."""
         with self._lock:
