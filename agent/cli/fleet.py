@@ -13,6 +13,7 @@ from agent.cli.fleet_boards import label_command, ls_command, show_command, watc
 from agent.cli.fleet_bundle import bundle_command
 from agent.cli.fleet_ids import new_id
 from agent.cli.fleet_keys import key_option, load_key, password
+from agent.cli.fleet_migrate import migrate_command
 from agent.cli.fleet_orders import apply_command, exec_command, rollback_command, rollout_group
 from agent.cli.fleet_serve import serve_command, token_command
 from agent.cli.fleet_simulate import simulate_command
@@ -98,6 +99,6 @@ def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel],
 
 for _command in (
     bundle_command, serve_command, token_command, ls_command, show_command, watch_command, label_command, exec_command,
-    apply_command, rollout_group, rollback_command, simulate_command,
+    apply_command, rollout_group, rollback_command, simulate_command, migrate_command,
 ):  # fmt: skip
     fleet_command.add_command(_command)

@@ -18,6 +18,7 @@ from agent.fleet.inventory import Inventory
 from agent.fleet.operations import Operations
 from agent.fleet.outgoing import Outgoing
 from agent.fleet.rest import Rest
+from agent.fleet.retention import Keeper
 from agent.fleet.rollouts import Rollouts
 from agent.fleet.store import Store, open_engine
 from agent.fleet.tokens import Tokens
@@ -28,7 +29,7 @@ from agent.mqtt.topics import ControllerTopics
 from agent.ports import Clock
 from agent.schema.fleet import FleetSettings
 
-ROUND_S = 0.5
+ROUND_S, KEEP_EVERY_S = 0.5, 600.0
 START_S = 10.0
 _log = structlog.get_logger("controller")
 
@@ -45,6 +46,9 @@ class Controller:
         self.inventory = Inventory(self._engine, settings.silent_s, settings.missing_s, clock.wall_s)
         self.outgoing = Outgoing(self._engine, keys, clock.wall_s)
         self.rollouts = Rollouts(self._engine, self.inventory, self.outgoing, settings.name, clock.wall_s)
+        self.keeper = Keeper(self._engine, settings.retention, clock.wall_s)
+        self._keep_s = clock.monotonic_s()
+        self._clock = clock
         self._archives = Archives(settings.archives, self.send)
         self.consumer = Writers([self._writer(clock) for _ in range(self._writers())])
         topics = ControllerTopics(settings.name, settings.group, settings.receive_maximum)
@@ -125,6 +129,8 @@ class Controller:
         try:
             self.outgoing.round(self.send)
             self.rollouts.round(self.send)
+            if self._clock.monotonic_s() >= self._keep_s and not self.keeper.round():
+                self._keep_s = self._clock.monotonic_s() + KEEP_EVERY_S
         except StorageError as error:
             _log.warning("waits for the database", cause=error.message)
 

@@ -17,6 +17,10 @@ from agent.fleet.selection import selection
 
 Status = Literal["online", "silent", "offline", "unknown"]
 MAX_ROWS = 1000
+COLUMNS = (
+    "tenant", "board", "status", "heard_s", "profile", "policy", "mode", "temperature_c", "energy_j", "provenance",
+    "missing", "bundle_ver", "bundle_status", "conditions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ class Inventory:
         entries = [self._entry(row, missing.get((row["tenant"], row["board"]), 0)) for row in found]
         return [entry for entry in entries if wanted(entry.facts())]
 
+    def overview(self, tenant: str | None) -> dict[str, Any]:
+        """Every board in few bytes, for pages that show all: columns, and a list of values for each board."""
+        entries = self.boards(tenant)
+        values = [[*(getattr(e, name) for name in COLUMNS[:-1]), len(e.conditions)] for e in entries]
+        return {"now_s": self._wall_s(), "columns": list(COLUMNS), "boards": values}
+
     def board(self, key: BoardKey) -> BoardDetail:
         """One board; NotFound."""
         table, streams = tables.boards, tables.streams
@@ -132,6 +142,18 @@ class Inventory:
             offsets = {boot: self._offset_s(db, key, boot) for boot in undated}
         return [{**r, "when_s": _when_s(r["row"], offsets.get(r["boot"]))} for r in shown]
 
+    def hours(self, key: BoardKey, limit: int) -> list[dict[str, Any]]:
+        """What telemetry left of the newest hours that are no longer kept as rows, newest first."""
+        table = tables.hours
+        with _reading(self._engine) as db:
+            found = db.execute(
+                select(table)
+                .where(table.c.tenant == key[0], table.c.board == key[1])
+                .order_by(table.c.hour_s.desc())
+                .limit(min(MAX_ROWS, limit))
+            ).mappings()
+            return [{k: v for k, v in r.items() if k not in {"tenant", "board"}} for r in found]
+
     def _offset_s(self, db: Connection, key: BoardKey, boot: int) -> float | None:
         """Wall clock less monotonic clock of a boot that began without the time, once it was set."""
         table = tables.rows
@@ -154,7 +176,7 @@ class Inventory:
 
     def _entry(self, row: RowMapping, missing: int) -> BoardEntry:
         state, latest, bundle = _plain(row["state"]) or {}, _plain(row["latest"]) or {}, _plain(row["bundle"]) or {}
-        energy_j, provenance = _energy(latest)
+        energy_j, provenance = energy(latest)
         conditions = [c for c in state.get("cond", []) if isinstance(c, dict)]
         if missing:
             conditions.append({"type": "rows_missing", "since": "", "cause": f"{missing} rows never came"})
@@ -162,7 +184,7 @@ class Inventory:
         return BoardEntry(
             row["tenant"], row["board"], self._status(row), row["heard_s"], _word(state.get("agent")),
             _word(state.get("profile")), _word(policy.get("name")) if isinstance(policy, dict) else None,
-            _labels(row["labels"]), _word(latest.get("mode")), _hottest(latest), energy_j, provenance, missing,
+            _labels(row["labels"]), _word(latest.get("mode")), hottest(latest), energy_j, provenance, missing,
             tuple({str(k): str(v) for k, v in c.items()} for c in conditions[:64]),
             bundle.get("in_force_ver") if isinstance(bundle.get("in_force_ver"), int) else None,
             _word(bundle.get("status")),
@@ -225,13 +247,14 @@ def _when_s(row: dict[str, Any], offset_s: float | None) -> float | None:
     return None if mono_s is None or offset_s is None else mono_s + offset_s
 
 
-def _hottest(latest: dict[str, Any]) -> float | None:
+def hottest(latest: dict[str, Any]) -> float | None:
+    """°C of the hottest accelerator of a telemetry row."""
     found = [a.get("temperature_c") for a in _parts(latest, "accelerators")]
     values = [_real(t.get("last")) for t in found if isinstance(t, dict)]
     return max((v for v in values if v is not None), default=None)
 
 
-def _energy(latest: dict[str, Any]) -> tuple[float | None, str]:
+def energy(latest: dict[str, Any]) -> tuple[float | None, str]:
     """Joules per inference over all models of a window; None where any that served gives none."""
     total_j, answers, weakest = 0.0, 0.0, "measured"
     for model in _parts(latest, "models"):

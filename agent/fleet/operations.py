@@ -54,6 +54,10 @@ class Operations:
         """Entries."""
         return [entry.as_json() for entry in self._inventory.boards(tenant, select_text)]
 
+    def overview(self, tenant: str | None) -> dict[str, Any]:
+        """All boards in few bytes."""
+        return self._inventory.overview(tenant)
+
     def board(self, key: BoardKey) -> dict[str, Any]:
         """Detail."""
         return self._inventory.board(key).as_json()
@@ -63,6 +67,10 @@ class Operations:
         if cls not in {"tlm", "evt", "gap"}:
             raise NotFound("rows are tlm, evt or gap")
         return self._inventory.rows(key, cls, limit)
+
+    def hours(self, key: BoardKey, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        return self._inventory.hours(key, limit)
 
     def label(self, key: BoardKey, labels: Labels, who: str) -> dict[str, Any]:
         """Replace the labels of a board."""

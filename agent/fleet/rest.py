@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hmac
 import json
 from collections import Counter
@@ -20,10 +21,12 @@ from starlette.routing import Route
 from agent.api import prometheus
 from agent.errors import BadInput, ConfigError, NotFound, QeilError, StorageError, TooLarge
 from agent.fleet.operations import Operations
+from agent.fleet.page import Page
 from agent.fleet.tokens import Token, Tokens
 from agent.schema.fleet import Labels, Role, RolloutRequest, Signed
 
 MAX_BODY_BYTES = 512 * 1024
+MIN_COMPRESSED_BYTES = 4096
 Method = Literal["GET", "POST", "PUT"]
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -117,6 +120,10 @@ class Rest:
             Endpoint("GET", "/v1/openapi.json", None, "this description", lambda _: self.openapi()),
             Endpoint("GET", "/metrics", "read", "for Prometheus", lambda _: do.metrics(self.requests)),
             Endpoint(
+                "GET", "/v1/fleet", "read", "every board in few bytes, as a table",
+                lambda c: do.overview(c.query("tenant") or None), query=("tenant",),
+            ),
+            Endpoint(
                 "GET", "/v1/boards", "read", "boards that a selection wants",
                 lambda c: do.boards(c.query("tenant") or None, c.query("select")), query=("tenant", "select"),
             ),
@@ -127,6 +134,11 @@ class Rest:
             Endpoint(
                 "GET", "/v1/boards/{tenant}/{board}/rows/{cls}", "read", "its newest rows",
                 lambda c: do.rows((c.path("tenant"), c.path("board")), c.path("cls"), c.number("limit", 100, 1000)),
+                query=("limit",),
+            ),
+            Endpoint(
+                "GET", "/v1/boards/{tenant}/{board}/hours", "read", "sums of its hours that are no longer kept as rows",
+                lambda c: do.hours((c.path("tenant"), c.path("board")), c.number("limit", 100, 1000)),
                 query=("limit",),
             ),
             Endpoint(
@@ -159,7 +171,9 @@ class Rest:
     def app(self) -> Starlette:
         """The application."""
         routes = [Route(e.path, self._handler(e), methods=[e.method]) for e in self.endpoints]
-        return Starlette(routes=routes)
+        page = Page()
+        shown = [Route("/", page.index, methods=["GET"]), Route("/page/{name}", page.file, methods=["GET"])]
+        return Starlette(routes=[*routes, *shown])
 
     def _handler(self, endpoint: Endpoint) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
@@ -173,7 +187,7 @@ class Rest:
                 return self._counted(endpoint, _refusal(StorageError("the database does not answer; try again")))
             if isinstance(answer, bytes):
                 return self._counted(endpoint, Response(answer, media_type=prometheus.CONTENT_TYPE))
-            return self._counted(endpoint, JSONResponse(answer))
+            return self._counted(endpoint, await run_in_threadpool(_answered, request, answer))
 
         return handle
 
@@ -235,6 +249,15 @@ async def _body(request: Request) -> bytes:
             raise TooLarge(f"at most {MAX_BODY_BYTES} bytes are taken")
         parts.append(part)
     return b"".join(parts)
+
+
+def _answered(request: Request, answer: Any) -> Response:
+    """JSON, compressed where that pays and the client takes it."""
+    response = JSONResponse(answer)
+    if len(response.body) < MIN_COMPRESSED_BYTES or "gzip" not in request.headers.get("accept-encoding", ""):
+        return response
+    headers = {"content-encoding": "gzip", "vary": "accept-encoding"}
+    return Response(gzip.compress(response.body, 1), media_type="application/json", headers=headers)
 
 
 def _refusal(error: QeilError) -> JSONResponse:

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Engine,
     Float,
     Index,
@@ -17,12 +18,13 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
 from agent.errors import StorageError
 
-LAYOUT = 1
+LAYOUT = 2
 metadata = MetaData()
 ROOM = {"fillfactor": 40}
 """Rows that every batch changes: room in their page spares PostgreSQL new entries in every index."""
@@ -38,6 +40,17 @@ rows = Table(
     Index("qeil_rows_at", "at_s"),
 )  # fmt: skip
 """Telemetry, events and gaps by their key."""
+
+hours = Table(
+    "qeil_hours", metadata,
+    Column("tenant", String(64), primary_key=True), Column("board", String(64), primary_key=True),
+    Column("hour_s", BigInteger, primary_key=True),
+    Column("windows", BigInteger, nullable=False), Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False), Column("energy_j", Float, nullable=False),
+    Column("energy_answers", BigInteger, nullable=False), Column("modelled", Boolean, nullable=False),
+    Column("hottest_c", Float), Index("qeil_hours_hour", "hour_s"),
+)  # fmt: skip
+"""What is left of telemetry rows after their time: sums per board and hour; joules of `energy_answers` answers."""
 
 streams = Table(
     "qeil_streams", metadata,
@@ -100,17 +113,42 @@ rollout_boards = Table(
 
 
 def prepare(engine: Engine) -> None:
-    """Make the tables, or check that those that are there are of this layout. StorageError for a newer one."""
-    if not inspect(engine).has_table(layout.name):
-        metadata.create_all(engine)
-        with engine.begin() as db:
-            if db.execute(select(layout.c.version)).first() is None:
-                db.execute(insert(layout).values(version=LAYOUT))
-        return
+    """Make the tables, or bring those that are there to this layout, one controller at a time.
+
+    StorageError for a newer layout. Where nothing is to be done no right to change tables is needed.
+    """
+    if inspect(engine).has_table(layout.name):
+        with engine.connect() as db:
+            if _found(db) == LAYOUT:
+                return
     with engine.begin() as db:
-        found = int(db.execute(select(layout.c.version)).scalar_one())
-        if found > LAYOUT:
-            raise StorageError(f"the database has layout {found}, this version knows {LAYOUT}; install a newer one")
-        if found < LAYOUT:
-            metadata.create_all(db)
-            db.execute(update(layout).values(version=LAYOUT))
+        if engine.dialect.name == "postgresql":
+            db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        metadata.create_all(db)  # tables that are there stay as they are
+        found = _found(db)
+        if found is None:
+            db.execute(insert(layout).values(version=LAYOUT))
+            return
+        for step in range(found, LAYOUT):
+            for change in _CHANGES[step].get(engine.dialect.name, ()):
+                db.execute(text(change))
+        db.execute(update(layout).values(version=LAYOUT))
+
+
+_LOCK = 0x7165696C
+_CHANGES: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {
+        "postgresql": (
+            f"ALTER TABLE qeil_boards SET (fillfactor = {ROOM['fillfactor']})",
+            f"ALTER TABLE qeil_streams SET (fillfactor = {ROOM['fillfactor']})",
+        )
+    },
+}
+"""From each layout to the next, what beside new tables is to be done."""
+
+
+def _found(db: Connection) -> int | None:
+    found = db.execute(select(layout.c.version)).scalar_one_or_none()
+    if found is not None and found > LAYOUT:
+        raise StorageError(f"the database has layout {found}, this version knows {LAYOUT}; install a newer one")
+    return found

@@ -23,6 +23,14 @@ class FleetHttp(FileModel):
     tls_key: Path | None = None
 
 
+class Retention(FileModel):
+    """How long what is kept."""
+
+    rows_days: float = Field(default=30.0, gt=0, description="telemetry rows; then sums per board and hour are left")
+    events_days: float = Field(default=365.0, gt=0, description="events and gap rows")
+    hours_days: float = Field(default=1095.0, gt=0, description="sums per board and hour")
+
+
 class FleetSettings(FileModel):
     """fleet.yaml."""
 
@@ -37,6 +45,7 @@ class FleetSettings(FileModel):
     missing_s: float = Field(default=120.0, gt=0, description="numbers missing for longer raise a condition")
     receive_maximum: int = Field(default=2000, ge=1, le=65535, description="messages under way to this controller")
     writers: int = Field(default=2, ge=1, le=16, description="threads that store, on PostgreSQL; SQLite has one")
+    retention: Retention = Retention()
     archives: Path | None = Field(default=None, description="folder of bundle archives that boards ask for over MQTT")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
