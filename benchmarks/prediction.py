@@ -1,13 +1,14 @@
 """Predicted against measured: calibrate this machine, then predict models that calibration has not seen.
 
-    python benchmarks/prediction.py [--quick] [--json FILE] [--calibrate-only | --calibration FILE]
+    python benchmarks/prediction.py [--quick] [--lanes NAME,…] [--json FILE] [--calibrate-only | --calibration FILE]
+    python benchmarks/prediction.py --combine FILE…
 
 Every case is predicted before its model is run: models × runtimes × threads. Measured is the median of the fastest
 third of all calls through the agent's own lanes, in several rounds over all models, as calibration keeps the fastest
 third of its runs: a call that shared its core with something else is only ever slower. The median of all calls is
 shown beside it, and how much slower a reference kernel ran then than at its fastest (drift); no figure is corrected
-with either. Ends with 1 where the median error is above 15 % or the worst above 40 %; `--quick` only shows that
-everything runs.
+with either. `--lanes` runs a part, `--combine` puts the parts together. Ends with 1 where the median error is above
+15 % or the worst above 40 %; `--quick` only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class Result:
         return self.predicted_s / self.measured_s - 1.0
 
 
-def board_with_every_way() -> Board:
-    """The detected board, with OpenVINO on one thread beside the ways that the profile has."""
+def board_with_every_way(lanes: Sequence[str] = ()) -> Board:
+    """The detected board, with OpenVINO on one thread beside what the profile has; only `lanes` where named."""
     profile = assembly.base_profile("auto")
     extra = []
     for accelerator in profile.accelerators:
@@ -97,9 +98,11 @@ def board_with_every_way() -> Board:
         single = runtime.model_copy(update={"options": options})
         update = {"name": f"{accelerator.name}-eco", "threads": 1, "runtimes": (single,)}
         extra.append(accelerator.model_copy(update=update))
-    return make_board(
-        profile.model_copy(update={"accelerators": (*profile.accelerators, *extra)}), (), assembly.named_profile
-    )
+    ways = tuple(a for a in (*profile.accelerators, *extra) if not lanes or a.name in lanes)
+    if not ways:
+        raise SystemExit(f"prediction: none of --lanes {','.join(lanes)}; this machine has "
+                         f"{', '.join(a.name for a in (*profile.accelerators, *extra))}")  # fmt: skip
+    return make_board(profile.model_copy(update={"accelerators": ways}), (), assembly.named_profile)
 
 
 def _one_thread(config: str) -> str:
@@ -240,15 +243,44 @@ def table(rows: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def judged(results: Sequence[Result], took: str) -> int:
+    """Print the table and what it comes to; 1 where a limit is missed."""
+    print(table(results))
+    errors = [abs(r.error) for r in results]
+    median, worst = statistics.median(errors), max(errors)
+    print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
+          f"{WORST_LIMIT:.0%}); {took}")  # fmt: skip
+    new = [abs(r.error) for r in results if r.fresh]
+    if new:
+        print(f"* {len(new)} cases of models not seen before: median error {statistics.median(new):.1%}, worst "
+              f"{max(new):.1%}")  # fmt: skip
+    return 1 if median > MEDIAN_LIMIT or worst > WORST_LIMIT else 0
+
+
+def combined(files: Sequence[Path]) -> int:
+    """The parts of a run put together."""
+    parts = [json.loads(file.read_text()) for file in files]
+    rows = [{k: v for k, v in row.items() if k != "error"} for part in parts for row in part["cases"]]
+    return judged([Result(**row) for row in rows], f"all {sum(part['took_s'] for part in parts):.0f} s in parts")
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short calibration, few models: a sanity check")
+    parser.add_argument("--lanes", default="", metavar="NAME,…", help="only these: a part of the run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the results as JSON too")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="of an earlier run's --json; none is made")
     parser.add_argument("--calibrate-only", action="store_true", help="write the calibration to --json and end")
-    given = parser.parse_args()
+    parser.add_argument("--combine", type=Path, nargs="+", metavar="FILE", help="only put parts together")
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = arguments()
+    if given.combine:
+        return combined(given.combine)
     started = time.monotonic()
-    board = board_with_every_way()
+    board = board_with_every_way([name for name in given.lanes.split(",") if name])
     if given.calibration:
         result = Calibration.model_validate(json.loads(given.calibration.read_text())["calibration"])
     else:
@@ -256,10 +288,11 @@ def main() -> int:
     for line in result.refused:
         print(f"calibration: {line}", file=sys.stderr)
     calibrated_s = time.monotonic() - started
+    document: dict[str, Any] = {"calibration": result.model_dump(mode="json")}
     if given.calibrate_only:
         print(f"calibration {calibrated_s:.0f} s")
         if given.json:
-            given.json.write_text(json.dumps({"calibration": result.model_dump(mode="json")}, indent=2))
+            given.json.write_text(json.dumps(document, indent=2))
         return 0
     with tempfile.TemporaryDirectory(prefix="qeil-prediction-") as name:
         folder = Path(name)
@@ -270,23 +303,12 @@ def main() -> int:
         for accelerator in board.profile.accelerators:
             mine = [p for p in predictions if p.accelerator.name == accelerator.name]
             results += bench.measure(accelerator, mine) if mine else []
-    print(table(results))
-    errors = [abs(r.error) for r in results]
-    median, worst = statistics.median(errors), max(errors)
     took_s = time.monotonic() - started
-    print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
-          f"{WORST_LIMIT:.0%}); calibration {calibrated_s:.0f} s, all {took_s:.0f} s")  # fmt: skip
-    new = [abs(r.error) for r in results if r.fresh]
-    if new:
-        print(f"* {len(new)} cases of models not seen before: median error {statistics.median(new):.1%}, worst "
-              f"{max(new):.1%}")  # fmt: skip
+    status = judged(results, f"calibration {calibrated_s:.0f} s, all {took_s:.0f} s")
     if given.json:
-        rows = [{**asdict(r), "error": r.error} for r in results]
-        document = {"median_error": median, "worst_error": worst, "cases": rows,
-                    "calibration": result.model_dump(mode="json")}  # fmt: skip
+        document |= {"cases": [{**asdict(r), "error": r.error} for r in results], "took_s": took_s}
         given.json.write_text(json.dumps(document, indent=2))
-    judged = not given.quick  # so short a calibration shows that everything runs, not how well it predicts
-    return 1 if judged and (median > MEDIAN_LIMIT or worst > WORST_LIMIT) else 0
+    return 0 if given.quick else status  # so short a calibration shows that everything runs, not how well it predicts
 
 
 def _progress(line: str) -> None:

@@ -37,10 +37,11 @@ class KernelFit:
         return float(np.median(np.abs(self.errors)) * 1.4826)
 
 
-def fit_kernels(amounts: Array, seconds: Sequence[float]) -> KernelFit:
+def fit_kernels(amounts: Array, seconds: Sequence[float], call_s: float = 0.0) -> KernelFit:
     """Fit non-negative times.
 
-    amounts: [models, columns], finite and ≥ 0; seconds: [models], > 0 and finite. A column that is 0 everywhere gets 0.
+    amounts: [models, columns], finite and ≥ 0; seconds: [models], > 0 and finite, a call of `call_s` included in each.
+    A column that is 0 everywhere gets 0.
     Raises ValueError for shapes that do not match and for values out of range.
     """
     table, times = np.asarray(amounts, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
@@ -53,13 +54,14 @@ def fit_kernels(amounts: Array, seconds: Sequence[float]) -> KernelFit:
     scale = table.max(axis=0, initial=0.0)
     scale[scale == 0.0] = 1.0
     relative = table / scale / times[:, None]
+    target = 1.0 - call_s / times
     weight = np.ones(times.size)
     solution = np.zeros(table.shape[1])
     for _ in range(ROUNDS):
-        solution = nonnegative_least_squares(relative * weight[:, None], weight)
-        errors = relative @ solution - 1.0
+        solution = nonnegative_least_squares(relative * weight[:, None], target * weight)
+        errors = relative @ solution - target
         weight = np.sqrt(HUBER / np.maximum(np.abs(errors), HUBER))
-    return KernelFit(solution / scale, relative @ solution - 1.0)
+    return KernelFit(solution / scale, relative @ solution - target)
 
 
 def nonnegative_least_squares(matrix: Array, target: Array) -> Array:

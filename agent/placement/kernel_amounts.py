@@ -9,7 +9,7 @@ of C none is taken to be cold up to C, all from 2 C, in proportion between.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 
 from agent.schema.device import Amount, KernelTimes
@@ -30,7 +30,20 @@ FEW_ROWS = 8.0
 """Products that use a weight less often wait for it; others compute meanwhile."""
 _BITS: dict[Precision, int] = {"int4": 4, "int8": 8, "fp16": 16, "bf16": 16}
 _NEGLIGIBLE = frozenset(
-    {"far_byte", "io_byte", "io_tensor", "fused_arithmetic", "fused_scaling", "fused_function", "fused_node"}
+    {
+        "far_byte",
+        "shared_byte",
+        "shared_weight_byte",
+        "io_byte",
+        "io_tensor",
+        "fused_arithmetic",
+        "fused_scaling",
+        "far_scaling",
+        "shared_scaling",
+        "fused_function",
+        "fused_error_function",
+        "fused_node",
+    }
 )
 """Kinds that take a few per cent of a model: where no micro model could tell them apart, they are left out."""
 
@@ -41,6 +54,7 @@ class Caches:
 
     cache_bytes: float
     near_bytes: float = 0.0
+    core_bytes: float = 0.0
     tile_columns: int = 1
     tile_channels: int = 1
     tile_inner: int = 1
@@ -48,7 +62,7 @@ class Caches:
 
 def caches_of(times: KernelTimes) -> Caches:
     """Those that the times were fitted with."""
-    return Caches(times.cache_bytes, times.near_bytes, times.tile_columns, times.tile_channels, times.tile_inner)
+    return Caches(**{field.name: getattr(times, field.name) for field in fields(Caches)})
 
 
 def amounts(
@@ -60,7 +74,8 @@ def amounts(
     that enter and leave the runtime with it.
     """
     cache_bytes = caches.cache_bytes
-    cold = min(1.0, max(0.0, footprint_bytes / cache_bytes - 1.0)) if cache_bytes > 0 else 1.0
+    cold = _beyond(footprint_bytes, cache_bytes) if cache_bytes > 0 else 1.0
+    shared = _beyond(footprint_bytes, caches.core_bytes) * (1.0 - cold)
     found: dict[Key, float] = {}
 
     def add(amount: Amount, value: float, routine: Routine | None = None, precision: Precision | None = None) -> None:
@@ -81,6 +96,7 @@ def amounts(
             add("operation", count * kernel.flops * _filled(kernel, caches), routine, kernel.precision)
             waits: Routine | None = None if _rows(kernel) < FEW_ROWS else "gemm"
             add("weight_byte", count * kernel.weight_bytes * (1.0 - cold), waits, kernel.precision)
+            add("shared_weight_byte", count * kernel.weight_bytes * shared, None, kernel.precision)
             add("cold_weight_byte", count * kernel.weight_bytes * cold, waits, kernel.precision)
             if routine == "fused_attention":
                 add("moved_byte", count * kernel.moved_bytes * (1.0 - cold), routine)
@@ -94,10 +110,17 @@ def amounts(
         else:
             add("kernel", count)
             add("moved_byte", count * (kernel.moved_bytes + kernel.weight_bytes), routine)
-        add("far_byte", count * kernel.moved_bytes * _far(kernel, caches.near_bytes))
+        touched = kernel.moved_bytes + kernel.weight_bytes
+        by_itself: Routine | None = None if routine in HEAVY else "arithmetic"
+        add("far_byte", count * kernel.moved_bytes * _beyond(touched, caches.near_bytes), by_itself)
+        add("shared_byte", count * kernel.moved_bytes * _beyond(touched, caches.core_bytes), by_itself)
         add("fused_arithmetic", count * kernel.fused_arithmetic, "conv" if routine in _CONVOLUTIONS else None)
+        passed = _passed(kernel)
         add("fused_scaling", count * kernel.fused_scaling)
+        add("far_scaling", count * kernel.fused_scaling * _beyond(passed, caches.near_bytes))
+        add("shared_scaling", count * kernel.fused_scaling * _beyond(passed, caches.core_bytes))
         add("fused_function", count * kernel.fused_functions)
+        add("fused_error_function", count * kernel.fused_error_functions)
         add("fused_node", count * kernel.fused_nodes)
     return found
 
@@ -123,10 +146,14 @@ def _rows(kernel: Kernels) -> float:
     return kernel.flops / (2.0 * elements) if elements > 0 else 0.0
 
 
-def _far(kernel: Kernels, near_bytes: float) -> float:
-    """Share of the activations that a kernel does not find where the one before left them."""
-    touched = kernel.moved_bytes + kernel.weight_bytes
-    return min(1.0, max(0.0, touched / near_bytes - 1.0)) if near_bytes > 0 else 0.0
+def _passed(kernel: Kernels) -> float:
+    """Bytes that one of the operators behind a product reads and writes where it runs by itself."""
+    return 8.0 * kernel.fused_scaling / kernel.fused_nodes if kernel.fused_nodes else 0.0
+
+
+def _beyond(touched: float, held: float) -> float:
+    """Share of what is gone through that a cache of so many bytes has dropped again; 0 for one that holds all."""
+    return min(1.0, max(0.0, touched / held - 1.0)) if held > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -178,12 +205,15 @@ def _relatives(key: Key) -> tuple[Key, ...]:
         return tuple(kind for kind in kinds if kind != key)
     if amount == "cold_moved_byte":
         return ("moved_byte", routine, None), ("moved_byte", None, None)
-    return {
+    others: dict[Amount, tuple[Key, ...]] = {
         "heavy_kernel": ((amount, None, None), ("kernel", None, None)),
         "view": (("kernel", None, None),),
         "fused_arithmetic": (("fused_arithmetic", None, None),),
         "fused_scaling": (("fused_arithmetic", None, None),),
-    }.get(amount, ())
+        "fused_error_function": (("fused_function", None, None),),
+        "shared_weight_byte": (("shared_weight_byte", None, "fp32"),),
+    }
+    return others.get(amount, ())
 
 
 def _spelled(key: Key) -> str:
@@ -193,4 +223,4 @@ def _spelled(key: Key) -> str:
 def _part(amount: Amount) -> str:
     if amount in {"heavy_kernel", "kernel", "view", "io_tensor", "fused_node"}:
         return "launches"
-    return "arithmetic" if amount in {"operation", "fused_arithmetic", "fused_scaling", "fused_function"} else "memory"
+    return "arithmetic" if amount == "operation" or amount.startswith("fused") else "memory"

@@ -45,12 +45,13 @@ class Efficiency(FileModel):
 
 
 Amount = Literal[
-    "operation", "weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "far_byte", "io_byte", "io_tensor",
-    "fused_arithmetic", "fused_scaling", "fused_function", "fused_node", "heavy_kernel", "kernel", "view",
+    "operation", "weight_byte", "shared_weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "far_byte",
+    "shared_byte", "io_byte", "io_tensor", "fused_arithmetic", "fused_scaling", "far_scaling", "shared_scaling",
+    "fused_function", "fused_error_function", "fused_node", "heavy_kernel", "kernel", "view",
 ]  # fmt: skip
-"""What a kernel's time is made of: operations; weights from the cache or from memory; activations; tensors that enter
-and leave the runtime, by size and by number; what is fused into a kernel; launches of a product, of anything else, of a
-change of shape."""
+"""What a kernel's time is made of: operations; weights from a core's own cache, from the one that cores share, or from
+memory; activations, likewise; tensors that enter and leave the runtime, by size and by number; what is fused into a
+kernel; launches of a product, of anything else, of a change of shape."""
 
 
 class KernelTerm(FileModel):
@@ -68,6 +69,9 @@ class KernelTimes(FileModel):
     terms: tuple[KernelTerm, ...]
     cache_bytes: float = Field(ge=0, description="weights up to this size are not read from memory every time")
     near_bytes: float = Field(default=0.0, ge=0, description="what a kernel finds where the one before left it; 0: all")
+    core_bytes: float = Field(
+        default=0.0, ge=0, description="a core's own cache; beyond it a shared one serves; 0: all"
+    )
     tile_columns: int = Field(default=1, ge=1, description="columns that a product computes at a time, needed or not")
     tile_channels: int = Field(default=1, ge=1, description="input channels of a convolution computed at a time")
     tile_inner: int = Field(default=1, ge=1, description="4-bit weights along a sum computed at a time, needed or not")

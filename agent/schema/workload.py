@@ -61,6 +61,7 @@ class Kernels(FileModel):
     fused_scaling: float = Field(default=0.0, ge=0, description="arithmetic that weights cannot take in, nor a clamp")
     fused_nodes: float = Field(default=0.0, ge=0, description="operators taken along that weights cannot take in")
     fused_functions: float = Field(default=0.0, ge=0, description="exponentials and the like taken along")
+    fused_error_functions: float = Field(default=0.0, ge=0, description="erf, as GELU spells it, taken along")
 
 
 class Stage(FileModel):

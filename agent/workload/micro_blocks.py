@@ -106,33 +106,56 @@ def convolved(g: GraphWriter, x: str, inputs: int, outputs: int, kernel: int, gr
     return g.op("Relu", y) if act == "relu" else y
 
 
+def image(g: GraphWriter, channels: int, size: int) -> str:
+    """An image made into so many channels: tensors of many channels come from kernels, hardly ever from outside."""
+    return convolved(g, g.input("x", 1, 3, size, size), 3, channels, 1)
+
+
+def pooled(g: GraphWriter, x: str) -> str:
+    """One value for each channel leaves the net: large results would be laid out anew and copied, which few nets do."""
+    return g.op("GlobalAveragePool", x)
+
+
+def squeezed(g: GraphWriter, channels: int, size: int, blocks: int) -> str:
+    """Inverted residuals whose channels are weighted by what their means say."""
+    x = image(g, channels, size)
+    wide = 4 * channels
+    for _ in range(blocks):
+        y = convolved(g, x, channels, wide, 1, act="swish")
+        y = convolved(g, y, wide, wide, 5, wide, act="swish")
+        gate = convolved(g, g.op("GlobalAveragePool", y), wide, channels // 4, 1, act="relu")
+        gate = g.op("Sigmoid", convolved(g, gate, channels // 4, wide, 1))
+        x = g.op("Add", x, convolved(g, g.op("Mul", y, gate), wide, channels, 1))
+    return pooled(g, x)
+
+
 def inverted(g: GraphWriter, channels: int, size: int, blocks: int) -> str:
     """Expansion, depthwise, projection, and the residual."""
-    x = g.input("x", 1, channels, size, size)
+    x = image(g, channels, size)
     wide = 5 * channels
     for _ in range(blocks):
         y = convolved(g, x, channels, wide, 1, act="clip")
         y = convolved(g, y, wide, wide, 3, wide, act="clip")
         x = g.op("Add", x, convolved(g, y, wide, channels, 1))
-    return x
+    return pooled(g, x)
 
 
 def bottleneck(g: GraphWriter, channels: int, size: int, blocks: int) -> str:
     """Narrow, three by three, wide, the residual, and a clamp behind it."""
-    x = g.input("x", 1, channels, size, size)
+    x = image(g, channels, size)
     for _ in range(blocks):
         y = convolved(g, x, channels, channels // 4, 1, act="relu")
         y = convolved(g, y, channels // 4, channels // 4, 3, act="relu")
         x = g.op("Relu", g.op("Add", convolved(g, y, channels // 4, channels, 1), x))
-    return x
+    return pooled(g, x)
 
 
 def split(g: GraphWriter, channels: int, size: int, blocks: int) -> str:
     """Half of the channels goes through a convolution, then all parts are put together again."""
-    x = g.input("x", 1, channels, size, size)
+    x = image(g, channels, size)
     half = channels // 2
     for _ in range(blocks):
         first, second = g.ops("Split", 2, x, g.constant(np.array([half, half], np.int64)), axis=1)
         third = convolved(g, second, half, half, 3, act="swish")
         x = convolved(g, g.op("Concat", first, second, third, axis=1), 3 * half, channels, 1, act="swish")
-    return x
+    return pooled(g, x)

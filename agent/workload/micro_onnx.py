@@ -62,6 +62,10 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("conv-fp32-3x3-small", partial(_convolutions, channels=(192,) * 4, size=10, kernel=3, tail="relu")),
         ("conv-fp32-scaled", partial(_convolutions, channels=(64,) * 5, size=40, kernel=1, tail="scaled")),
         ("conv-fp32-scaled-deep", partial(_convolutions, channels=(256,) * 4, size=14, kernel=3, tail="scaled")),
+        ("conv-fp32-scaled-wide", partial(_convolutions, channels=(24,) * 5, size=136, kernel=1, tail="scaled")),
+        ("conv-fp32-hard", partial(_convolutions, channels=(56,) * 5, size=48, kernel=1, tail="hard")),
+        ("conv-fp32-hard-wide", partial(_convolutions, channels=(20,) * 5, size=144, kernel=3, tail="hard")),
+        ("conv-fp32-hard-small", partial(_convolutions, channels=(144,) * 5, size=12, kernel=1, tail="hard")),
         ("conv-fp32-split", partial(blocks.split, channels=64, size=36, blocks=3)),
         ("conv-fp32-first", partial(_first_convolution, channels=48, size=224, kernel=5)),
         ("conv-fp32-first-thin", partial(_first_convolution, channels=20, size=288, kernel=3)),
@@ -105,6 +109,8 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("block-decoder-cold", partial(blocks.decoder, tokens=1, past=96, width=1536, inner=4096, layers=6)),
         ("block-inverted-fp32", partial(blocks.inverted, channels=40, size=36, blocks=3)),
         ("block-inverted-fp32-deep", partial(blocks.inverted, channels=112, size=12, blocks=4)),
+        ("block-squeezed-fp32", partial(blocks.squeezed, channels=32, size=28, blocks=4)),
+        ("block-squeezed-fp32-deep", partial(blocks.squeezed, channels=88, size=9, blocks=5)),
         ("block-bottleneck-fp32", partial(blocks.bottleneck, channels=192, size=40, blocks=3)),
         ("block-bottleneck-fp32-deep", partial(blocks.bottleneck, channels=768, size=10, blocks=4)),
     ]
@@ -146,6 +152,9 @@ def _tail(g: GraphWriter, y: str, x: str, tail: str, channels: int = 1) -> str:
     if tail == "scaled":
         shifts = [g.normal(1, channels, 1, 1) for _ in range(3)]
         return g.op("Relu", g.op("Add", g.op("Mul", g.op("Sub", y, shifts[0]), shifts[1]), shifts[2]))
+    if tail == "hard":
+        three, zero, six = (g.constant(np.float32(v)) for v in (3.0, 0.0, 6.0))
+        return g.op("Div", g.op("Mul", y, g.op("Clip", g.op("Add", y, three), zero, six)), six)
     if tail == "gelu":
         return blocks.gelu(g, y)
     return y
@@ -170,7 +179,7 @@ def _dense_int4(g: GraphWriter, rows: int, sizes: tuple[int, ...]) -> str:
 def _convolutions(
     g: GraphWriter, channels: tuple[int, ...], size: int, kernel: int, depthwise: bool = False, tail: str = ""
 ) -> str:
-    x = g.input("x", 1, channels[0], size, size)
+    x = blocks.image(g, channels[0], size)
     for inputs, outputs in itertools.pairwise(channels):
         weight = g.normal(outputs, 1 if depthwise else inputs, kernel, kernel)
         y = g.op(
@@ -178,7 +187,7 @@ def _convolutions(
             group=inputs if depthwise else 1,
         )  # fmt: skip
         x = _tail(g, y, x, tail, outputs)
-    return x
+    return blocks.pooled(g, x)
 
 
 def _enlarged(g: GraphWriter, channels: int, size: int) -> str:
@@ -194,10 +203,11 @@ def _enlarged(g: GraphWriter, channels: int, size: int) -> str:
 def _first_convolution(g: GraphWriter, channels: int, size: int, kernel: int) -> str:
     """Three channels in: the first layer of nets for images."""
     x = g.input("x", 1, 3, size, size)
-    return g.op(
+    x = g.op(
         "Conv", x, g.normal(channels, 3, kernel, kernel), g.normal(channels), kernel_shape=[kernel] * 2,
         pads=[kernel // 2] * 4, strides=[2, 2],
     )  # fmt: skip
+    return blocks.pooled(g, x)
 
 
 def _convolutions_int8(
@@ -210,9 +220,11 @@ def _convolutions_int8(
     def quantised(x: str) -> str:
         return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero), scale, zero)
 
-    x = quantised(g.input("x", 1, channels[0], size, size))
-    for inputs, outputs in itertools.pairwise(channels):
-        shape = (outputs, 1 if depthwise else inputs, kernel, kernel)
+    x = quantised(g.input("x", 1, 3, size, size))
+    for index, (inputs, outputs) in enumerate(itertools.pairwise((3, *channels))):
+        # The first makes the channels out of an image's.
+        window, grouped = (1, False) if index == 0 else (kernel, depthwise)
+        shape = (outputs, 1 if grouped else inputs, window, window)
         scales = g.constant(np.full(outputs, 0.01, np.float32))
         weight = g.op(
             "DequantizeLinear", g.constant(g.rng.integers(-127, 127, shape, dtype=np.int8)), scales,
@@ -223,11 +235,10 @@ def _convolutions_int8(
             g.constant(np.zeros(outputs, np.int32)), axis=0,
         )  # fmt: skip
         y = g.op(
-            "Conv", x, weight, bias, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4,
-            group=inputs if depthwise else 1,
+            "Conv", x, weight, bias, kernel_shape=[window] * 2, pads=[window // 2] * 4, group=inputs if grouped else 1,
         )  # fmt: skip
         x = quantised(y)
-    return x
+    return blocks.pooled(g, x)
 
 
 def _attention(g: GraphWriter, heads: int, tokens: int, width: int) -> str:

@@ -19,6 +19,7 @@ _IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
 _FIRST_VERSION = frozenset({"RESHAPE", "PRELU", "RELU", "CONCATENATION"})
 """Operators used here that never had a third version, or not in old runtimes."""
+COLOURS = 3
 _ACTIVATION_SCALE, _WEIGHT_SCALE = 0.05, 0.01
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +51,8 @@ def write(folder: Path) -> list[MicroModel]:
     """Write every model into the folder."""
     found = []
     for name, kind, make in _all():
-        net = make(np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        net = _of_an_image(rng, make(rng))
         path = _save(folder, name, net)
         found.append(described(path, "tflite", kind, (("x", net.shape),)))
     return found
@@ -94,6 +96,11 @@ def _all() -> list[tuple[str, Kind, Callable[[np.random.Generator], _Net]]]:
         ("tfl-relu-fp32-small", "compute", partial(_activated, channels=64, size=12, activation="RELU")),
         ("tfl-pooling-fp32-small", "compute", partial(_pooled, channels=96, size=16)),
         ("tfl-join-fp32", "compute", partial(_joined, channels=32, size=32)),
+        ("tfl-padding-fp32-thin", "compute", partial(_padded, channels=12, size=64)),
+        ("tfl-blocks-fp32-32", "compute", partial(_blocks, channels=32, size=48, activation="RELU")),
+        ("tfl-blocks-fp32-64", "compute", partial(_blocks, channels=64, size=14, activation="RELU")),
+        ("tfl-add-fp32", "compute", partial(_activated, channels=32, size=64, activation="RELU")),
+        ("tfl-add-fp32-small", "compute", partial(_activated, channels=48, size=24, activation="RELU")),
         ("tfl-conv-fp32-first-thin", "compute", partial(convolution, channels=(3, 16), size=224, kernel=3, stride=2)),
         ("tfl-conv-fp32-1x1-wide", "compute", partial(convolution, channels=(16, 16, 32, 16, 16), size=80, kernel=1)),
         ("tfl-depthwise-fp32-7", "compute", partial(depthwise, channels=(128,) * 9, size=7, kernel=3)),
@@ -121,7 +128,7 @@ def _save(folder: Path, name: str, net: _Net) -> Path:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(weight.tobytes(), np.uint8)
             model.buffers.append(buffer)
-            quantised = narrow and layer.builtin not in {"PAD", "RESHAPE"}
+            quantised = narrow and layer.builtin not in {"PAD", "RESHAPE", "MEAN"}
             graph.tensors.append(
                 _tensor(f"w{index}.{number}", weight.shape, len(model.buffers) - 1, weight.dtype.type, quantised, layer)
             )
@@ -222,6 +229,24 @@ def _convolutions(
         if added:
             layers.append(_Layer("ADD", "AddOptions", schema.AddOptionsT(), (), shape, back=0))
     return _framed((1, size, size, channels[0]), layers, narrow)
+
+
+def _of_an_image(rng: np.random.Generator, net: _Net) -> _Net:
+    """Behind an image where it begins with many channels, and with one value for each channel at the end.
+
+    Tensors of many channels come from kernels and go to kernels in served nets, not through the runtime's door.
+    """
+    if len(net.shape) != 4 or net.shape[-1] <= COLOURS:
+        return net
+    *space, channels = net.shape
+    shape = (*space, COLOURS)
+    narrow = net.layers[0].builtin == "QUANTIZE"
+    first = _convolutions(rng, (COLOURS, channels), space[1], 1, depthwise=False, narrow=narrow).layers
+    options = schema.ReducerOptionsT()
+    options.keepDims = True
+    axes = (np.array([1, 2], np.int32),)
+    last = _Layer("MEAN", "ReducerOptions", options, axes, (1, 1, 1, net.layers[-1].shape[-1]))
+    return _Net(shape, (*first, *net.layers[1 if narrow else 0 :], last))
 
 
 def _dense(rng: np.random.Generator, rows: int, sizes: tuple[int, ...], narrow: bool = False) -> _Net:

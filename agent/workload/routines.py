@@ -13,6 +13,8 @@ _FUNCTIONS = frozenset(
     "QuickGelu Selu Sigmoid Sin Sinh Softplus Swish SwiGLU Tan Tanh "
     "ATAN2 COS ELU EXP GELU LOG LOGISTIC POW PRELU SIN TANH".split()
 )
+_ERROR_FUNCTIONS = frozenset("Erf Gelu GELU BiasGelu".split())
+"""GELU as it is defined; runtimes spend several passes over it where a sigmoid takes one."""
 _NORMALISATIONS = ("Normalization", "NORMALIZATION", "LRN")
 _NONE: frozenset[int] = frozenset()
 _ROOTS = ("RMSNormalization", "Simplified")
@@ -62,6 +64,7 @@ class _Along:
     arithmetic: float
     scaling: float
     functions: float
+    error_functions: float
     nodes: int
 
 
@@ -73,22 +76,28 @@ def _along(rest: Sequence[Node], joined: Set[int]) -> _Along:
     the rest is left out with it.
     """
     spelled = any(routine_of(n) == "function" for n in rest)
-    arithmetic = scaling = functions = 0.0
+    arithmetic = scaling = functions = errors = 0.0
     count, folds, clean = 0, True, True
     for position, node in enumerate(rest):
         flops, name = _flops(node), node.operator
         if routine_of(node) == "function":
-            functions, folds, count = functions + flops, False, count + 1
+            folds, count = False, count + 1
+            functions, errors = (functions, errors + flops) if name in _ERROR_FUNCTIONS else (functions + flops, errors)
         elif position in joined:
             folds, count = False, count + 1
             arithmetic, scaling = (arithmetic + flops, scaling) if clean else (arithmetic, scaling + flops)
-        elif (folds and name in _FOLDED) or spelled:
+        elif spelled or (folds and name in _FOLDED and _alone(node, rest)):
             continue
-        elif clean and name in _CLAMPS:
+        elif clean and name in _CLAMPS and _alone(node, rest):
             folds = False
         else:
             folds, clean, count, scaling = False, False, count + 1, scaling + flops
-    return _Along(arithmetic, scaling, functions, count)
+    return _Along(arithmetic, scaling, functions, errors, count)
+
+
+def _alone(node: Node, rest: Sequence[Node]) -> bool:
+    """Whether nobody else reads what it reads: x · clip(x + 3) needs the product as it was, so nothing goes into it."""
+    return not any(set(node.inputs) & set(other.inputs) for other in rest if other is not node)
 
 
 def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int, joined: Set[int] = _NONE) -> tuple[Kernels, ...]:
@@ -104,7 +113,7 @@ def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int, joined: Se
     along = _along(nodes[1:], {p - 1 for p in joined})
     flops = _flops(first)
     if routine in {"normalisation", "root_normalisation", "softmax"}:
-        flops, along = flops + sum(_flops(n) for n in nodes[1:]), _Along(0.0, 0.0, 0.0, 0)
+        flops, along = flops + sum(_flops(n) for n in nodes[1:]), _Along(0.0, 0.0, 0.0, 0.0, 0)
     weights = sum({k: v for n in nodes for k, v in n.weights.items()}.values())
     idle = sum(n.cost.idle_weight_bytes for n in nodes)
     columns = 0 if routine in {"attention", "fused_attention"} else first.cost.columns
@@ -113,7 +122,7 @@ def kernels_of(nodes: Sequence[Node], moved_bytes: float, views: int, joined: Se
         inner=first.cost.inner,
         weight_bytes=max(0.0, weights - idle), moved_bytes=moved_bytes + sum(n.cost.kv_bytes for n in nodes),
         fused_arithmetic=along.arithmetic, fused_scaling=along.scaling, fused_functions=along.functions,
-        fused_nodes=along.nodes,
+        fused_error_functions=along.error_functions, fused_nodes=along.nodes,
     )  # fmt: skip
     return (made, Kernels(routine="view", precision="fp32", count=views, flops=0.0)) if views else (made,)
 

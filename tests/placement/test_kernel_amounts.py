@@ -97,7 +97,14 @@ def test_products_of_packed_weights_quantise_what_they_read():
 
 
 def test_the_times_say_which_sizes_they_were_fitted_with():
-    sizes = {"cache_bytes": 7.0, "near_bytes": 3.0, "tile_columns": 16, "tile_channels": 8, "tile_inner": 64}
+    sizes = {
+        "cache_bytes": 7.0,
+        "near_bytes": 3.0,
+        "core_bytes": 5.0,
+        "tile_columns": 16,
+        "tile_channels": 8,
+        "tile_inner": 64,
+    }
     fitted = times(*GEMM).model_copy(update=sizes)
     assert asdict(caches_of(fitted)) == sizes
 
@@ -106,6 +113,28 @@ def test_the_times_say_which_sizes_they_were_fitted_with():
 def test_activations_of_kernels_that_go_through_much_are_far(near, far):
     found = amounts([kernels()], 0.0, Caches(1e9, near), (0.0, 0))
     assert found.get(("far_byte", None, None), 0.0) == pytest.approx(20.0 * far)
+
+
+def test_activations_of_light_kernels_wait_where_a_product_computes_meanwhile():
+    found = amounts([kernels("movement", weight_bytes=0.0), kernels()], 0.0, Caches(1e9, 5.0, 8.0), (0.0, 0))
+    assert found["far_byte", "arithmetic", None] == found["far_byte", None, None] == 20.0
+    assert found["shared_byte", "arithmetic", None] == pytest.approx(5.0)
+    assert found["shared_byte", None, None] == 20.0
+
+
+def test_weights_beyond_a_cores_own_cache_come_from_the_shared_one_as_far_as_that_holds_them():
+    found = amounts([kernels()], 96.0, Caches(64.0, core_bytes=8.0), (0.0, 0))
+    assert found["shared_weight_byte", None, "fp32"] == found["weight_byte", None, "fp32"] == 40.0
+    assert found["cold_weight_byte", None, "fp32"] == 40.0
+
+
+def test_operators_behind_a_product_that_run_by_themselves_pass_through_the_caches():
+    work = kernels("conv", fused_scaling=30.0, fused_nodes=2.0, fused_error_functions=5.0)
+    found = amounts([work], 0.0, Caches(1e9, 80.0, 160.0), (0.0, 0))
+    assert found["fused_scaling", None, None] == 60.0
+    assert found["far_scaling", None, None] == pytest.approx(30.0)
+    assert ("shared_scaling", None, None) not in found
+    assert found["fused_error_function", None, None] == 10.0
 
 
 def test_what_is_taken_along_is_told_apart_by_what_can_take_it():

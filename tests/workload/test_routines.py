@@ -16,9 +16,14 @@ def product(**cost) -> Node:
     return Node("p", "Conv", ("x",), ("t",), Cost("heavy", work, **cost))
 
 
-def light(operator: str) -> Node:
+def light(operator: str, *reads: str, makes: str = "u") -> Node:
     work = (Work(family="elementwise", precision="fp32", flops=ELEMENTS),)
-    return Node(operator, operator, ("t",), ("u",), Cost("elementwise", work))
+    return Node(operator, operator, reads or ("t",), (makes,), Cost("elementwise", work))
+
+
+def in_a_row(operators: str) -> list[Node]:
+    """Each reads what the one before made."""
+    return [light(name, f"t{i}", makes=f"t{i + 1}") for i, name in enumerate(operators.split())]
 
 
 @pytest.mark.parametrize(
@@ -37,11 +42,19 @@ def light(operator: str) -> Node:
 def test_what_weights_or_registers_take_in_is_free_and_the_rest_is_counted_by_what_it_reads(
     operators, joined, arithmetic, scaling, functions, nodes
 ):
-    behind = [light(name) for name in operators.split()]
+    behind = in_a_row(operators)
     (made,) = kernels_of([product(), *behind], 0.0, 0, frozenset(joined))
-    found = (made.fused_arithmetic, made.fused_scaling, made.fused_functions, made.fused_nodes * ELEMENTS)
+    spelled = made.fused_functions + made.fused_error_functions
+    found = (made.fused_arithmetic, made.fused_scaling, spelled, made.fused_nodes * ELEMENTS)
+    assert (made.fused_error_functions > 0) == ("Erf" in operators)
     assert found == tuple(ELEMENTS * count for count in (arithmetic, scaling, functions, nodes))
     assert made.flops == 100.0
+
+
+def test_nothing_goes_into_a_product_that_is_read_again_as_it_was():
+    behind = [light("Add", "t", makes="a"), light("Clip", "a", makes="c"), light("Mul", "t", "c", makes="m")]
+    (made,) = kernels_of([product(), *behind, light("Div", "m")], 0.0, 0)
+    assert (made.fused_scaling, made.fused_nodes) == (4 * ELEMENTS, 4)
 
 
 @pytest.mark.parametrize(("window", "routine"), [(1, "pointwise"), (9, "conv"), (0, "conv")])

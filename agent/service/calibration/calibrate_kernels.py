@@ -23,15 +23,18 @@ CACHES_BYTES = tuple(1e6 * 2.0**i for i in range(9))
 
 TILES_COLUMNS = (8, 16, 32, 64)
 """Widths of a product's tile tried beside none."""
-NEAR_BYTES = (0.25e6, 0.5e6, 1e6, 2e6, 4e6)
-"""Sizes of a core's own cache tried beside none."""
+NEAR_BYTES = (32e3, 64e3, 128e3, 256e3, 512e3)
+"""Sizes of a core's nearest cache tried beside none."""
+CORE_BYTES = (0.5e6, 1e6, 2e6, 4e6, 8e6)
+"""Sizes of all that a core has to itself tried beside none."""
 TILES_CHANNELS = (8, 16)
 """Widths of groups of input channels tried beside none."""
 TILES_INNER = (64, 128, 256)
 """Lengths of a 4-bit product's tile along its sums tried beside none."""
 _TRIED: tuple[tuple[str, tuple[float, ...]], ...] = (
-    ("cache_bytes", CACHES_BYTES), ("tile_columns", TILES_COLUMNS), ("near_bytes", NEAR_BYTES),
-    ("tile_channels", TILES_CHANNELS), ("tile_inner", TILES_INNER), ("cache_bytes", CACHES_BYTES),
+    ("cache_bytes", CACHES_BYTES), ("tile_columns", TILES_COLUMNS), ("core_bytes", CORE_BYTES),
+    ("near_bytes", NEAR_BYTES), ("tile_channels", TILES_CHANNELS), ("tile_inner", TILES_INNER),
+    ("cache_bytes", CACHES_BYTES), ("core_bytes", CORE_BYTES), ("near_bytes", NEAR_BYTES),
 )  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def fit_kernel_times(
     """Kernel times, or why there are none. What a call costs (the dispatch model's time) is no part of them."""
     good = [t for t in timings if t.scatter <= MAX_SCATTER]
     dispatch_s = next((t.median_s for t in good if t.micro.kind == "dispatch"), 0.0)
-    used = [t for t in good if t.micro.kernels and t.micro.kind != "dispatch" and t.median_s > 2.0 * dispatch_s]
+    used = [t for t in good if t.micro.kernels and t.micro.kind != "dispatch"]
     where = f"{accelerator} {runtime.provider}: kernel times"
     stays = "not used, predictions follow from shares of peaks"
     again = "close what else computes on this machine and calibrate again"
@@ -91,7 +94,7 @@ def _fitted(used: Sequence[Timing], dispatch_s: float, caches: Caches) -> _Fitte
     ]
     keys = sorted({key for row in rows for key in row}, key=str)
     table = np.array([[row.get(key, 0.0) for key in keys] for row in rows])
-    return _Fitted(fit_kernels(table, [t.median_s - dispatch_s for t in used]), caches, keys)
+    return _Fitted(fit_kernels(table, [t.median_s for t in used], dispatch_s), caches, keys)
 
 
 def _score(found: _Fitted) -> float:
