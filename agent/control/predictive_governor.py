@@ -23,6 +23,10 @@ DEMAND_MEMORY_S = 10.0
 """Time in which the memory of a demand fades; one that rises counts at once."""
 MOVED_MEMORY_S = 300.0
 """And that of a demand whose work was moved elsewhere."""
+USUAL_MEMORY_S = 300.0
+"""Time over which the demand is averaged that points and moves should be good for in the long run."""
+OUTLOOK_HORIZONS = 5.0
+"""The long run, in horizons."""
 SATURATED = 0.9
 """A lane busy for this share of the time it may be has more work than it can do."""
 MAX_PERIOD_S = 60.0
@@ -59,6 +63,8 @@ class PredictiveState:
     model: ModelState = field(default_factory=ModelState)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     demand: Mapping[str, float] = field(default_factory=dict)
+    usual: Mapping[str, float] = field(default_factory=dict)
+    """Mean of the demand over `USUAL_MEMORY_S`."""
     considered_s: float = float("-inf")
     """When points and moves were last thought over."""
     limited_s: Mapping[str, float] = field(default_factory=dict)
@@ -113,15 +119,20 @@ def step(state: PredictiveState, look: Look, limits: ThermalLimits, now_s: float
     forecasts = thermal_model.forecasts(model, look.priors, times, look.fan)
     ceilings = [_ceiling(z, forecasts[z.name], limits, rule) for z in judged if z.forecast]
     demand = _demand(state, look.sources, now_s)
-    units = [Unit(s.name, s.points, demand[s.name], s.moves) for s in look.sources]
-    choice, considered_s = _choose(state, units, ceilings, limits, rule, now_s)
+    usual = _usual(state, demand, now_s)
+    units = [
+        Unit(s.name, s.points, demand[s.name], s.moves, min(1.0, usual[s.name] / demand[s.name])) for s in look.sources
+    ]
+    held = now_s - state.considered_s < limits.min_dwell_s
+    choice = thermal_choice.choose(units, ceilings, rule, state.settings, held=held)
     state = replace(
         state,
         limits=kept,
         model=model,
         settings=choice.settings,
         demand=demand,
-        considered_s=considered_s,
+        usual=usual,
+        considered_s=state.considered_s if held else now_s,
         looked_s=now_s,
     )
     state = _remember(state, choice, ceilings, now_s)
@@ -138,9 +149,13 @@ def _timed(state: PredictiveState, now_s: float) -> PredictiveState:
 
 
 def _grid(horizon_s: float, period_s: float) -> list[float]:
-    """Two periods ahead – the soonest that another look can mend – then wider steps up to the horizon."""
+    """Two periods ahead – the soonest that another look can mend – wider steps up to the horizon, and the long run."""
     first = max(0.2, 2.0 * period_s)
-    return [first, *(t for t in (0.25 * horizon_s, 0.5 * horizon_s, horizon_s) if t > first)]
+    return [
+        first,
+        *(t for t in (0.25 * horizon_s, 0.5 * horizon_s, horizon_s) if t > first),
+        OUTLOOK_HORIZONS * horizon_s,
+    ]
 
 
 def _judged(zone: ZoneInput, model: ModelState, rule: ThermalForecast) -> ZoneInput:
@@ -186,18 +201,10 @@ def _demand(state: PredictiveState, sources: Sequence[Source], now_s: float) -> 
     return found
 
 
-def _choose(
-    state: PredictiveState,
-    units: Sequence[Unit],
-    ceilings: Sequence[Ceiling],
-    limits: ThermalLimits,
-    rule: ThermalForecast,
-    now_s: float,
-) -> tuple[Choice, float]:
-    """Points and moves are thought over once a dwell; in between only a pace changes, unless it is urgent."""
-    held = now_s - state.considered_s < limits.min_dwell_s
-    choice = thermal_choice.choose(units, ceilings, rule, state.settings, held=held)
-    return choice, state.considered_s if held else now_s
+def _usual(state: PredictiveState, demand: Mapping[str, float], now_s: float) -> dict[str, float]:
+    gone_s = 0.0 if state.looked_s is None else max(0.0, now_s - state.looked_s)
+    kept = math.exp(-gone_s / USUAL_MEMORY_S)
+    return {name: kept * state.usual.get(name, share) + (1.0 - kept) * share for name, share in demand.items()}
 
 
 def _remember(state: PredictiveState, choice: Choice, ceilings: Sequence[Ceiling], now_s: float) -> PredictiveState:
@@ -272,7 +279,7 @@ def _view(
         return _plain_view(zone, limits)
     network = memory.network
     limit_c = thermal_governor.hard_limit_c(zone.trip_c, limits, forecast=zone.forecast)
-    ahead_c = float(forecasts[zone.name].temperature_c(powers)[-1])
+    ahead_c = float(forecasts[zone.name].temperature_c(powers)[-2])
     return ZoneView(
         zone.name, zone.temperature_c, ahead_c if zone.forecast else None, limit_c, network.ambient_c,
         float(network.resistance_k_per_w().max()), math.sqrt(network.innovation_c2), zone.forecast, zone.fault or "",

@@ -11,56 +11,38 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent.control.heat_allotment import Allotment, Move, Point, Unit, allot, split_of
 from agent.physics.arguments import Array
 from agent.physics.impedance import Forecast
 from agent.schema.policy import ThermalForecast
 
+__all__ = ["Ceiling", "Choice", "Move", "Point", "Setting", "Unit", "choose"]
+
 CONFIDENCE = 2.0
 """Standard deviations of the forecast that are kept as a reserve."""
-MOVE_STEPS = (0.5, 1.0)
-"""Shares of an accelerator's work that are tried elsewhere."""
 SAMPLES_BELOW, ADMIT_BELOW = 0.7, 0.4
-"""Pace below which the sample budget shrinks, and below which requests are refused."""
+"""Share of an accelerator's work below which the sample budget shrinks, and below which requests are refused."""
 URGENT_BELOW = 0.8
-"""Where a pace alone would have to be lower, points and moves are tightened before their dwell is over."""
-_MOVE_COST, _POINT_COST = 0.01, 0.005
-"""Share of a lane's work that a move, or a lower operating point, has to win to be worth it."""
+"""Where less of the work than this would be done, points and moves are tightened before their dwell is over."""
 MINOR_SHARE = 0.05
 """A source that adds less than this share of a zone's heat is not limited for it."""
-_CHANGE_COST = 0.01
-"""And that another plan than the one in force has to win."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to run: speed as a share of the fastest, watts above idle while busy."""
-
-    name: str
-    speed_share: float
-    power_w: float
-
-
-@dataclass(frozen=True)
-class Move:
-    """Another accelerator that has the same models loaded; `slowdown`: its seconds per second of work here."""
-
-    to: str
-    slowdown: float
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One accelerator: what it can do, fastest point first, and the work that waits for it (1: more than it can)."""
-
-    name: str
-    points: tuple[Point, ...]
-    demand_share: float
-    moves: tuple[Move, ...] = ()
+NEGLIGIBLE_K = 0.05
+"""And one that adds less than this at full power not even where nothing else is left to limit."""
+_CHANGE_COST = 0.004
+"""Share of the work that another plan than the one in force has to win; below a point's cost, or none were freed."""
+_TOUCHES = 1e-6
+"""Share of a limit's room within which it counts as reached."""
+_WHOLE = 0.999
+"""Shares from here on are all of it."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A zone's forecast and its limits: `ceiling_c` over the horizon, `hard_c` for any burst."""
+    """A zone's forecast and its limits: `ceiling_c` over the horizon, `hard_c` for any burst.
+
+    Times beyond the policy's horizon are held to the ceiling by the work that usually comes: what warms a neighbour
+    slowly, or a whole case, costs nothing within a minute.
+    """
 
     zone: str
     forecast: Forecast
@@ -90,6 +72,22 @@ class Choice:
     at_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Every zone at every time of its forecast as one row; gains of those who are spared are 0."""
+
+    gain_k_per_w: Array
+    room_k: Array
+    """(rows,): below the ceiling, less the reserve and what the spared ones add."""
+    burst_gain_k_per_w: Array
+    """(zones, units): at the first time."""
+    burst_room_k: Array
+    zone: str
+    """That binds at full rate; empty: none."""
+    unchecked_c: float
+    at_s: float
+
+
 def choose(
     units: Sequence[Unit],
     zones: Sequence[Ceiling],
@@ -100,181 +98,171 @@ def choose(
 ) -> Choice:
     """The cheapest settings that keep every zone below its ceiling.
 
-    before: settings in force, from which the search also starts; held: their points and moves may only be tightened.
+    before: settings in force, which another plan has to beat; held: their points and moves may only be tightened.
     """
-    zones = [zone for zone in zones if _binds(zone, units)]
-    untouched = {unit.name: Setting() for unit in units}
-    if not zones and not held:
-        return Choice(untouched)
-    plan = {unit.name: replace((before or {}).get(unit.name, Setting()), pace=1.0) for unit in units}
-    free = _scale(units, zones, untouched)
-    best = _worth(units, zones, plan)
-    if not held or best.scale.least < URGENT_BELOW:
-        best = _descend(units, zones, rule, plan, held)
-    if not held and plan != untouched:
-        # Strictly better only: of two plans that do the same work the one in force stays.
-        other = _descend(units, zones, rule, untouched, held)
-        best = other if other.worth > best.worth + _CHANGE_COST else best
-    bounds = zip(units, best.scale.shares.tolist(), _burst(units, zones, best.plan).tolist(), strict=True)
-    settings = {unit.name: _finished(unit, best, share, burst, rule) for unit, share, burst in bounds}
-    if free.least >= 1.0:
-        return Choice(settings)
-    return Choice(settings, zones[free.zone].zone, free.peak_c, free.at_s)
-
-
-def _descend(
-    units: Sequence[Unit], zones: Sequence[Ceiling], rule: ThermalForecast, plan: Mapping[str, Setting], held: bool
-) -> _Trial:
-    """Change one accelerator in one way at a time while it pays; two rounds settle all but contrived boards."""
-    best = _worth(units, zones, plan)
-    for _ in range(2 if best.scale.least < 1.0 or plan != {unit.name: Setting() for unit in units} else 0):
-        before = best
-        for unit in units:
-            for setting in _alternatives(unit, best.plan[unit.name], rule, held):
-                trial = _worth(units, zones, {**best.plan, unit.name: setting})
-                best = trial if trial.worth > best.worth + 1e-9 else best
-        if best is before:
-            break
-    return best
-
-
-def _binds(zone: Ceiling, units: Sequence[Unit]) -> bool:
-    """Whether everything at full power could bring the zone to its ceiling; most zones are spared further looks."""
     full_w = np.array([max(point.power_w for point in unit.points) for unit in units])
-    most_c = zone.forecast.temperature_c(full_w) + CONFIDENCE * zone.forecast.deviation_c(full_w)
+    zones = [zone for zone in zones if _binds(zone, full_w)]
+    if not zones and not held:
+        return Choice({unit.name: Setting() for unit in units})
+    if not rule.move:
+        units = [replace(unit, moves=()) for unit in units]
+    now = [(before or {}).get(unit.name, Setting()) for unit in units]
+    limits = _limits(units, zones, rule.horizon_s, _present_w(units, now))
+    problem = _Problem(units, limits)
+    kept = _Plan(now, _kept(problem, now))
+    chosen = _held(problem, kept, rule) if held else _better(_optimum(problem, [0] * len(now), rule), kept, problem)
+    plan, allotment = chosen.settings, chosen.allotment
+    bounds = _bounds(units, allotment, limits, [setting.moved_share for setting in plan])
+    settings = {
+        unit.name: _finished(plan[at], float(allotment.served[at]), bounds[at], rule) for at, unit in enumerate(units)
+    }
+    return Choice(settings, limits.zone, limits.unchecked_c, limits.at_s)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    units: Sequence[Unit]
+    limits: _Limits
+
+
+@dataclass(frozen=True)
+class _Plan:
+    settings: Sequence[Setting]
+    allotment: Allotment
+
+
+def _present_w(units: Sequence[Unit], now: Sequence[Setting]) -> Array:
+    """(units,): watts of the settings in force, which the reserve is taken for.
+
+    A power that no one will allow is known worst, and its doubt would cost most of the work.
+    """
+    found = []
+    for unit, setting in zip(units, now, strict=True):
+        point = unit.points[min(setting.point, len(unit.points) - 1)]
+        found.append(point.power_w * min(setting.pace, unit.demand_share / point.speed_share))
+    return np.array(found)
+
+
+def _binds(zone: Ceiling, full_w: Array) -> bool:
+    """Whether everything at full power could bring the zone to its ceiling; most zones are spared further looks."""
+    most_c = zone.forecast.temperature_c(full_w) + _reserve_c(zone, full_w)
     return bool((most_c > min(zone.ceiling_c, zone.hard_c)).any())
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Share of its expected power that each accelerator may draw, and the zone that binds most."""
-
-    shares: Array
-    zone: int = -1
-    peak_c: float = 0.0
-    at_s: float = 0.0
-
-    @property
-    def least(self) -> float:
-        """The smallest of them."""
-        return float(self.shares.min())
+def _reserve_c(zone: Ceiling, power_w: Array) -> float:
+    """What is not known two looks ahead; of what lies beyond, the looks in between will tell."""
+    return CONFIDENCE * float(zone.forecast.deviation_c(power_w)[0])
 
 
-@dataclass(frozen=True)
-class _Trial:
-    plan: Mapping[str, Setting]
-    scale: _Scale
-    worth: float
-    busy: Mapping[str, float]
+def _limits(units: Sequence[Unit], zones: Sequence[Ceiling], horizon_s: float, present_w: Array) -> _Limits:
+    """present_w: watts for which the reserve is taken."""
+    expected_w = np.array([unit.points[0].power_w * unit.demand_share for unit in units])
+    full_w = np.array([unit.points[0].power_w for unit in units])
+    usual = np.array([unit.usual_share for unit in units])
+    gains, rooms = [np.zeros((0, len(units)))], [np.zeros(0)]
+    burst_gains, burst_rooms = [np.zeros((0, len(units)))], [np.zeros(0)]
+    least, said = 1.0, ("", 0.0, 0.0)
+    for zone in zones:
+        reserve_c = _reserve_c(zone, present_w)
+        lasting = zone.forecast.times_s > horizon_s
+        base_c = zone.forecast.base_c + np.where(lasting, 0.0, reserve_c)
+        gain = np.where(zone.forecast.gain_k_per_w * full_w < NEGLIGIBLE_K, 0.0, zone.forecast.gain_k_per_w)
+        gain = np.where(lasting[:, None], gain * usual, gain)
+        heat_k, room_k = gain @ expected_w, np.maximum(0.0, zone.ceiling_c - base_c)
+        shares = room_k / np.maximum(heat_k, 1e-9)
+        at = int(shares.argmin())
+        if shares[at] < least:
+            least = float(shares[at])
+            said = (zone.zone, float(base_c[at] + heat_k[at]), float(zone.forecast.times_s[at]))
+        for found, left, rows_gain, rows_room in (
+            (gains, rooms, gain, room_k),
+            (burst_gains, burst_rooms, gain[:1], np.maximum(0.0, zone.hard_c - base_c[:1])),
+        ):
+            near = (rows_gain @ full_w) > rows_room
+            spared, remaining = _spared(rows_gain[near], rows_room[near], full_w)
+            found.append(spared)
+            left.append(remaining)
+    return _Limits(
+        np.concatenate(gains), np.concatenate(rooms), np.concatenate(burst_gains), np.concatenate(burst_rooms), *said
+    )
 
 
-def _alternatives(unit: Unit, now: Setting, rule: ThermalForecast, held: bool) -> list[Setting]:
+def _spared(gain_k_per_w: Array, room_k: Array, full_w: Array) -> tuple[Array, Array]:
+    """Rows in which those who add next to nothing have their heat set aside, where that leaves room for the others."""
+    heat_k = gain_k_per_w * full_w
+    minor = heat_k < MINOR_SHARE * heat_k.sum(axis=1, keepdims=True)
+    aside_k = np.where(minor, heat_k, 0.0).sum(axis=1)
+    fits = aside_k <= 0.5 * room_k
+    spared = np.where(minor & fits[:, None], 0.0, gain_k_per_w)
+    return spared, np.where(fits, room_k - aside_k, room_k)
+
+
+def _held(problem: _Problem, kept: _Plan, rule: ThermalForecast) -> _Plan:
+    """As it is; where too little gets done, points go down and moves may widen at once."""
+    weights = np.array([unit.weight * unit.demand_share for unit in problem.units])
+    if weights @ kept.allotment.served >= URGENT_BELOW * weights.sum():
+        return kept
+    return _better(_optimum(problem, [setting.point for setting in kept.settings], rule), kept, problem)
+
+
+def _better(settings: Sequence[Setting], kept: _Plan, problem: _Problem) -> _Plan:
+    """The other plan where it gets more done."""
+    other = _Plan(settings, _kept(problem, settings))
+    return other if other.allotment.worth > kept.allotment.worth * (1.0 + _CHANGE_COST) else kept
+
+
+def _allowed(units: Sequence[Unit], rule: ThermalForecast, lowest: Sequence[int] | None = None) -> list[Sequence[int]]:
+    """Points that each may run at, from its lowest number on."""
+    if not rule.operating_points:
+        return [(0,)] * len(units)
+    firsts = lowest or [0] * len(units)
+    return [range(min(first, len(u.points) - 1), len(u.points)) for u, first in zip(units, firsts, strict=True)]
+
+
+def _optimum(problem: _Problem, lowest: Sequence[int], rule: ThermalForecast) -> list[Setting]:
+    """Points from the lowest number on, and moves, that get most done."""
+    units, limits = problem.units, problem.limits
+    allowed = _allowed(units, rule, lowest)
+    allotment = allot(units, allowed, limits.gain_k_per_w, limits.room_k)
     found = []
-    if rule.operating_points:
-        first = now.point if held else 0
-        found += [replace(now, point=p) for p in range(first, len(unit.points)) if p != now.point]
-    if rule.move:
-        if now.moved_share and not held:
-            found.append(replace(now, moved_share=0.0, moved_to=""))
-        found += [
-            replace(now, moved_share=share, moved_to=move.to)
-            for move in unit.moves
-            for share in MOVE_STEPS
-            if not held or share > now.moved_share
-        ]
+    for unit, point in zip(units, allotment.points, strict=True):
+        there = allotment.moved.get(unit.name, {})
+        share = min(1.0, sum(there.values()))
+        to = max(there, key=lambda name: there[name]) if share > 1.0 - _WHOLE else ""
+        found.append(Setting(point=point, moved_share=share if to else 0.0, moved_to=to))
     return found
 
 
-def _loads(units: Sequence[Unit], plan: Mapping[str, Setting]) -> dict[str, float]:
-    """Share of its time that each accelerator would be busy, unbounded."""
-    loads = {unit.name: unit.demand_share * (1.0 - plan[unit.name].moved_share) for unit in units}
-    for unit in units:
-        setting = plan[unit.name]
-        slowdown = next((m.slowdown for m in unit.moves if m.to == setting.moved_to), 0.0)
-        if setting.moved_share and setting.moved_to in loads:
-            loads[setting.moved_to] += unit.demand_share * setting.moved_share * slowdown
-    return {unit.name: loads[unit.name] / unit.points[plan[unit.name].point].speed_share for unit in units}
+def _kept(problem: _Problem, plan: Sequence[Setting]) -> Allotment:
+    """Who does what where points and moves are those of a plan."""
+    units, limits = problem.units, problem.limits
+    split = split_of(units, {u.name: (s.moved_to, s.moved_share) for u, s in zip(units, plan, strict=True)})
+    points = [(min(s.point, len(u.points) - 1),) for u, s in zip(units, plan, strict=True)]
+    return allot(units, points, limits.gain_k_per_w, limits.room_k, split)
 
 
-def _powers(units: Sequence[Unit], plan: Mapping[str, Setting], busy: Mapping[str, float]) -> Array:
-    return np.array([u.points[plan[u.name].point].power_w * busy[u.name] for u in units])
+def _bounds(units: Sequence[Unit], allotment: Allotment, limits: _Limits, moved: Sequence[float]) -> list[float]:
+    """Share of its time that each may be busy: as planned where it heats a limit that is reached, or has moved work.
+
+    Moved work comes back where the others are full. Full use of these bounds until the next look stays below every
+    hard limit.
+    """
+    watts = np.array([u.points[p].power_w for u, p in zip(units, allotment.points, strict=True)])
+    left_k = limits.room_k - limits.gain_k_per_w @ (watts * allotment.busy)
+    reached = left_k <= _TOUCHES * np.maximum(1.0, limits.room_k)
+    concerned = (limits.gain_k_per_w[reached] > 0).any(axis=0) | (np.array(moved) > 0)
+    bounds = np.where(concerned, allotment.busy, 1.0)
+    burst_k = limits.burst_gain_k_per_w @ (watts * bounds)
+    shares = np.minimum(1.0, limits.burst_room_k / np.maximum(burst_k, 1e-9))
+    over = np.where(limits.burst_gain_k_per_w > 0, shares[:, None], 1.0)
+    found: list[float] = (bounds * over.min(axis=0, initial=1.0)).tolist()
+    return found
 
 
-def _scale(units: Sequence[Unit], zones: Sequence[Ceiling], plan: Mapping[str, Setting]) -> _Scale:
-    """Shares of the expected powers that keep every zone below its ceiling, and who binds."""
-    busy = {name: min(1.0, load) for name, load in _loads(units, plan).items()}
-    power_w = _powers(units, plan, busy)
-    worst = _Scale(np.ones(len(units)))
-    for index, zone in enumerate(zones):
-        reserve_c = CONFIDENCE * zone.forecast.deviation_c(power_w)
-        heat_k = zone.forecast.gain_k_per_w * power_w
-        room_k = zone.ceiling_c - reserve_c - zone.forecast.base_c
-        shares, at = _within(heat_k, room_k)
-        if at is None:
-            continue
-        if shares.min() < worst.least:
-            peak_c = float(zone.forecast.base_c[at] + heat_k[at].sum() + reserve_c[at])
-            worst = _Scale(np.minimum(shares, worst.shares), index, peak_c, float(zone.forecast.times_s[at]))
-        else:
-            worst = replace(worst, shares=np.minimum(shares, worst.shares))
-    return worst
-
-
-def _within(heat_k: Array, room_k: Array) -> tuple[Array, int | None]:
-    """(share for each source, time that binds): those who add next to nothing to a zone are not limited for it."""
-    total_k = heat_k.sum(axis=1)
-    shares = np.ones(heat_k.shape[1])
-    over = np.flatnonzero(total_k > room_k)
-    if not over.size:
-        return shares, None
-    minor = heat_k < MINOR_SHARE * total_k[:, None]
-    # Where even they do not fit, nobody is spared.
-    spare = np.where(minor, heat_k, 0.0).sum(axis=1) <= 0.5 * room_k
-    minor &= spare[:, None]
-    minor_k = np.where(minor, heat_k, 0.0).sum(axis=1)
-    allowed = np.maximum(0.0, room_k - minor_k) / np.maximum(total_k - minor_k, 1e-9)
-    for at in over:
-        shares = np.where(minor[at], shares, np.minimum(shares, allowed[at]))
-    return shares, int(over[allowed[over].argmin()])
-
-
-def _worth(units: Sequence[Unit], zones: Sequence[Ceiling], plan: Mapping[str, Setting]) -> _Trial:
-    """Work that gets done, less what the interventions cost."""
-    scale = _scale(units, zones, plan)
-    loads = _loads(units, plan)
-    busy = {name: min(1.0, load) for name, load in loads.items()}
-    # What a busy accelerator serves of the work that waits for it.
-    served = {
-        unit.name: float(share) * (busy[unit.name] / loads[unit.name] if loads[unit.name] > 0 else 1.0)
-        for unit, share in zip(units, scale.shares, strict=True)
-    }
-    worth = 0.0
-    for unit in units:
-        setting = plan[unit.name]
-        elsewhere = setting.moved_share * served.get(setting.moved_to, 0.0)
-        worth += unit.demand_share * ((1.0 - setting.moved_share) * served[unit.name] + elsewhere)
-        worth -= _MOVE_COST * (setting.moved_share > 0) + _POINT_COST * setting.point
-    return _Trial(plan, scale, worth, busy)
-
-
-def _burst(units: Sequence[Unit], zones: Sequence[Ceiling], plan: Mapping[str, Setting]) -> Array:
-    """Share of full power that each may draw until the next look, if work came to all of them at once."""
-    power_w = _powers(units, plan, {unit.name: 1.0 for unit in units})
-    shares = np.ones(len(units))
-    for zone in zones:
-        reserve_c = CONFIDENCE * zone.forecast.deviation_c(power_w)[:1]
-        heat_k = zone.forecast.gain_k_per_w[:1] * power_w
-        shares = np.minimum(shares, _within(heat_k, zone.hard_c - reserve_c - zone.forecast.base_c[:1])[0])
-    return shares
-
-
-def _finished(unit: Unit, trial: _Trial, share: float, burst: float, rule: ThermalForecast) -> Setting:
-    setting = trial.plan[unit.name]
-    planned = share * trial.busy[unit.name]
-    # Moved work comes back where the others are full, so the plan is also a bound.
-    pace = planned if share < 1.0 or setting.moved_share else 1.0
-    if min(share, burst) < rule.min_pace:
+def _finished(plan: Setting, served: float, pace: float, rule: ThermalForecast) -> Setting:
+    setting = Setting(point=plan.point, moved_share=plan.moved_share, moved_to=plan.moved_to)
+    if pace < rule.min_pace:
         return replace(setting, pace=0.0, sample_share=rule.min_sample_share, admit_share=0.0)
-    samples = 1.0 if share >= SAMPLES_BELOW else max(rule.min_sample_share, share / SAMPLES_BELOW)
-    admit = 1.0 if share >= ADMIT_BELOW else share / ADMIT_BELOW
-    return replace(setting, pace=max(rule.min_pace, min(pace, burst)), sample_share=samples, admit_share=admit)
+    samples = 1.0 if served >= SAMPLES_BELOW else max(rule.min_sample_share, served / SAMPLES_BELOW)
+    admit = 1.0 if served >= ADMIT_BELOW else served / ADMIT_BELOW
+    return replace(setting, pace=1.0 if pace >= _WHOLE else pace, sample_share=samples, admit_share=admit)

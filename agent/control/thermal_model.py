@@ -21,6 +21,8 @@ BACK_C = 10.0
 """A sensor that jumped is believed again within this of the model."""
 FROZEN_C = 8.0
 """A reading that has not moved at all while its model moved by this much is stuck."""
+BIAS_SHARE = 0.1
+"""Of each new difference between reading and network in its running mean."""
 LEARNING_SAMPLES = 30
 """A model that has seen fewer is not trusted."""
 
@@ -41,10 +43,14 @@ class ZoneMemory:
     seen_s: float
     """Time of the last reading that was taken in."""
     value_c: float
-    risen_k: float
-    """Share of the model's temperature that comes from power when the reading last changed."""
+    then: ImpedanceState
+    """The network when the reading last changed: a stuck sensor cannot teach it to expect no change."""
     doubt: str = ""
     """Why the last reading is not believed; empty: it is."""
+    bias_c: float = 0.0
+    """What readings have lately been above the network: it follows some changes late, and forecasts start from here."""
+    stuck: bool = False
+    """It stood still while the power must have moved it; so it is until it moves, whatever the model does meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def observe(
         if known is None:
             if sample.temperature_c is not None:
                 began = impedance.start(prior, sample.temperature_c, now_s)
-                zones[name] = ZoneMemory(began, sample.t_s, sample.temperature_c, 0.0)
+                zones[name] = ZoneMemory(began, sample.t_s, sample.temperature_c, began)
             continue
         zones[name] = _follow(known, sample, prior, power_w, fan, now_s)
     return ModelState(zones)
@@ -88,21 +94,24 @@ def _follow(
     if not fresh or sample.temperature_c is None:
         return replace(known, network=moved)
     expected_c = impedance.estimate(moved)
-    risen_k = expected_c - moved.ambient_c
     frozen = sample.temperature_c == known.value_c
-    since_k = known.risen_k if frozen else risen_k
-    doubt = _doubt(known, sample.temperature_c, expected_c, risen_k - since_k)
+    as_then = replace(moved, mean=known.then.mean)
+    due_k = impedance.estimate(as_then) - impedance.estimate(known.then) if frozen else 0.0
+    stuck = frozen and (known.stuck or abs(due_k) > FROZEN_C)
+    doubt = _doubt(known, sample.temperature_c, expected_c, due_k, stuck)
     if not doubt:
         moved = impedance.correct(moved, prior, sample.temperature_c)
-    return ZoneMemory(moved, sample.t_s, sample.temperature_c, since_k, doubt)
+    off_c = sample.temperature_c - impedance.estimate(moved)
+    bias_c = known.bias_c if doubt else known.bias_c + BIAS_SHARE * (off_c - known.bias_c)
+    return ZoneMemory(moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck)
 
 
-def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float) -> str:
+def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float, stuck: bool) -> str:
     off_c = value_c - expected_c
     reach_c = BACK_C if known.doubt else JUMP_C
     if abs(off_c) > reach_c and known.network.samples >= LEARNING_SAMPLES:
         return f"reads {value_c:.1f} °C where the model has {expected_c:.1f} °C"
-    if abs(due_k) > FROZEN_C:
+    if stuck:
         return f"stuck at {value_c:.1f} °C while the power moved it by {due_k:+.1f} °C"
     return ""
 
@@ -117,15 +126,16 @@ def trusted(memory: ZoneMemory | None, max_error_c: float) -> bool:
 def judged_c(memory: ZoneMemory, reading_c: float) -> float:
     """Temperature that limits are held against: the model's, unless the reading is beyond its noise above it."""
     noise_c = math.sqrt(memory.network.innovation_c2)
-    return max(impedance.estimate(memory.network), reading_c - 3.0 * noise_c)
+    return max(impedance.estimate(memory.network) + memory.bias_c, reading_c - 3.0 * noise_c)
 
 
 def forecasts(
     state: ModelState, priors: Mapping[str, ImpedancePrior], times_s: Sequence[float], fan: float
 ) -> dict[str, Forecast]:
     """Forecast of every zone that has been read, at times from now."""
-    return {
-        name: impedance.forecast(memory.network, priors[name], np.asarray(times_s), fan)
-        for name, memory in state.zones.items()
-        if name in priors
-    }
+    found = {}
+    for name, memory in state.zones.items():
+        if name in priors:
+            ahead = impedance.forecast(memory.network, priors[name], np.asarray(times_s), fan)
+            found[name] = replace(ahead, base_c=ahead.base_c + memory.bias_c)
+    return found

@@ -57,7 +57,7 @@ class ThermalForecast(FileModel):
     """How the learnt thermal model of the board acts before a limit is reached."""
 
     horizon_s: float = Field(default=60.0, ge=2, le=3600, description="how far ahead zones are forecast")
-    headroom_c: float = Field(default=1.0, gt=0, lt=30, description="the forecast stays this far below the hard limit")
+    headroom_c: float = Field(default=0.3, gt=0, lt=30, description="the forecast stays this far below the hard limit")
     trip_margin_c: float = Field(
         default=0.5, gt=0, lt=30, description="the hard limit lies this far below a trip once a zone is learnt"
     )

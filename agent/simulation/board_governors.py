@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from agent.control import predictive_governor, thermal_choice
-from agent.control.predictive_governor import Look, PredictiveState, Source
-from agent.control.thermal_choice import Ceiling, Move, Point, Unit
+from agent.control.predictive_governor import USUAL_MEMORY_S, Look, PredictiveState, Source
+from agent.control.thermal_choice import Ceiling, Move, Point, Setting, Unit
 from agent.control.thermal_governor import Level, ThermalVerdict, ZoneInput
 from agent.physics.arguments import Array
 from agent.physics.impedance import Forecast, ImpedancePrior
@@ -21,6 +22,8 @@ from agent.simulation.board_truth import BoardTruth, resistances
 
 POLES_S = (4.0, 40.0, 400.0)
 """Time constants of the learnt network: a die, a package, a heat sink."""
+ORACLE_DWELL_S = 10.0
+"""Points and moves are thought over as often as the agent does."""
 STEPPING_PERIOD_S = 4.0
 STEPPING_BELOW_TRIP_C = 5.0
 """thermald's habit: polls every few seconds and steps one state up or down around a set point below the trip."""
@@ -156,7 +159,10 @@ class Ungoverned:
 
 @dataclass
 class Oracle:
-    """Knows the true network, temperatures, air and demand, and needs no reserve: what could be done at best."""
+    """Knows the true network, temperatures, air and demand, and needs no reserve: what could be done at best.
+
+    Every step it uses the heat that the next step can take, and that its usual work leaves over `horizon_s`.
+    """
 
     board: SimulatedBoard
     truth: BoardTruth
@@ -167,20 +173,29 @@ class Oracle:
     def __post_init__(self) -> None:
         self._points = points_of(self.board)
         self._moves = moves_of(self.board)
-        self._rule = ThermalForecast(operating_points=True, min_pace=0.001)
+        self._rule = ThermalForecast(operating_points=True, min_pace=0.001, horizon_s=max(self.truth.step_s, 5.0))
         nodes = [n.name for n in self.board.nodes]
         self._unit_node = [nodes.index(a.node) for a in self.board.accelerators]
         self._zone_node = [nodes.index(z.node) for z in self.board.zones]
         self._times_s = sorted({self.truth.step_s, self.horizon_s})
         self._tables: dict[float, list[tuple[Array, Array]]] = {}
+        self._settings: Mapping[str, Setting] = {}
+        self._usual: dict[str, float] = {}
+        self._thought_s = float("-inf")
 
     def decide(self, seen: Seen) -> Mapping[str, ThermalVerdict]:
         """The same chooser, with the truth for a forecast."""
-        ceilings = self._ceilings(seen)
-        units = [Unit(n, p, max(0.05, seen.demand[n]), self._moves[n]) for n, p in self._points.items()]
-        settings = thermal_choice.choose(units, ceilings, self._rule).settings
+        demand = {name: max(0.05, share) for name, share in seen.demand.items()}
+        kept = math.exp(-self.truth.step_s / USUAL_MEMORY_S)
+        self._usual = {n: kept * self._usual.get(n, d) + (1.0 - kept) * d for n, d in demand.items()}
+        usual = {n: min(1.0, self._usual[n] / demand[n]) for n in demand}
+        units = [Unit(n, p, demand[n], self._moves[n], usual[n]) for n, p in self._points.items()]
+        held = seen.now_s - self._thought_s < ORACLE_DWELL_S
+        self._thought_s = self._thought_s if held else seen.now_s
+        chosen = thermal_choice.choose(units, self._ceilings(seen), self._rule, self._settings, held=held)
+        self._settings = chosen.settings
         found = {}
-        for name, setting in settings.items():
+        for name, setting in self._settings.items():
             point = self._points[name][setting.point].name if setting.point else ""
             share = 1.0 - setting.moved_share
             found[name] = ThermalVerdict(True, max(0.01, share), Level.NOMINAL, "", setting.pace, point)
@@ -193,10 +208,9 @@ class Oracle:
         above, idle_w = self.truth.at_c - seen.ambient_c, self.truth.idle_w()
         base = [seen.ambient_c + decay @ above + response @ idle_w for decay, response in self._tables[duty]]
         found = []
-        for index, zone in enumerate(self.board.zones):
-            node = self._zone_node[index]
+        for node, zone in zip(self._zone_node, self.board.zones, strict=True):
             base_c = np.array([b[node] for b in base])
-            gain = np.array([[r[node, u] for u in self._unit_node] for _, r in self._tables[duty]])
+            gain = np.array([r[node, self._unit_node] for _, r in self._tables[duty]])
             limit_c = min(self.hard_c, zone.trip_c - 0.02)
             found.append(Ceiling(zone.name, _exact(np.array(self._times_s), base_c, gain), limit_c, limit_c))
         return found

@@ -1,0 +1,195 @@
+"""Heat allotment: which accelerator does how much of whose work, at which operating point, under the zones' limits.
+
+One linear program over the shares of time that each accelerator spends at each point on each one's work. Owns no
+forecast and no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from agent.control.linear_program import maximise
+from agent.physics.arguments import Array
+
+_MOVE_COST, _POINT_COST = 0.01, 0.005
+"""Share of a piece of work that a move, or each lower operating point, has to win to be worth it."""
+_MIXED = 0.02
+"""Shares of time below this at a point are no mixture of points."""
+_MOST_TRIALS = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to run: speed as a share of the fastest, watts above idle while busy."""
+
+    name: str
+    speed_share: float
+    power_w: float
+
+
+@dataclass(frozen=True)
+class Move:
+    """Another accelerator that has the same models loaded; `slowdown`: its seconds per second of work here."""
+
+    to: str
+    slowdown: float
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One accelerator: what it can do, fastest point first, and the work that waits for it (1: more than it can)."""
+
+    name: str
+    points: tuple[Point, ...]
+    demand_share: float
+    moves: tuple[Move, ...] = ()
+    usual_share: float = 1.0
+    """Mean of the work that waits, as a share of `demand_share`."""
+
+    @property
+    def weight(self) -> float:
+        """A second of its work counts as the seconds that it takes where it is done fastest."""
+        return min([1.0, *(move.slowdown for move in self.moves)])
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Who does what. `busy`: share of time of each accelerator; `served`: share of each one's work that is done."""
+
+    points: tuple[int, ...]
+    busy: Array
+    served: Array
+    moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Share of an accelerator's work that is done on each other one."""
+    worth: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A variable: time of `host` at one of its points for the work of `home` (indices of units)."""
+
+    home: int
+    host: int
+    point: int
+    work: float
+    """Share of the home's full speed that a full share of time does."""
+    worth: float
+
+
+def split_of(units: Sequence[Unit], moved: Mapping[str, tuple[str, float]]) -> dict[tuple[str, str], float]:
+    """Most work from each home to each host where moves stay as they are: {(home, host): share of full speed}."""
+    found = {}
+    for unit in units:
+        to, share = moved.get(unit.name, ("", 0.0))
+        found[unit.name, unit.name] = unit.demand_share * (1.0 - share)
+        if share:
+            found[unit.name, to] = unit.demand_share * share
+    return found
+
+
+def allot(
+    units: Sequence[Unit],
+    points: Sequence[Sequence[int]],
+    gain_k_per_w: Array,
+    room_k: Array,
+    split: Mapping[tuple[str, str], float] | None = None,
+) -> Allotment:
+    """The most work with one point for each accelerator.
+
+    points: indices that each may run at; gain_k_per_w: (limits, units); room_k: (limits,), >= 0; split: moves that stay
+    as they are, None: any move of the units.
+    """
+    pieces, times = _solved(units, points, gain_k_per_w, room_k, split)
+    mixed = _mixtures(units, points, pieces, times)
+    if all(len(choice) == 1 for choice in mixed):
+        fixed = tuple(choice[0] for choice in mixed)
+        if all(
+            piece.point == fixed[piece.host] or time_share < 1e-9
+            for piece, time_share in zip(pieces, times, strict=True)
+        ):
+            return _made(units, fixed, pieces, times)
+    trials = list(product(*mixed))[:_MOST_TRIALS]
+    tried = [
+        _made(units, trial, *_solved(units, [(p,) for p in trial], gain_k_per_w, room_k, split)) for trial in trials
+    ]
+    return max(tried, key=lambda allotment: allotment.worth)
+
+
+def _solved(
+    units: Sequence[Unit],
+    points: Sequence[Sequence[int]],
+    gain_k_per_w: Array,
+    room_k: Array,
+    split: Mapping[tuple[str, str], float] | None,
+) -> tuple[list[_Piece], Array]:
+    pieces = _pieces(units, points, split)
+    count = len(units)
+    homes, hosts = np.array([p.home for p in pieces]), np.array([p.host for p in pieces])
+    work, each = np.array([p.work for p in pieces]), np.arange(len(pieces))
+    watts = np.array([units[p.host].points[p.point].power_w for p in pieces])
+    demand = [unit.demand_share for unit in units] if split is None else list(split.values())
+    rows = np.zeros((count + len(demand) + room_k.size, len(pieces)))
+    rows[hosts, each] = 1.0
+    if split is None:
+        rows[count + homes, each] = work
+    else:
+        order = {pair: index for index, pair in enumerate(split)}
+        names = [order[units[p.home].name, units[p.host].name] for p in pieces]
+        rows[count + np.array(names), each] = work
+    rows[count + len(demand) :] = gain_k_per_w[:, hosts] * watts
+    bounds = np.concatenate([np.ones(count), demand, room_k])
+    return pieces, maximise(np.array([p.worth for p in pieces]), rows, bounds)
+
+
+def _pieces(
+    units: Sequence[Unit],
+    points: Sequence[Sequence[int]],
+    split: Mapping[tuple[str, str], float] | None,
+) -> list[_Piece]:
+    index = {unit.name: at for at, unit in enumerate(units)}
+    found = []
+    for home, unit in enumerate(units):
+        slowdowns = {unit.name: 1.0, **{m.to: m.slowdown for m in unit.moves if m.to in index}}
+        for name, slowdown in slowdowns.items():
+            if split is not None and (unit.name, name) not in split:
+                continue
+            host = index[name]
+            for point in points[host]:
+                work = units[host].points[point].speed_share / slowdown
+                cost = _MOVE_COST * (host != home) + _POINT_COST * point
+                found.append(_Piece(home, host, point, work, unit.weight * work * (1.0 - cost)))
+    return found
+
+
+def _mixtures(
+    units: Sequence[Unit], points: Sequence[Sequence[int]], pieces: Sequence[_Piece], times: Array
+) -> list[list[int]]:
+    """Points worth trying for each accelerator: those the program mixes, the first allowed one where it idles."""
+    shares = np.zeros((len(units), max(len(unit.points) for unit in units)))
+    for piece, time_share in zip(pieces, times.tolist(), strict=True):
+        shares[piece.host, piece.point] += time_share
+    found = []
+    for at, allowed in enumerate(points):
+        used = [point for point in allowed if shares[at, point] > _MIXED]
+        found.append(used or [max(allowed, key=lambda point: (shares[at, point], -point))])
+    return found
+
+
+def _made(units: Sequence[Unit], points: tuple[int, ...], pieces: Sequence[_Piece], times: Array) -> Allotment:
+    busy, served = np.zeros(len(units)), np.zeros(len(units))
+    moved: dict[str, dict[str, float]] = {}
+    worth = 0.0
+    for piece, time_share in zip(pieces, times.tolist(), strict=True):
+        home, host = units[piece.home], units[piece.host]
+        share = time_share * piece.work / home.demand_share
+        busy[piece.host] += time_share
+        served[piece.home] += share
+        worth += time_share * piece.worth
+        if host is not home and share > 0:
+            there = moved.setdefault(home.name, {})
+            there[host.name] = there.get(host.name, 0.0) + share
+    return Allotment(points, np.minimum(1.0, busy), np.minimum(1.0, served), moved, worth)
