@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, NotFound, NotLoaded, Overloaded
+from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, LaneDied, NotFound, NotLoaded, Overloaded
 from tests.service.world import POLICY, World
 
 
@@ -118,11 +120,38 @@ def test_a_waiting_request_ends_at_its_deadline():
 
 def test_replays_are_bounded_and_the_last_resort_is_a_503():
     world = World({"m": ["a", "b", "c", "d"]}, accelerators=("a", "b", "c", "d"), policy=policy(standby="all"))
+    asked = []
+
+    def lost(name):
+        def submit(*_):
+            asked.append(name)
+            raise LaneDied(f"{name} is gone")
+
+        return submit
+
     for name in "abcd":
-        world.lane(name).permit_until_s = 0.0
+        world.lane(name).submit = lost(name)
     error = world.infer().exception(0)
     assert isinstance(error, Overloaded)
-    assert [world.lane(n).runs for n in "abcd"] == [1, 1, 1, 0]
+    assert asked == ["a", "b", "c"]
+
+
+def test_a_lane_without_a_permit_is_passed_over_and_costs_no_replay():
+    world = World({"m": ["a", "b", "c", "d"]}, accelerators=("a", "b", "c", "d"), policy=policy(standby="all"))
+    for name in "abc":
+        world.lane(name).permit_until_s = 0.0
+    answer = world.infer().result(0)
+    assert (answer.placement, answer.replays) == ("d", 0)
+
+
+def test_where_no_lane_holds_a_permit_a_request_waits_for_the_next_one():
+    world = World()
+    for name in ("gpu0", "cpu"):
+        world.lane(name).permit_until_s = 0.0
+    future = world.infer()
+    assert not future.done()
+    world.tick()
+    assert future.result(0).replays == 0
 
 
 def test_an_error_of_the_runtime_is_tried_elsewhere_and_told_to_the_supervisor():
@@ -193,3 +222,20 @@ def test_meters_count_answers_failures_and_replays():
     status = world.snapshot.models[0]
     assert (status.requests, status.failed, status.replayed) == (2, 0, 1)
     assert status.provenance == "modelled"
+
+
+def test_nothing_of_an_answered_request_waits_for_the_garbage_collector():
+    world = World()
+    world.lane("gpu0").hold = True
+    given_up, answered = world.infer(), world.infer()
+    seen = [weakref.ref(future) for future in (given_up, answered)]
+    jobs = [weakref.ref(future.key) for future in (given_up, answered)]
+    given_up.cancel()
+    world.lane("gpu0").die("SIGKILL")
+    assert answered.result(0).placement == "cpu"
+    gc.disable()
+    try:
+        del given_up, answered
+        assert [ref() for ref in (*seen, *jobs)][1::2] == [None, None]
+    finally:
+        gc.enable()

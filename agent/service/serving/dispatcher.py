@@ -244,10 +244,11 @@ class Dispatcher:
             self._fail_or_blame(job, error)
             return
         with self._lock:
-            job.replays += 1
+            ran = not isinstance(error, PermitExpired)  # else nothing was begun that could be replayed
+            job.replays += ran
             job.last_error = error
             job.tried.add(route.accelerator)
-            self.counters["replayed"] += 1
+            self.counters["replayed"] += ran
         self._attempt(job)
 
     def _wait_or_refuse(self, job: _Job, model: ModelRoutes, candidates: list[routing.Route]) -> None:
@@ -256,7 +257,7 @@ class Dispatcher:
         if full:
             self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
             return
-        if job.last_error is not None and not isinstance(job.last_error, LaneDied):
+        if job.last_error is not None and not isinstance(job.last_error, LaneDied | PermitExpired):
             self._fail_or_blame(job, job.last_error)
             return
         if model.hopeful:
