@@ -178,12 +178,13 @@ class Exchange:
             self._connection.on_loop(self._finish)
 
     def _finish(self) -> None:
-        assert self._future is not None  # noqa: S101  (it has settled)
+        future, self._future = self._future, None  # which refers to this exchange: the answer would outlive it
+        assert future is not None  # noqa: S101  (it has settled)
         assert self._decoded is not None  # noqa: S101
         if self.disconnected:
             return
         try:
-            encoded = self._path.forms.encode(self._future.result(0), self._decoded)
+            encoded = self._path.forms.encode(future.result(0), self._decoded)
         except CancelledError:
             self._refuse(Overloaded("the request was cancelled inside the agent; send it again"))
             return

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 
 from agent.backends.layouts import TensorArea
 from agent.backends.segments import Lease
 from agent.errors import DeadlineExceeded, Overloaded
 from agent.ports import LaneReply, Tensors
-
-
-class Promise(Future[LaneReply]):
-    """A future that tells who cancels it, at a tenth of what a callback for that costs every call.
-
-    By number: a future that referred to its own call would keep the answer's slot until the next collection.
-    """
-
-    def __init__(self, cancelled: Callable[[int], None], number: int) -> None:
-        super().__init__()
-        self._tell = cancelled
-        self._number = number
-
-    def cancel(self) -> bool:
-        """As of Future."""
-        is_cancelled = super().cancel()
-        if is_cancelled:
-            self._tell(self._number)
-        return is_cancelled
 
 
 class Call:
@@ -65,10 +45,14 @@ class CallQueue:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.sent)
 
-    def add(self, call: Call) -> None:
-        """Accept a call at the end. Raises Overloaded at the bound."""
+    def check_room(self) -> None:
+        """Raises Overloaded at the bound."""
         if len(self.waiting) + len(self.sent) >= self._limit:
             raise Overloaded(f"{self._accelerator} has {len(self)} calls queued (limit {self._limit})")
+
+    def add(self, call: Call) -> None:
+        """Accept a call at the end. Raises Overloaded at the bound."""
+        self.check_room()
         self.waiting[call.number] = call
 
     def drop(self, number: int) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from agent.backends import calls
-from agent.backends.calls import Call, CallQueue, Promise
+from agent.backends.calls import Call, CallQueue
 from agent.backends.child_lane import ChildLane, Failing, failing
 from agent.backends.faults import Kind, injection
 from agent.backends.head_start import Spare
@@ -19,7 +19,8 @@ from agent.backends.messages import Channel, Closed, Header, parse
 from agent.backends.models import Load, ModelTable, error_of
 from agent.backends.packets import DONE, unpack_done
 from agent.backends.process import Child
-from agent.backends.transfer import read_reply
+from agent.backends.promise import Promise
+from agent.backends.transfer import LoadedModel, read_reply
 from agent.errors import BackendError, ModelLoadFailed, NotLoaded, Overloaded, QeilError
 from agent.ports import Clock, LaneReply, LaneSpec, LoadReport, LoadSpec, Tensors
 
@@ -90,18 +91,23 @@ class ProcessLane(ChildLane):
     ) -> Future[LaneReply]:
         """Run once. Raises Overloaded (queue full, model not loaded), LaneDied; see `ports.Lane` for the future."""
         with self._lock:
-            self._require()
-            if self._models.get(model) is None:
+            channel = self._require()
+            loaded = self._models.get(model)
+            if loaded is None:
                 raise NotLoaded(f"{model} is not loaded on {self.spec.accelerator}")
-            number = self._next_number()
+            number = self._numbers = self._numbers + 1
+            # By number: a promise that referred to its own call would keep the answer's slot until the next collection.
             call = Call(number, model, inputs, outputs, deadline_s, Promise(self._dropped, number))
             if deadline_s <= self._clock.monotonic_s():
                 settle(call.future, error=calls.too_late(call, self.spec.accelerator))
                 return call.future
-            self._queue.add(call)
-            refused = self._pump()
-        if refused:
-            self._refuse(refused)
+            self._queue.check_room()
+            try:
+                if not self._sent_at_once(channel, loaded, call):
+                    self._queue.add(call)
+            except QeilError as error:
+                settle(call.future, error=error)
+                return call.future
         self._io.remind(deadline_s)
         return call.future
 
@@ -139,6 +145,19 @@ class ProcessLane(ChildLane):
         except (BlockingIOError, Closed):
             pass  # the next answer, or the end of the channel, comes here again
         return refused
+
+    def _sent_at_once(self, channel: Channel, loaded: LoadedModel, call: Call) -> bool:
+        """What `_pump` would do with a call that need not wait; False where it must."""
+        queue = self._queue
+        if queue.waiting or len(queue.sent) >= WINDOW:
+            return False
+        try:
+            if not loaded.send(channel, call):
+                return False
+        except (BlockingIOError, Closed):
+            return False
+        queue.sent[call.number] = call
+        return True
 
     def _send_call(self, channel: Channel, call: Call) -> bool:
         """Hand over a call unless its future is settled; False when no slot is free."""

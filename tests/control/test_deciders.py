@@ -183,3 +183,17 @@ def test_fallback_is_judged_by_provider_and_share(actual, fraction, minimum, rul
     )
     assert verdict.outcome == outcome
     assert bool(verdict.sentence) == (outcome != "serve" or actual == ("CPU",))
+
+
+@pytest.mark.parametrize("size", [1, 100, 20_000])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("odd", [1.0, 6e4, np.nan, np.inf, -np.inf, "most"])
+def test_one_value_that_is_not_finite_is_found_and_large_ones_are_not_taken_for_one(size, kind, odd):
+    tensor = np.ones((size, 2), kind)
+    tensor[size // 2] = np.finfo(kind).max if odd == "most" else odd
+    names = {np.float16: "FP16", np.float32: "FP32", np.float64: "FP64"}
+    spec = TensorSpec(name="x", datatype=names[kind], shape=(-1, 2))
+
+    for seen in (tensor, np.asfortranarray(tensor)):
+        verdict = input_guard.check({"x": seen}, (spec,), reject_non_finite=True)
+        assert verdict.allow == (odd in (1.0, 6e4, "most"))

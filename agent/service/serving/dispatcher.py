@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import structlog
 
+from agent.backends.promise import Promise
 from agent.control import admission, input_guard, routing
 from agent.errors import (
     BackendError,
@@ -31,31 +31,13 @@ from agent.errors import (
 )
 from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
 from agent.service.serving.held_answers import Held, HeldAnswers, Part, part_of, parts_of
+from agent.service.serving.job import Job
 from agent.service.serving.meter import Meter
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable
 from agent.service.serving.split_meter import SplitMeter
 from agent.service.serving.split_run import Progress, SplitRun, resumable
 
 _log = structlog.get_logger("request")
-
-
-@dataclass(eq=False)
-class _Job:
-    request: InferenceRequest
-    future: Future[InferenceAnswer]
-    ticket: int
-    started_s: float
-    deadline_s: float
-    table: RoutingTable  # by which the present attempt was routed
-    tried: set[str] = field(default_factory=set)
-    replays: int = 0
-    last_error: QeilError | None = None
-    progress: Progress | None = None
-    """Of a split model: what its stages made so far."""
-    accused: Part | None = None
-    """Whom the last error speaks against."""
-    give_up: Callable[[], object] | None = None
-    """Drops the call that is under way, for a client that has gone."""
 
 
 class Dispatcher:
@@ -75,8 +57,8 @@ class Dispatcher:
         self._clock = clock
         self._on_suspect = on_suspect
         self._lock = threading.Lock()
-        self._in_flight: set[_Job] = set()
-        self._waiting: list[_Job] = []
+        self._in_flight: set[Job] = set()
+        self._waiting: list[Job] = []
         self._tickets = 0
         self._service_s = 0.05
         self.meters: dict[str, Meter] = {}
@@ -87,17 +69,16 @@ class Dispatcher:
 
     def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
         """Accept a request or fail its future with a RequestError."""
-        future: Future[InferenceAnswer] = Future()
+        future: Promise[InferenceAnswer] = Promise(self._dropped)
         try:
-            job = self._admit(request, future)
+            job = future.key = self._admit(request, future)
         except QeilError as error:
             future.set_exception(error)
             return future
-        future.add_done_callback(lambda _: self._release(job))
         self._attempt(job)
         return future
 
-    def _admit(self, request: InferenceRequest, future: Future[InferenceAnswer]) -> _Job:
+    def _admit(self, request: InferenceRequest, future: Promise[InferenceAnswer]) -> Job:
         table = self._table
         model = self.routes(request.model)
         if model.metadata.inputs or model.routes:
@@ -123,7 +104,7 @@ class Dispatcher:
                 raise Overloaded(decision.sentence + reason, decision.retry_after_s)
             self._tickets += 1
             deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
-            job = _Job(request, future, self._tickets, now_s, deadline_s, table)
+            job = Job(request, future, self._tickets, now_s, deadline_s, table)
             self._in_flight.add(job)
             if request.model not in self.meters:
                 self.meters[request.model] = Meter()
@@ -157,7 +138,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------------ attempts
 
-    def _attempt(self, job: _Job) -> None:
+    def _attempt(self, job: Job) -> None:
         table = self._table
         job.table = table
         model = table.models.get(job.request.model)
@@ -185,7 +166,7 @@ class Dispatcher:
         accelerator = candidates[index].accelerator
         self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
 
-    def _submit(self, job: _Job, route: RouteEntry) -> None:
+    def _submit(self, job: Job, route: RouteEntry) -> None:
         if route.stages:
             self._submit_split(job, route)
             return
@@ -199,7 +180,7 @@ class Dispatcher:
         self._watch(job, reply.cancel)
         reply.add_done_callback(lambda done: self._finished(job, route, done))
 
-    def _submit_split(self, job: _Job, route: RouteEntry) -> None:
+    def _submit_split(self, job: Job, route: RouteEntry) -> None:
         request = job.request
         kept = job.progress
         if kept is None or not resumable(kept, route):
@@ -214,12 +195,12 @@ class Dispatcher:
         run.start()
 
     @staticmethod
-    def _watch(job: _Job, give_up: Callable[[], object]) -> None:
+    def _watch(job: Job, give_up: Callable[[], object]) -> None:
         job.give_up = give_up
         if job.future.done():
             give_up()
 
-    def _finished(self, job: _Job, route: RouteEntry, done: Future[LaneReply]) -> None:
+    def _finished(self, job: Job, route: RouteEntry, done: Future[LaneReply]) -> None:
         if done.cancelled():
             return
         error = done.exception()
@@ -231,7 +212,7 @@ class Dispatcher:
             sentence = f"{type(error).__name__}: {error}"
             self._attempt_failed(job, route, InferenceFailed(sentence), route.accelerator)
 
-    def _attempt_failed(self, job: _Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
+    def _attempt_failed(self, job: Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
         """`accelerator` is the one at fault, of those that the placement needs."""
         if isinstance(error, NotLoaded) and self._table is not job.table:
             self._attempt(job)  # routed just before a swap: nobody is at fault
@@ -251,7 +232,7 @@ class Dispatcher:
             self.counters["replayed"] += ran
         self._attempt(job)
 
-    def _wait_or_refuse(self, job: _Job, model: ModelRoutes, candidates: list[routing.Route]) -> None:
+    def _wait_or_refuse(self, job: Job, model: ModelRoutes, candidates: list[routing.Route]) -> None:
         """Wait while a placement is expected back; a full queue everywhere is refused at once."""
         full = any(c.usable and c.capacity_share > 0 and c.accelerator not in job.tried for c in candidates)
         if full:
@@ -270,14 +251,14 @@ class Dispatcher:
 
     # ------------------------------------------------------------------ outcomes
 
-    def _made(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+    def _made(self, job: Job, route: RouteEntry, reply: LaneReply) -> None:
         """An answer is there; where the policy wants it verified, every lane that made it must pass a canary first."""
         if self._held is None or self._table.policy.recovery.release == "at_once":
             self._answer(job, route, reply)
             return
         self._verify(job, route, reply, parts_of(route, route.name or job.request.model))
 
-    def _verify(self, job: _Job, route: RouteEntry, reply: LaneReply, parts: list[Part]) -> None:
+    def _verify(self, job: Job, route: RouteEntry, reply: LaneReply, parts: list[Part]) -> None:
         assert self._held is not None  # noqa: S101  (the caller checked)
         if not parts:
             self._answer(job, route, reply)
@@ -290,7 +271,7 @@ class Dispatcher:
 
         self._held.hold(accelerator, lane, model, Held(lambda: self._verify(job, route, reply, rest), redo))
 
-    def _answer(self, job: _Job, route: RouteEntry, reply: LaneReply) -> None:
+    def _answer(self, job: Job, route: RouteEntry, reply: LaneReply) -> None:
         energy_j, provenance = reply.energy_j, reply.energy_provenance
         if energy_j is None:
             energy_j = route.modelled_energy_j(reply.execute_s)
@@ -301,7 +282,7 @@ class Dispatcher:
             execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
             policy_digest=job.table.policy_digest, replays=job.replays,
         )  # fmt: skip
-        if not _settle(job.future, answer):
+        if not self._settle(job, answer):
             return
         total_s = self._clock.monotonic_s() - job.started_s
         self.meters[job.request.model].answered(
@@ -314,7 +295,7 @@ class Dispatcher:
             energy_j=energy_j, provenance=provenance,
         )  # fmt: skip
 
-    def _fail_or_blame(self, job: _Job, error: QeilError) -> None:
+    def _fail_or_blame(self, job: Job, error: QeilError) -> None:
         """Fail, but where a runtime refused an input, first ask its lane whether the input or the lane is to blame."""
         if self._held is None or not isinstance(error, InferenceFailed) or job.accused is None:
             self._fail(job, error)
@@ -332,29 +313,46 @@ class Dispatcher:
 
         self._held.hold(accelerator, lane, model, Held(lambda: self._fail(job, Unprocessable(error.message)), redo))
 
-    def _version(self, job: _Job) -> str:
+    def _version(self, job: Job) -> str:
         model = self._table.models.get(job.request.model)
         return model.metadata.versions[-1] if model else "1"
 
-    def _fail(self, job: _Job, error: QeilError) -> None:
+    def _fail(self, job: Job, error: QeilError) -> None:
         if isinstance(error, LaneOutOfMemory):
             error = Overloaded(error.message, 1.0)
         elif isinstance(error, LaneDied | PermitExpired):
             error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1
-        if _settle(job.future, error):
+        if self._settle(job, error):
             self.meters[job.request.model].failed()
             _log.warning(
                 "request", id=job.request.request_id, model=job.request.model, status=error.code,
                 error=error.message, replays=job.replays,
             )  # fmt: skip
 
-    def _release(self, job: _Job) -> None:
+    def _settle(self, job: Job, outcome: InferenceAnswer | QeilError) -> bool:
+        """Set the outcome unless the client cancelled or it is already set; says which."""
+        self._forget(job)
+        job.future.key = job.give_up = None  # else the answer would live until the next collection
+        try:
+            if isinstance(outcome, QeilError):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        except InvalidStateError:
+            return False
+        return True
+
+    def _dropped(self, job: Job) -> None:
+        """The client gave up."""
+        self._forget(job)
+        if job.give_up is not None:
+            job.give_up()
+
+    def _forget(self, job: Job) -> None:
         with self._lock:
             self._in_flight.discard(job)
-        if job.future.cancelled() and job.give_up is not None:
-            job.give_up()
 
     # ------------------------------------------------------------------ supervisor's side
 
@@ -387,15 +385,3 @@ class Dispatcher:
             jobs = list(self._in_flight)
         for job in jobs:
             self._fail(job, error)
-
-
-def _settle(future: Future[InferenceAnswer], outcome: InferenceAnswer | QeilError) -> bool:
-    """Set the outcome unless the caller cancelled or it is already set; says which."""
-    try:
-        if isinstance(outcome, QeilError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-    except InvalidStateError:
-        return False
-    return True

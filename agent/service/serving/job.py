@@ -1,0 +1,34 @@
+"""Job: one request under way, owned by the dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.backends.promise import Promise
+from agent.errors import QeilError
+from agent.ports import InferenceAnswer, InferenceRequest
+from agent.service.serving.held_answers import Part
+from agent.service.serving.routing_table import RoutingTable
+from agent.service.serving.split_run import Progress
+
+
+@dataclass(eq=False)
+class Job:
+    """See module."""
+
+    request: InferenceRequest
+    future: Promise[InferenceAnswer]
+    ticket: int
+    started_s: float
+    deadline_s: float
+    table: RoutingTable  # by which the present attempt was routed
+    tried: set[str] = field(default_factory=set)
+    replays: int = 0
+    last_error: QeilError | None = None
+    progress: Progress | None = None
+    """Of a split model: what its stages made so far."""
+    accused: Part | None = None
+    """Whom the last error speaks against."""
+    give_up: Callable[[], object] | None = None
+    """Drops the call that is under way, for a client that has gone."""
