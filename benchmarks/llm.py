@@ -1,6 +1,7 @@
 """Decoder speed beside its peers: the same ONNX file on ONNX Runtime GenAI, the same GGUF on llama.cpp.
 
-Peers count where they are installed.
+Peers count where they are installed: onnxruntime-genai; llama-cpp-python, which is built for this machine, or
+xllamacpp, a llama.cpp with a wheel for AVX2.
 
 Runs alternate in one process; medians of tokens per second and ratios, and what a batch of eight saves.
 
@@ -87,6 +88,26 @@ def llama_cpp(gguf: Path, ids: list[int], threads: int) -> Run:
     return run
 
 
+def llama_cpp_wheel(gguf: Path, ids: list[int], threads: int) -> Run:
+    """Its own server inside this process; the seconds are those that it states."""
+    import xllamacpp  # noqa: PLC0415 - a peer, not needed to run
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = PROMPT_TOKENS + NEW_TOKENS + 8, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.verbosity = 0
+    server = xllamacpp.Server(params)
+
+    def run() -> tuple[float, float]:
+        timings = server.handle_completions(
+            {"prompt": ids, "max_tokens": NEW_TOKENS, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
+        )["timings"]
+        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3
+
+    return run
+
+
 def batch_saving(session: DecoderSession, ids: list[int], rounds: int) -> tuple[float, float]:
     """Medians of (wall, CPU) of eight samples as one batch, over eight separate runs."""
     walls, cpus = [], []
@@ -124,6 +145,19 @@ def packaged() -> Path | None:
     return None if spec is None or spec.origin is None else next(Path(spec.origin).parent.glob("*.gguf"))
 
 
+def contenders(
+    gguf: Path, folder: DecoderFolder, sessions: dict[str, DecoderSession], ids: list[int], threads: int, scratch: Path
+) -> dict[str, Run]:
+    runs: dict[str, Run] = {f"own {mode}": own(session, ids) for mode, session in sessions.items()}
+    if importlib.util.find_spec("onnxruntime_genai"):
+        runs |= {f"genai {mode}": genai(folder, mode, ids, threads, scratch) for mode in folder.graphs}
+    if importlib.util.find_spec("llama_cpp"):
+        runs["llama.cpp"] = llama_cpp(gguf, ids, threads)
+    elif importlib.util.find_spec("xllamacpp"):
+        runs["llama.cpp"] = llama_cpp_wheel(gguf, ids, threads)
+    return runs
+
+
 def compare(gguf: Path, scratch: Path, threads: int, rounds: int) -> None:
     started_s = time.perf_counter()
     folder = open_folder(import_gguf(gguf, scratch / "model").folder)
@@ -131,11 +165,7 @@ def compare(gguf: Path, scratch: Path, threads: int, rounds: int) -> None:
     story = "Once upon a time there was a small village by the sea where an old man built boats. " * 10
     ids = folder.encode(story)[:PROMPT_TOKENS]
     sessions = {mode: DecoderSession(folder, threads=threads, mode=mode) for mode in folder.graphs}
-    runs: dict[str, Run] = {f"own {mode}": own(session, ids) for mode, session in sessions.items()}
-    if importlib.util.find_spec("onnxruntime_genai"):
-        runs |= {f"genai {mode}": genai(folder, mode, ids, threads, scratch) for mode in folder.graphs}
-    if importlib.util.find_spec("llama_cpp"):
-        runs["llama.cpp"] = llama_cpp(gguf, ids, threads)
+    runs = contenders(gguf, folder, sessions, ids, threads, scratch)
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
