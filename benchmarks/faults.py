@@ -5,7 +5,8 @@
 One agent in this process, its lanes in processes of their own, four clients in another one that compare every answer
 with onnxruntime's (checking_client.py). Faults are real where the kernel can make them (SIGKILL, SIGSTOP, SIGSEGV, an
 address-space limit), and made inside the lane's process where they stand for hardware (wrong numbers until it is
-restarted, a failed allocation, a device that is gone, one slow call, one that never ends). The policy verifies answers
+restarted, a failed allocation, a device that is gone, one that was reset and is back at the next call, one slow call,
+thirty of them, one that never ends). The policy verifies answers
 (recovery.release: verified); its breaker is opened wide because every lane is broken every few seconds on purpose.
 """
 
@@ -137,13 +138,16 @@ def inject(keeper: LaneKeeper, kind: str, rng: random.Random) -> None:
     else:
         name, runs = {
             "wrong": ("wrong", FOREVER), "allocation failure": ("memory", 3), "vanished": ("vanish", FOREVER),
-            "delayed reply": ("slow", 1), "hang": ("hang", 1),
+            "driver reset": ("vanish", 1), "delayed reply": ("slow", 1), "slow-down": ("slow", 30), "hang": ("hang", 1),
         }[kind]  # fmt: skip
-        lane.inject(name, runs, rng.uniform(0.02, 1.0))  # type: ignore[attr-defined] # both kinds of lane have it
+        seconds = rng.uniform(0.02, 0.1) if kind == "slow-down" else rng.uniform(0.02, 1.0)
+        lane.inject(name, runs, seconds)  # type: ignore[attr-defined] # both kinds of lane have it
 
 
 EVERYWHERE = ("kill -9", "segfault", "SIGSTOP", "address-space limit")
-INSIDE = ("wrong", "allocation failure", "vanished", "delayed reply", "hang")
+INSIDE = ("wrong", "allocation failure", "vanished", "driver reset", "delayed reply", "slow-down", "hang")
+MAY_PASS = ("delayed reply", "slow-down", "driver reset", "allocation failure", "address-space limit")
+"""Faults that a lane may get over without a restart."""
 
 
 class Breaker(threading.Thread):
@@ -188,7 +192,7 @@ class Breaker(threading.Thread):
                 inject(self.keeper, kind, self.rng)
                 if self.deaths.since(self.keeper.name, begun_s) or (self.keeper.lane is lane and lane.alive()):
                     break
-        shows_s = SETTLE_S if kind in {"delayed reply", "allocation failure", "address-space limit"} else PATIENCE_S
+        shows_s = SETTLE_S if kind in MAY_PASS else PATIENCE_S
         self._await(lambda: self.deaths.since(self.keeper.name, begun_s), shows_s)
         death = self.deaths.since(self.keeper.name, begun_s)
         if death is not None:
