@@ -24,6 +24,8 @@ CPU: Final = "CPUExecutionProvider"
 _ONNX_BFLOAT16: Final = 16
 _RECORD_ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
 _SESSION_OPTION_PREFIX: Final = "session."
+CUSTOM_OPERATORS: Final = "custom_operators"
+"""Key of a runtime's options: library of operators that the file needs, registered before it is opened."""
 _SPINNING: Final = "session.intra_op.allow_spinning"
 _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
@@ -151,7 +153,19 @@ def _session_options(ort: Any, order: LoadOrder) -> Any:
     for key, value in order.options.items():
         if key.startswith(_SESSION_OPTION_PREFIX):
             options.add_session_config_entry(key, value)
+    library = order.options.get(CUSTOM_OPERATORS)
+    if library is not None:
+        _register(options, order, library, runtime_errors(ort))
     return options
+
+
+def _register(options: Any, order: LoadOrder, library: str, errors: tuple[type[Exception], ...]) -> None:
+    if not Path(library).is_file():
+        raise ModelLoadFailed(f"{order.model}: there is no operator library {library} (options.{CUSTOM_OPERATORS})")
+    try:
+        options.register_custom_ops_library(library)
+    except errors as error:
+        raise ModelLoadFailed(f"{order.model}: {library} is no operator library: {reason(error)}") from error
 
 
 def _record_assignment(options: Any, notes: list[str]) -> bool:
@@ -164,7 +178,7 @@ def _record_assignment(options: Any, notes: list[str]) -> bool:
 
 
 def _make_session(ort: Any, order: LoadOrder, options: Any, notes: list[str]) -> Any:
-    own = {k: v for k, v in order.options.items() if not k.startswith(_SESSION_OPTION_PREFIX)}
+    own = {k: v for k, v in order.options.items() if not k.startswith(_SESSION_OPTION_PREFIX) and k != CUSTOM_OPERATORS}
     if order.plugin is not None:
         devices = _plugin_devices(ort, order)
         device = devices[0].ep_metadata.get("ov_device")

@@ -1,4 +1,4 @@
-"""A delegate that crashes, and an accelerator that is not there: the agent serves on and says who and why."""
+"""Delegates and operators that crash, accelerators that are not there: the agent serves on and says who and why."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from agent.cli.infer import random_inputs
 from agent.schema.device import DeviceProfile
 from agent.storage import share, yaml_files
+from tests.backends.test_custom_operators import BAD, GOOD, compiled, copy_model
 from tests.integration.agent_process import FACE, MAGIKA, models, running
 
 DELEGATE = Path(__file__).parent.parent / "backends/delegate.c"
@@ -54,6 +56,38 @@ def test_a_delegate_that_crashes_is_kept_away_from_its_model_and_quoted(tmp_path
         restarts = agent.accelerator("edgetpu")["restarts"]
         assert restarts <= 3
         assert agent.model(FACE[0])["state"] == "ready"
+
+
+def test_an_operator_that_crashes_loses_no_request_and_its_lane_is_quarantined_with_its_last_words(tmp_path):
+    libraries = {"gpu": compiled(tmp_path, "-DCRASH"), "cpu": compiled(tmp_path)}
+    crashing, sound = (
+        {"backend": "onnx", "provider": "CPUExecutionProvider", "options": {"custom_operators": libraries[name]}}
+        for name in ("gpu", "cpu")
+    )
+    board = yaml.safe_load(Path(board_with("gpu", crashing, tmp_path)).read_text())
+    board["accelerators"][0]["runtimes"] = [sound]
+    for unit, watts in zip(board["accelerators"], (9.0, 0.1), strict=True):
+        unit["base_power_w"]["value"] = watts  # so that the one that crashes is asked first
+    (tmp_path / "board.yaml").write_text(yaml.safe_dump(board))
+    policy = yaml.safe_load(share.find_policy("balanced").read_text())
+    policy["name"], policy["guard"]["models"]["custom_operators"] = "trusting", "flag"
+    policy["recovery"] |= {"breaker_failures": 2, "restart_backoff_s": 0.1, "ramp_s": 0, "ramp_start_share": 1}
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+    entry = {"name": "copy", "path": str(copy_model(tmp_path / "copy.onnx"))}
+    settings = {"profile": str(tmp_path / "board.yaml"), "policy": str(tmp_path / "policy.yaml"), "models": [entry]}
+    with running(tmp_path / "agent", **settings) as agent, contextlib.closing(agent.client()) as client:
+
+        def quarantined() -> bool:
+            for x in (GOOD, BAD, GOOD):  # every one is answered, whoever dies of it
+                assert np.array_equal(client.infer("copy", {"x": x}).outputs["y"], x)
+            return agent.accelerator("gpu")["state"] == "quarantined"
+
+        agent.wait_until(quarantined, 30)
+        fault = agent.accelerator("gpu")["last_fault"]
+        assert "SIGSEGV" in fault
+        assert "test operator: no page behind bank 7" in fault
+        assert agent.model("copy")["failed"] == 0
+        assert agent.model("copy")["placement"] == "cpu"
 
 
 @pytest.mark.parametrize(
