@@ -62,11 +62,17 @@ def _print(result: Validation, every_row: bool) -> None:
     if result.mapped:
         for title, key in (("board", "by_board"), ("task", "by_task"), ("tier", "by_tier")):
             _print_scores(f"By {title}", title, document[key])
-        _print_scores("All", "", {"all rows": document["summary"]})
+        _print_scores("All", "", {**document["by_fit"], "all rows": document["summary"]})
     reasons: dict[str, list[str]] = {}
     for item in document["unmapped"]:
         reasons.setdefault(item["why"], []).append(item["row_id"])
     click.echo(f"{document['mapped']} of {document['rows']} rows mapped; errors are modelled against measured")
+    fitted = document["fitted_on"]
+    here = len(fitted["rows_of_this_table"])
+    click.echo(
+        f"coefficients were fitted on {fitted['measurements']} distinct measurements: {here} rows mapped here are of "
+        f"them, {document['mapped'] - here} were not seen by the fit (--json marks each)"
+    )
     for why, ids in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:SHOWN_REASONS]:
         click.echo(f"  not mapped, {len(ids)} rows ({', '.join(ids[:4])}{' …' if len(ids) > 4 else ''}): {why}")
     if len(reasons) > SHOWN_REASONS:

@@ -25,6 +25,7 @@ def document(coefficients: Coefficients, rows: int, source: Path) -> dict[str, A
         "command": f"python -m agent.evaluation.fit {source.name}",
         "table_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "rows": rows,
+        "row_fingerprints": " ".join(sorted(coefficients.fitted_rows)),
         "uncertainty_factor": coefficients.uncertainty_factor,
         "meaning": "log-coefficients by level and member; each entry is [value, standard deviation, rows behind it]",
         "time": _solution(coefficients.time, priors.TIME),
@@ -56,7 +57,8 @@ def load_coefficients(path: Path) -> Coefficients:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["version"] != VERSION:
             raise ConfigError(f"{path}: version {data['version']} is not {VERSION}; run the fit again")
-        return Coefficients(_read(data["time"]), _read(data["power"]), float(data["uncertainty_factor"]))
+        rows = frozenset(str(data.get("row_fingerprints", "")).split())
+        return Coefficients(_read(data["time"]), _read(data["power"]), float(data["uncertainty_factor"]), rows)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -48,7 +48,7 @@ def fit(known: Sequence[Case]) -> Coefficients:
         scale=priors.POWER_SCALE,
         minimum_rows=priors.minimum_rows(priors.POWER),
     )
-    return Coefficients(time, power)
+    return Coefficients(time, power, fitted_rows=frozenset(case.row.fingerprint for case in known))
 
 
 def time_observations(case: Case) -> list[Observation]:

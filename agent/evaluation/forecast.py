@@ -23,6 +23,8 @@ class Coefficients:
     power: Solution
     uncertainty_factor: float = 1.0
     """Held-out spread over what the coefficients alone would claim."""
+    fitted_rows: frozenset[str] = frozenset()
+    """Fingerprints of the measurements that the fit has seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -64,6 +65,12 @@ class Measurement:
     derived_power_w: float | None = None
     derived_energy_j: float | None = None
     idle_power_w: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What was measured and what came out, whatever number the row has: the same measurement in any table."""
+        kept = [getattr(self, f.name) for f in fields(self) if f.name not in ("row_id", "tier", "source", "notes")]
+        return hashlib.sha256("|".join("" if value is None else str(value) for value in kept).encode()).hexdigest()[:12]
 
 
 NUMBERS = tuple(f.name for f in fields(Measurement) if f.name != "row_id" and f.default is None)

@@ -31,6 +31,12 @@ class Validation:
     cases: Mapping[str, Case]
     comparisons: tuple[Comparison, ...]
     unmapped: tuple[Unmapped, ...]
+    fitted_rows: frozenset[str] = frozenset()
+    """Fingerprints of the measurements that the coefficients were fitted on, of this table or another."""
+
+    def was_fitted(self, row_id: str) -> bool:
+        """Whether the fit has seen this row, so that its error says little."""
+        return self.cases[row_id].row.fingerprint in self.fitted_rows
 
     @property
     def mapped(self) -> int:
@@ -44,6 +50,11 @@ class Validation:
             "mapped": self.mapped,
             "unmapped": [dataclasses.asdict(item) for item in self.unmapped],
             "summary": _scores(by_quantity(self.comparisons)),
+            "fitted_on": {
+                "measurements": len(self.fitted_rows),
+                "rows_of_this_table": sorted(row_id for row_id in self.cases if self.was_fitted(row_id)),
+            },
+            "by_fit": self._by_fit(),
             "by_board": self._groups("board"),
             "by_tier": self._groups("tier"),
             "by_task": self._groups("task"),
@@ -52,6 +63,11 @@ class Validation:
 
     def _groups(self, field: str) -> dict[str, Any]:
         groups = grouped(self.comparisons, lambda c: getattr(self.cases[c.row_id].row, field) or "not stated")
+        return {name: _scores(scores) for name, scores in groups.items()}
+
+    def _by_fit(self) -> dict[str, Any]:
+        names = {True: "rows of the fit", False: "rows the fit has not seen"}
+        groups = grouped(self.comparisons, lambda c: names[self.was_fitted(c.row_id)])
         return {name: _scores(scores) for name, scores in groups.items()}
 
     def _detail(self, item: Comparison) -> dict[str, Any]:
@@ -65,6 +81,7 @@ class Validation:
             "ape": item.ape,
             "rel_uncertainty": item.rel_uncertainty,
             "provenance": "modelled",
+            "fitted": self.was_fitted(item.row_id),
             "tier": case.row.tier,
             "board": case.row.board,
             "device": case.row.device,
@@ -95,7 +112,7 @@ def validate(
             continue
         cases[row.row_id] = case
         comparisons += compare(case, coefficients)
-    return Validation(len(chosen), cases, tuple(comparisons), tuple(unmapped))
+    return Validation(len(chosen), cases, tuple(comparisons), tuple(unmapped), coefficients.fitted_rows)
 
 
 def _scores(scores: Mapping[Quantity, Score]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_a_fit_repeats_what_it_has_seen_and_its_file_repeats_the_fit(fitted, tmp
     assert [c.predicted for c in again.comparisons] == pytest.approx(
         [c.predicted for c in result.comparisons], rel=0.01
     )
+
+
+def test_a_row_of_the_fit_is_told_from_one_it_has_not_seen_whatever_its_number(fitted, tmp_path):
+    table, path = tmp_path / "t.csv", tmp_path / "f.json"
+    table.write_text("x")
+    path.write_text(render(document(fitted, 48, table)))
+    seen, other = replace(world_rows()[0], row_id="other-number"), row(row_id="new", latency_ms=2.5)
+    found = validate([seen, other], catalogue(), load_coefficients(path)).document()
+    assert found["fitted_on"]["rows_of_this_table"] == ["other-number"]
+    assert {item["row_id"]: item["fitted"] for item in found["rows_detail"]} == {"other-number": True, "new": False}
+    assert set(found["by_fit"]) == {"rows of the fit", "rows the fit has not seen"}
 
 
 def test_no_coefficient_below_the_top_belongs_to_a_single_row(fitted):
