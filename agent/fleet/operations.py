@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from agent.fleet.rollouts import Rollouts
 from agent.fleet.writers import Writers
 from agent.ports import LinkStatus, Metric
 from agent.schema.fleet import Labels, RolloutRequest, Signed
+
+OVERVIEW_S = 2.0
 
 
 class Operations:
@@ -40,6 +43,8 @@ class Operations:
         self._consumer = consumer
         self._link = link
         self._wall_s = wall_s
+        self._overview_lock = threading.Lock()
+        self._overviews: dict[str | None, tuple[float, dict[str, Any]]] = {}
 
     def health(self) -> dict[str, Any]:
         """Whether everything works; no secret in it."""
@@ -55,8 +60,14 @@ class Operations:
         return [entry.as_json() for entry in self._inventory.boards(tenant, select_text)]
 
     def overview(self, tenant: str | None) -> dict[str, Any]:
-        """All boards in few bytes."""
-        return self._inventory.overview(tenant)
+        """All boards in few bytes; for `OVERVIEW_S` the same, however many ask."""
+        with self._overview_lock:
+            now_s = self._wall_s()
+            made_s, found = self._overviews.get(tenant, (-OVERVIEW_S, {}))
+            if not 0 <= now_s - made_s < OVERVIEW_S:
+                found = self._inventory.overview(tenant)
+                self._overviews = {tenant: (now_s, found)}
+            return found
 
     def board(self, key: BoardKey) -> dict[str, Any]:
         """Detail."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hmac
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,17 +208,30 @@ class Rest:
     def openapi(self) -> dict[str, Any]:
         """The description of this API."""
         paths: dict[str, Any] = {}
+        schemas: dict[str, Any] = {}
         for endpoint in self.endpoints:
+            if endpoint.body is not None:
+                made = endpoint.body.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= {**made.pop("$defs", {}), endpoint.body.__name__: made}
             path = endpoint.path.replace(":path}", "}")
             paths.setdefault(path, {})[endpoint.method.lower()] = _described(endpoint, path)
         return {
             "openapi": "3.1.0", "info": {"title": "QEIL fleet", "version": "1"}, "paths": paths,
-            "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+            "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         }  # fmt: skip
 
 
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "cls": {"enum": ["tlm", "evt", "gap"]},
+    "action": {"enum": ["pause", "resume", "abort", "approve"]},
+}
+
+
 def _described(endpoint: Endpoint, path: str) -> dict[str, Any]:
-    text = {"type": "string", "maxLength": 1024}
+    def of(name: str) -> dict[str, Any]:
+        return _PARAMETERS.get(name, {"type": "string", "maxLength": 1024})
+
     inside = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     answers = {"200": {"description": "done"}}
     for code in (400, 401, 403, 404, 413, 503):
@@ -227,16 +239,14 @@ def _described(endpoint: Endpoint, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "summary": endpoint.about, "responses": answers,
         "parameters": [
-            *({"name": n, "in": "path", "required": True, "schema": text} for n in inside),
-            *({"name": n, "in": "query", "schema": text} for n in endpoint.query),
+            *({"name": n, "in": "path", "required": True, "schema": of(n)} for n in inside),
+            *({"name": n, "in": "query", "schema": of(n)} for n in endpoint.query),
         ],
         "security": [] if endpoint.role is None else [{"token": []}],
     }  # fmt: skip
     if endpoint.body is not None:
-        schema = endpoint.body.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs", None)
-        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
-        found["description"] = f"body: {json.dumps(sorted(schema['properties']))}"
+        body = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
+        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return found
 
 
