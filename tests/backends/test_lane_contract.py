@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,16 +9,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from agent.errors import DeadlineExceeded, InferenceFailed, LaneDied, ModelLoadFailed, Overloaded, PermitExpired
-from agent.ports import LaneSpec, LoadSpec, Simulation
+from agent.errors import DeadlineExceeded, InferenceFailed, ModelLoadFailed, Overloaded, PermitExpired
+from agent.ports import Simulation
 from agent.schema.device import Runtime
 from tests.backends.conftest import (
     FACE,
     MAGIKA,
     NSFW,
-    ORT,
     PATIENCE_S,
-    QUICK,
     SHAPE,
     TELLS_NODES,
     Models,
@@ -282,194 +279,3 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving(rig: Rig, model
         rig.load(lane, models.corrupt)
 
     np.testing.assert_array_equal(rig.run(lane, {"x": ramp()}).outputs["y"], ramp() + 1)
-
-
-@pytest.mark.parametrize("rows", [1, 4, 3000])
-def test_free_dimensions_take_any_size(rig: Rig, models: Models, rows: int) -> None:
-    lane = rig.lane()
-    report = rig.load(lane, models.free)
-    x = ramp((rows, 257))
-
-    reply = rig.run(lane, {"x": x})
-
-    assert report.inputs[0].shape == (-1, -1)
-    np.testing.assert_array_equal(reply.outputs["y"], x + 1)
-
-
-def test_empty_tensors_cross(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.free)
-
-    assert rig.run(lane, {"x": np.zeros((0, 5), np.float32)}).outputs["y"].shape == (0, 5)
-
-
-def test_an_answer_larger_than_the_question_crosses(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.grow)
-
-    reply = rig.run(lane, {"x": np.full(1, 7, np.float32), "shape": np.array([500_000], np.int64)})
-
-    np.testing.assert_array_equal(reply.outputs["y"], np.full(500_000, 7, np.float32))
-
-
-def test_large_answers_stay_valid_while_they_are_referenced(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.five_megabytes)
-    inputs = [np.full((1, 1_310_720), number, np.float32) for number in range(20)]
-
-    kept = [rig.run(lane, {"x": x}).outputs["y"] for x in inputs]
-
-    for x, y in zip(inputs, kept, strict=True):
-        np.testing.assert_array_equal(y, x + 1)
-
-
-def test_inputs_that_are_not_contiguous_cross(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.free)
-    x = ramp((64, 33)).T[::2]
-
-    np.testing.assert_array_equal(rig.run(lane, {"x": x}).outputs["y"], x + 1)
-
-
-def test_strings_cross_as_text(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.strings)
-    words = np.array(["", "three", "vier ü"], dtype=object)
-
-    assert rig.run(lane, {"s": words}).outputs["t"].tolist() == ["", "three", "vier ü"]
-
-
-def test_a_simulated_accelerator_takes_its_time_and_says_that_its_joules_are_modelled(rig: Rig, models: Models) -> None:
-    lane = rig.lane(simulated=True)
-    rig.load(lane, models.add_one, simulation=Simulation(0.05, 0.75, 2.0, 10.0, 0.01, 25.0))
-
-    reply = rig.run(lane, {"x": ramp()})
-
-    np.testing.assert_array_equal(reply.outputs["y"], ramp() + 1)
-    assert reply.execute_s >= 0.05
-    assert (reply.energy_j, reply.energy_provenance) == (0.75, "modelled")
-    assert until(lambda: (lane.vitals().temperature_c or 0.0) > 40.0)  # 25 °C + 2 W · 10 K/W at rest
-
-
-def test_a_real_accelerator_claims_no_joules_and_no_heat(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.add_one)
-
-    reply = rig.run(lane, {"x": ramp()})
-
-    assert (reply.energy_j, reply.energy_provenance) == (None, "unknown")
-    assert lane.vitals().temperature_c is None
-    assert lane.vitals().power_w is None
-
-
-def test_wrong_answers_can_be_injected_into_simulated_accelerators_only(rig: Rig, models: Models) -> None:
-    simulated, real = rig.lane(simulated=True), rig.lane()
-    rig.load(simulated, models.add_one, simulation=QUICK)
-
-    simulated.inject("wrong")
-    spoilt, healed = rig.run(simulated, {"x": ramp()}), rig.run(simulated, {"x": ramp()})
-
-    assert not np.array_equal(spoilt.outputs["y"], ramp() + 1)
-    np.testing.assert_array_equal(healed.outputs["y"], ramp() + 1)
-    with pytest.raises(Exception, match="npu is a real accelerator"):
-        real.inject("wrong")
-    with pytest.raises(Exception, match="there is no fault 'flood'"):
-        simulated.inject("flood")
-
-
-def test_signs_of_life_come_by_themselves(rig: Rig) -> None:
-    lane = rig.lane()
-    assert until(lambda: lane.vitals() is not None)
-    first = lane.vitals()
-
-    assert until(lambda: lane.vitals().heartbeat_s > first.heartbeat_s)
-    assert first.rss_bytes > 1_000_000
-    assert abs(first.heartbeat_s - rig.clock.monotonic_s()) < PATIENCE_S
-
-
-def test_a_call_in_progress_shows_since_when(rig: Rig, models: Models) -> None:
-    lane = rig.lane(simulated=True)
-    rig.load(lane, models.add_one)
-    before_s = rig.clock.monotonic_s()
-    lane.inject("hang")
-
-    rig.submit(lane, {"x": ramp()})
-
-    assert until(lambda: lane.vitals().busy_since_s is not None)
-    assert lane.vitals().busy_since_s >= before_s
-
-
-def test_kill_fails_what_is_pending_with_its_cause_and_tells_once(rig: Rig, models: Models) -> None:
-    lane = rig.lane(simulated=True)
-    rig.load(lane, models.add_one)
-    lane.inject("hang")
-    pending = [rig.submit(lane, {"x": ramp()}) for _ in range(5)]
-
-    lane.kill("hung: deadline 2 s")
-    lane.kill("again")
-
-    for future in pending:
-        with pytest.raises(LaneDied, match="hung: deadline 2 s"):
-            future.result(PATIENCE_S)
-    assert rig.deaths == ["hung: deadline 2 s"]
-    assert not lane.alive()
-    assert lane.queue_length() == 0
-    with pytest.raises(LaneDied, match="hung: deadline 2 s"):
-        rig.submit(lane, {"x": ramp()})
-
-
-def test_stop_answers_what_was_accepted_and_is_no_death(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    rig.load(lane, models.add_one)
-    accepted = [rig.submit(lane, {"x": ramp()}) for _ in range(30)]
-
-    lane.stop(PATIENCE_S)
-
-    for future in accepted:
-        np.testing.assert_array_equal(future.result(PATIENCE_S).outputs["y"], ramp() + 1)
-    assert rig.deaths == []
-    assert not lane.alive()
-    with pytest.raises(LaneDied):
-        rig.submit(lane, {"x": ramp()})
-    lane.stop(PATIENCE_S)
-
-
-def test_a_lane_that_does_not_stop_is_given_up(rig: Rig, models: Models) -> None:
-    lane = rig.lane(simulated=True)
-    rig.load(lane, models.add_one)
-    lane.inject("hang")
-    pending = rig.submit(lane, {"x": ramp()})
-
-    lane.stop(0.2)
-
-    with pytest.raises(LaneDied, match=r"npu did not stop within 0\.2 s"):
-        pending.result(PATIENCE_S)
-
-
-def test_a_load_that_takes_too_long_fails_and_its_model_is_not_served(rig: Rig, models: Models) -> None:
-    lane = rig.lane()
-    spec_future = lane.load(LoadSpec("late", NSFW, "onnx", ORT, 1), 0.0)
-
-    with pytest.raises(ModelLoadFailed, match="did not load on npu in time"):
-        spec_future.result(PATIENCE_S)
-    rig.load(lane, models.add_one, "after")
-    with pytest.raises(Overloaded):
-        rig.run(lane, {}, "late")
-
-
-def test_a_lane_that_was_not_started_accepts_nothing(rig: Rig) -> None:
-    lane = rig.factory(LaneSpec("npu", 1))
-
-    assert not lane.alive()
-    assert lane.pid() is None
-    with pytest.raises(LaneDied, match="it was not started"):
-        lane.submit("m", {}, None, 0.0)
-    lane.kill("nothing to end")
-    lane.stop(0.1)
-
-
-def test_the_process_is_a_child_and_the_thread_is_none(rig: Rig) -> None:
-    pid = rig.lane().pid()
-
-    assert (pid is None) == (rig.isolation == "thread")
-    assert pid != os.getpid()
