@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from agent.api import messages, reply
 from agent.api.access import Gate
@@ -25,20 +25,32 @@ from agent.ports import InferenceAnswer, InferenceService, RequestLimits
 
 UNRESERVED_BYTES: Final = 256 * 1024
 """Bodies up to this size come in one or a few pieces; larger ones are counted in the budget of all bodies."""
-MAX_PATHS: Final = 256
-"""Paths remembered; all are forgotten when there are more."""
+MAX_KEPT: Final = 256
+"""Heads of requests remembered; all are forgotten when there are more."""
+MAX_KEPT_BYTES: Final = 2048
+"""Of one of them."""
 
 _PATH: Final = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)/infer")
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"connection"})
 _OK: Final = b"HTTP/1.1 200 OK\r\n"
 _Refusal = tuple[int, Headers, bytes]
+_Key = tuple[bytes | tuple[bytes, bytes], ...]
+
+
+class _Head(NamedTuple):
+    """What the request line and the header fields of a usual request say. Its fields may pass the gate."""
+
+    model: str
+    headers: dict[bytes, bytes]
+    header_bytes: int | None
+    length: int
 
 
 class Connection(Protocol):
     """What an exchange needs of its connection."""
 
-    def answer(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
-        """Send the answer and go on with the next request."""
+    def answer(self, exchange: Exchange, status: int, head: bytes, *pieces: bytes | memoryview) -> None:
+        """Send the answer, whose body comes in pieces, and go on with the next request."""
         ...
 
     def on_loop(self, function: Callable[[], None]) -> None:
@@ -74,35 +86,40 @@ class DirectPath:
         self.confess = confess
         self.numbers = count(1)
         self._gate = gate
-        self._models: dict[bytes, tuple[str, str]] = {}
+        self._known: dict[_Key, _Head] = {}
 
     def open(self, connection: Connection, url: bytes, fields: list[tuple[bytes, bytes]]) -> Exchange | None:
         """An exchange for a POST request with these header fields; None where it is not a usual infer request."""
-        named = self._models.get(url) or self._learn(url)
-        headers = dict(fields)
-        if named is None or len(headers) != len(fields) or not _UNUSUAL.isdisjoint(headers):
+        key: _Key = (url, *fields)
+        head = self._known.get(key) or self._learn(key, url, fields)
+        if head is None or head.length > _bound(self.service.limits(), head.header_bytes):
             return None
-        limits = self.service.limits()
+        reserved = head.length if head.length > UNRESERVED_BYTES else 0
+        if reserved:
+            try:
+                self.budget.take(reserved)
+            except QeilError:
+                return None  # the application says why
+        return Exchange(self, connection, head, reserved)
+
+    def _learn(self, key: _Key, url: bytes, fields: list[tuple[bytes, bytes]]) -> _Head | None:
+        """What these fields say, kept where they may pass: a client sends the same ones again and again."""
+        match = _PATH.fullmatch(url)
+        headers = dict(fields)
+        if match is None or len(headers) != len(fields) or not _UNUSUAL.isdisjoint(headers):
+            return None
         try:
             length = int(headers.get(b"content-length", b"0"))
             header_bytes = header_length(headers.get(b"inference-header-content-length"))
-            if length > _bound(limits, header_bytes):
-                return None
-            self._gate.check(named[1], "POST", headers)
-            reserved = length if length > UNRESERVED_BYTES else 0
-            self.budget.take(reserved)
+            self._gate.check(url.decode(), "POST", headers)
         except (QeilError, ValueError):
             return None  # the application says why
-        return Exchange(self, connection, named[0], headers, header_bytes, length, reserved)
-
-    def _learn(self, url: bytes) -> tuple[str, str] | None:
-        match = _PATH.fullmatch(url)
-        if match is None:
-            return None
-        if len(self._models) >= MAX_PATHS:
-            self._models.clear()
-        self._models[url] = match[1].decode(), url.decode()
-        return self._models[url]
+        head = _Head(match[1].decode(), headers, header_bytes, length)
+        if sum(len(name) + len(value) for name, value in fields) <= MAX_KEPT_BYTES:
+            if len(self._known) >= MAX_KEPT:
+                self._known.clear()
+            self._known[key] = head
+        return head
 
 
 def _bound(limits: RequestLimits, header_bytes: int | None) -> int:
@@ -117,18 +134,14 @@ class Exchange:
     message_event = _Deaf()
 
     def __init__(
-        self, path: DirectPath, connection: Connection, model: str, headers: dict[bytes, bytes],
-        header_bytes: int | None, length: int, reserved_bytes: int,
+        self, path: DirectPath, connection: Connection, head: _Head, reserved_bytes: int
     ) -> None:  # fmt: skip
         self.response_started = self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
         self._path = path
         self._connection = connection
-        self._model = model
-        self._headers = headers
-        self._header_bytes = header_bytes
-        self._length = length
+        self._model, self._headers, self._header_bytes, self._length = head
         self._reserved_bytes = reserved_bytes
         self._body: bytes | bytearray = b""
         self._filled = 0
@@ -195,24 +208,28 @@ class Exchange:
             self._refuse(self._path.confess(error, "POST", f"/v2/models/{self._model}/infer"))
             return
         headers: Headers = []
-        body = reply.compressed(encoded.body, self._headers.get(b"accept-encoding"), headers)
+        pieces, length = encoded.pieces, encoded.length
+        accepted = self._headers.get(b"accept-encoding")
+        if accepted is not None:
+            body = reply.compressed(encoded.body, accepted, headers)
+            pieces, length = (body,), len(body)
         if encoded.header_bytes is None:
-            head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+            head = b"content-type: application/json\r\ncontent-length: %d\r\n" % length
         else:
             head = (
                 b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
-                b"content-length: %d\r\n" % (encoded.header_bytes, len(body))
+                b"content-length: %d\r\n" % (encoded.header_bytes, length)
             )
-        self._send(200, head + _lines(headers) if headers else head, body)
+        self._send(200, head + _lines(headers) if headers else head, *pieces)
 
     def _refuse(self, error: QeilError) -> None:
         status, headers, body = self._path.refuse(error)
         self._send(status, _lines([*headers, (b"content-length", b"%d" % len(body))]), body)
 
-    def _send(self, status: int, head: bytes, body: bytes) -> None:
+    def _send(self, status: int, head: bytes, *pieces: bytes | memoryview) -> None:
         self._release()
         if not self.disconnected:
-            self._connection.answer(self, status, head, body)
+            self._connection.answer(self, status, head, *pieces)
 
     def _release(self) -> None:
         self._path.budget.give(self._reserved_bytes)

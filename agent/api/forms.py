@@ -47,7 +47,7 @@ class Forms:
             return messages.encode(answer, decoded)
         energy = b"null" if energy_j is None else repr(float(energy_j)).encode()
         header = b"".join((form[0], energy, form[1], repr(float(execute_ms)).encode(), form[2]))
-        return EncodedAnswer(b"".join((header, *raw)), len(header))
+        return EncodedAnswer((header, *raw), len(header))
 
     def _learn(
         self, key: tuple[Any, ...], answer: InferenceAnswer, decoded: DecodedRequest

@@ -76,7 +76,7 @@ class OneWrite:
             self.flush()
             self._transport.write(data)
 
-    def writelines(self, pieces: Iterable[bytes]) -> None:
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Send all pieces, after what is held back, with one system call where the event loop can."""
         self.flush()
         self._transport.writelines(pieces)
@@ -321,16 +321,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ the direct path's answers
 
-    def answer(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
-        """Send an answer in one piece; the next request may begin."""
+    def answer(self, exchange: Exchange, status: int, head: bytes, *pieces: bytes | memoryview) -> None:
+        """Send an answer at once; the next request may begin."""
         fixed = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
         if not exchange.keep_alive:
             fixed += b"connection: close\r\n"
         exchange.response_started = exchange.response_complete = True
-        if len(body) <= JOINED_BYTES:
-            self.transport.write(b"".join((STATUS_LINE[status], fixed, head, b"\r\n", body)))
+        start = (STATUS_LINE[status], fixed, head, b"\r\n")
+        if sum(map(len, pieces)) <= JOINED_BYTES:
+            self.transport.write(b"".join((*start, *pieces)))
         else:
-            self.transport.writelines((b"".join((STATUS_LINE[status], fixed, head, b"\r\n")), body))
+            self.transport.writelines((b"".join(start), *pieces))
         if not exchange.keep_alive:
             self.transport.close()
         if self.pipeline or self._held or self.transport.is_closing():

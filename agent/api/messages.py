@@ -36,10 +36,20 @@ class DecodedRequest:
 
 @dataclass(frozen=True)
 class EncodedAnswer:
-    """Body of an answer; `header_bytes` is the length of its JSON part, None when it is all JSON."""
+    """Body of an answer, in pieces; `header_bytes` is the length of its JSON part, None when it is all JSON."""
 
-    body: bytes
+    pieces: tuple[bytes | memoryview, ...]
     header_bytes: int | None
+
+    @property
+    def body(self) -> bytes:
+        """In one piece, which copies it."""
+        return b"".join(self.pieces)
+
+    @property
+    def length(self) -> int:
+        """Bytes of all pieces."""
+        return sum(map(len, self.pieces))
 
 
 def _refuse_constant(token: str) -> Any:
@@ -217,7 +227,7 @@ def encode(answer: InferenceAnswer, decoded: DecodedRequest) -> EncodedAnswer:
     """The response document; raises BadInput where JSON cannot carry an output and BackendError for exotic types."""
     document, raw = document_of(answer, decoded)
     header = encoded(document)
-    return EncodedAnswer(b"".join((header, *raw)), len(header)) if raw else EncodedAnswer(header, None)
+    return EncodedAnswer((header, *raw), len(header) if raw else None)
 
 
 def encoded(value: Any) -> bytes:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from agent.api import messages
 from agent.api.access import Gate
 from agent.api.body import BodyBudget
-from agent.api.direct import MAX_PATHS, UNRESERVED_BYTES, DirectPath
+from agent.api.direct import MAX_KEPT, MAX_KEPT_BYTES, UNRESERVED_BYTES, DirectPath
 from agent.api.forms import MAX_FORMS, Forms
 from agent.api.heads import MAX_HEADS, Heads
 from agent.errors import BadInput, Overloaded
-from agent.ports import InferenceAnswer
+from agent.ports import InferenceAnswer, RequestLimits
 from tests.fakes_service import FakeService
 
 INFER = b"/v2/models/wide/infer"
@@ -30,7 +30,8 @@ class Line:
         self.answers = []
         self.later = []
 
-    def answer(self, exchange, status, head, body):
+    def answer(self, exchange, status, head, *pieces):
+        body = b"".join(pieces)
         exchange.response_complete = True
         self.answers.append((status, head, body))
 
@@ -85,11 +86,28 @@ def test_a_usual_request_is_taken_and_a_key_is_asked_for():
     assert locked.open(Line(), INFER, [*USUAL, (b"x-api-key", b"k" * 16)]) is not None
 
 
-def test_paths_are_remembered_within_a_bound():
+def test_a_head_like_an_earlier_one_is_still_held_to_the_bounds_in_force_and_none_that_was_refused_is_remembered():
+    path = direct(key=b"k" * 16)
+    fields = [*USUAL, (b"x-api-key", b"k" * 16)]
+    assert path.open(Line(), INFER, USUAL) is None
+    assert path.open(Line(), INFER, fields) is not None
+    assert [key[-1] for key in path._known] == [(b"x-api-key", b"k" * 16)]
+
+    path.service.limits = lambda: RequestLimits(1, 1)
+    assert path.open(Line(), INFER, fields) is None
+
+
+def test_long_heads_are_read_every_time():
     path = direct()
-    for number in range(3 * MAX_PATHS):
+    assert path.open(Line(), INFER, [*USUAL, (b"x-trace", bytes(MAX_KEPT_BYTES))]) is not None
+    assert path._known == {}
+
+
+def test_request_heads_are_remembered_within_a_bound():
+    path = direct()
+    for number in range(3 * MAX_KEPT):
         assert path.open(Line(), b"/v2/models/m%d/infer" % number, USUAL) is not None
-    assert len(path._models) <= MAX_PATHS
+    assert len(path._known) <= MAX_KEPT
 
 
 def test_large_bodies_are_counted_until_their_request_is_over():
