@@ -180,3 +180,11 @@ def strided_donors(
     """As `uniform_donors`, but only stages ≡ phase (mod stride) move; one stride and phase for each row."""
     moved = np.arange(rows.shape[1]) % stride[:, None] == phase[:, None]
     return np.where(moved[:, None, :], uniform_donors(allowed, rows, to), rows[:, None, :])
+
+
+def traded_donors(allowed: NDArray[np.bool_], rows: Rows, one: Index, two: Index) -> Rows:
+    """Donors [B, 1, L]: stages of row b on accelerator one[b] are on two[b] and the other way round, where allowed."""
+    stage = np.arange(rows.shape[1])
+    first, second = (at[:, None].astype(np.int8) for at in (one, two))
+    traded = np.where(rows == first, second, np.where(rows == second, first, rows))
+    return np.where(allowed[stage, traded], traded, rows)[:, None, :]

@@ -25,6 +25,7 @@ from agent.placement.moves import (
     segments,
     strided_donors,
     totals,
+    traded_donors,
     uniform_donors,
 )
 from agent.placement.pareto import Archive
@@ -32,7 +33,7 @@ from agent.placement.problem import Floats, Problem
 from agent.placement.seeds import beamed, cheapest, rounds, seeds, weight_vectors
 from agent.placement.tuning import Ablation, Tuning
 
-KINDS = ("block", "strided", "crossover", "exchange")
+KINDS = ("block", "strided", "crossover", "exchange", "trade")
 _PENALTY = 4.0
 _REFUSED = 1e9
 _RENEW_TURNS = 16
@@ -106,15 +107,8 @@ class Search:
         parts: list[Rows] = [] if warm is None else [warm]
         parts.append(uniform_donors(allowed, random_rows(allowed, rng, 1))[0])
         if self.ablation.seeds:
-            turns = rounds(self.tables)
-            each = 8 * turns * self.problem.latency.size * self.problem.accelerator_count
-            # With warm placements too: they know little of what the changed problem makes good.
-            count = min(self.tuning.seed_passes // turns, max(self.tuning.seed_effort // each, _LEAST_SEEDS))
-            self._seed_effort = min(count * each, self.tuning.seed_effort)
-            formed = beamed(self.tables) if self.ablation.beam else 0
-            self._seed_effort += _BEAM_STEPS * formed * self.problem.stage_count
-            self.evaluations += formed
-            met, last = seeds(self.tables, allowed, rng, count, stop, self.ablation.beam)
+            count, beams = self._seed_counts()
+            met, last = seeds(self.tables, allowed, rng, weight_vectors(rng, count), stop, beams)
             if self.ablation.relaxed:
                 self._queue = self._nearly_fitting(met)
             parts = [last, met, *parts] if len(met) else [cheapest(self.problem), *parts]
@@ -124,6 +118,23 @@ class Search:
         # Sums of huge costs overflow, and no path is then the shortest: what comes of that may use forbidden pairs.
         permitted = rows[allowed[np.arange(allowed.shape[0]), rows].all(axis=1)]
         return permitted if len(permitted) else cheapest(self.problem)
+
+    def _seed_counts(self) -> tuple[int, int]:
+        """Weight vectors that get starting points, and how many of them a beam; their effort is counted.
+
+        With warm placements too: they know little of what the changed problem makes good.
+        """
+        tuning, formed = self.tuning, beamed(self.tables)
+        each = 8 * rounds(self.tables) * self.problem.latency.size * self.problem.accelerator_count
+        wanted = tuning.seed_weights // 2 if formed else tuning.seed_weights
+        count = min(wanted, max(tuning.seed_effort // each, _LEAST_SEEDS))
+        self._seed_effort = min(count * each, tuning.seed_effort)
+        if not formed or not self.ablation.beam:
+            return count, 0
+        beams = min(count, max(tuning.seed_effort // (_BEAM_STEPS * formed), _LEAST_SEEDS))
+        self._seed_effort += _BEAM_STEPS * formed * beams
+        self.evaluations += formed // self.problem.stage_count * beams
+        return count, beams
 
     def _nearly_fitting(self, rows: Rows) -> Rows:
         """Of shortest paths that overfill memory, those that do least: good placements are often a move away."""
@@ -185,6 +196,7 @@ class Search:
                 self.ablation.macro,
                 self.ablation.macro and len(self.archive) > 1,
                 self.ablation.exchange and self.problem.stage_count > 2,
+                self._may_trade,
             ]
         )
         share = np.where(open_kinds, 1.0, 0.0)
@@ -193,6 +205,12 @@ class Search:
             share = share * (0.15 + credit)
         share = np.cumsum(share / share.sum())
         return min(int(np.searchsorted(share, self._rng.random(), side="right")), len(KINDS) - 1)
+
+    @property
+    def _may_trade(self) -> bool:
+        """Whether what two accelerators exchange can matter: where memory binds, little else fits."""
+        several = self.problem.stage_count > 2 and len(self._usable) > 1
+        return self.ablation.trade and several and len(self.tables.capacity) > 0
 
     def _bases(self) -> tuple[Rows, int]:
         """Assignments to explore around, and how many of them are not chains."""
@@ -233,8 +251,8 @@ class Search:
         return np.flatnonzero(np.bincount(best))
 
     def _score(self, kind: int, bases: Rows) -> _Scored:
-        if KINDS[kind] == "exchange":
-            return self._exchanges(bases)
+        if KINDS[kind] in ("exchange", "trade"):
+            return self._exchanges(bases, KINDS[kind] == "trade")
         allowed, to = self.problem.allowed, self._targets(len(bases))
         if KINDS[kind] == "block":
             donors = uniform_donors(allowed, bases, to)
@@ -271,14 +289,22 @@ class Search:
         first, last = np.triu_indices(count)
         return cuts[first], cuts[last]
 
-    def _exchanges(self, bases: Rows) -> _Scored:
+    def _exchanges(self, bases: Rows, trade: bool) -> _Scored:
+        """Two segments change at once; in a trade, what leaves one accelerator for another in return for the other."""
         stages, count = self.problem.stage_count, self.tuning.exchanged
         first = np.sort(self._rng.integers(0, stages, count))
         # Short segments are the common case; memory is traded in small change.
         length = (self._rng.random(count) ** 2 * self.tuning.reach * stages).astype(np.intp)
         last = np.minimum(first + length, stages - 1)
-        to = self._rng.integers(0, self._donors, count)
-        donors = uniform_donors(self.problem.allowed, bases, self._targets(len(bases)))
+        if trade:
+            among = len(self._usable)
+            partner = self._rng.integers(0, among, len(bases))
+            other = (partner + self._rng.integers(1, among, len(bases))) % among
+            donors = traded_donors(self.problem.allowed, bases, self._usable[partner], self._usable[other])
+            to = np.zeros(count, dtype=np.intp)
+        else:
+            to = self._rng.integers(0, self._donors, count)
+            donors = uniform_donors(self.problem.allowed, bases, self._targets(len(bases)))
         one, two = np.triu_indices(count, 1)
         apart = first[two] - last[one] >= 2
         one, two = one[apart], two[apart]

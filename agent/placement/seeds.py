@@ -8,6 +8,7 @@ last prices then finds for the extremes what lies between the paths that fit and
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,9 +25,10 @@ _BATCH_STAGES = 1_000_000
 """Numbers formed together for the links of one stage, and for the costs of all stages."""
 _ASK_CELLS = 500_000
 """Numbers formed between two looks at the budget, about 2 ms."""
-_BEAM = 32
-_BEAM_WEIGHTS = 12
-"""Partial assignments kept for each accelerator, and the weight vectors that get a beam: extremes and edges first."""
+_BEAM = 16
+"""Partial assignments that a beam keeps for each accelerator."""
+_FIRST = 12
+"""Weight vectors, extremes and edges, that are solved before all others where time is short."""
 _STEPS, _STEP, _SHRINK = 24, 1.0, 0.87
 """Steps of the prices before a beam: how many, how far the first one goes for each part over capacity, what follows."""
 
@@ -37,8 +39,8 @@ def rounds(tables: Costs) -> int:
 
 
 def beamed(tables: Costs) -> int:
-    """Partial assignments that the beam of one batch forms for each stage, at most; 0 where memory cannot bind."""
-    return _BEAM_WEIGHTS * _BEAM * int(tables.stage.shape[2]) ** 2 if len(tables.capacity) else 0
+    """Partial assignments that the beam of one weight vector forms; 0 where memory cannot bind."""
+    return tables.stages * _BEAM * int(tables.stage.shape[2]) ** 2 if len(tables.capacity) else 0
 
 
 def weight_vectors(rng: np.random.Generator, count: int) -> Floats:
@@ -79,26 +81,29 @@ def seeds(
     tables: Costs,
     allowed: Bools,
     rng: np.random.Generator,
-    count: int,
+    weights: Floats,
     stop: Callable[[], bool] | None = None,
-    beam: bool = True,
+    beams: int = 0,
 ) -> tuple[Rows, Rows]:
-    """Assignments [n, L] for `count` weight vectors: all that were met on the way, and the last of each vector.
+    """Assignments [n, L] for weight vectors [W, 3]: all that were met on the way, and the last of each vector.
 
     Not all fit in memory; the last of each vector does unless its multipliers found no way. `stop` is asked every few
-    milliseconds; what was met until then counts. Without `beam`, shortest paths only.
+    milliseconds; what was met until then counts. beams: how many weight vectors get a beam.
     """
-    weights = weight_vectors(rng, count)
     scale = _scales(tables, allowed)
     ratio = rng.uniform(scale[4], scale[5], len(weights))
     nothing: Rows = np.zeros((0, tables.stages), dtype=np.int8)
     met, ends = [nothing], [nothing]
-    width = _batch_width(tables, count)
+    width = _batch_width(tables, len(weights))
+    cuts = [*range(0, len(weights), width), len(weights)]
+    if stop is not None and cuts[1] > _FIRST:
+        cuts.insert(1, _FIRST)  # so that there is something when it says so
     # Huge costs overflow: such paths are no use, and those that use a forbidden pair for it are left out later.
     with contextlib.suppress(_Stopped), np.errstate(over="ignore", invalid="ignore"):
-        for begin in range(0, len(weights), width):
-            batch = slice(begin, begin + width)
-            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, beam and begin == 0)
+        for begin, end in itertools.pairwise(cuts):
+            batch = slice(begin, end)
+            few = min(max(beams - begin, 0), end - begin)
+            _batch(tables, allowed, weights[batch], ratio[batch], scale, met, stop, few)
             ends.append(met[-1])
     everything = np.concatenate(met)
     return everything[_firsts(everything)], np.concatenate(ends)
@@ -130,7 +135,7 @@ def _batch(
     scale: Floats,
     met: list[Rows],
     stop: Callable[[], bool] | None,
-    beam: bool,
+    beams: int,
 ) -> None:
     """Add the assignments of each round for some weight vectors to `met`; _Stopped when `stop` says so."""
     forbidden = np.where(allowed, 0.0, np.inf)
@@ -160,9 +165,9 @@ def _batch(
         low, high = np.where(over, price, low), np.where(over, high, price)
         grown = np.maximum(4.0 * price, 0.02 * unit)
         price = np.where(np.isinf(high), np.where(over, grown, price), 0.5 * (low + high))
-    if len(tables.capacity) and beam:
+    if len(tables.capacity) and beams:
         stage = _scalarised(tables, scaled, ratio, np.zeros((len(weights), 0))) + forbidden
-        few = slice(0, _BEAM_WEIGHTS)
+        few = slice(0, beams)
         costs = Scalarised(stage[few], lambda at: link(at)[few], tables.stage[4:], tables.capacity, price[few])
         costs = _sharpened(costs, unit)
         # The paths again: the last of `met` is what a weight vector ended with.

@@ -183,7 +183,8 @@ def solve(
     budget = _Budget(evaluations, budget_s, clock)
     if method == "pgsam":
         lean = LEAN if evaluations is not None and evaluations < LEAN_EVALUATIONS else None
-        search = Search(problem, seed, ablation, tuning or lean, _usable(problem, warm), budget.seeds_end)
+        stop = None if budget_s is None else budget.seeds_end
+        search = Search(problem, seed, ablation, tuning or lean, _usable(problem, warm), stop)
         return _pgsam(problem, seed, budget, search, certify)
     if method == "exact":
         return _exact(problem, seed, budget)

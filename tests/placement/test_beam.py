@@ -9,7 +9,7 @@ from agent.placement.baselines import brute_force
 from agent.placement.beam import Scalarised, fitting_paths
 from agent.placement.moves import costs, totals
 from agent.placement.problem import Problem
-from agent.placement.seeds import beamed, seeds
+from agent.placement.seeds import beamed, seeds, weight_vectors
 from tests.placement.problems import problems, random_problem
 
 
@@ -79,10 +79,10 @@ def test_where_memory_cannot_bind_there_is_no_beam() -> None:
 
 
 def test_seeds_reach_further_into_tight_memory_than_priced_paths_alone() -> None:
-    problem = random_problem(11, 40, 3, room=0.5)
+    problem, rng = random_problem(11, 40, 3, room=0.5), np.random.default_rng(1)
     tables = costs(problem)
 
-    met, last = seeds(tables, problem.allowed, np.random.default_rng(1), 12)
+    met, last = seeds(tables, problem.allowed, rng, weight_vectors(rng, 12), beams=12)
 
     fitting, paths = met[problem.feasible(met)], last[problem.feasible(last)]
     assert len(fitting) > 10 * len(paths)

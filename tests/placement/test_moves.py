@@ -12,6 +12,7 @@ from agent.placement.moves import (
     segments,
     strided_donors,
     totals,
+    traded_donors,
     uniform_donors,
 )
 from agent.placement.problem import Problem
@@ -119,11 +120,21 @@ def test_weight_vectors_are_positive_and_as_many_as_asked() -> None:
 
 
 def test_seeds_find_assignments_that_fit_in_tight_memory() -> None:
-    problem = random_problem(9, 14, 3, room=0.75)
+    problem, rng = random_problem(9, 14, 3, room=0.75), np.random.default_rng(1)
 
-    met, last = seeds(costs(problem), problem.allowed, np.random.default_rng(1), 20)
+    met, last = seeds(costs(problem), problem.allowed, rng, weight_vectors(rng, 20))
 
     assert problem.allowed[np.arange(14), met.astype(int)].all()
     assert problem.feasible(met).any()
     assert len(last) == 20
     assert len(np.unique(met, axis=0)) == len(met)
+
+
+def test_traded_donors_swap_two_accelerators_where_both_are_allowed() -> None:
+    rows = np.array([[0, 1, 2, 0, 1], [2, 2, 0, 1, 0]], dtype=np.int8)
+    allowed = np.ones((5, 3), dtype=bool)
+    allowed[3, 1] = False
+
+    donors = traded_donors(allowed, rows, np.array([0, 0]), np.array([1, 2]))
+
+    assert donors.tolist() == [[[1, 0, 2, 0, 0]], [[0, 0, 2, 1, 2]]]

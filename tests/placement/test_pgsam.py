@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.placement.pgsam import Search
+from agent.placement.pgsam import KINDS, Search
 from agent.placement.solve import solve
 from agent.placement.tuning import Ablation, Tuning
 from tests.placement.clocks import Countdown
@@ -51,7 +51,7 @@ def test_a_turn_without_any_move_does_nothing() -> None:
 
 def test_survivors_beyond_the_bound_are_thinned_not_lost() -> None:
     problem = random_problem(8, 40, 4, room=9.0)
-    search = Search(problem, 1, tuning=Tuning(survivors=5, seed_passes=30))
+    search = Search(problem, 1, tuning=Tuning(survivors=5, seed_weights=10))
     before = len(search.archive)
 
     for turn in range(10):
@@ -145,3 +145,27 @@ def test_large_problems_get_small_turns() -> None:
     assert search.effort > 0
     assert search.archive.limit == 500
     assert problem.feasible(search.archive.assignments).all()
+
+
+def test_a_trade_keeps_how_many_stages_each_accelerator_has_where_lengths_agree() -> None:
+    problem = random_problem(8, 12, 3, room=0.6)
+    search = Search(problem, 1)
+    bases, _ = search._bases()
+
+    scored = search._score(KINDS.index("trade"), bases)
+    children = scored.build(np.arange(scored.children.size))
+
+    assert problem.allowed[np.arange(12), children.astype(int)].all()
+    changed = (children[:, None, :] != bases[np.arange(len(children)) % len(bases)][:, None, :]).sum(axis=2).max(axis=1)
+    kept = [
+        np.array_equal(np.bincount(child, minlength=3), np.bincount(bases[at % len(bases)], minlength=3))
+        for at, child in enumerate(children)
+    ]
+    assert changed.max() >= 2
+    assert any(kept[at] and changed[at] >= 2 for at in range(len(children)))
+
+
+def test_only_where_memory_binds_is_there_anything_to_trade() -> None:
+    assert Search(random_problem(8, 12, 3, room=0.6), 1)._may_trade
+    assert not Search(random_problem(8, 12, 3, room=9.0), 1)._may_trade
+    assert not Search(random_problem(8, 12, 3, room=0.6), 1, Ablation(trade=False))._may_trade
