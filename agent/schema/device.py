@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent.schema.base import FileModel, Name, Quantity
 from agent.schema.workload import Family, Precision, Routine
@@ -120,6 +120,25 @@ class OperatingPoint(FileModel):
     power_cap_w: Quantity | None = None
 
 
+class Actuator(FileModel):
+    """Where the agent may set an accelerator's operating point; used only where the policy allows it."""
+
+    kind: Literal["cpufreq", "power_cap"] = Field(
+        description="cpufreq: highest clock, the point's clock_share of the fastest; power_cap: the point's power_cap_w"
+    )
+    path: str = Field(
+        description="below /: for cpufreq folders with a scaling_max_freq, for power_cap files in microwatts; "
+        "a * stands for any part of one name"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if not path.startswith("sys/") or ".." in path.split("/"):
+            raise ValueError("must lie below sys/, without a leading slash")
+        return path
+
+
 class Accelerator(FileModel):
     """One compute unit that stages can be placed on."""
 
@@ -147,6 +166,7 @@ class Accelerator(FileModel):
     cpq_kappa: float = Field(default=0.5, ge=0)
     voltage_floor_clock_share: float | None = Field(default=None, gt=0, le=1)
     operating_points: tuple[OperatingPoint, ...] = ()
+    actuator: Actuator | None = Field(default=None, description="absent: its operating point is never changed")
 
 
 class Link(FileModel):

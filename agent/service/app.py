@@ -23,6 +23,7 @@ from agent.ports import Lane, LaneSpec, Sensor
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
+from agent.schema.text import TextRequest
 from agent.sensors.host import available_bytes
 from agent.sensors.memory import read_errors, read_memory
 from agent.sensors.registry import build_sensors
@@ -126,6 +127,7 @@ class App:
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(
             self.board.profile, current, keepers, self.dispatcher, self.reporting, self._clock, info, self._accepted,
+            assembly.actuators(self.board.profile, state_dir),
         )  # fmt: skip
         self.insight = Insight(
             self.reporting.history, self.board.profile, lambda: self.supervisor.snapshot,
@@ -158,10 +160,10 @@ class App:
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
-        self.board_watch, self.screen = self._guards(state_dir)
+        self.board_watch, self.screen, check_text = self._guards(state_dir)
         self.texts = Answering(
             self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
-            self.board_watch.before(TextScreen(self.screen, lambda: self.supervisor.in_force.policy.guard.texts).check),
+            check_text,
             AnswerBook(AnswerStore(state_dir / "answers.json")),
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
@@ -196,8 +198,8 @@ class App:
         self.decoders.tick(self.supervisor.keepers, now_s)
         self.board_watch.look(self.supervisor.keepers, now_s)
 
-    def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen]:
-        """What stands before the dispatcher."""
+    def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen, Callable[[TextRequest], None]]:
+        """What stands before the dispatcher, and before language models."""
         root = SysfsReader(Path("/"))
         board_watch = BoardWatch(
             lambda: read_memory(root), lambda: read_errors(root), lambda: self.supervisor.in_force.policy.memory,
@@ -207,7 +209,9 @@ class App:
             board_watch.before(self.dispatcher.infer), lambda: self.supervisor.in_force.policy.guard.tensors,
             StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
         )  # fmt: skip
-        return board_watch, screen
+        text_screen = TextScreen(screen, lambda: self.supervisor.in_force.policy.guard.texts)
+        self.decoders.found = text_screen.found
+        return board_watch, screen, board_watch.before(text_screen.check)
 
     def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
         self.supervisor.post(ConditionEvent(kind, cause, consequence, mend))

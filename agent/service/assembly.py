@@ -14,6 +14,7 @@ from agent.errors import ConfigError, StorageError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry, Settings
+from agent.sensors.actuators import SysfsActuator
 from agent.service.board import Board, make_board
 from agent.service.calibration import calibration
 from agent.service.detection import detect
@@ -77,6 +78,19 @@ def _with_fitted(profile: DeviceProfile) -> DeviceProfile:
 def named_profile(name: str) -> DeviceProfile:
     """A shipped or own profile."""
     return yaml_files.load_profile(share.find_profile(name))
+
+
+def actuators(profile: DeviceProfile, state_dir: Path, root: Path = Path("/")) -> dict[str, SysfsActuator]:
+    """What sets operating points, by accelerator, where the profile says how; puts back what a crash left."""
+    found = {
+        a.name: SysfsActuator(a, root, state_dir / f"operating-point.{a.name}.json")
+        for a in profile.accelerators
+        if a.actuator is not None
+    }
+    for name, actuator in found.items():
+        plans = {point.name: actuator.plan(point.name) for point in actuator.points()}
+        _log.info("operating points that the policy may use", accelerator=name, plans=plans, problem=actuator.problem)
+    return found
 
 
 def last_good_policy(path: Path, state_dir: Path, safe: bool = False) -> FoundPolicy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +19,11 @@ from agent.control.thermal_choice import Move, Point
 from agent.control.thermal_governor import ThermalVerdict, ZoneInput
 from agent.physics.impedance import ImpedancePrior
 from agent.ports import Reading
-from agent.schema.device import Accelerator, DeviceProfile
+from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint
 from agent.schema.policy import Policy
 from agent.schema.snapshot import ZoneStatus
 from agent.service import status_view
+from agent.service.conditions import ConditionBook
 from agent.service.serving.lane_keeper import LaneKeeper
 
 LOOK_S = 0.5
@@ -37,6 +39,19 @@ _FULL_OVER_BASE = 3.0
 """Full power over base power where nothing better is known; the network's resistances take up the difference."""
 
 
+class PointActuator(Protocol):
+    """Sets an accelerator's operating point."""
+
+    def points(self) -> tuple[OperatingPoint, ...]:
+        """Those below the fastest, the fastest first; none where it cannot set any."""
+
+    def set(self, point: str) -> str:
+        """Set one, "" for the fastest; why it could not, in one line, or ""."""
+
+    def restore(self) -> str:
+        """Put back what was found at the start; why it could not, or ""."""
+
+
 @dataclass
 class _Activity:
     """How long a lane had been busy at the last look."""
@@ -50,6 +65,8 @@ class HeatWatch:
     """See module."""
 
     profile: DeviceProfile
+    actuators: Mapping[str, PointActuator] = field(default_factory=dict)
+    """By accelerator; where there is none its operating point stays as it is."""
     state: PredictiveState = field(default_factory=PredictiveState)
     decision: Decision | None = None
     _priors: dict[str, ImpedancePrior] = field(default_factory=dict)
@@ -65,7 +82,7 @@ class HeatWatch:
         if self.decision is not None and not due:
             return self.decision.verdicts
         zones = status_view.zone_inputs(self.profile, keepers, readings, now_s)
-        sources = tuple(self._source(keeper, keepers, readings, now_s) for keeper in keepers.values())
+        sources = tuple(self._source(keeper, keepers, readings, policy, now_s) for keeper in keepers.values())
         look = Look(tuple(zones), sources, self._learnable(zones, sources), 0.0, policy.no_thermal_sensor)
         self.state, self.decision = predictive_governor.step(self.state, look, policy.thermal, now_s)
         self._seen, self._looked_s = readings, now_s
@@ -78,13 +95,49 @@ class HeatWatch:
     # ------------------------------------------------------------------ sources
 
     def _source(
-        self, keeper: LaneKeeper, keepers: Mapping[str, LaneKeeper], readings: tuple[Reading, ...], now_s: float
+        self,
+        keeper: LaneKeeper,
+        keepers: Mapping[str, LaneKeeper],
+        readings: tuple[Reading, ...],
+        policy: Policy,
+        now_s: float,
     ) -> Source:
         busy_share = self._busy_share(keeper, now_s)
-        full_w = self.full_power_w(keeper)
+        points = self._points(keeper, policy)
+        setting = self.state.settings.get(keeper.name)
+        present = points[min(setting.point, len(points) - 1)] if setting is not None else points[0]
         measured_w = self._measured_w(keeper, readings)
-        power_w = busy_share * full_w if measured_w is None else measured_w
-        return Source(keeper.name, (Point("full", 1.0, full_w),), busy_share, power_w, _moves(keeper, keepers))
+        power_w = busy_share * present.power_w if measured_w is None else measured_w
+        return Source(keeper.name, points, busy_share, power_w, _moves(keeper, keepers))
+
+    def _points(self, keeper: LaneKeeper, policy: Policy) -> tuple[Point, ...]:
+        """The fastest point, and those that the profile's actuator can set where the policy allows it."""
+        full_w = self.full_power_w(keeper)
+        actuator, rule = self.actuators.get(keeper.name), policy.thermal.forecast
+        if actuator is None or rule is None or not rule.operating_points:
+            return (Point("full", 1.0, full_w),)
+        return (Point("full", 1.0, full_w), *(_point(p, full_w) for p in actuator.points()))
+
+    def apply(self, policy: Policy, conditions: ConditionBook, wall_s: float) -> None:
+        """Set what was decided last; an actuator that cannot is told of and left alone."""
+        rule = policy.thermal.forecast
+        if rule is None or not rule.operating_points:
+            self.restore()
+            return
+        verdicts = self.decision.verdicts if self.decision is not None else {}
+        for name, actuator in self.actuators.items():
+            verdict = verdicts.get(name)
+            why = actuator.set(verdict.operating_point if verdict is not None else "")
+            kind = f"operating_point:{name}"
+            if why:
+                conditions.set(kind, why, f"{name} is paced instead of slowed", "see the cause", wall_s)
+            else:
+                conditions.clear(kind)
+
+    def restore(self) -> None:
+        """Put every operating point back as it was found."""
+        for actuator in self.actuators.values():
+            actuator.restore()
 
     def _busy_share(self, keeper: LaneKeeper, now_s: float) -> float:
         """Share of the time since the last look; a lane that does not count is judged by this moment."""
@@ -144,6 +197,13 @@ class HeatWatch:
 
 def _accelerator(profile: DeviceProfile, name: str) -> Accelerator | None:
     return next((a for a in profile.accelerators if a.name == name), None)
+
+
+def _point(point: OperatingPoint, full_w: float) -> Point:
+    """Power falls with the clock; how far the voltage falls with it is unknown, so it is an upper bound."""
+    speed = point.clock_share * point.active_units_share
+    cap_w = full_w if point.power_cap_w is None else point.power_cap_w.value
+    return Point(point.name, speed, min(speed * full_w, cap_w))
 
 
 def _moves(keeper: LaneKeeper, keepers: Mapping[str, LaneKeeper]) -> tuple[Move, ...]:

@@ -22,7 +22,7 @@ from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
 from agent.service.conditions import ConditionBook
-from agent.service.heat import HeatWatch
+from agent.service.heat import HeatWatch, PointActuator
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving.serving_state import InForce, ServingState
@@ -119,6 +119,7 @@ class Supervisor:
         clock: Clock,
         info: AgentInfo,
         on_policy: Callable[[InForce], None],
+        actuators: Mapping[str, PointActuator] | None = None,
     ) -> None:
         self.profile = profile
         self.keepers = keepers
@@ -131,7 +132,7 @@ class Supervisor:
         self._on_policy = on_policy
         self._mailbox: queue.Queue[Event] = queue.Queue(MAILBOX)
         self._state = ServingState(current, keepers)
-        self._heat = HeatWatch(profile)
+        self._heat = HeatWatch(profile, actuators or {})
         self._readings: tuple[Reading, ...] = ()
         self._draining = False
         self._stop = threading.Event()
@@ -172,6 +173,7 @@ class Supervisor:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
+        self._heat.restore()
 
     @property
     def in_force(self) -> InForce:
@@ -328,6 +330,7 @@ class Supervisor:
         policy = self._state.current.policy
         before = {name: k.verdict for name, k in self.keepers.items()}
         verdicts = self._heat.judge(self.keepers, self._readings, policy, now_s)
+        self._heat.apply(policy, self.conditions, self._clock.wall_s())
         for name, verdict in verdicts.items():
             self.keepers[name].verdict = verdict
             if verdict.level != before[name].level:

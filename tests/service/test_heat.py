@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from agent.physics.thermal import ThermalNetwork, step
 from agent.ports import Reading
+from agent.schema.device import OperatingPoint
 from agent.schema.policy import ThermalForecast
 from agent.service.heat import HeatWatch
 from agent.service.supervisor import SamplesEvent
@@ -129,7 +132,7 @@ def test_the_network_of_the_profile_is_where_learning_starts():
 def test_work_can_move_only_where_all_of_it_is_loaded():
     world = World(models={"m": ["gpu0", "cpu"], "n": ["gpu0"]})
     heat = watch(world)
-    moves = {name: heat._source(k, world.keepers, (), 0.0).moves for name, k in world.keepers.items()}
+    moves = {name: heat._source(k, world.keepers, (), FORECAST, 0.0).moves for name, k in world.keepers.items()}
     assert [m.to for m in moves["cpu"]] == ["gpu0"]
     assert moves["gpu0"] == ()
 
@@ -155,3 +158,56 @@ def test_a_lane_that_does_not_count_its_time_is_judged_by_the_moment():
     assert heat._busy_share(world.keepers["gpu0"], world.clock.now_s) == 1.0
     world.keepers["gpu0"].vitals = None
     assert heat._busy_share(world.keepers["gpu0"], world.clock.now_s) == 0.0
+
+
+class Clocks:
+    """An actuator that notes what it is told."""
+
+    def __init__(self, problem=""):
+        self.problem, self.told, self.restored = problem, [], 0
+
+    def points(self):
+        return () if self.problem else (OperatingPoint(name="slow", clock_share=0.7, power_cap_w=quantity(2.0)),)
+
+    def set(self, point):
+        if not self.told or self.told[-1] != point:
+            self.told.append(point)
+        return self.problem
+
+    def restore(self):
+        self.restored += 1
+        return ""
+
+
+def with_clocks(clocks, **rule):
+    world = Oven()
+    world.supervisor._heat.actuators = {"gpu0": clocks}
+    thermal = FORECAST.thermal.model_copy(update={"forecast": ThermalForecast(**rule)})
+    world.supervisor._state.current = replace(
+        world.supervisor._state.current, policy=FORECAST.model_copy(update={"thermal": thermal})
+    )
+    return world
+
+
+def test_a_lower_operating_point_is_set_where_that_gets_more_done():
+    clocks = Clocks()
+    world = with_clocks(clocks, operating_points=True)
+    world.work(400, "gpu0")
+    assert clocks.told[:2] == ["", "slow"]
+    assert "runs at slow" in world.condition("thermal:gpu0").cause
+    world.supervisor.stop()
+    assert clocks.restored == 1
+
+
+def test_operating_points_are_left_alone_where_the_policy_does_not_allow_them():
+    clocks = Clocks()
+    world = with_clocks(clocks)
+    world.work(300, "gpu0")
+    assert clocks.told == []
+
+
+def test_an_actuator_that_cannot_is_a_condition_and_the_lane_is_paced():
+    world = with_clocks(Clocks("max_freq: not allowed"), operating_points=True)
+    world.work(300, "gpu0")
+    assert world.condition("operating_point:gpu0").cause == "max_freq: not allowed"
+    assert world.lane("gpu0").pace < 1.0
