@@ -55,6 +55,7 @@ class Dispatcher:
         self._held = held
         self._table = table
         self._clock = clock
+        self._replaced_s = clock.monotonic_s()
         self._on_suspect = on_suspect
         self._lock = threading.Lock()
         self._in_flight: set[Job] = set()
@@ -238,7 +239,11 @@ class Dispatcher:
         if full:
             self._fail(job, Overloaded("every lane's queue is full (admission.max_queue_per_lane)", self._service_s))
             return
-        if job.last_error is not None and not isinstance(job.last_error, LaneDied | PermitExpired):
+        waits = isinstance(job.last_error, LaneDied) or (
+            isinstance(job.last_error, PermitExpired)
+            and self._clock.monotonic_s() - self._replaced_s < self._table.policy.recovery.permit_s
+        )  # a supervisor that has stopped renews no permit
+        if job.last_error is not None and not waits:
             self._fail_or_blame(job, job.last_error)
             return
         if model.hopeful:
@@ -358,7 +363,7 @@ class Dispatcher:
 
     def replace(self, table: RoutingTable) -> None:
         """Route by a new table from now on, and let waiting requests try again."""
-        self._table = table
+        self._table, self._replaced_s = table, self._clock.monotonic_s()
         if not self._waiting:
             return
         with self._lock:
