@@ -36,7 +36,8 @@ class Scenario:
     """What is simulated. Shares from 0 to 1.
 
     energy_change: joules per inference under an offered bundle, as a share; broken_share: boards that revert every
-    bundle; silent_share: boards that never end a trial; noise: of each window's joules; trial_s: until a bundle ends.
+    bundle; silent_share: boards that never end a trial; noise: of each window's joules; trial_s: until a bundle ends;
+    first: number of the first board, where several processes share a fleet.
     """
 
     boards: int
@@ -47,6 +48,7 @@ class Scenario:
     noise: float = 0.03
     trial_s: float = 5.0
     seed: int = 1
+    first: int = 0
 
 
 @dataclass
@@ -166,7 +168,10 @@ class SimulatedBoard(LoopBoard):
 def simulated(scenario: Scenario, mqtt: MqttSettings, folder: Path, clock: Clock) -> BoardLoop:
     """All boards of a scenario, ready to begin."""
     boot = int(clock.wall_s())
-    boards = [SimulatedBoard(i, scenario, mqtt, folder, boot, clock) for i in range(scenario.boards)]
+    boards = [
+        SimulatedBoard(i, scenario, mqtt, folder, boot, clock)
+        for i in range(scenario.first, scenario.first + scenario.boards)
+    ]
     loop = BoardLoop(boards, scenario.period_s, scenario.seed)
     for board in boards:
         board.loop = loop

@@ -7,7 +7,9 @@ import random
 import threading
 
 import pytest
+from click.testing import CliRunner
 
+from agent.cli.fleet import fleet_command
 from agent.fleet.simulation import BoardPhysics, Scenario, simulated
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
@@ -71,3 +73,31 @@ def test_a_rollout_over_simulated_boards_is_aborted_when_boards_break_and_comple
         thread.join(10)
         loop.close()
         world.stop()
+
+
+def test_where_one_process_may_not_open_enough_files_several_share_the_boards(monkeypatch):
+    from agent.cli import fleet_simulate
+
+    started: list[list[str]] = []
+
+    class Part:
+        returncode = 0
+
+        def __init__(self, command, **options) -> None:
+            started.append(command)
+
+        def communicate(self):
+            return json.dumps({"boards": 1, "connected": 1, "committed": 2, "acknowledged": 2, "resent": 0}), None
+
+    monkeypatch.setattr(fleet_simulate.subprocess, "Popen", Part)
+    monkeypatch.setattr(fleet_simulate.resource, "getrlimit", lambda _: (1000, 1000))
+    monkeypatch.setattr(fleet_simulate.resource, "setrlimit", lambda *_: None)
+    arguments = ["simulate", "--boards", "200", "--port=1", "--for", "1", "--json"]
+    monkeypatch.setattr(fleet_simulate.sys, "argv", ["qeil", "fleet", *arguments])
+    done = CliRunner().invoke(fleet_command, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["committed"] == 6
+    assert "3 processes: each may open 1000 files, enough for 75 boards" in done.stderr
+    sizes = [(c[c.index("--first") + 1], c[c.index("--boards") + 1]) for c in started]
+    assert sizes == [("0", "66"), ("66", "67"), ("133", "67")]
+    assert all("--port=1" in command and command.count("--boards") == 1 for command in started)

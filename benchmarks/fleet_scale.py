@@ -1,0 +1,111 @@
+"""From a board's window to a committed row, with many connections: seconds, and what one machine carries.
+
+`python benchmarks/fleet_scale.py [--boards 10000] [--period 10] [--for 60]`: mosquitto, PostgreSQL, one consumer and
+`qeil fleet simulate --memory` on this machine, over loopback, without TLS. A row's time begins when its board makes it
+(its outbox commits, in memory) and ends after the database's commit. The first seconds, in which boards connect, are
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.fleet.consumer import Consumer
+from agent.fleet.messages import Rows, Told
+from agent.fleet.store import Store, Stored, open_engine
+from agent.fleet.writers import Writers
+from agent.service import logs
+from agent.service.clock import SystemClock
+from benchmarks.fleet_store import RECEIVE_MAXIMUM, link_to
+from tests.broker import Broker
+from tests.fleet.databases import Postgres
+
+MAX_SAMPLES = 1_000_000
+
+
+class TimedStore(Store):
+    """Notes how old rows are once they are committed."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine)
+        self.samples: list[tuple[float, float]] = []
+
+    def take(self, batch: Sequence[Rows | Told], now_s: float) -> Stored:
+        stored = super().take(batch, now_s)
+        done_s = time.time()
+        if len(self.samples) < MAX_SAMPLES:
+            rows = (row for m in batch if isinstance(m, Rows) and m.cls == "tlm" for row in m.documents)
+            self.samples += [(done_s, done_s - row["ts"]) for row in rows]
+        return stored
+
+
+def consume(port: int, database: str, stop: Any, answer: Any) -> None:
+    logs.configure("error")
+    store, clock = TimedStore(open_engine(database)), SystemClock()
+    links: list[Any] = []
+    made = [Consumer(store, lambda t, p: links[0].send(t, p, False), clock, RECEIVE_MAXIMUM) for _ in range(2)]
+    writers = Writers(made)
+    links.append(link_to(port, "scale-0", writers))
+    writers.start()
+    links[0].start()
+    begun_s = time.process_time()
+    stop.wait()
+    used_s = time.process_time() - begun_s
+    writers.stop()
+    links[0].stop()
+    answer.put((store.samples, dict(writers.counters), used_s))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--boards", type=int, default=10_000)
+    parser.add_argument("--period", type=float, default=10.0)
+    parser.add_argument("--for", dest="for_s", type=float, default=60.0)
+    parser.add_argument("--connect", type=float, default=30.0, help="seconds that are left out")
+    given = parser.parse_args()
+    logs.configure("error")
+    start = multiprocessing.get_context("spawn")
+    stop, answer = start.Event(), start.Queue()
+    with tempfile.TemporaryDirectory(prefix="qeil-scale-") as name:
+        folder = Path(name)
+        broker = Broker(folder, "max_queued_messages 1000000\nmax_inflight_messages 2000")
+        server = Postgres(folder)
+        open_engine(server.url).dispose()
+        consumer = start.Process(target=consume, args=(broker.port, server.url, stop, answer))
+        try:
+            consumer.start()
+            arguments = ["--boards", str(given.boards), "--port", str(broker.port), "--period", str(given.period)]
+            arguments += ["--for", str(given.connect + given.for_s), "--memory", "--json"]
+            begun_s = time.time()
+            command = [sys.executable, "-m", "agent.cli.main", "fleet", "simulate", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            stop.set()
+            samples, counters, used_s = answer.get(timeout=60)
+        finally:
+            stop.set()
+            consumer.join(20)
+            server.stop()
+            broker.stop()
+    from_s, until_s = begun_s + given.connect, begun_s + given.connect + given.for_s
+    ages = sorted(age for at_s, age in samples if from_s <= at_s <= until_s)
+    if not ages:
+        raise SystemExit("no row came in time")
+    found = {f"p{q}_ms": round(1e3 * ages[min(len(ages) - 1, len(ages) * q // 100)], 1) for q in (50, 95, 99)}
+    simulated = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps({"simulated": simulated, "rows_per_s": round(len(ages) / given.for_s), **found,
+                      "max_ms": round(1e3 * ages[-1], 1), "consumer_cpu_s": round(used_s, 1), **counters}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
