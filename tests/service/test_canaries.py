@@ -198,6 +198,26 @@ def test_a_request_that_meets_only_broken_lanes_waits_for_one_to_return():
     assert answer.result().replays >= 1
 
 
+def test_a_device_that_was_away_for_one_call_is_not_taken_for_a_wrong_input():
+    bed = Bed()
+    for name in ("gpu0", "cpu"):
+        away_once(bed.lane(name))
+    assert bed.infer().result().outputs["y"].tolist() == [[2.0, 2.0]]
+
+
+def away_once(lane):
+    run, calls = lane._run, []
+
+    def once(inputs, future):
+        if calls:
+            run(inputs, future)
+            return
+        calls.append(inputs)
+        future.set_exception(InferenceFailed("the device does not answer any more"))
+
+    lane._run = once
+
+
 def refuse_odd(lane):
     run = lane._run
 

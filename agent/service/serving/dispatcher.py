@@ -316,7 +316,15 @@ class Dispatcher:
                 job.tried.clear()
                 self._waiting.append(job)
 
-        self._held.hold(accelerator, lane, model, Held(lambda: self._fail(job, Unprocessable(error.message)), redo))
+        def cleared() -> None:
+            if job.asked_again:
+                self._fail(job, Unprocessable(error.message))
+                return
+            job.asked_again, job.last_error = True, None  # a device may have been away for that one call
+            job.tried.clear()
+            self._attempt(job)
+
+        self._held.hold(accelerator, lane, model, Held(cleared, redo))
 
     def _version(self, job: Job) -> str:
         model = self._table.models.get(job.request.model)

@@ -30,5 +30,7 @@ class Job:
     """Of a split model: what its stages made so far."""
     accused: Part | None = None
     """Whom the last error speaks against."""
+    asked_again: bool = False
+    """Its lane passed its canary after it had refused this request, which was then asked once more."""
     give_up: Callable[[], object] | None = None
     """Drops the call that is under way, for a client that has gone."""
