@@ -38,7 +38,8 @@ MIN_SCALING = 1.6
 DEADLINE_S = 60.0
 
 BARE = """
-import sys, time
+import os, sys, time
+os.sched_setaffinity(0, [int(sys.argv[3])])
 import numpy as np, onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -115,7 +116,7 @@ def bare(path: Path, cores: list[int], seconds: float) -> float:
     """The same by processes of the runtime alone, one on each core."""
     started = [
         subprocess.Popen(
-            ["taskset", "-c", str(core), sys.executable, "-c", BARE % SIZE, str(path), str(seconds)],
+            [sys.executable, "-c", BARE % SIZE, str(path), str(seconds), str(core)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for core in cores
