@@ -22,7 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "thermal_governor": ["tests/control/test_thermal_governor.py"],
-    "thermal_choice": ["tests/control/test_predictive_governor.py"],
+    "thermal_choice": ["tests/control/test_thermal_choice.py", "tests/control/test_predictive_governor.py"],
+    "heat_allotment": ["tests/control/test_thermal_choice.py"],
+    "linear_program": ["tests/control/test_thermal_choice.py"],
     "thermal_model": ["tests/control/test_predictive_governor.py"],
     "predictive_governor": ["tests/control/test_predictive_governor.py"],
     "lane_health": ["tests/control/test_lane_health.py", "tests/control/test_deciders.py"],
@@ -31,6 +33,10 @@ TESTS = {
     "routing": ["tests/control/test_deciders.py"],
     "lifecycle": ["tests/control/test_deciders.py"],
     "fallback": ["tests/control/test_deciders.py"],
+    "canary": ["tests/control/test_canary.py"],
+    "degradation": ["tests/control/test_degradation.py"],
+    "safe_mode": ["tests/service/test_starts.py"],
+    "worse": ["tests/control/test_worse.py"],
 }
 QUICK = ("thermal_governor", "lane_health")
 FLIPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
