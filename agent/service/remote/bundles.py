@@ -26,13 +26,14 @@ from agent.service.remote.command_actions import Agent
 from agent.service.remote.command_intake import Refusal
 from agent.service.remote.commands import CommandFailed, Interrupted, Run
 from agent.service.remote.desired_apply import Applied
+from agent.service.remote.follower import Follower
 from agent.service.remote.physics_windows import Observation, PhysicsWindow, observation
 from agent.storage import bundle_archive
 from agent.storage.bundle_archive import BundleRefused
 from agent.storage.bundle_store import BundleStore, Phase, Record
 
 APPLY_LIMIT_S = 600.0
-LOOK_S, CHECK_S = 1.0, 1.0
+LOOK_S = 1.0
 _log = structlog.get_logger("bundles")
 
 
@@ -54,11 +55,12 @@ class Ties:
     event: Callable[[dict[str, Any]], None]
 
 
-class Bundles:
-    """One thread of its own; the other methods only leave notes for it."""
+class Bundles(Follower):
+    """The methods of other threads only leave notes for its own."""
 
     def __init__(self, store: BundleStore, agent: Agent, ties: Ties) -> None:
         """Counts this start, where it falls into a trial. StorageError or ValidationError for a damaged record."""
+        super().__init__("bundles")
         self._store = store
         self._agent = agent
         self._ties = ties
@@ -69,32 +71,13 @@ class Bundles:
         self._waiting: bytes | None = None
         self._refused: bytes | None = None
         self._fetch: Fetch | None = None
-        self._reported: dict[str, Any] | None = None
         self._reported_s = float("-inf")
         self._progress: dict[str, Any] = {}
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bundles", daemon=True)
         self.record = store.read()
         if self.record.phase == "trial":
             self._save(starts=self.record.starts + 1)
 
     # ------------------------------------------------------------------ any thread
-
-    def start(self) -> None:
-        """Bring what was kept into force, go on with a trial, then follow what comes."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; the next start goes on."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(3.0)
-
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     def on_request(self, inbound: Inbound) -> None:
         """An offer; the newest counts."""
@@ -110,24 +93,7 @@ class Bundles:
             fetch.piece(sha256, number, inbound.payload)
         inbound.acknowledge()
 
-    def on_connected(self) -> None:
-        """Report anew: the broker may have lost it."""
-        self._reported = None
-        self._wake.set()
-
     # ------------------------------------------------------------------ own thread
-
-    def _run(self) -> None:
-        try:
-            self.resume()
-            while not self._stopping.is_set():
-                self.round()
-                self._wake.wait(CHECK_S)
-                self._wake.clear()
-        except Interrupted:
-            return
-        except Exception:  # noqa: BLE001  (thread root: alive() turns false and the watchdog is not fed)
-            _log.exception("bundles died")
 
     def round(self) -> None:
         """Judge the newest offer and do what it asks, to its end; then report."""

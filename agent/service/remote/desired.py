@@ -27,6 +27,7 @@ from agent.schema.desired import Desired
 from agent.service.remote.command_intake import Refusal
 from agent.service.remote.commands import Interrupted, Run
 from agent.service.remote.desired_apply import Applied
+from agent.service.remote.follower import Follower
 from agent.storage import state_file, yaml_files
 from agent.storage.problem import problems_of
 from agent.storage.yaml_text import Document
@@ -34,7 +35,6 @@ from agent.storage.yaml_text import Document
 FILE = "desired.json"
 LIMIT_S = 600.0
 MAX_ATTEMPTS = 2
-CHECK_S = 1.0
 
 Status = Literal["none", "pending", "applied", "rejected"]
 
@@ -72,8 +72,8 @@ class Outlet(Protocol):
         ...
 
 
-class DesiredState:
-    """One thread of its own; the other methods only leave notes for it."""
+class DesiredState(Follower):
+    """The methods of other threads only leave notes for its own."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class DesiredState:
         clock: Clock,
     ) -> None:
         """`facts()` says what is in force, for the report. StorageError if the record cannot be read."""
+        super().__init__("desired")
         self._path = state_dir / FILE
         self._topics = topics
         self._keys = tuple(keys)
@@ -95,11 +96,7 @@ class DesiredState:
         self._clock = clock
         self._lock = threading.Lock()
         self._latest: Inbound | None = None
-        self._reported: dict[str, Any] | None = None
         self._refused: bytes | None = None
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="desired", daemon=True)
         found = state_file.read_json(self._path)
         self.record = Record() if found is None else Record.model_validate(found)
         self.in_force: Desired | None = None
@@ -107,32 +104,12 @@ class DesiredState:
 
     # ------------------------------------------------------------------ any thread
 
-    def start(self) -> None:
-        """Bring what was kept into force, then follow what comes."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; what is being tried is tried again by the next start."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(3.0)
-
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     def on_request(self, inbound: Inbound) -> None:
         """The newest message counts; one that it overtakes was replaced by its sender."""
         with self._lock:
             overtaken, self._latest = self._latest, inbound
         if overtaken is not None:
             overtaken.acknowledge()
-        self._wake.set()
-
-    def on_connected(self) -> None:
-        """Report anew: the broker may have lost it."""
-        self._reported = None
         self._wake.set()
 
     def overrules_policy(self) -> str | None:
@@ -143,18 +120,6 @@ class DesiredState:
         return f"the fleet's desired state (version {wanted.ver}) sets the policy"
 
     # ------------------------------------------------------------------ own thread
-
-    def _run(self) -> None:
-        try:
-            self.resume()
-            while not self._stopping.is_set():
-                self.round()
-                self._wake.wait(CHECK_S)
-                self._wake.clear()
-        except Interrupted:
-            return
-        except Exception:  # noqa: BLE001  (thread root: alive() turns false and the watchdog is not fed)
-            _log.exception("desired state died")
 
     def resume(self) -> None:
         """As after a start."""

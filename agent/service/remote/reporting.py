@@ -16,6 +16,7 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.energy import EnergyMeter, EnergyWindow
 from agent.service.clock import CLOCK_SET_S
 from agent.service.history import History
+from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.telemetry import Window, next_window
 from agent.service.supervisor import ConditionEvent, Event
 from agent.storage.outbox import Outbox
@@ -52,6 +53,7 @@ class Reporting:
         self._window: Window | None = None
         self._meters: dict[str, EnergyMeter] = {}
         self._measured: tuple[Reading, ...] = ()
+        self._shares = RailShares((), dict)
         self._link: Link | None = None
         self._publisher: Publisher | None = None
         self._told: tuple[str, ...] = ()
@@ -82,8 +84,10 @@ class Reporting:
         snapshot: Callable[[], AgentSnapshot],
         energies_j: Callable[[], Mapping[str, float]],
         window_s: Callable[[], float],
+        shares: RailShares | None = None,
     ) -> None:
-        """Connect to the supervisor: where conditions go, and where totals and the cadence come from."""
+        """Connect to the supervisor: where conditions go, and where totals, the cadence and joules by model come from."""
+        self._shares = shares or self._shares
         self._post, self._snapshot, self._energies, self._window_s = post, snapshot, energies_j, window_s
 
     def listen(
@@ -123,7 +127,8 @@ class Reporting:
         """Append the window's row; the window that follows."""
         energies_j = self._energies()
         row = {"tq": self._time_quality(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
-        row["rails"] = {name: _rail(meter.close(now_s)) for name, meter in self._meters.items()}
+        windows = {name: meter.close(now_s) for name, meter in self._meters.items()}
+        row["rails"] = {name: _rail(w) | self._shares.close(name, w) for name, w in windows.items()}
         row["outbox"] = {**self.outbox.counters, **self._worn(now_s)}
         if self._link is not None and self._publisher is not None:
             row["link"] = {**self._link.counters, **self._publisher.counters}
