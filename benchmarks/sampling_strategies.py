@@ -5,9 +5,9 @@
 The questions are simulated: on each the model has its own distribution over answers (a difficulty from Beta(2.2, 1.6),
 wrong answers with a tail of exponent 1.2; on a sixth of the questions a wrong answer leads). A sample costs 1 J, drawn
 in batches as the decoder does (the first of a batch 1 J, the others 0.35 J, as measured for eight at once; Beta draws
-one by one), a self-check 0.15 J, deriving again 1 J. The mean log-probability of a right sample is higher by half a standard deviation. None of
-this is a measurement of a language model; `qeil evaluate` gives that, and `--recorded` replays the pool of such a run,
-without the cascade, whose checks no run records.
+one by one), a self-check 0.15 J, deriving again 1 J. The mean log-probability of a right sample is higher by half a
+standard deviation. None of this is a measurement of a language model; `qeil evaluate` gives that, and `--recorded`
+replays the pool of such a run, without the cascade, whose checks no run records.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Draws a simulated scenario: the change of energy and latency of a request under each placement, a panel a board."""
+"""Draws a simulated scenario: the change of energy and latency of a request under each placement, a panel a board.
+
+Where assumptions were varied, a tornado stands beside it: what the mean change of energy becomes at the ends of each.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from agent.cli.plan_plot import SUFFIXES
 from agent.errors import BadInput, QeilError
 
 _MARKERS = "osD^vP*XhH8<>dp"
+_BARS = 12
+"""Assumptions in a tornado, the widest first."""
+_THIN = 0.05
+"""Percentage points below which a bar cannot be seen."""
 
 
 def check_target(target: Path) -> None:
@@ -30,10 +37,13 @@ def draw(document: dict[str, Any], target: Path) -> None:
     except ImportError as error:
         raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
     boards = document["boards"]
-    figure = Figure(figsize=(8.0, 4.2 * len(boards)), layout="constrained")
-    panels = figure.subplots(len(boards), 1, squeeze=False)
-    for panel, board in zip(panels[:, 0], boards, strict=True):
-        _panel(panel, board, document)
+    varied = any(board["sensitivity"] for board in boards)
+    figure = Figure(figsize=(14.0 if varied else 8.0, 4.2 * len(boards)), layout="constrained")
+    panels = figure.subplots(len(boards), 2 if varied else 1, squeeze=False)
+    for row, board in zip(panels, boards, strict=True):
+        _panel(row[0], board, document)
+        if varied:
+            _tornado(row[1], board)
     figure.suptitle(f"{document['title']} (modelled)", fontsize=11)
     try:
         with mpl.rc_context({"svg.hashsalt": document["scenario"]}):
@@ -61,6 +71,36 @@ def _panel(axes: Any, board: dict[str, Any], document: dict[str, Any]) -> None:
     axes.set_ylabel("energy, the same way")
     if axes.collections:
         axes.legend(fontsize=7, loc="best")
+
+
+def _tornado(axes: Any, board: dict[str, Any]) -> None:
+    """A bar for each assumption that changes something, the widest on top, from the energy at its low to its high."""
+    swings = [s for s in board["sensitivity"] if s["unaffected"] is None and None not in s["energy_change"]][:_BARS]
+    if not swings:
+        axes.set_axis_off()
+        axes.set_title("no assumption that was varied changes the energy", fontsize=9)
+        return
+    for place, swing in enumerate(reversed(swings)):
+        low, high = (100.0 * change for change in swing["energy_change"])
+        if abs(high - low) < _THIN:
+            text = f"{swing['low']:g} to {swing['high']:g}: no difference"
+            axes.annotate(text, (low, place), fontsize=7, va="center", ha="center")
+            continue
+        axes.barh(place, high - low, left=low, height=0.6, color="steelblue" if high >= low else "darkorange")
+        for value, end in ((low, swing["low"]), (high, swing["high"])):
+            right = value == max(low, high)
+            axes.annotate(
+                f"{end:g}", (value, place), fontsize=7, va="center", textcoords="offset points",
+                xytext=(3 if right else -3, 0), ha="left" if right else "right",
+            )  # fmt: skip
+    axes.set_yticks(range(len(swings)), [s["vary"] for s in reversed(swings)], fontsize=7)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.12)
+    axes.grid(visible=True, axis="x", alpha=0.25)
+    axes.set_title(f"what the energy depends on, {board['board']}", fontsize=9)
+    axes.set_xlabel(
+        "mean change of energy, %, at the values beside the bars; orange: more of it saves more", fontsize=8
+    )
 
 
 def _ratios(board: dict[str, Any], placement: str) -> list[tuple[float, float]]:

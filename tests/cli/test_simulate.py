@@ -85,6 +85,19 @@ def test_a_figure_is_the_same_each_time(small: Path, tmp_path: Path) -> None:
     assert b"pgsam" in first.read_bytes() or first.stat().st_size > 5000
 
 
+def test_a_figure_shows_what_the_energy_depends_on(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "a.svg"
+    assert run(["simulate", str(small), "--plot", str(target)]) == 0
+    capsys.readouterr()
+    assert run(["simulate", str(small), "--json"]) == 0
+    swings = json.loads(capsys.readouterr().out)["boards"][0]["sensitivity"]
+
+    drawn = target.read_text()
+    assert "what the energy depends on" in drawn
+    assert all((s["vary"] in drawn) == (s["unaffected"] is None) for s in swings)
+
+
 def test_a_board_without_changes_can_be_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     workload = {"model": "llama-3.1-8b", "prompt_tokens": 32, "generated_tokens": 8}
