@@ -74,6 +74,18 @@ def test_a_hung_call_kills_the_lane_and_its_requests_move_on():
     assert "hung" in world.accelerator("gpu0").last_fault
 
 
+def test_a_first_run_that_met_a_busy_machine_hides_no_hang_once_calls_are_measured():
+    world = World()
+    keeper, lane = world.keepers["gpu0"], world.lane("gpu0")
+    keeper.models["m"].report = replace(keeper.models["m"].report, first_run_s=60.0)
+    lane.busy_since_s = world.clock.now_s
+    world.tick(4.0)
+    assert world.accelerator("gpu0").state == "ready"
+    keeper.slowest_s["m"] = 0.1
+    world.tick(0.1)
+    assert "deadline 3.0 s" in world.accelerator("gpu0").last_fault
+
+
 def test_a_lane_without_heartbeat_is_killed():
     world = World()
     world.lane("cpu").silent = True

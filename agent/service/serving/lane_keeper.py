@@ -78,6 +78,10 @@ class _Waits:
         return max(0.0, waited_s - self.base_s)
 
 
+FIRST_RUNS = 10.0
+"""A first run, with all that it sets up, is believed to take up to so many times the p99 of the later ones."""
+
+
 @dataclass
 class LaneKeeper:
     """See module."""
@@ -227,9 +231,14 @@ class LaneKeeper:
 
     def _expected_s(self, predicted_s: float | None) -> float | None:
         """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
-        first = [m.report.first_run_s for m in self.models.values() if m.report is not None]
+        first = [self._first_s(name, m.report.first_run_s) for name, m in self.models.items() if m.report is not None]
         known = [s for s in (predicted_s, *first, *self.slowest_s.values()) if s is not None]
         return max(known, default=None)
+
+    def _first_s(self, model: str, first_s: float | None) -> float | None:
+        """A first run that met a busy machine would hide every hang after it: what is measured since then bounds it."""
+        measured_s = self.slowest_s.get(model)
+        return first_s if first_s is None or measured_s is None else min(first_s, FIRST_RUNS * measured_s)
 
     def state(self) -> LaneState:
         """The word shown in status; idle: nothing is placed on it, so no process was started for it."""
