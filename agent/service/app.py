@@ -43,6 +43,7 @@ from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
 from agent.service.remote.bundle_layer import BundleLayer
+from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.reporting import Reporting
 from agent.service.sampler import Sampler
 from agent.service.serving import model_store
@@ -136,6 +137,9 @@ class App:
         self.reporting.attach(
             self.supervisor.post, lambda: self.supervisor.snapshot, self.dispatcher.energies_j,
             self._window_s,
+            RailShares(
+                self.board.profile.rails, lambda: {n: m.used() for n, m in list(self.dispatcher.meters.items())}
+            ),
         )  # fmt: skip
         for event in (*policy.events, self._starts.condition()):
             if event is not None:

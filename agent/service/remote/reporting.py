@@ -86,7 +86,7 @@ class Reporting:
         window_s: Callable[[], float],
         shares: RailShares | None = None,
     ) -> None:
-        """Connect to the supervisor: where conditions go, and where totals, the cadence and joules by model come from."""
+        """Connect to the supervisor: where conditions go, and where totals, the cadence and rails' shares come from."""
         self._shares = shares or self._shares
         self._post, self._snapshot, self._energies, self._window_s = post, snapshot, energies_j, window_s
 
@@ -128,7 +128,8 @@ class Reporting:
         energies_j = self._energies()
         row = {"tq": self._time_quality(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
         windows = {name: meter.close(now_s) for name, meter in self._meters.items()}
-        row["rails"] = {name: _rail(w) | self._shares.close(name, w) for name, w in windows.items()}
+        divided = self._shares.close(windows)
+        row["rails"] = {name: _rail(window) | divided.get(name, {}) for name, window in windows.items()}
         row["outbox"] = {**self.outbox.counters, **self._worn(now_s)}
         if self._link is not None and self._publisher is not None:
             row["link"] = {**self._link.counters, **self._publisher.counters}

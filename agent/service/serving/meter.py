@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from agent.control.energy_share import Used
 from agent.schema.snapshot import EnergyProvenance
 
 _RECENT = 512
@@ -45,6 +46,7 @@ class Meter:
         self._per_lane: dict[str, tuple[int, deque[float]]] = {}
         self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=_RECENT)
         self._total_energy_j = self._total_s = 0.0
+        self._used: dict[str, Used] = {}
 
     def answered(
         self,
@@ -66,6 +68,10 @@ class Meter:
             self._energies.append((energy_j, provenance))
             self._total_energy_j += energy_j or 0.0
             self._total_s += total_s
+            used = self._used.get(accelerator, Used(0.0, 0.0))
+            known = energy_j is not None and used.modelled_j is not None
+            joules = (used.modelled_j or 0.0) + (energy_j or 0.0) if known else None
+            self._used[accelerator] = Used(used.busy_s + execute_s, joules)
 
     def failed(self) -> None:
         """Record a request that got no answer, for whatever reason but the client's."""
@@ -84,6 +90,11 @@ class Meter:
         with self._lock:
             _, times = self._per_lane.get(accelerator, (0, deque()))
             return _quantile(sorted(times), 0.5) if len(times) >= ENOUGH else None
+
+    def used(self) -> dict[str, Used]:
+        """Computing time and joules by accelerator, since the beginning."""
+        with self._lock:
+            return dict(self._used)
 
     def read(self) -> MeterReading:
         """A consistent copy."""
