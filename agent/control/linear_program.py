@@ -12,8 +12,6 @@ from agent.physics.arguments import Array
 
 _NOTHING = 1e-9
 """Numbers of a tableau below this are rounding."""
-_GREEDY_PIVOTS = 60
-"""Pivots by the steepest column; after them the first one that pays, which cannot cycle."""
 
 
 def maximise(worth: Array, rows: Array, bounds: Array) -> Array:
@@ -25,23 +23,21 @@ def maximise(worth: Array, rows: Array, bounds: Array) -> Array:
     if np.any(bounds < 0):
         raise ValueError("bounds must be >= 0")
     count, variables = rows.shape
+    # The first column that pays, and of ties the lowest, cannot cycle.
     tableau = np.zeros((count + 1, variables + count + 1))
     tableau[:count, :variables] = rows
     tableau[:count, variables:-1] = np.eye(count)
     tableau[:count, -1] = bounds
     tableau[-1, :variables] = -worth
     basis = np.arange(variables, variables + count)
-    pivots = 0
-    while (tableau[-1, :-1] < -_NOTHING).any():
-        costs = tableau[-1, :-1]
-        entering = int(costs.argmin() if pivots < _GREEDY_PIVOTS else (costs < -_NOTHING).argmax())
+    while (pays := tableau[-1, :-1] < -_NOTHING).any():
+        entering = int(pays.argmax())
         leaving = _leaving(tableau[:-1, entering], tableau[:-1, -1], basis)
         tableau[leaving] /= tableau[leaving, entering]
         others = tableau[:, entering].copy()
         others[leaving] = 0.0
         tableau -= others[:, None] * tableau[leaving]
         basis[leaving] = entering
-        pivots += 1
     found = np.zeros(variables + count)
     found[basis] = tableau[:-1, -1]
     return np.maximum(0.0, found[:variables])
