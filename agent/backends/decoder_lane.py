@@ -43,6 +43,8 @@ class DecoderOrder:
     role: Literal["alone", "first", "second"] = "alone"
     """first: another process computes prompts, or the first `layers`; second: it is that one."""
     layers: int = 0
+    screen: bool = False
+    """Load the graph that gives probabilities of a whole prompt."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class LaneUsage:
     prefill_s: float
     decode_s: float
     elsewhere_s: float = 0.0
+    found: str = ""
+    unscreened: bool = False
 
 
 LaneEvent = TextPiece | LaneUsage | QeilError

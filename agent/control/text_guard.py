@@ -29,6 +29,8 @@ REPETITION_FROM = 2_000
 """Characters from which a text is judged for repetition."""
 REPETITION_RATIO = 0.03
 """Compressed size over size below which nearly everything is a copy; prose lies between 0.3 and 0.5."""
+SUFFIX_KEY = "(policy guard.texts.absurd_suffix)"
+"""Ends the sentence of a refusal, so that its reader knows what to change."""
 SUFFIX_TOKENS = 12
 SUFFIX_CONTRAST_NATS = 3.0
 

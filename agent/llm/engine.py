@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.control import text_guard
 from agent.errors import BadInput, Overloaded, TooLarge
 from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK, PrefixCache
@@ -43,6 +44,10 @@ class Usage:
     decode_s: float = 0.0
     elsewhere_s: float = 0.0
     """By the clocks of peers, besides."""
+    found: str = ""
+    """What the screen of the prompt found, in words."""
+    unscreened: bool = False
+    """Whether the prompt should have been screened and the graph gave too little for that."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class _Run:
     failed: bool = False
     done: int = 0
     """Prompt positions in the cache."""
+    surprises: list[float] = field(default_factory=list)
+    """Log probabilities of the prompt's tokens, where it is screened."""
+    last: Floats | None = None
+    """Logits behind the last block."""
 
 
 @dataclass(eq=False)
@@ -200,7 +209,7 @@ class Engine:
             return False
         run = self._lead = self._waiting.popleft()
         self._slot = len(self._places)
-        for block in self.prefixes.find(run.ids):
+        for block in self.prefixes.find(run.ids) if run.job.prompt.screen is None else ():
             self.pool.write(self._slot, run.done, block)
             run.done += BLOCK
         run.usage.cached_tokens = run.done
@@ -226,14 +235,46 @@ class Engine:
         run.usage.prefilled_tokens += end - run.done
         if end % BLOCK == 0 and self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
             self.prefixes.add(run.ids[:end], self.pool.read(self._slot, run.done, end))
+        if run.job.prompt.screen is not None:
+            self._listen(run, logits[0], end)
         run.done = end
         if end == len(run.ids):
-            self._join(run, logits[0, -1])
+            self._lead = None
+            if self._passes(run):
+                self._join(run, logits[0, -1])
         return True
+
+    @staticmethod
+    def _listen(run: _Run, logits: Floats, end: int) -> None:
+        """Note how likely the block's tokens were to the model; the first one by what it said before."""
+        if len(logits) < end - run.done:
+            run.usage.unscreened = True
+            return
+        known = logits[:-1] if run.last is None else np.concatenate([run.last[None], logits[:-1]])
+        for row, token in zip(known, run.ids[end - len(known) : end], strict=True):
+            highest = row.max()
+            run.surprises.append(float(row[token] - highest - np.log(np.exp(row - highest).sum())))
+        run.last = logits[-1].copy()
+
+    def _passes(self, run: _Run) -> bool:
+        """Judge the prompt; a refused one ends here."""
+        screen = run.job.prompt.screen
+        if screen is None or run.usage.unscreened:
+            return True
+        reaction, bound_nats = screen
+        # Nothing precedes the first token; it counts like the second one, so that places are those of the prompt.
+        known = [*run.surprises[:1], *run.surprises][: len(run.job.prompt.ids)]
+        verdict = text_guard.absurd_suffix(known, bound_nats)
+        run.last = None
+        if verdict.action == "allow":
+            return True
+        run.usage.found = verdict.sentence
+        if reaction != "flag":
+            self._events.append(Failed(run.job.number, BadInput(f"{verdict.sentence} {text_guard.SUFFIX_KEY}")))
+        return reaction == "flag"
 
     def _join(self, run: _Run, logits: Floats) -> None:
         """All samples choose their first token; those that go on become rows."""
-        self._lead = None
         joined = []
         for index in run.job.rows:
             row = Row(self.session.folder, run.job.prompt, index, run.job.written)

@@ -33,6 +33,8 @@ class Prompt:
     """Give the chosen token's log probability and those of so many of the likeliest."""
     form: Form | None = None
     """Tokens are chosen among those that keep it; log probabilities stay those of all tokens."""
+    screen: tuple[str, float] | None = None
+    """Reaction to an end of the prompt that the model finds absurd, and the bound in nats."""
     through_end: bool = False
     """Go on past tokens that end a text, so that a measurement has a known length."""
 

@@ -49,6 +49,13 @@ class DecoderSizes:
             raise BadInput(f"{self.path}: no mode {chosen!r}; the folder has {', '.join(self.graphs)}")
         return self.path / self.graphs[chosen]
 
+    def scoring_graph(self, mode: str | None = None) -> Path | None:
+        """File of the graph that gives logits of every position, where the folder has one beside that of the mode."""
+        if not (self.path / "manifest.json").is_file():
+            return None
+        name = read_json(self.path / "manifest.json").get("scoring_graphs", {}).get(mode or self.default_mode)
+        return None if name is None or not (self.path / name).is_file() else self.path / name
+
 
 def is_decoder_folder(path: Path) -> bool:
     """Whether it is a folder that says it holds a decoder."""

@@ -38,6 +38,12 @@ class TextGuard(FileModel):
     flood: Reaction = Field(default="reject", description="one word or character repeated without end")
     max_repeats: int = Field(default=200, ge=2, description="of one word or character in a row")
     repetition: Reaction = Field(default="flag", description="long texts that repeat one pattern")
+    absurd_suffix: Reaction = Field(
+        default="ignore", description="ends absurd to the model itself; needs a restart, costs the reuse of prefixes"
+    )
+    absurd_suffix_nats: float = Field(
+        default=8.0, gt=0, le=50, description="mean surprise of a dozen tokens, by the model that reads them"
+    )
 
 
 class ModelGuard(FileModel):

@@ -41,6 +41,8 @@ class TextRequest:
     """Give the log probability of each token and of so many of the likeliest."""
     form: TextForm | None = None
     request_id: str = ""
+    screen: tuple[str, float] | None = None
+    """Reaction to an absurd end of the prompt and the bound of its surprise in nats; set by the agent."""
     deadline_s: float | None = None
     """Seconds from now; None takes the longest that the policy allows."""
 

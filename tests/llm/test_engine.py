@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from agent.errors import BadInput, Overloaded, TooLarge
-from agent.llm.engine import Engine, Finished, Job, Written
+from agent.llm.engine import Engine, Failed, Finished, Job, Written
 from agent.llm.generation import generate
 from agent.llm.prefix_cache import BLOCK
 from agent.llm.row import Prompt
 from agent.llm.sampler import Sampling
+from agent.llm.session import DecoderSession
 
 IDS = (5, 80, 200, 7, 7, 31, 90, 100, 110, 120, 3, 44, 55, 66)
 
@@ -150,3 +152,78 @@ def test_a_failed_step_costs_the_jobs_that_had_begun(tiny):
     assert engine.abandon() == [0]
     tokens, _ = run(engine)
     assert set(tokens) == {(1, 0), (1, 1)}
+
+
+class Listened:
+    """A session whose graph finds every token likely but the `absurd` ones; with `last_only` it tells of the last."""
+
+    def __init__(self, session, absurd, last_only=False):
+        self._session, self._absurd, self._last_only = session, set(absurd), last_only
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def prompt(self, buffers, ids, lengths):
+        last = self._session.prompt(buffers, ids, lengths)
+        if self._last_only:
+            return last[:, -1:]
+        steps = ids.shape[1]
+        made = np.zeros((1, steps, last.shape[2]), np.float32)
+        made[0, :, [token for token in range(last.shape[2]) if token not in self._absurd]] = 20.0
+        made[0, -1] = last[0, -1]
+        return made
+
+
+FLUENT, ABSURD = tuple(range(10, 40)), tuple(range(200, 216))
+
+
+def screened(session, reaction="reject", ids=FLUENT + ABSURD, **engine):
+    engine = Engine(session, rows=2, context=session.folder.context, **engine)
+    engine.add(Job(1, Prompt(ids, 2, screen=(reaction, 8.0)), (0,)))
+    events = []
+    while not engine.idle:
+        events += engine.turn()
+    return events
+
+
+def test_a_prompt_with_an_absurd_end_is_refused_before_anything_is_written(tiny):
+    (failed,) = screened(Listened(tiny, ABSURD))
+    assert isinstance(failed, Failed)
+    assert "look like a suffix found by search (policy guard.texts.absurd_suffix)" in failed.error.message
+
+
+def test_a_flagged_prompt_is_answered_and_what_was_found_goes_with_its_account(tiny):
+    *written, finished = screened(Listened(tiny, ABSURD), "flag")
+    assert len(written) == 2
+    assert "surprise the model" in finished.usage.found
+
+
+@pytest.mark.parametrize("ids", [FLUENT + FLUENT, ABSURD + FLUENT, ABSURD * 3, FLUENT[:5]])
+def test_a_prompt_whose_end_is_like_the_rest_passes(tiny, ids):
+    assert screened(Listened(tiny, ABSURD), ids=ids)[-1].usage.found == ""
+
+
+def test_a_graph_that_tells_of_the_last_token_only_cannot_screen_and_says_so(tiny):
+    finished = screened(Listened(tiny, ABSURD, last_only=True))[-1]
+    assert finished.usage.unscreened
+    assert finished.usage.found == ""
+
+
+def test_an_absurd_end_behind_several_blocks_is_found_again_although_its_beginning_is_known(roomy):
+    long = tuple(range(10, 150)) * 2
+    session = Listened(roomy, ABSURD)
+    engine = Engine(session, rows=2, context=roomy.folder.context, prefix_bytes=1 << 30)
+    for number in (1, 2):
+        engine.add(Job(number, Prompt(long + ABSURD, 2, screen=("reject", 8.0)), (0,)))
+        events = []
+        while not engine.idle:
+            events += engine.turn()
+        assert [type(event) for event in events] == [Failed]
+        assert f"tokens {len(long)} to" in events[0].error.message
+
+
+def test_the_graph_for_screening_is_the_imported_folders_own(tiny):
+    assert tiny.folder.scoring_graph().name == "score.onnx"
+    assert tiny.folder.scoring_graph("no such mode") is None
+    screened_by_itself = DecoderSession(tiny.folder, threads=1, graph=tiny.folder.scoring_graph())
+    assert not screened(screened_by_itself, "flag")[-1].usage.unscreened

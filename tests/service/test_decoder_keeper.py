@@ -35,7 +35,7 @@ class FakeDecoder:
         self.on_death = on_death
 
     def load(self, order):
-        self.loading = Future()
+        self.loading, self.order = Future(), order
         return self.loading
 
     def alive(self):

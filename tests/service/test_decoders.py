@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from agent.backends.decoder_lane import LaneUsage
+from agent.control.text_guard import SUFFIX_KEY
 from agent.control.thermal_governor import Level, ThermalVerdict
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError
+from agent.schema.guard import TextGuard
 from agent.schema.settings import DecoderOptions, ModelEntry
 from agent.schema.text import TextDone, TextPiece, TextRequest
 from agent.service.board import make_board
@@ -20,6 +22,9 @@ from tests.fakes import FakeClock
 from tests.service.test_decoder_keeper import REPORT, FakeDecoder
 
 POLICY = yaml_files.load_policy(share.find_policy("balanced"))
+SCREENING = POLICY.model_copy(
+    update={"guard": POLICY.guard.model_copy(update={"texts": TextGuard(absurd_suffix="reject", absurd_suffix_nats=7)})}
+)
 GENAI = (
     '{"model": {"decoder": {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_size": 16, "filename": "m.onnx"},'
     ' "vocab_size": 300, "context_length": 64, "eos_token_id": 0}}'
@@ -29,8 +34,9 @@ GENAI = (
 class World:
     """Decoders whose lanes do what the test says; nothing reads a graph."""
 
-    def __init__(self, tmp_path, monkeypatch, *, free_bytes=8_000_000_000, entries=None, power=True):
+    def __init__(self, tmp_path, monkeypatch, *, free_bytes=8_000_000_000, entries=None, power=True, policy=POLICY):
         self.clock, self.lanes, self.refuse_start, self.mode = FakeClock(), [], False, "ready"
+        self.policy = policy
 
         def watts(*_):
             if not power:
@@ -45,7 +51,7 @@ class World:
         made = entries or [ModelEntry(name="smol", path=folder)]
         self.decoders = Decoders(
             made, board, lambda spec, program: FakeDecoder(self), self.clock,
-            lambda: InForce(POLICY, "digest", None), lambda: self.mode, lambda: free_bytes,
+            lambda: InForce(self.policy, "digest", None), lambda: self.mode, lambda: free_bytes,
         )  # fmt: skip
         cpu = next(a.name for a in board.profile.accelerators if a.kind == "cpu")
         self.keepers = {a.name: SimpleNamespace(verdict=self.verdict()) for a in board.profile.accelerators}
@@ -184,3 +190,42 @@ def test_a_text_that_is_given_up_is_not_in_flight_any_more(world):
     world.decoders.stop(0.1)
     assert isinstance(events[-1], Overloaded)
     assert all(lane.stopped for lane in world.lanes)
+
+
+def test_a_prompt_that_the_model_finds_absurd_is_refused_with_its_name_and_told(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, policy=SCREENING).ready()
+    found = []
+    world.decoders.found = lambda request, sentence, reaction: found.append((request.prompt, sentence, reaction))
+    assert world.lanes[0].order.screen
+    _, events = world.write(prompt="absurd")
+    fields, job = world.lanes[0].jobs[1]
+    assert fields["screen"] == ("reject", 7.0)
+    job(1, BadInput(f"it is absurd {SUFFIX_KEY}"))
+    assert events[0].message == "model 'smol': prompt: it is absurd (policy guard.texts.absurd_suffix)"
+    assert events[0].context["code"] == "suffix"
+    assert found == [("absurd", "it is absurd", "reject")]
+
+
+def test_another_refusal_of_a_screened_prompt_stays_what_it_is(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, policy=SCREENING).ready()
+    _, events = world.write()
+    world.lanes[0].jobs[1][1](1, BadInput("no template"))
+    assert events[0].message == "no template"
+
+
+def test_a_flagged_prompt_is_told_and_a_graph_that_cannot_screen_is_said_in_status(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, policy=SCREENING).ready()
+    found = []
+    world.decoders.found = lambda request, sentence, reaction: found.append((sentence, reaction))
+    world.write()
+    job = world.lanes[0].jobs[1][1]
+    job(1, TextPiece(0, 5, "a", "stop"))
+    job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4, found="absurd", unscreened=True))
+    assert found == [("absurd", "flag")]
+    assert "has no effect" in world.status.reason
+
+
+def test_without_the_screen_no_prompt_is_listened_to(world):
+    world.ready().write()
+    assert not world.lanes[0].order.screen
+    assert world.lanes[0].jobs[1][0]["screen"] is None

@@ -67,3 +67,18 @@ def test_plain_texts_and_tokens_pass_unnoticed(tmp_path):
     screen.check(TextRequest("m", prompt=(1, 2, 3)))
 
     assert not bench.screen.counts
+
+
+def test_what_the_model_itself_found_is_counted_told_and_kept(tmp_path):
+    bench, screen = screened(tmp_path)
+
+    screen.found(
+        TextRequest("m", messages=({"role": "user", "content": "a"}, {"content": "b"})), "absurd", "quarantine"
+    )
+    screen.found(TextRequest("m", prompt="c"), "absurd", "flag")
+
+    assert bench.screen.counts == {("m", "suffix", "quarantine"): 1, ("m", "suffix", "flag"): 1}
+    bench.quarantine.settle()
+    (file,) = bench.quarantine.folder.iterdir()
+    with np.load(file) as kept:
+        assert bytes(kept["arr_0"]).decode() == "a\nb"

@@ -130,7 +130,11 @@ class DecoderProcess:
             threads: int = header["threads"]
             paired = header["role"] == "first"
             session = DecoderSession(
-                folder, threads=threads, mode=header["mode"], layers_elsewhere=header["layers"] if paired else 0
+                folder,
+                threads=threads,
+                mode=header["mode"],
+                layers_elsewhere=header["layers"] if paired else 0,
+                graph=folder.scoring_graph(header["mode"]) if header["screen"] and not paired else None,
             )
             self._engine = Engine(
                 session, rows=header["rows"], context=header["context"], max_waiting=header["max_waiting"],
@@ -205,6 +209,7 @@ def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
     prompt = Prompt(
         ids, fields["max_tokens"] or max(1, room), len(fields["rows"]), tuple(fields["stops"]),
         Sampling(**fields["sampling"]), fields["logprobs"], form,
+        None if fields.get("screen") is None else tuple(fields["screen"]),
     )  # fmt: skip
     return Job(fields["id"], prompt, tuple(fields["rows"]), tuple(fields["written"]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 
@@ -13,9 +13,11 @@ import structlog
 
 from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import admission
+from agent.control.text_guard import SUFFIX_KEY
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilError
 from agent.llm.sizes import DecoderSizes, read_sizes
 from agent.ports import Clock, LaneSpec
+from agent.schema.guard import Reaction
 from agent.schema.policy import Policy
 from agent.schema.settings import DecoderSecond, ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
@@ -23,7 +25,7 @@ from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextU
 from agent.service.board import Board
 from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
 from agent.service.decoding.decoder_power import DecoderPower, modelled_power
-from agent.service.decoding.decoder_room import make_room
+from agent.service.decoding.decoder_room import PREFILL_BLOCK, make_room
 from agent.service.decoding.decoder_second import PROGRAM as STAGE_PROGRAM
 from agent.service.decoding.decoder_second import DecoderPair, check_second, second_bytes, second_home
 from agent.service.decoding.text_stream import TextStream
@@ -35,6 +37,10 @@ _RECENT = 256
 NEEDED = ("jinja2", "onnxruntime", "tokenizers")
 """What the process of a language model imports; the agent's own does not."""
 _log = structlog.get_logger("decoders")
+UNSCREENED = (
+    "guard.texts.absurd_suffix has no effect: the graph gives the last token's probabilities only; import the model "
+    "again and restart the agent"
+)
 TURN_S_PER_BYTE = 3e-8
 """Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
 positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
@@ -77,6 +83,8 @@ class Decoders:
         self._since_s = clock.wall_s()
         self._shares: dict[str, float] = {}
         """Share of the admitted concurrency that heat leaves, by model."""
+        self.found: Callable[[TextRequest, str, Reaction], None] = lambda *_: None
+        """Told what the screen of a prompt found, and what was done."""
         self._promised_bytes = 0.0
         """Forecast of the models that are placed, not all of it taken yet."""
 
@@ -120,7 +128,22 @@ class Decoders:
             raise Overloaded(verdict.sentence, verdict.retry_after_s)
         asked_s = limits.max_deadline_s if request.deadline_s is None else request.deadline_s
         deadline_s = self._clock.monotonic_s() + admission.deadline_s(asked_s, limits)
+        guard = self._in_force().policy.guard.texts
+        if guard.absurd_suffix != "ignore":
+            request = replace(request, screen=(guard.absurd_suffix, guard.absurd_suffix_nats))
+            on_event = self._watched(request, guard.absurd_suffix, on_event)
         return TextStreamHandle(keeper, keeper.write(request, on_event, deadline_s))
+
+    def _watched(
+        self, request: TextRequest, reaction: Reaction, on_event: Callable[[TextEvent], None]
+    ) -> Callable[[TextEvent], None]:
+        def told(event: TextEvent) -> None:
+            if isinstance(event, BadInput) and event.message.endswith(SUFFIX_KEY):
+                self.found(request, event.message.removesuffix(SUFFIX_KEY).strip(), reaction)
+                event = BadInput(f"model {request.model!r}: prompt: {event.message}", code="suffix")
+            on_event(event)
+
+        return told
 
     # ------------------------------------------------------------------ supervisor's side
 
@@ -149,6 +172,9 @@ class Decoders:
             self._accelerator(second.accelerator)
             check_second(sizes, second, accelerator)
             room_bytes -= second_bytes(sizes, second)
+        screens = policy.guard.texts.absurd_suffix != "ignore"
+        if screens:
+            room_bytes -= PREFILL_BLOCK * sizes.vocabulary * 4.0  # logits of a whole block
         room = make_room(sizes, options, room_bytes, policy.standby)
         served.note = room.note
         self._promised_bytes += room.bytes_ + (0.0 if second is None else second_bytes(sizes, second))
@@ -164,6 +190,7 @@ class Decoders:
             4096,
             "alone" if second is None else "first",
             (second.layers or 0) if second is not None else 0,
+            screens,
         )
         home = DecoderHome(
             entry.name, accelerator, order, options.max_requests, sizes.weight_bytes * TURN_S_PER_BYTE, policy.standby
@@ -288,6 +315,11 @@ class Decoders:
 
     def _finish(self, served: _Served, stream: TextStream, report: DecoderReport) -> None:
         usages = stream.usages
+        for usage in usages:
+            if usage.found:
+                self.found(stream.request, usage.found, "flag")
+            if usage.unscreened:
+                served.note = UNSCREENED
         energy_j: float | None = None
         provenance: EnergyProvenance = "unknown"
         reason = None if served.power is not None else served.no_power

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from agent.control import text_guard
+from agent.control.verdict import Finding, weigh
 from agent.errors import BadInput
-from agent.schema.guard import TextGuard
+from agent.schema.guard import Reaction, TextGuard
 from agent.schema.text import TextRequest
 from agent.service.serving.input_screen import InputScreen
 
@@ -36,6 +37,15 @@ class TextScreen:
                     f"model {request.model!r}: {where}: {verdict.sentence} (policy guard.texts)",
                     code=verdict.findings[0].kind,
                 )
+
+    def found(self, request: TextRequest, sentence: str, reaction: Reaction) -> None:
+        """Count and tell what the model itself found in a prompt; keep it where the policy says so."""
+        self._screen.found(request.model, request.request_id, weigh([Finding("suffix", reaction, sentence)]))
+        if reaction == "quarantine":
+            texts = "\n".join(text for _, text in _texts(request))
+            self._screen.keep(
+                request.model, {"prompt": np.frombuffer(texts.encode("utf-8", "surrogatepass"), np.uint8)}
+            )
 
 
 def _texts(request: TextRequest) -> Iterator[tuple[str, str]]:
