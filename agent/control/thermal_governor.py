@@ -13,6 +13,9 @@ from typing import Literal
 
 from agent.schema.policy import ThermalLimits
 
+LEARNT_HYSTERESIS_C = 1.0
+"""Release of a zone whose network is learnt: its forecast holds it below the limit from there on."""
+
 
 class Level(IntEnum):
     """How far a zone is into its limits; a higher level is stricter."""
@@ -111,7 +114,8 @@ def _judge(previous: ZoneState, zone: ZoneInput, limits: ThermalLimits, now_s: f
     soft_c = hard_c if zone.forecast else min(limits.soft_c, hard_c)
     wanted = _level(temperature_c, soft_c, hard_c)
     if wanted < previous.level:
-        wanted = max(wanted, min(previous.level, _level(temperature_c + limits.hysteresis_c, soft_c, hard_c)))
+        release_c = min(limits.hysteresis_c, LEARNT_HYSTERESIS_C) if zone.forecast else limits.hysteresis_c
+        wanted = max(wanted, min(previous.level, _level(temperature_c + release_c, soft_c, hard_c)))
     cause = f"{zone.name} at {temperature_c:.1f} °C (soft {soft_c:g}, hard {hard_c:g})" if wanted else ""
     return _move(previous, wanted, cause, limits, now_s)
 

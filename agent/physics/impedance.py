@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, celsius, nonnegative, positive, share
 
+_SHARED = 0.9
+"""Correlation of the slowest resistances of a zone's sources."""
 _SPIKE = 4.0
 """Innovations beyond this many standard deviations count as this many: a spike moves the estimate, not the network."""
 _NOISE_C = 1.0
@@ -75,6 +77,20 @@ class ImpedancePrior:
         resistance = (self.rel_uncertainty * self.resistance_k_per_w.ravel()) ** 2
         return np.concatenate([[100.0], resistance, [0.09]])
 
+    @property
+    def covariance(self) -> Array:
+        """The slowest parts of all sources change together: they share the way from the board to the air.
+
+        Without that, whichever source is always on is taken for the cause of a fan that fails.
+        """
+        variance = self.variance
+        found = np.diag(variance)
+        poles = self.time_constants_s.size
+        slow = np.arange(poles, 1 + self.sources * poles, poles)
+        deviation = np.sqrt(variance[slow])
+        found[np.ix_(slow, slow)] += _SHARED * (np.outer(deviation, deviation) - np.diag(variance[slow]))
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImpedanceState:
@@ -106,7 +122,7 @@ def start(prior: ImpedancePrior, temperature_c: float, now_s: float) -> Impedanc
     mean = prior.mean
     mean[0] = float(celsius("temperature_c", temperature_c))
     zeros = np.zeros(prior.resistance_k_per_w.shape)
-    return ImpedanceState(now_s, zeros, 0.0, mean, np.diag(prior.variance), prior.sensor_c**2, 0)
+    return ImpedanceState(now_s, zeros, 0.0, mean, prior.covariance, prior.sensor_c**2, 0)
 
 
 def observe(
@@ -147,9 +163,9 @@ def _advance(
 
 def _loosened(covariance: Array, prior: ImpedancePrior, duration_s: float) -> Array:
     limit = prior.variance
-    growth = limit * (duration_s / prior.memory_s)
-    growth[0] = prior.drift_c_per_sqrt_s**2 * duration_s
-    loose = covariance + np.diag(growth)
+    growth = prior.covariance * (duration_s / prior.memory_s)
+    growth[0, 0] = prior.drift_c_per_sqrt_s**2 * duration_s
+    loose = covariance + growth
     # Bounded by the prior, so that hours without excitation cannot wind it up.
     scale = np.sqrt(np.minimum(1.0, limit / np.diagonal(loose)))
     bounded: Array = loose * scale[:, None] * scale[None, :]

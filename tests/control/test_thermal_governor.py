@@ -116,3 +116,13 @@ def test_a_learnt_zone_keeps_the_smaller_margin_and_has_no_soft_limit():
     assert hard_limit_c(None, limits, forecast=True) == 85.0
     learnt = ZoneInput("z", 79.4, None, 0.0, True, (), 80.0, forecast=True)
     assert step(GovernorState(), [learnt], ["a"], limits, "run", 0.0)[1]["a"].level is Level.NOMINAL
+
+
+def test_a_zone_that_is_learnt_is_released_one_degree_below_its_limit():
+    limits = LIMITS.model_copy(update={"forecast": ThermalForecast()})
+    state, levels = GovernorState(), []
+    for at_s, temperature_c in ((0.0, 85.0), (20.0, 84.1), (40.0, 83.9)):
+        zone = ZoneInput("z", temperature_c, None, 0.0, True, (), None, forecast=True)
+        state, verdicts = step(state, [zone], ["a"], limits, "run", at_s)
+        levels.append(verdicts["a"].level)
+    assert levels == [Level.HALT, Level.HALT, Level.NOMINAL]

@@ -148,3 +148,16 @@ def test_impossible_input_is_refused_by_name(call, name):
 
 def test_the_number_of_sources_is_known():
     assert PRIOR.sources == 1
+
+
+def test_a_fan_that_fails_is_not_laid_to_the_source_that_is_always_on():
+    prior = ImpedancePrior(np.array([4.0, 40.0, 400.0]), np.full((2, 3), 1.0))
+    state = impedance.start(prior, 30.0, 0.0)
+    for k in range(1, 2400):
+        slow = 1.0 if k < 1200 else 3.0
+        powers = np.array([4.0, 4.0 * (k // 60 % 2)])
+        state = impedance.observe(state, prior, None, powers, 0.0, float(k))
+        truth_c = 30.0 + float(np.sum(state.filtered_w * np.array([1.0, 1.0, slow])))
+        state = impedance.correct(state, prior, truth_c)
+    always, sometimes = state.resistance_k_per_w()
+    assert sometimes > 0.6 * always
