@@ -150,14 +150,14 @@ def test_the_number_of_sources_is_known():
     assert PRIOR.sources == 1
 
 
-def test_a_fan_that_fails_is_not_laid_to_the_source_that_is_always_on():
+def test_what_one_source_shows_of_the_way_to_the_air_holds_for_an_idle_one():
     prior = ImpedancePrior(np.array([4.0, 40.0, 400.0]), np.full((2, 3), 1.0))
     state = impedance.start(prior, 30.0, 0.0)
     for k in range(1, 2400):
-        slow = 1.0 if k < 1200 else 3.0
-        powers = np.array([4.0, 4.0 * (k // 60 % 2) * (k < 1200)])
+        powers = np.array([4.0 * (k // 300 % 2), 0.0])
         state = impedance.observe(state, prior, None, powers, 0.0, float(k))
-        truth_c = 30.0 + float(np.sum(state.filtered_w * np.array([1.0, 1.0, slow])))
+        truth_c = 30.0 + float(np.sum(state.filtered_w * np.array([1.0, 1.0, 3.0])))
         state = impedance.correct(state, prior, truth_c)
-    _, idle = state.resistance_k_per_w()
+    used, idle = state.resistance_k_per_w()
+    assert used == pytest.approx(5.0, rel=0.1)
     assert idle > 3.5
