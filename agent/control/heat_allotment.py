@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -91,32 +91,25 @@ def split_of(units: Sequence[Unit], moved: Mapping[str, tuple[str, float]]) -> d
     return found
 
 
-def allot(
+def allot(units: Sequence[Unit], points: Sequence[Sequence[int]], gain_k_per_w: Array, room_k: Array) -> Allotment:
+    """The most work with one point for each accelerator, of those whose indices it may run at, and any move.
+
+    gain_k_per_w: (limits, units); room_k: (limits,), >= 0.
+    """
+    pieces, times = _solved(units, points, gain_k_per_w, room_k, None)
+    trials = islice(product(*_mixtures(units, points, pieces, times)), _MOST_TRIALS)
+    return max((allot_at(units, trial, gain_k_per_w, room_k) for trial in trials), key=lambda found: found.worth)
+
+
+def allot_at(
     units: Sequence[Unit],
-    points: Sequence[Sequence[int]],
+    points: tuple[int, ...],
     gain_k_per_w: Array,
     room_k: Array,
     split: Mapping[tuple[str, str], float] | None = None,
 ) -> Allotment:
-    """The most work with one point for each accelerator.
-
-    points: indices that each may run at; gain_k_per_w: (limits, units); room_k: (limits,), >= 0; split: moves that stay
-    as they are, None: any move of the units.
-    """
-    pieces, times = _solved(units, points, gain_k_per_w, room_k, split)
-    mixed = _mixtures(units, points, pieces, times)
-    if all(len(choice) == 1 for choice in mixed):
-        fixed = tuple(choice[0] for choice in mixed)
-        if all(
-            piece.point == fixed[piece.host] or time_share < 1e-9
-            for piece, time_share in zip(pieces, times, strict=True)
-        ):
-            return _made(units, fixed, pieces, times)
-    trials = list(product(*mixed))[:_MOST_TRIALS]
-    tried = [
-        _made(units, trial, *_solved(units, [(p,) for p in trial], gain_k_per_w, room_k, split)) for trial in trials
-    ]
-    return max(tried, key=lambda allotment: allotment.worth)
+    """The same at given points; split: moves that stay as they are, None: any move of the units."""
+    return _made(units, points, *_solved(units, [(p,) for p in points], gain_k_per_w, room_k, split))
 
 
 def _solved(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agent.control.heat_allotment import Allotment, Move, Point, Unit, allot, split_of
+from agent.control.heat_allotment import Allotment, Move, Point, Unit, allot, allot_at, split_of
 from agent.physics.arguments import Array
 from agent.physics.impedance import Forecast
 from agent.schema.policy import ThermalForecast
@@ -237,8 +237,8 @@ def _kept(problem: _Problem, plan: Sequence[Setting]) -> Allotment:
     """Who does what where points and moves are those of a plan."""
     units, limits = problem.units, problem.limits
     split = split_of(units, {u.name: (s.moved_to, s.moved_share) for u, s in zip(units, plan, strict=True)})
-    points = [(min(s.point, len(u.points) - 1),) for u, s in zip(units, plan, strict=True)]
-    return allot(units, points, limits.gain_k_per_w, limits.room_k, split)
+    points = tuple(min(s.point, len(u.points) - 1) for u, s in zip(units, plan, strict=True))
+    return allot_at(units, points, limits.gain_k_per_w, limits.room_k, split)
 
 
 def _bounds(units: Sequence[Unit], allotment: Allotment, limits: _Limits, moved: Sequence[float]) -> list[float]:
