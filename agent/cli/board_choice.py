@@ -28,6 +28,23 @@ def board_and_policy(profile: str | None, policy: str | None, config: Path | Non
     return calibration.apply_saved(assembly.base_profile(profile), settings.state_dir), wishes
 
 
+def calibration_notes(config: Path | None, board: DeviceProfile) -> list[str]:
+    """One line where nobody named settings: whose calibration counts, as an agent may have another state folder."""
+    from agent.service import configuration
+    from agent.service.calibration import calibration
+    from agent.storage import state_file
+
+    if config is not None:
+        return []
+    state_dir = configuration.load_settings(None, {}, dict(os.environ)).state_dir
+    saved = state_file.read_json(state_dir / calibration.FILE)
+    own = isinstance(saved, dict) and saved.get("profile") == board.name
+    return [
+        f"{'calibrated as' if own else 'not calibrated: nothing for this board'} in {state_dir}; "
+        "--config FILE for an agent with settings of its own"
+    ]
+
+
 def about_board(error: PlacementError, board: DeviceProfile, policy: Policy, assumed: bool) -> PlacementError:
     """The error with the board and the policy that it is about; assumed: nobody named a board."""
     which = f"{board.name}, the board of the settings," if assumed else board.name

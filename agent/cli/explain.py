@@ -94,7 +94,9 @@ def explain_model(
     model: str, policy: str | None, power_cap_w: float | None, deadline_ms: float | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The document of `qeil explain MODEL --json`. Raises BadInput for a name or number that makes no sense here."""
-    from agent.cli.board_choice import about_board, board_and_policy
+    from agent.cli.board_choice import about_board, board_and_policy, calibration_notes
+    from agent.cli.plan_model import Ask
+    from agent.cli.plan_variants import of_settings
     from agent.cli.plan_workload import Sizes, read_workloads
 
     board, wishes = board_and_policy(options["profile"], policy, options["config"])
@@ -107,14 +109,16 @@ def explain_model(
     except ValueError as error:
         raise BadInput(str(error)) from error
     sizes = Sizes(options["precision"], options["prompt_tokens"], options["generate_tokens"], options["batch"])
-    workload = read_workloads(model, options["phase"], sizes)[0]
     wishes = _limited(wishes, power_cap_w, deadline_ms)
+    served, _ = of_settings(Ask(model, config=options["config"], state=state), board, wishes)
+    workload = read_workloads(served.model, options["phase"], sizes)[0]
     assumed = options["profile"] is None
     try:
         document = _document(workload, board, wishes, state)
     except PlacementError as error:
         raise about_board(error, board, wishes, assumed) from error
     document["board_from"] = "the settings" if assumed else "--profile"
+    document["notes"] = [*calibration_notes(options["config"], board), *document["notes"]]
     _add_lines(document["placements"], options["profile"])
     return document
 

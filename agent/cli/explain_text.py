@@ -49,7 +49,7 @@ def binding_sentence(bound: Row) -> str:
     more = amount(abs(least["at"] - least["now"]), bound["unit"])
     which = "more" if least["at"] > least["now"] else "less"
     brings = effect(least["energy_j"], least["latency_s"]) or "makes no difference"
-    return f"{text}. {more} {which}, {exact(least['at'], bound['unit'])}, already {brings} ({least['then']})"
+    return f"{text}. {exact(least['at'], bound['unit'])}, about {more} {which}, already {brings} ({least['then']})"
 
 
 def flip_sentence(flip: Row) -> str:

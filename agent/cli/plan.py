@@ -58,9 +58,10 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="draw the front (.svg or .png)")
 @click.option("--json", "as_json", is_flag=True, help="the front as JSON")
+@click.option("--no-timings", is_flag=True, help="leave out of --json how long it took: same seed, same bytes")
 def plan_command(
     model: str | None, problem: Path | None, method: str, seed: int, budget_ms: float | None, plot: Path | None,
-    as_json: bool, **options: Any,
+    as_json: bool, no_timings: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Search placements of MODEL (a .onnx or .tflite file, or a well-known workload by name)."""
     if (model is None) == (problem is None):
@@ -80,7 +81,7 @@ def plan_command(
 
         draw(document, plot)
     if as_json:
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(_timeless(document) if no_timings else document))
         return
     from agent.cli import plan_show
 
@@ -88,6 +89,14 @@ def plan_command(
         plan_show.show_problem(document)
     else:
         plan_show.show_model(document)
+
+
+def _timeless(document: dict[str, Any]) -> dict[str, Any]:
+    """Without what depends on how busy the machine was."""
+    kept = {key: value for key, value in document.items() if key != "elapsed_ms"}
+    if "replanned" in kept:
+        kept["replanned"] = {key: value for key, value in kept["replanned"].items() if key != "replan_ms"}
+    return kept
 
 
 def _only_for_models(keys: list[str]) -> None:

@@ -53,7 +53,7 @@ class _Case:
 
 def plan_model(ask: Ask) -> dict[str, Any]:
     """The document. Raises BadInput for what cannot be understood, PlacementError where nothing fits."""
-    from agent.cli.board_choice import about_board, board_and_policy
+    from agent.cli.board_choice import about_board, board_and_policy, calibration_notes
     from agent.cli.plan_variants import of_settings
     from agent.placement.fronts import Effort
 
@@ -75,6 +75,7 @@ def plan_model(ask: Ask) -> dict[str, Any]:
     except PlacementError as error:
         raise about_board(error, board, policy, assumed=ask.profile is None) from error
     document["board_from"] = "the settings" if ask.profile is None else "--profile"
+    document["notes"] = [*calibration_notes(ask.config, board), *document["notes"]]
     return document | ({"variants": variants} if variants else {})
 
 

@@ -15,7 +15,7 @@ MAX_NOTES = 6
 _WIDEST = 60
 LEGEND = (
     "►: chosen by the policy; #: number in the front, as in --json; of two in the front neither is better in all of "
-    "energy, time and use"
+    "energy, time and use, so some are there for one of the three alone"
 )
 
 

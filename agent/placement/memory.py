@@ -101,8 +101,8 @@ class Memory:
         more = f"{found.extra_bytes or 0.0:.0f} bytes more{each}"
         if found.kind == "free":
             return f"{more} left free by others ({', '.join(f'--free {d}={v:.0f}' for d, v in found.values.items())})"
-        sizes = ", ".join(f"{v:.0f} unreserved bytes of {d}" for d, v in found.values.items())
-        return f"with nothing else in it a larger memory: {sizes} at memory.max_cpq {self.max_cpq:g}"
+        sizes = ", ".join(f"{d} of {v:.0f} unreserved bytes" for d, v in found.values.items())
+        return f"a larger memory with nothing else in it ({sizes}, {more}, memory.max_cpq still {self.max_cpq:g})"
 
     def relaxation(self, permitted: Bools | None = None) -> Relaxation | None:
         """The smallest one: of one domain's free bytes, else of the share, else of the memory; None: nothing helps."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper, save
 
 from agent.cli.explain_text import flip_sentence
 from agent.cli.main import run
@@ -54,7 +55,8 @@ def test_explain_prices_the_cap_that_binds(capsys):
     assert bound["latency_s"] < 0
     text = ok(capsys, *asked)
     assert "binds: power_cap_w 40 W: without it, gpu; that saves" in text
-    assert f"W more, {bound['least']['at']:.12g} W, already saves" in text
+    at = bound["least"]["at"]
+    assert f". {at:.12g} W, about {at - 40.0:.4g} W more, already saves" in text
     assert "left out: gpu: draws" in text
 
 
@@ -155,3 +157,28 @@ def test_losses_and_sizes_are_explained_as_they_are_planned(capsys):
 def test_what_cannot_be_explained_is_one_line(capsys, arguments, words):
     assert run(["explain", *arguments]) in (1, 2, 78)
     assert words in capsys.readouterr().err
+
+
+def test_a_model_of_the_settings_is_explained_by_its_name(capsys, tmp_path):
+    path = tmp_path / "relu.onnx"
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", ends[:1], ends[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"version: 1\nstate_dir: {tmp_path}\nmodels:\n  - name: detector\n    path: {path}\n")
+    found = json.loads(ok(capsys, "explain", "detector", *BOARD[:2], "--config", str(config), "--json"))
+    assert (found["model"], found["board"]) == ("relu", BOARD[1])
+    assert not any("--config FILE" in note for note in found["notes"])
+
+
+def test_without_settings_it_is_said_whose_calibration_counts(capsys, tmp_path):
+    for command in ("plan", "explain"):
+        text = ok(capsys, command, "mobilenet-v2", *BOARD[:2])
+        assert f"note: not calibrated: nothing for this board in {tmp_path}" in text
+
+
+def test_without_timings_two_plans_are_the_same_bytes(capsys):
+    for ask in (("--problem", str(PROBLEM)), ("gpt2-125m", *BOARD, "--lost", "igpu")):
+        first, second = (ok(capsys, "plan", *ask, "--json", "--no-timings") for _ in range(2))
+        assert first == second
+        assert "_ms" not in first
