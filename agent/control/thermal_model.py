@@ -23,6 +23,8 @@ FROZEN_C = 8.0
 """A reading that has not moved at all while its model moved by this much is stuck."""
 BIAS_SHARE = 0.1
 """Of each new difference between reading and network in its running mean."""
+SAME_READINGS = 5
+"""A reading that comes again more often teaches nothing: a sensor that is stuck would teach that nothing warms."""
 LEARNING_SAMPLES = 30
 """A model that has seen fewer is not trusted."""
 
@@ -51,6 +53,8 @@ class ZoneMemory:
     """What readings have lately been above the network: it follows some changes late, and forecasts start from here."""
     stuck: bool = False
     """It stood still while the power must have moved it; so it is until it moves, whatever the model does meanwhile."""
+    same: int = 0
+    """How often the last reading has come again."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,14 @@ def _follow(
     due_k = impedance.estimate(as_then) - impedance.estimate(known.then) if frozen else 0.0
     stuck = frozen and (known.stuck or abs(due_k) > FROZEN_C)
     doubt = _doubt(known, sample.temperature_c, expected_c, due_k, stuck)
-    if not doubt:
+    same = known.same + 1 if frozen else 0
+    bias_c = known.bias_c
+    if not doubt and same < SAME_READINGS:
         moved = impedance.correct(moved, prior, sample.temperature_c)
-    off_c = sample.temperature_c - impedance.estimate(moved)
-    bias_c = known.bias_c if doubt else known.bias_c + BIAS_SHARE * (off_c - known.bias_c)
-    return ZoneMemory(moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck)
+        bias_c += BIAS_SHARE * (sample.temperature_c - impedance.estimate(moved) - bias_c)
+    return ZoneMemory(
+        moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck, same
+    )
 
 
 def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float, stuck: bool) -> str:

@@ -262,3 +262,15 @@ def test_the_same_reading_is_not_taken_in_twice():
         sample = {"z": thermal_model.Sample(30.0, stamp)}
         state = thermal_model.observe(state, sample, prior, [1.0], 0.0, now_s)
     assert state.zones["z"].network.samples == 1
+
+
+def test_a_reading_that_comes_again_and_again_teaches_nothing():
+    prior = {"z": ImpedancePrior(np.array([4.0]), np.array([[1.0]]))}
+    state = thermal_model.ModelState()
+    for now_s in range(20):
+        sample = {"z": thermal_model.Sample(30.0, float(now_s))}
+        state = thermal_model.observe(state, sample, prior, [1.0], 0.0, float(now_s))
+    assert state.zones["z"].network.samples == thermal_model.SAME_READINGS - 1
+    sample = {"z": thermal_model.Sample(30.5, 20.0)}
+    state = thermal_model.observe(state, sample, prior, [1.0], 0.0, 20.0)
+    assert state.zones["z"].network.samples == thermal_model.SAME_READINGS
