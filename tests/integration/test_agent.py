@@ -118,8 +118,12 @@ def test_a_killed_lane_loses_no_request_and_comes_back(agent):
         thread.join()
 
     assert outcomes == ["right"] * 200
-    agent.wait_until(lambda: agent.accelerator(chosen)["state"] == "ready", 10.0)
-    after = agent.accelerator(chosen)
+
+    def restarted():  # not "ready" alone: it still is, until the death is noticed
+        now = agent.accelerator(chosen)
+        return now if now["state"] == "ready" and now["restarts"] > before["restarts"] else None
+
+    after = agent.wait_until(restarted, 10.0)
     assert after["restarts"] == before["restarts"] + 1
     assert "SIGKILL" in after["last_fault"]
     client.close()

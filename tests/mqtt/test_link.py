@@ -501,7 +501,6 @@ def test_a_request_that_was_not_acknowledged_comes_again_with_the_next_connectio
     link = requesting_link(broker.port, again)
     link.start()
     assert until(lambda: again)[0].payload == b"once"
-    time.sleep(0.3)  # the acknowledgement has left before the farewell
     link.stop()
     third: list = []
     link = requesting_link(broker.port, third)
