@@ -184,6 +184,9 @@ class Settings(FileModel):
     outbox: OutboxSettings = OutboxSettings()
     otlp: OtlpSettings | None = None
     models: tuple[ModelEntry, ...] = ()
+    weights_apart_bytes: int = Field(
+        default=4_294_967_296, ge=0, description="disk for weights that lanes map instead of copying; 0: none"
+    )
     simulated_accelerators: tuple[SimulatedAccelerator, ...] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -113,7 +113,9 @@ class App:
         board = assembly.board(settings, early.probe.result if early is not None else None)
         self.board: Board = cpu_only(board) if self._starts.safe else board
         split_meter = SplitMeter()
-        self._planner = PlannerProcess(self.board, state_dir, split_meter.handovers, self._plans_here)
+        self._planner = PlannerProcess(
+            self.board, state_dir, split_meter.handovers, self._plans_here, apart_bytes=settings.weights_apart_bytes
+        )
         digest = yaml_files.digest(policy.policy)
         models = assembly.models(settings, early.ahead if early is not None else None)
         current = InForce(policy.policy, digest, self._planner.first(policy.policy, digest, models))

@@ -25,7 +25,7 @@ from agent.service.planning.holdings import Holdings, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.artifacts import Artifact, check_guard, open_artifact, read_once, workload_of
-from agent.service.serving.weights_apart import WeightsApart
+from agent.service.serving.weights_apart import MOST_BYTES, WeightsApart
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
@@ -46,12 +46,13 @@ class Planner:
     """Reads the model files again by digest at every call; keeps the fronts of its re-plans. One thread at a time."""
 
     def __init__(
-        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic
+        self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic,
+        apart_bytes: int = MOST_BYTES,
     ) -> None:  # fmt: skip
-        """`clock` gives monotonic seconds."""
+        """`clock` gives monotonic seconds; apart_bytes: disk for weights kept apart from their files."""
         self._board = board
         self._cache_dir = cache_dir
-        self._apart = WeightsApart(cache_dir.parent / "apart") if cache_dir is not None else None
+        self._apart = WeightsApart(cache_dir.parent / "apart", apart_bytes) if cache_dir is not None else None
         self._stages = StagePlanner(board.profile, clock)
 
     def plan(

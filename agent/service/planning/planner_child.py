@@ -29,7 +29,7 @@ class Planning:
 
     def __init__(self, setup: Setup) -> None:
         self._measured: Mapping[tuple[str, str], Handover] = {}
-        self._planner = SplittingPlanner(setup.board, setup.state_dir, lambda: self._measured)
+        self._planner = SplittingPlanner(setup.board, setup.state_dir, lambda: self._measured, setup.apart_bytes)
 
     def answer(self, order: Order) -> Plan | Failed:
         """The plan, without the graphs that the agent has, or why there is none."""

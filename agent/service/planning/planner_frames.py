@@ -18,6 +18,7 @@ from agent.schema.settings import ModelEntry
 from agent.service.board import Board
 from agent.service.planning.plan import ModelPlan, Plan
 from agent.service.serving.split_meter import Handover
+from agent.service.serving.weights_apart import MOST_BYTES
 
 _LENGTH = struct.Struct("<Q")
 
@@ -28,6 +29,7 @@ class Setup:
 
     board: Board
     state_dir: Path
+    apart_bytes: int = MOST_BYTES
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from agent.service.board import Board
 from agent.service.planning.plan import ModelPlan, Plan
 from agent.service.planning.planner_frames import Alive, Failed, Order, Setup, framed, receive, without_graph
 from agent.service.planning.split_planner import Handovers, SplittingPlanner
+from agent.service.serving.weights_apart import MOST_BYTES
 
 PATIENCE_S = 15.0
 """Longest silence: a board that is slow and busy may take seconds to start an interpreter."""
@@ -62,12 +63,12 @@ class PlannerProcess:
 
     def __init__(
         self, board: Board, state_dir: Path, handovers: Handovers, told: Callable[[str | None], None] = lambda _: None,
-        program: str = CHILD, patience_s: float = PATIENCE_S,
+        program: str = CHILD, patience_s: float = PATIENCE_S, apart_bytes: int = MOST_BYTES,
     ) -> None:  # fmt: skip
         """`handovers()` is what was measured between accelerators so far; `told(why)` is called when the agent plans
         itself, `told(None)` when it need not any more."""
-        self._setup = framed(Setup(board, state_dir))
-        self._here = SplittingPlanner(board, state_dir, handovers)
+        self._setup = framed(Setup(board, state_dir, apart_bytes))
+        self._here = SplittingPlanner(board, state_dir, handovers, apart_bytes)
         self._handovers = handovers
         self._told = told
         self._program = program

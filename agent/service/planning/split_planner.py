@@ -33,6 +33,7 @@ from agent.service.planning.planner import (
 from agent.service.planning.split_store import SplitStore, Stored
 from agent.service.serving.artifacts import Artifact
 from agent.service.serving.split_meter import Handover
+from agent.service.serving.weights_apart import MOST_BYTES
 
 MAX_TRIED = 3
 """Split points of one model that are cut until one keeps the bits."""
@@ -186,9 +187,11 @@ class _Case:
 class SplittingPlanner(Planner):
     """A planner whose plans may split models."""
 
-    def __init__(self, board: Board, state_dir: Path, handovers: Handovers) -> None:
-        """Caches and stage models lie in `state_dir`."""
-        super().__init__(board, state_dir / "workloads")
+    def __init__(
+        self, board: Board, state_dir: Path, handovers: Handovers, apart_bytes: int = MOST_BYTES
+    ) -> None:  # fmt: skip
+        """Caches and stage models lie in `state_dir`; apart_bytes: see Planner."""
+        super().__init__(board, state_dir / "workloads", apart_bytes=apart_bytes)
         self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
 
     def plan(

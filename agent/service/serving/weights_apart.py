@@ -1,7 +1,7 @@
 """Weights apart: large ONNX models as a graph beside a file of weights that lanes map instead of copying.
 
 A lane that loads such a graph holds no second copy while it loads, two versions or two lanes share what they have in
-common with the page cache, and a lane that restarts finds its weights in memory. Bounded by `MOST_BYTES`.
+common with the page cache, and a lane that restarts finds its weights in memory. Bounded by `weights_apart_bytes`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEAST_BYTES = 8 * 1024 * 1024
 """Of a model file; of smaller ones the copy that loading makes is not worth a file."""
 
 MOST_BYTES = 4 * 1024**3
-"""Of all weights that are kept apart; the models in force alone have some."""
+"""Of all weights that are kept apart, unless the settings say else; the models in force alone have some."""
 
 
 class WeightsApart:
@@ -41,7 +41,7 @@ class WeightsApart:
         if size_bytes < LEAST_BYTES or folder.is_dir():
             return folder if folder.is_dir() else None
         if size_bytes + self._used_bytes() > self._most_bytes:
-            _log.info("weights stay in the model file", model=str(artifact.path), cause="no room for more apart")
+            _log.info("weights stay in the model file", model=str(artifact.path), cause="weights_apart_bytes")
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
         if 2 * size_bytes > shutil.disk_usage(self._folder).free:
