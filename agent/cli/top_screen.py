@@ -13,7 +13,8 @@ FAULTS = frozenset({"lane_died", "inference_failed", "model_refused", "policy_re
 FEWEST_EVENTS = 3
 BAR = 6
 _STATES: Mapping[str, Style] = {
-    "ready": "good", "idle": "dim", "fault": "bad", "quarantined": "bad", "refused": "bad", "unavailable": "bad", "stopped": "bad",
+    "ready": "good", "idle": "dim", "fault": "bad", "quarantined": "bad", "refused": "bad", "unavailable": "bad",
+    "stopped": "bad",
 }  # fmt: skip
 
 

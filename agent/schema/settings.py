@@ -83,7 +83,9 @@ class OutboxSettings(FileModel):
     """The on-board spool."""
 
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
-    flush_s: float = Field(default=1.0, gt=0, le=300, description="longest time a telemetry row waits for its commit")
+    flush_s: float = Field(
+        default=30.0, gt=0, le=300, description="longest time a telemetry row waits for its commit; events do not"
+    )
     max_daily_bytes: int | None = Field(
         default=256 * 1024 * 1024,
         ge=1024 * 1024,

@@ -47,6 +47,7 @@ class AgentProcess:
             "state_dir": str(folder / "state"),
             "board": "testboard",
             "http": {"port": 0},
+            "outbox": {"flush_s": 1},
             **settings,
         }
         self.config.write_text(yaml.safe_dump(document))
