@@ -81,7 +81,8 @@ def write_settings(folder: Path, models: dict[str, Path], broker: Broker | None)
     policy["telemetry"] = {"sample_s": 0.5, "window_s": 2.0}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy, sort_keys=False))
     settings: dict[str, object] = {
-        "version": 1, "state_dir": "state", "board": "demo", "policy": "policy.yaml", "http": {"port": 0}, "outbox": {"flush_s": 1},
+        "version": 1, "state_dir": "state", "board": "demo", "policy": "policy.yaml", "http": {"port": 0},
+        "outbox": {"flush_s": 1},
         "models": [{"name": name, "path": str(path)} for name, path in models.items()],
         "simulated_accelerators": [{"name": SIMULATED, "like": "jetson-orin-nano-super/gpu"}],
     }  # fmt: skip
