@@ -2,8 +2,8 @@
 
     python -m agent.backends.waiting --channel FD --vitals FD --parent PID --name ACCELERATOR
 
-The first message makes it `agent.backends.worker`. Many a lane of a board never gets one; it then holds a third of the
-memory. The process ends with its parent: by the end of the channel, and by the kernel if it is deep in native code.
+The first message makes it `agent.backends.worker`; until then it holds a third of the memory. The process ends with its
+parent: by the end of the channel, and by the kernel if it is deep in native code.
 """
 
 from __future__ import annotations
