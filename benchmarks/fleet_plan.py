@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--boards", type=int, default=1_000_000)
     parser.add_argument("--window", type=float, default=60.0, help="seconds between two rows of a board")
     parser.add_argument("--row-bytes", type=int, default=1000)
-    parser.add_argument("--stored-bytes", type=int, default=1400, help="of a row in PostgreSQL, indexes included")
+    parser.add_argument("--stored-bytes", type=int, default=1130, help="of a row in PostgreSQL, indexes included")
     parser.add_argument("--rate", type=float, default=8600.0, help="messages/s of one consumer, as measured")
     parser.add_argument("--commit", type=float, default=0.01, help="seconds of a commit")
     parser.add_argument("--load", type=float, default=0.6, help="share of its rate that a consumer should have")
