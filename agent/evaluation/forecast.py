@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.evaluation import terms
 from agent.evaluation.priors import POWER, TIME
-from agent.evaluation.regression import Observation, Solution, Term, evaluate, level
+from agent.evaluation.regression import Observation, Solution, Term, evaluate, level, overlapped
 from agent.evaluation.rows import Case, Load
 from agent.physics import AcceleratorTerms, StageLoad, predict
 
@@ -79,6 +79,7 @@ def phase(case: Case, load: Load, values: Mapping[str, float]) -> Phase:
     # A fitted share above 1 says that a peak or a count is wrong; no prediction may rest on more than the peaks.
     compute = max(compute, flops / terms.peak_flops_per_s(case))
     memory_s = max(memory_s, load.bytes_moved / terms.bandwidth_bytes_per_s(case.site))
+    ceiling = max(memory_s, issue_s)
     result = predict(
         StageLoad(flops=flops, weight_bytes=0.0, stream_bytes=load.bytes_moved, cycles=load.cycles if issue_s else 0.0),
         AcceleratorTerms(
@@ -89,7 +90,7 @@ def phase(case: Case, load: Load, values: Mapping[str, float]) -> Phase:
             base_power_w=1.0,
             leakage_w=0.0,
             activation_ev=0.25,
-            overhead_s=added,
+            overhead_s=added + overlapped(compute, ceiling) - max(compute, ceiling),
             issue_cycles_per_s=load.cycles / issue_s if issue_s else math.inf,
         ),
         temperature_c=50.0,
@@ -119,7 +120,18 @@ def forecast_time(case: Case, coefficients: Coefficients) -> TimeForecast:
 
 
 def forecast_power(case: Case, time: TimeForecast, coefficients: Coefficients) -> PowerForecast:
-    """Mean power while the case runs, in the scope its row was measured in."""
+    """Mean power while the case runs, in the scope its row was measured in.
+
+    The wall of a Jetson sees at least what its module draws; rows of the two may be of different software.
+    """
+    found = _power_in_scope(case, time, coefficients)
+    if case.scope == "wall" and case.site.accelerator.kin == terms.RAILED:
+        module = _power_in_scope(replace(case, scope="module"), time, coefficients)
+        return max(found, module, key=lambda forecast: forecast.power_w)
+    return found
+
+
+def _power_in_scope(case: Case, time: TimeForecast, coefficients: Coefficients) -> PowerForecast:
     parts = ((1.0, terms.power_terms(case, time.busy_share, time.bytes_per_s)),)
     observation = Observation(1.0, parts)
     spread = _spread(observation, coefficients.power, POWER)

@@ -29,8 +29,16 @@ HUBER = 1.5
 TRIES = 6
 """Steps of ever more damping that are tried before the fit counts as settled."""
 
+TINY = 1e-300
+
 ENOUGH = 1e-5
 """A step that lowers the objective by a smaller share ends the fit."""
+
+OVERLAP = 2.0
+"""Exponent with which arithmetic and the highest other ceiling add up to the time of a pass.
+
+Each kernel is bound by one of them, but not all by the same: Σ max lies between max Σ (∞) and Σ Σ (1).
+"""
 
 SPREAD_OF_MEDIAN = 1.4826
 """Standard deviation over median absolute deviation of a normal distribution."""
@@ -91,8 +99,14 @@ def evaluate(observation: Observation, values: Mapping[str, float]) -> float:
                 ceiling = max(ceiling, amount)
             else:
                 added += amount
-        total += times * (max(compute, ceiling) + added)
+        total += times * (overlapped(compute, ceiling) + added)
     return total * float(np.exp(sum(values.get(key, 0.0) for key in observation.keys)))
+
+
+def overlapped(compute: float, ceiling: float) -> float:
+    """Seconds of a pass that is bound here by its arithmetic and there by the highest other ceiling."""
+    largest = max(compute, ceiling)
+    return largest * (1.0 + (min(compute, ceiling) / largest) ** OVERLAP) ** (1.0 / OVERLAP) if largest > 0 else 0.0
 
 
 class _Problem:
@@ -133,9 +147,13 @@ class _Problem:
         top = np.zeros(parts)
         ceilings = self.term_role == 1
         np.maximum.at(top, self.term_part[ceilings], amounts[ceilings])
-        bound = (compute >= top)[self.term_part]
-        highest = ~bound & (amounts >= top[self.term_part])
-        active = np.choose(self.term_role, (bound, highest, np.ones_like(bound)))
+        largest = np.maximum(np.maximum(compute, top), TINY)
+        summed = (compute / largest) ** OVERLAP + (top / largest) ** OVERLAP
+        both = np.where(summed > 0, summed, 1.0) ** (1.0 / OVERLAP - 1.0)
+        by_compute = (both * (compute / largest) ** (OVERLAP - 1.0))[self.term_part]
+        highest = amounts >= top[self.term_part]
+        by_top = (both * (top / largest) ** (OVERLAP - 1.0))[self.term_part] * highest
+        active = np.choose(self.term_role, (by_compute, by_top, np.ones_like(by_top)))
         used = amounts * active * self.part_times[self.term_part]
         row_of_term = self.part_row[self.term_part]
         totals = np.bincount(row_of_term, used, rows)

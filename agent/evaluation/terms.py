@@ -70,15 +70,20 @@ def _launch_clock_hz(accelerator: Accelerator) -> float:
     return GPU_LAUNCH_HZ if accelerator.kind == "gpu" else accelerator.clock_hz
 
 
-def _where(case: Case) -> tuple[str, str, str]:
-    kind = case.row.device
-    return kind, f"{case.path}/{kind}", f"{case.path}/{kind}/{case.site.accelerator.silicon}"
+def _where(case: Case) -> tuple[str, str, str, str]:
+    """Kind, what code is written for, software path there, software path on the silicon.
+
+    A path on GPUs of one maker is other code than on those of another: CUDA's kernels say nothing of OpenCL's.
+    """
+    kind, own = case.row.device, case.site.accelerator
+    code = f"{own.kin}-{kind}" if own.kind == "gpu" else kind
+    return kind, code, f"{case.path}/{code}", f"{case.path}/{code}/{own.silicon}"
 
 
 def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
     """Terms of one pass of a phase [s]."""
     site, own = case.site, case.site.accelerator
-    kind, path, here = _where(case)
+    kind, _, path, here = _where(case)
     precision = case.format.name
     bandwidth = bandwidth_bytes_per_s(site)
     peak = peak_flops_per_s(case)
@@ -114,21 +119,21 @@ def time_terms(case: Case, load: Load) -> tuple[Term, ...]:
 
 def _compute_keys(case: Case, load: Load) -> tuple[str, ...]:
     own = case.site.accelerator
-    kind, path, here = _where(case)
+    kind, code, path, here = _where(case)
     precision = case.format.name
     return (
         "c:all",
         f"c.kind:{kind}",
         f"c.kin:{own.kin}/{kind}",
         f"c.silicon:{own.silicon}/{kind}",
-        f"c.phase:{kind}/{load.phase}",
-        f"c.fam:{case.fam}/{kind}",
+        f"c.phase:{code}/{load.phase}",
+        f"c.fam:{case.fam}/{code}",
         f"c.path:{path}",
         f"c.path.phase:{path}/{load.phase}",
         f"c.here:{here}",
         f"c.prec:{path}/{precision}",
         f"c.here.prec:{here}/{precision}",
-        f"c.task:{kind}/{case.task}",
+        f"c.task:{code}/{case.task}",
         f"c.path.task:{path}/{case.task}",
         f"c.mode:{path}/{case.mode}",
     )
@@ -136,27 +141,27 @@ def _compute_keys(case: Case, load: Load) -> tuple[str, ...]:
 
 def _memory_keys(case: Case, load: Load) -> tuple[str, ...]:
     own = case.site.accelerator
-    kind, path, here = _where(case)
+    kind, code, path, here = _where(case)
     return (
         "m:all",
         f"m.kind:{kind}",
         f"m.silicon:{own.silicon}/{kind}",
-        f"m.fam:{case.fam}/{kind}",
+        f"m.fam:{case.fam}/{code}",
         f"m.path:{path}",
         f"m.here:{here}",
-        f"m.phase:{kind}/{load.phase}",
+        f"m.phase:{code}/{load.phase}",
         f"m.prec:{path}/{case.format.name}",
     )
 
 
 def _launch_keys(case: Case, load: Load) -> tuple[str, ...]:
     own = case.site.accelerator
-    kind, path, here = _where(case)
+    kind, code, path, here = _where(case)
     return (
         "k:all",
         f"k.kind:{kind}",
         f"k.kin:{own.kin}/{kind}",
-        f"k.fam:{case.fam}/{kind}",
+        f"k.fam:{case.fam}/{code}",
         f"k.path:{path}",
         f"k.path.phase:{path}/{load.phase}",
         f"k.here:{here}",
@@ -166,7 +171,7 @@ def _launch_keys(case: Case, load: Load) -> tuple[str, ...]:
 
 
 def _query_keys(case: Case, load: Load) -> tuple[str, ...]:
-    kind, path, _ = _where(case)
+    kind, _, path, _ = _where(case)
     return (
         "q:all",
         f"q.kind:{kind}",
@@ -179,7 +184,7 @@ def _query_keys(case: Case, load: Load) -> tuple[str, ...]:
 
 def _issue_terms(case: Case, load: Load) -> list[Term]:
     """Cycles to unpack and issue weights: a ceiling while decoding on a GPU, an extra before a prompt is multiplied."""
-    kind, path, _ = _where(case)
+    kind, _, path, _ = _where(case)
     precision = case.format.name
     seconds = CYCLES_PER_WEIGHT * load.cycles / (case.site.units * case.site.clock_hz)
     if load.phase == "prefill":
@@ -207,7 +212,7 @@ def tail_keys(case: Case, statistic: str) -> tuple[str, ...]:
     """Coefficients of a latency percentile over the mean."""
     if statistic in ("mean", "p50"):
         return ()
-    kind, path, here = _where(case)
+    kind, _, path, here = _where(case)
     return (f"t:{statistic}", f"t.task:{statistic}/{case.task}", f"t.path:{path}", f"t.here:{here}", f"t.host:{kind}")
 
 
@@ -215,7 +220,7 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
     """Terms of mean power [W] while `case` runs; busy: share of the time that arithmetic needs, (0, 1]."""
     site = case.site
     own = site.accelerator
-    kind, path, here = _where(case)
+    kind, code, path, here = _where(case)
     scope = case.scope or "wall"
     volts = float(
         voltage_ratio(site.clock_hz, own.floor_hz, VOLTAGE_EXPONENT)
@@ -234,18 +239,18 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
         f"on.kind:{kind}",
         f"on.kin:{own.kin}/{kind}",
         f"on.silicon:{own.silicon}/{kind}",
-        f"on.fam:{case.fam}/{kind}",
+        f"on.fam:{case.fam}/{code}",
         f"on.path:{path}",
         f"on.here:{here}",
         f"on.prec:{path}/{case.format.name}",
         f"on.here.prec:{here}/{case.format.name}",
         f"on.task:{path}/{case.task}",
-        f"on.mode:{kind}/{case.mode}",
+        f"on.mode:{code}/{case.mode}",
         f"on.board:{site.board}/{kind}",
         f"on.site:{case.installation}/{kind}",
-        f"on.task.mode:{kind}/{case.task}/{case.mode}",
+        f"on.task.mode:{code}/{case.task}/{case.mode}",
     )
-    busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{kind}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
+    busy_keys = (f"busy:{kind}", f"busy.fam:{case.fam}/{code}", f"busy.silicon:{own.silicon}/{kind}", *on[:2], *on[6:8])
     rest = (Term("added", BESIDE_RAIL * site.idle_w, ("beside:module",)),) if shunted else ()
     return (
         *rest,
@@ -256,6 +261,10 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
         ),
         Term("added", 0.3 * full, on),
         Term("added", 0.7 * full * busy, busy_keys),
-        Term("added", MEMORY_J_PER_BYTE * bytes_per_s, (f"dram:{scope}", f"dram.silicon:{own.silicon}", *on[:1])),
+        Term(
+            "added",
+            MEMORY_J_PER_BYTE * bytes_per_s,
+            (f"dram:{scope}", f"dram.silicon:{own.silicon}", *on[:1]),
+        ),
         Term("added", host, (f"host:{scope}/{site.scale}", f"host.path:{path}")),
     )

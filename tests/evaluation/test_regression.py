@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from agent.evaluation.regression import Observation, Term, evaluate, level, solve
+from agent.evaluation import regression
+from agent.evaluation.regression import Observation, Term, evaluate, level, overlapped, solve
 
 
 def observe(value, *terms, keys=(), weight=1.0, group=""):
@@ -14,10 +15,11 @@ def observe(value, *terms, keys=(), weight=1.0, group=""):
 
 def test_compute_terms_add_up_the_highest_ceiling_counts_and_launches_come_on_top():
     terms = (Term("compute", 2.0, ()), Term("compute", 1.0, ()), Term("ceiling", 2.5, ()), Term("added", 0.5, ()))
-    assert evaluate(Observation(1.0, ((2.0, terms),)), {}) == pytest.approx(7.0)
+    assert evaluate(Observation(1.0, ((2.0, terms),)), {}) == pytest.approx(2.0 * (math.hypot(3.0, 2.5) + 0.5))
     higher = (*terms, Term("ceiling", 4.0, ("m:x",)))
-    assert evaluate(observe(1.0, *higher), {"m:x": math.log(2)}) == pytest.approx(8.5)
-    assert evaluate(observe(1.0, *terms, keys=("a:x",)), {"a:x": math.log(3)}) == pytest.approx(10.5)
+    assert evaluate(observe(1.0, *higher), {"m:x": math.log(2)}) == pytest.approx(math.hypot(3.0, 8.0) + 0.5)
+    thrice = evaluate(observe(1.0, *terms, keys=("a:x",)), {"a:x": math.log(3)})
+    assert thrice == pytest.approx(3.0 * (math.hypot(3.0, 2.5) + 0.5))
 
 
 def test_coefficients_that_made_the_data_are_found_again():
@@ -55,11 +57,12 @@ def test_a_level_without_spread_or_with_too_few_rows_has_no_coefficient():
     assert found.counts == {"c:all": 1}
 
 
-def test_a_binding_ceiling_alone_learns():
+def test_the_higher_ceiling_learns_nearly_all():
     data = [observe(6.0, Term("compute", 1.0, ("c:a",)), Term("ceiling", 3.0, ("m:a",))) for _ in range(5)]
     values = solve(data, {"c": 1.0, "m": 5.0}, scale=0.01).values
-    assert values["m:a"] == pytest.approx(math.log(2), abs=1e-3)
-    assert values["c:a"] == pytest.approx(0.0, abs=1e-6)
+    assert math.hypot(math.exp(values["c:a"]), 3.0 * math.exp(values["m:a"])) == pytest.approx(6.0, rel=1e-2)
+    assert 0.0 <= values["c:a"] < 0.01
+    assert values["m:a"] > 0.65
 
 
 def test_terms_of_nothing_are_left_out():
@@ -76,3 +79,22 @@ def test_prior_and_data_weigh_by_their_precision():
     found = solve(data, {"s": 0.5}, scale=0.5, steps=60)
     assert found.values["s:x"] == pytest.approx(16 / (16 + 4), abs=1e-3)
     assert found.deviations["s:x"] == pytest.approx(math.sqrt(1 / 20), abs=1e-3)
+
+
+@pytest.mark.parametrize(("compute", "ceiling"), [(3.0, 4.0), (4.0, 3.0), (2.0, 0.0), (0.0, 2.0), (0.0, 0.0)])
+def test_a_pass_bound_here_and_there_takes_longer_than_either_bound_and_less_than_both(compute, ceiling):
+    seconds = overlapped(compute, ceiling)
+    assert seconds == pytest.approx(float(np.hypot(compute, ceiling)))
+    assert max(compute, ceiling) <= seconds <= compute + ceiling
+
+
+def test_the_slope_of_a_pass_bound_by_both_is_that_of_its_value():
+    terms = (Term("compute", 3.0, ("a:x",)), Term("ceiling", 4.0, ("b:x",)), Term("added", 1.0, ("k:x",)))
+    watched = Observation(1.0, ((1.0, terms),))
+    problem = regression._Problem([watched], ["a:x", "b:x", "k:x"])
+    _, shares = problem.predict(np.zeros(3))
+    base = np.log(evaluate(watched, {}))
+    assert base == pytest.approx(np.log(6.0))
+    for column, key in enumerate(("a:x", "b:x", "k:x")):
+        slope = (np.log(evaluate(watched, {key: 1e-6})) - base) / 1e-6
+        assert problem.jacobian(shares)[0, column] == pytest.approx(slope, rel=1e-4)
