@@ -38,6 +38,7 @@ from agent.service.decoding.decoders import Decoders
 from agent.service.decoding.text_screen import TextScreen
 from agent.service.early_probe import EarlyStart
 from agent.service.insight import Insight
+from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state
@@ -63,13 +64,7 @@ from agent.service.serving.serving_state import InForce
 from agent.service.serving.split_meter import SplitMeter
 from agent.service.serving.starts import Starts, cpu_only
 from agent.service.serving.statistics_store import StatisticsStore
-from agent.service.supervisor import (
-    ConditionEvent,
-    DrainEvent,
-    RestartLaneEvent,
-    Supervisor,
-    SuspectEvent,
-)
+from agent.service.supervisor import Supervisor
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
 from agent.storage.claim import Claim
@@ -150,9 +145,9 @@ class App:
         self.models = ModelSet(
             lambda: (*model_store.tensor_models(settings), *layer.models), self._planner,
             lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot, self.supervisor.post,
-            self._planning_state,
+            self._planning_state, lambda: self.supervisor.wanted,
         )  # fmt: skip
-        self._replanner = Replanner(lambda why: self.models.propose(self.supervisor.wanted.policy, why))
+        self._replanner = Replanner(lambda why: self.models.propose(None, why))
         self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell)
         self.supervisor.after_tick = self._after_tick
         self.decoders = Decoders(

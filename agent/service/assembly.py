@@ -19,8 +19,8 @@ from agent.service.board import Board, make_board
 from agent.service.calibration import calibration
 from agent.service.detection import detect
 from agent.service.early_probe import EarlyProbe
+from agent.service.mail import Event, PolicyRejectedEvent
 from agent.service.serving import artifacts, model_store
-from agent.service.supervisor import Event, PolicyRejectedEvent
 from agent.storage import share, state_file, yaml_files
 from agent.workload.read_ahead import ReadAhead
 

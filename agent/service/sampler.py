@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from agent.ports import Clock, Sensor
+from agent.service.mail import SamplesEvent
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
-from agent.service.supervisor import SamplesEvent
 
 _log = structlog.get_logger("sampler")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
@@ -23,6 +23,15 @@ from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
 from agent.service import status_view
 from agent.service.conditions import ConditionBook
 from agent.service.heat import HeatWatch, PointActuator
+from agent.service.mail import (
+    ConditionEvent,
+    Event,
+    PlanEvent,
+    PolicyRejectedEvent,
+    RestartLaneEvent,
+    SamplesEvent,
+    SuspectEvent,
+)
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving.serving_state import InForce, ServingState
@@ -31,67 +40,6 @@ TICK_S = 0.1
 MAILBOX = 4096
 
 _log = structlog.get_logger("supervisor")
-
-
-@dataclass(frozen=True)
-class SamplesEvent:
-    """All sensors as read at one moment."""
-
-    readings: tuple[Reading, ...]
-
-
-@dataclass(frozen=True)
-class PlanEvent:
-    """A new policy, a new set of models, or both, planned and ready to be brought up."""
-
-    wanted: InForce
-    why: str
-
-
-@dataclass(frozen=True)
-class PolicyRejectedEvent:
-    """An edit that could not be used."""
-
-    cause: str
-
-
-@dataclass(frozen=True)
-class ConditionEvent:
-    """Another part of the agent states or clears a lasting problem (cause None: cleared)."""
-
-    type: str
-    cause: str | None
-    consequence: str = ""
-    mend: str = ""
-
-
-@dataclass(frozen=True)
-class SuspectEvent:
-    """The dispatcher saw an error that speaks against a lane."""
-
-    accelerator: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class DrainEvent:
-    """No new requests, finish what runs; `on` False takes them again."""
-
-    on: bool = True
-
-
-@dataclass(frozen=True)
-class RestartLaneEvent:
-    """End a lane's process so that a new one begins."""
-
-    accelerator: str
-    cause: str
-
-
-Event = (
-    LaneDiedEvent | LoadDoneEvent | SamplesEvent | PlanEvent | PolicyRejectedEvent | ConditionEvent | SuspectEvent
-    | DrainEvent | RestartLaneEvent
-)  # fmt: skip
 
 
 class TelemetrySink(Protocol):
@@ -283,6 +231,7 @@ class Supervisor:
     def _proposed(self, event: PlanEvent) -> None:
         _log.info("plan proposed", why=event.why, policy=event.wanted.policy.name, digest=event.wanted.digest)
         self._state.propose(event.wanted)
+        event.taken.set()
         for model in event.wanted.plan.models:
             self._telemetry.event("planned", status_view.planned(model, event.why))
 

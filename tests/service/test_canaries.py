@@ -31,7 +31,7 @@ class Bed(World):
         self.tick(8.0)
 
     def _restart(self, accelerator, cause):
-        from agent.service.supervisor import RestartLaneEvent
+        from agent.service.mail import RestartLaneEvent
 
         self.supervisor.post(RestartLaneEvent(accelerator, cause))
 

@@ -24,11 +24,11 @@ from agent.schema.settings import Settings
 from agent.service import assembly, logs
 from agent.service.calibration import calibrate_run, calibration
 from agent.service.calibration.calibration import Calibration
+from agent.service.mail import PlanEvent, PolicyRejectedEvent
 from agent.service.remote.command_actions import Actions, Agent, Rejections
 from agent.service.remote.commands import CommandFailed, Interrupted, Run
 from agent.service.remote.desired_apply import DesiredApplier
 from agent.service.serving.serving_state import InForce
-from agent.service.supervisor import PlanEvent, PolicyRejectedEvent
 from agent.storage import yaml_files
 from tests.service.world import POLICY, World, plan_of
 

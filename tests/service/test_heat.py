@@ -12,7 +12,7 @@ from agent.ports import Reading
 from agent.schema.device import OperatingPoint
 from agent.schema.policy import ThermalForecast
 from agent.service.heat import HeatWatch
-from agent.service.supervisor import SamplesEvent
+from agent.service.mail import SamplesEvent
 from tests.service.world import POLICY, World, profile, quantity
 
 ZONE = {"name": "soc", "source": "thermal_zone", "type": "cpu-thermal", "critical": True}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from agent.ports import LoadSpec
 from agent.schema.device import Runtime
+from agent.service.mail import ConditionEvent
 from agent.service.serving.canaries import Canaries
 from agent.service.serving.lane_watch import LONG_LOAD_S, LaneWatch
 from agent.service.serving.load_times import MOST_REMEMBERED, LoadTimes
-from agent.service.supervisor import ConditionEvent
 from tests.service.world import World
 
 

@@ -15,13 +15,13 @@ from agent.schema.policy import Rule
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.board import Board
+from agent.service.mail import PlanEvent
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.planner import Planner, lane_name, ordered
 from agent.service.planning.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.serving_state import InForce
 from agent.service.status_view import planned
-from agent.service.supervisor import PlanEvent
 from tests.fakes import load_spec
 from tests.placement.test_costing import board, load, quantity, stage, unit
 from tests.service.world import POLICY, World, plan_of
@@ -151,13 +151,23 @@ def test_a_lane_that_dies_again_at_once_was_never_back():
     assert why == ["gpu0 is lost", "gpu0 is back"]
 
 
+def test_a_lane_on_which_nothing_is_placed_is_not_lost():
+    lane, why = Lane(word="idle"), []
+    replanner = Replanner(why.append)
+    for word in ("idle", "starting", "ready"):
+        lane.word = word
+        for tick in range(50):
+            replanner.look({"gpu0": lane}, {"idle": 0, "starting": 5, "ready": 10}[word] + tick * 0.1)
+    assert (why, replanner.lost) == ([], frozenset())
+
+
 def test_heat_is_a_reason_once_and_its_end_is_another():
     zone = {"name": "soc", "source": "thermal_zone", "type": "cpu-thermal", "critical": True}
     watched = Watched(zones=(zone,))
     temperature = 40.0
 
     def tick(seconds: float) -> None:
-        from agent.service.supervisor import SamplesEvent
+        from agent.service.mail import SamplesEvent
 
         for _ in range(round(seconds)):
             now_s = watched.world.clock.now_s

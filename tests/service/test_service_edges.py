@@ -13,11 +13,11 @@ from agent.errors import NotFound, QeilError
 from agent.ports import InferenceRequest
 from agent.schema.settings import ModelEntry
 from agent.service import metrics
+from agent.service.mail import PlanEvent, PolicyRejectedEvent
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving import model_set
 from agent.service.serving.inference import AgentInference
 from agent.service.serving.model_set import ModelSet
-from agent.service.supervisor import PlanEvent, PolicyRejectedEvent
 from tests.service.world import POLICY, World, plan_of
 
 
@@ -118,6 +118,28 @@ def test_unload_and_load_change_what_is_planned(changes):
     assert [[m.name for m in p.wanted.plan.models] for p in posted] == [["m"], ["m", "n"]]
     with pytest.raises(NotFound, match="known: m, n"):
         models.change("zzz", load=True)
+
+
+def test_a_replan_that_waited_never_undoes_a_policy_that_came_meanwhile(changes):
+    models, planner, posted = changes
+    begun, go_on = threading.Event(), threading.Event()
+    plan = planner.plan
+
+    def slowly(*given):
+        begun.set()
+        go_on.wait(10)
+        return plan(*given)
+
+    planner.plan = slowly
+    models.propose(POLICY.model_copy(update={"name": "wanted-by-the-fleet"}), "desired state")
+    begun.wait(10)
+    last = models.propose(None, "gpu0 is lost")  # asked for while the supervisor knows nothing of the new policy
+    go_on.set()
+    last.result(10)
+    assert [p.wanted.policy.name for p in posted] == ["wanted-by-the-fleet", "wanted-by-the-fleet"]
+    for event in posted:
+        event.taken.set()  # the supervisor has them, and gave them up: what it wants counts again
+    assert models.propose(None, "gpu0 is back").result(10).policy.name == POLICY.name
 
 
 def test_a_planner_that_fails_reaches_the_caller_and_status(changes):

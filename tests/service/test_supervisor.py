@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from agent.ports import Reading
+from agent.service.mail import ConditionEvent, DrainEvent, PlanEvent, PolicyRejectedEvent, SamplesEvent
 from agent.service.serving.serving_state import InForce
-from agent.service.supervisor import ConditionEvent, DrainEvent, PlanEvent, PolicyRejectedEvent, SamplesEvent
 from tests.service.world import POLICY, World, plan_of, quantity
 
 ZONE = {"name": "soc", "source": "thermal_zone", "type": "cpu-thermal", "critical": True}

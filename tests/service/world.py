@@ -8,12 +8,13 @@ from agent.ports import InferenceRequest, LaneSpec
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.snapshot import AgentInfo
+from agent.service.mail import SuspectEvent
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneKeeper
 from agent.service.serving.routing_table import RoutingTable
 from agent.service.serving.serving_state import InForce
-from agent.service.supervisor import Supervisor, SuspectEvent
+from agent.service.supervisor import Supervisor
 from tests.fakes import FakeClock, FakeLane, RecordingTelemetry, load_spec
 
 POLICY = Policy.model_validate(

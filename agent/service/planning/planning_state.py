@@ -113,9 +113,9 @@ class Replanner:
     def _trouble(self, keeper: LaneKeeper, now_s: float) -> str | None:
         """What is wrong with a lane. One that was planned without is back when it has been ready for a while."""
         state, name = keeper.state(), keeper.name
-        if state != "ready":
+        if state not in {"idle", "ready"}:
             self._ready_since_s.pop(name, None)
-        if state not in {"ready", "starting"}:
+        if state not in {"idle", "ready", "starting"}:
             down_s = now_s - self._down_since_s.setdefault(name, now_s)
             return _LOST if state in _DOWN or down_s >= LOST_AFTER_S or self._is_lost(name) else None
         if self._is_lost(name) and now_s - self._ready_since_s.setdefault(name, now_s) < BACK_AFTER_S:

@@ -25,13 +25,13 @@ from agent.service import assembly, logs
 from agent.service.board import make_board
 from agent.service.calibration import calibrate_run, calibration
 from agent.service.doctor import diag
+from agent.service.mail import DrainEvent, Event, RestartLaneEvent
 from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.commands import Action, CommandFailed, Run
 from agent.service.remote.physics_windows import ModelWindow, PhysicsWindow
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.model_set import ModelSet
 from agent.service.serving.serving_state import InForce
-from agent.service.supervisor import DrainEvent, Event, RestartLaneEvent
 from agent.storage import yaml_files
 
 SUPERSEDED_S = 10.0

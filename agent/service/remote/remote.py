@@ -16,6 +16,7 @@ from agent.mqtt.minisign import parse_public_key
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
 from agent.service import logs
+from agent.service.mail import ConditionEvent
 from agent.service.policy_watch import PolicyEdit
 from agent.service.remote import bundle_offer, bundle_probes
 from agent.service.remote.bundle_offer import Judged
@@ -29,7 +30,6 @@ from agent.service.remote.desired import DesiredState
 from agent.service.remote.desired_apply import DesiredApplier
 from agent.service.remote.reporting import Reporting
 from agent.service.serving import model_store
-from agent.service.supervisor import ConditionEvent
 from agent.storage.bundle_store import Record
 from agent.storage.command_table import CommandTable
 

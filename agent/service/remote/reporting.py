@@ -16,9 +16,9 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.energy import EnergyMeter, EnergyWindow
 from agent.service.clock import CLOCK_SET_S
 from agent.service.history import History
+from agent.service.mail import ConditionEvent, Event
 from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.telemetry import Window, next_window
-from agent.service.supervisor import ConditionEvent, Event
 from agent.storage.outbox import Outbox
 from agent.storage.wear import Wear
 

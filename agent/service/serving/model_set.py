@@ -11,12 +11,12 @@ from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AgentSnapshot
+from agent.service.mail import Event, PlanEvent, PolicyRejectedEvent
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import Plans
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving.inference import unknown_model
 from agent.service.serving.serving_state import InForce
-from agent.service.supervisor import Event, PlanEvent, PolicyRejectedEvent
 from agent.storage import yaml_files
 
 MAX_PENDING_PLANS = 16
@@ -33,8 +33,12 @@ class ModelSet:
         snapshot: Callable[[], AgentSnapshot],
         post: Callable[[Event], None],
         state: Callable[[AgentSnapshot, Plan], State] = lambda *_: State(),
+        wanted: Callable[[], InForce] | None = None,
     ) -> None:
-        """`state(snapshot, plan)` is the board as it is now, under the plan in force."""
+        """`state(snapshot, plan)` is the board as it is now, under the plan in force.
+
+        `wanted()` is what the supervisor brings up, or has in force; None: what is in force.
+        """
         self._configured = configured
         self._wanted = {m.name: m for m in configured()}
         self._planner = planner
@@ -44,6 +48,8 @@ class ModelSet:
         self._state = state
         self._lock = threading.Lock()
         self._pending = 0
+        self._being_brought_up = wanted or in_force
+        self._handed: PlanEvent | None = None
         self._edit: Policy | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="planner")
 
@@ -102,7 +108,9 @@ class ModelSet:
             self._wanted = dict(wanted)
 
     def propose(self, policy: Policy | None, why: str) -> Future[InForce]:
-        """Plan the wanted models under a policy (None: the one in force) and hand the plan to the supervisor.
+        """Plan the wanted models under a policy and hand the plan to the supervisor.
+
+        None: the policy that is wanted when this plan's turn comes, so that it never undoes a change made meanwhile.
 
         The future fails with PlacementError where a model that is placed now could not be placed.
         """
@@ -112,11 +120,19 @@ class ModelSet:
                 done.set_exception(QeilError("too many changes at once; try again"))
                 return done
             self._pending += 1
-        self._executor.submit(self._plan, policy or self._in_force().policy, why, done)
+        self._executor.submit(self._plan, policy, why, done)
         return done
 
-    def _plan(self, policy: Policy, why: str, done: Future[InForce]) -> None:
+    def _policy(self) -> Policy:
+        """What is wanted now: of the last plan handed over too, where the supervisor has not taken it yet."""
+        handed = self._handed
+        if handed is not None and not handed.taken.is_set():
+            return handed.wanted.policy
+        return self._being_brought_up().policy
+
+    def _plan(self, policy: Policy | None, why: str, done: Future[InForce]) -> None:
         try:
+            policy = policy or self._policy()
             digest = yaml_files.digest(policy)
             with self._lock:
                 wanted = tuple(self._wanted.values())
@@ -129,7 +145,8 @@ class ModelSet:
                 done.set_exception(PlacementError(cause))
                 return
             proposed = InForce(policy, digest, plan)
-            self._post(PlanEvent(proposed, why))
+            self._handed = PlanEvent(proposed, why)
+            self._post(self._handed)
             done.set_result(proposed)
         except Exception as error:  # noqa: BLE001  (thread root: the caller's future carries it)
             done.set_exception(error)

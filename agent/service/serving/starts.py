@@ -11,7 +11,7 @@ from agent.control.safe_mode import Begun
 from agent.errors import StorageError
 from agent.ports import Clock
 from agent.service.board import Board
-from agent.service.supervisor import ConditionEvent
+from agent.service.mail import ConditionEvent
 from agent.storage import state_file
 
 _log = structlog.get_logger("starts")
