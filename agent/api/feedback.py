@@ -29,7 +29,7 @@ class _Told(BaseModel):
 
 
 class Feedback:
-    """ASGI application: GET shows what was learnt, POST tells of one answer."""
+    """GET shows what was learnt, POST tells of one answer."""
 
     def __init__(self, texts: TextService | None, service: InferenceService, budget: BodyBudget) -> None:
         self._texts, self._service, self._budget = texts, service, budget

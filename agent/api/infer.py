@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 class InferEndpoint:
-    """Run a model once; tensors as JSON or binary (an ASGI application)."""
+    """Run a model once; tensors as JSON or binary."""
 
     def __init__(self, service: InferenceService, budget: BodyBudget) -> None:
         self._service = service

@@ -72,7 +72,7 @@ class OpenAi:
 
 
 class _Completions:
-    """Text of a language model, whole or streamed, also from repeated samples (an ASGI application)."""
+    """Text of a language model, whole or streamed, also from repeated samples."""
 
     def __init__(self, texts: TextService | None, service: InferenceService, budget: BodyBudget, *, chat: bool) -> None:
         self._texts, self._service, self._budget, self._chat = texts, service, budget, chat

@@ -44,7 +44,7 @@ def encode(snapshot: AgentSnapshot) -> bytes:
 
 
 class EventStream:
-    """ASGI application of /events: server-sent snapshots, at most one a second and only when something changed."""
+    """Server-sent snapshots, at most one a second and only when something changed."""
 
     def __init__(self, service: InferenceService, max_streams: int) -> None:
         self._service = service

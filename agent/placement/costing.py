@@ -308,11 +308,23 @@ def _coefficients(
         precision = _computed_in(item.precision, accelerator, notes)
         share = _share(item.family, precision, accelerator, runtime, notes)
         peaks.append(accelerator.peak_flops_per_s[precision].value * share)
-        cost = accelerator.energy_j_per_flop.get(precision)
-        if cost is None:
+        priced = priced_as(precision, accelerator)
+        if priced is None:
             notes.append(f"{accelerator.name}: energy per operation in {precision} unknown, so joules are unknown")
-        costs.append(cost.value if cost else None)
+        elif priced != precision:
+            notes.append(f"{accelerator.name}: energy per operation in {precision} unknown, that in {priced} used")
+        costs.append(None if priced is None else accelerator.energy_j_per_flop[priced].value)
     return peaks, costs
+
+
+def priced_as(precision: Precision, accelerator: Accelerator) -> Precision | None:
+    """The precision whose energy per operation counts: its own, else the next wider one that the profile knows.
+
+    A wider operation takes more joules, so what stands in is an upper bound.
+    """
+    known = accelerator.energy_j_per_flop
+    wider = () if precision == "fp32" else _WIDER[precision]
+    return next((p for p in (precision, *wider) if p in known), None)
 
 
 def computed_in(precision: Precision, accelerator: Accelerator) -> Precision:

@@ -99,8 +99,8 @@ def knobs(workload: Workload, profile: DeviceProfile, accelerator: Accelerator, 
     per_flop = accelerator.energy_j_per_flop
     found += [
         Knob(f"energy per operation in {p}", "J", per_flop[p], (*own, "energy_j_per_flop", p), alone)
-        for p in precisions
-        if p in per_flop
+        for p in dict.fromkeys(costing.priced_as(p, accelerator) for p in precisions)
+        if p is not None
     ]
     found.append(
         Knob(f"energy per byte of {domain.name}", "J", domain.energy_j_per_byte, (*place, "energy_j_per_byte"), sharing)

@@ -65,12 +65,17 @@ def best(
 ) -> list[SplitPoint]:
     """Up to `most` split points of the front, best first; none that takes longer than deadline_s.
 
-    sizes: bytes that cross behind each stage of the workload.
+    None within one piece of silicon: its ways to compute differ by less than what predictions of them are off by, and
+    every change of them costs a hand-over. sizes: bytes that cross behind each stage of the workload.
     """
     found = [solve(tables.problem, evaluations=EFFORT).assignments()]
     if objective.goal == "throughput":
         found.append(pipelines(tables.problem, tables.pace, tables.silicon))
-    return _ordered(tables, np.unique(np.concatenate(found), axis=0), objective, sizes, most, deadline_s)
+    rows = np.unique(np.concatenate(found), axis=0)
+    names = list(dict.fromkeys(tables.silicon))
+    unit = np.array([names.index(name) for name in tables.silicon])[rows]
+    apart = rows[(unit != unit[:, :1]).any(axis=1)]
+    return _ordered(tables, apart, objective, sizes, most, deadline_s) if len(apart) else []
 
 
 def along(

@@ -159,6 +159,21 @@ def test_an_accelerator_with_another_precision_only_says_so():
     assert "no fp32 peak in the profile, int8 used" in " ".join(cost(load(), board(half)).notes)
 
 
+@pytest.mark.parametrize(
+    ("known", "priced"), [(("int8", "fp32"), "int8"), (("fp32",), "fp32"), (("int4", "int8"), "int4")]
+)
+def test_an_energy_per_operation_that_is_unknown_is_that_of_the_next_wider_precision_and_said(known, priced):
+    peaks = {p: quantity(1e10) for p in ("int4", "fp32")}
+    energies = {p: quantity(1e-11 * (i + 1)) for i, p in enumerate(known)}
+    narrow = board(unit("a", peak_flops_per_s=peaks, energy_j_per_flop=energies))
+    [found] = candidates(load(stage(precision="int4")), narrow, POLICY)[0]
+    same = board(unit("a", peak_flops_per_s=peaks, energy_j_per_flop={"int4": energies[priced]}))
+    [expected] = candidates(load(stage(precision="int4")), same, POLICY)[0]
+    assert found.cost.switching_j == expected.cost.switching_j
+    told = f"a: energy per operation in int4 unknown, that in {priced} used"
+    assert (told in found.cost.notes) == (priced != "int4")
+
+
 def test_unknown_energy_stays_unknown():
     result = cost(load(), board(unit("a", energy_j_per_flop={})))
     assert (result.switching_j, result.energy_j, result.stages[0].energy_j) == (None, None, None)

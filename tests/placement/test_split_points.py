@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,12 @@ def test_the_best_split_runs_each_stage_where_it_is_quick():
     assert second.handover_s == pytest.approx(0.001)
     assert second.crossing_bytes == 20.0
     assert point.objectives[1] == pytest.approx(0.041)
+
+
+def test_no_split_is_found_within_one_piece_of_silicon():
+    ways = replace(tables(), silicon=("cpu", "cpu"))
+    assert best(ways, LATENCY, SIZES, 3, 5.0) == []
+    assert along(ways, ["a", "b"], LATENCY, SIZES, 1)[0].label == "a+b"  # an owner may ask for one
 
 
 def test_a_split_is_taken_where_it_beats_the_whole_and_not_where_hand_overs_eat_the_gain():

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.errors import NotFound, QeilError
+from agent.errors import BadInput, NotFound, QeilError
 from agent.ports import InferenceRequest
 from agent.schema.settings import ModelEntry
 from agent.service import metrics
@@ -184,3 +184,15 @@ def test_an_answer_names_the_policy_it_was_routed_under():
     lane.release()
     assert answer.result().policy_digest == "d1"
     assert world.infer().result().policy_digest == "d2"
+
+
+@pytest.mark.parametrize("load", [True, False])
+def test_a_language_model_is_neither_loaded_nor_unloaded_and_says_who_decides(load):
+    world = World()
+    text = replace(world.snapshot.models[0], name="llm")
+    world.supervisor.serve_also(lambda: (text,))
+    world.tick()
+    service = edge(world)
+    asked = service.load_model("llm") if load else service.unload_model("llm")
+    with pytest.raises(BadInput, match="'llm' is a language model: the settings alone decide"):
+        asked.result(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from agent.errors import NotFound, QeilError
+from agent.errors import BadInput, NotFound, QeilError
 from agent.ports import InferenceAnswer, InferenceRequest, Metric, ModelMetadata, RequestLimits
 from agent.schema.snapshot import AgentSnapshot
 from agent.service import metrics
@@ -41,7 +41,7 @@ class AgentInference:
         try:
             return self._dispatcher.routes(name).metadata
         except NotFound as error:
-            if any(model.name == name for model in self._supervisor.snapshot.models):
+            if self._is_text(name):
                 raise NotFound(
                     f"{name!r} is a language model; ask it at /v1/chat/completions or /v1/completions, or with: "
                     f'qeil generate {name} "TEXT"'
@@ -56,8 +56,14 @@ class AgentInference:
         """Stop serving a model; its configuration stays."""
         return self._guarded(name, load=False)
 
+    def _is_text(self, name: str) -> bool:
+        """Whether it is served, and not by the dispatcher. Only for names that the dispatcher does not know."""
+        return any(model.name == name for model in self._supervisor.snapshot.models)
+
     def _guarded(self, name: str, load: bool) -> Future[None]:
         try:
+            if name not in {model.name for model in self.models()} and self._is_text(name):
+                raise BadInput(f"{name!r} is a language model: the settings alone decide whether it is served")
             return self._change_models(name, load)
         except QeilError as error:
             failed: Future[None] = Future()
