@@ -89,7 +89,7 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a list of {file, line, key, message, suggestion}.")
 def check_command(paths: tuple[Path, ...], as_json: bool) -> int:
-    """Check settings, policies, device profiles and scenarios; folders are searched for *.yaml.
+    """Check settings, policies, device profiles, scenarios and controllers; folders are searched for *.yaml.
 
     Prints `file:line: key: what is wrong (did you mean ...)` for every problem; exit code 78 if there is any.
     """

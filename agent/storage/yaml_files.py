@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from agent.schema.base import FileModel
 from agent.schema.board_scenario import BoardScenario
 from agent.schema.device import DeviceProfile
+from agent.schema.fleet import FleetSettings
 from agent.schema.policy import Policy
 from agent.schema.scenario import Scenario
 from agent.schema.settings import Settings
@@ -22,10 +23,10 @@ from agent.storage import environment, schema_problems, yaml_text
 from agent.storage.problem import Problem, config_error
 from agent.storage.yaml_text import Document, KeyPath
 
-Kind = Literal["settings", "policy", "board", "scenario", "board-scenario", "simulated-board"]
+Kind = Literal["settings", "policy", "board", "scenario", "board-scenario", "simulated-board", "fleet"]
 SCHEMAS: dict[Kind, type[FileModel]] = {
     "settings": Settings, "policy": Policy, "board": DeviceProfile, "scenario": Scenario,
-    "board-scenario": BoardScenario, "simulated-board": SimulatedBoard,
+    "board-scenario": BoardScenario, "simulated-board": SimulatedBoard, "fleet": FleetSettings,
 }  # fmt: skip
 """What a file can be."""
 
@@ -36,6 +37,7 @@ _HINTS: dict[Kind, set[str]] = {
     "scenario": {"scenario", "scenarios"},
     "board-scenario": set(),
     "simulated-board": {"boards"},
+    "fleet": {"fleet"},
 }
 """Names of files and folders that tell what is in them."""
 
