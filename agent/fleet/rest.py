@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import hmac
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -41,6 +41,8 @@ class Forbidden(QeilError):
 
     code = "forbidden"
 
+
+_log = structlog.get_logger("rest")
 
 _STATUS: tuple[tuple[type[QeilError], int], ...] = (
     (Unauthorized, 401), (Forbidden, 403), (NotFound, 404), (TooLarge, 413), (BadInput, 400), (ConfigError, 400),
@@ -198,7 +200,11 @@ class Rest:
         if role is None:
             return None
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        token = self._tokens.who(secret.strip(), self._wall_s()) if hmac.compare_digest(scheme, "Bearer") else None
+        try:
+            token = self._tokens.who(secret.strip(), self._wall_s()) if scheme.lower() == "bearer" else None
+        except ConfigError as error:
+            _log.error("tokens cannot be read", cause=error.message)
+            raise StorageError("the tokens cannot be read at the moment; the controller's log says why") from error
         if token is None:
             raise Unauthorized("no good token; send Authorization: Bearer TOKEN (qeil fleet token makes one)")
         if not token.may(role):

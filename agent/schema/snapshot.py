@@ -125,6 +125,8 @@ class ModelStatus:
     replayed: int = 0
     candidates: tuple[PlacementStatus, ...] = ()
     reason: str | None = None
+    total_energy_j: float | None = None
+    """Of all answers whose joules are known; None where the requests' own meter counts them."""
     variant: str = ""
     """Which file of the model its placement runs; empty: the model file itself."""
 

@@ -60,8 +60,9 @@ class SysfsActuator:
         """Set a point by its name, "" for the fastest; returns why it could not, in one line, or ""."""
         if point == self._now or self.problem:
             return self.problem
-        if not self._now:
-            self._remember()
+        why = "" if self._now else self._remember()
+        if why:
+            return why
         for setting in self._settings:
             why = self._write(setting.path, self._value(setting, point))
             if why:
@@ -70,7 +71,7 @@ class SysfsActuator:
                 return why
         self._now = point
         if not point:
-            self._memo.unlink(missing_ok=True)
+            self._forget()
         return ""
 
     def restore(self) -> str:
@@ -135,11 +136,24 @@ class SysfsActuator:
             return f"{self._shown(path)}: was set to {value} and reads {read}: another program or the firmware holds it"
         return ""
 
-    def _remember(self) -> None:
-        self._memo.parent.mkdir(parents=True, exist_ok=True)
+    def _remember(self) -> str:
+        """Why the values found could not be kept, which a crash would leave changed for good; "" when they are."""
         fresh = self._memo.with_suffix(".new")
-        fresh.write_text(json.dumps({s.path: s.original for s in self._settings}))
-        fresh.replace(self._memo)
+        try:
+            self._memo.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps({s.path: s.original for s in self._settings}))
+            fresh.replace(self._memo)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            return (
+                f"{self._memo}: {(error.strerror or str(error)).lower()}; not set, because a crash would leave it set"
+            )
+        return ""
+
+    def _forget(self) -> None:
+        with suppress(OSError):  # a disk that takes nothing; what is kept is what is set now
+            self._memo.unlink(missing_ok=True)
 
     def _remembered(self) -> Mapping[str, int]:
         with suppress(OSError, ValueError):
@@ -152,7 +166,7 @@ class SysfsActuator:
         whys = [self._write(path, value) for path, value in values.items()]
         why = next((w for w in whys if w), "")
         if not why:
-            self._memo.unlink(missing_ok=True)
+            self._forget()
         return why
 
     def _shown(self, path: str) -> str:

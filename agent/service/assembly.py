@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,15 @@ def named_profile(name: str) -> DeviceProfile:
     return yaml_files.load_profile(share.find_profile(name))
 
 
+def _slug(path: str) -> str:
+    """A file's name for what is kept of a path: the same whatever the accelerator is called."""
+    return re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-")
+
+
 def actuators(profile: DeviceProfile, state_dir: Path, root: Path = Path("/")) -> dict[str, SysfsActuator]:
     """What sets operating points, by accelerator, where the profile says how; puts back what a crash left."""
     found = {
-        a.name: SysfsActuator(a, root, state_dir / f"operating-point.{a.name}.json")
+        a.name: SysfsActuator(a, root, state_dir / f"operating-point.{_slug(a.actuator.path)}.json")
         for a in profile.accelerators
         if a.actuator is not None
     }

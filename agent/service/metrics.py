@@ -52,6 +52,11 @@ def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ..
     for name, meter in dispatcher.meters.items():
         reading = meter.read()
         energies.append(({"model": name, "provenance": reading.provenance}, reading.total_energy_j))
+    energies += [
+        ({"model": m.name, "provenance": m.provenance}, m.total_energy_j)
+        for m in snapshot.models
+        if m.total_energy_j is not None
+    ]
     quantiles = [
         ({**labels, "quantile": q}, value / 1e3)
         for labels, m in rows

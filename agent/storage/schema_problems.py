@@ -242,6 +242,11 @@ def _not_an_option(found: Any, options: list[str]) -> tuple[str, str | None]:
 
 
 def _not_a_name(found: Any, pattern: str) -> tuple[str, str | None]:
+    if pattern.startswith("^RW"):
+        return f"must be a public key as `qeil fleet keys generate` prints it (RW…); found {show(found)}", None
+    if "://" in pattern:
+        starts = " or ".join(f"{s}://" for s in (("http", "https", "file") if "file" in pattern else ("http", "https")))
+        return f"must begin with {starts}; found {show(found)}", None
     if "/" in pattern:
         return f"must be written BOARD/ACCELERATOR in lower case; found {show(found)}", None
     meant = re.sub(r"[^a-z0-9._-]+", "-", str(found).lower()).strip("-._")[:64]

@@ -79,6 +79,23 @@ def test_no_request_is_answered_with_a_fault_or_with_what_the_description_does_n
         assert set(answer.json()) == {"error", "code"}
 
 
+@pytest.mark.parametrize("header", [b"Bear\xc3\xa9r x", b"Bearer \xff\xfe", b"Basic eDp5", b"Bearer", b""])
+def test_a_header_that_is_no_token_is_unauthorised_whatever_its_bytes(served, header):
+    answer = served.client.get("/v1/boards", headers=[(b"authorization", header)])
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_tokens_that_cannot_be_read_are_the_controllers_trouble_and_no_callers_business(tmp_path):
+    made = Served(tmp_path)
+    client = TestClient(made.rest.app(), raise_server_exceptions=False)
+    (tmp_path / "tokens").unlink()
+    answer = client.get("/v1/boards", headers={"authorization": f"Bearer {made.tokens['read']}"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert str(tmp_path) not in answer.text
+    made.stop()
+
+
 def test_the_description_names_every_body_whole(served):
     found = served.rest.openapi()
     text = json.dumps(found)

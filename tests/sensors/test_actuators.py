@@ -159,6 +159,18 @@ def test_a_power_cap_is_set_in_microwatts(tmp_path):
     assert int(file.read_text()) == 10_000_000
 
 
+def test_what_cannot_be_remembered_is_not_set_and_nothing_raises(board):
+    actuator = board.actuator()
+    board.memo.parent.write_text("a file where the folder should be")
+    why = actuator.set("half")
+    assert "a crash would leave it changed" in why
+    assert "\n" not in why
+    assert board.values() == [1900000, 1900000]
+    board.memo.parent.unlink()
+    assert actuator.set("half") == ""
+    assert board.values() == [1000000, 1000000]
+
+
 @pytest.mark.parametrize("text", ["nonsense", "[1]", '{"etc/passwd": 1, "sys/../etc/x": 2, "sys/x": "y"}'])
 def test_a_broken_memo_puts_nothing_anywhere(board, text):
     board.memo.parent.mkdir()

@@ -107,6 +107,7 @@ def test_joules_are_modelled_watts_times_measured_seconds(world):
     assert done.usage.energy_j == pytest.approx(0.2 * 10.0 + 0.4 * 5.0)
     assert (done.usage.provenance, done.usage.prompt_tokens, done.placement) == ("modelled", 7, world.cpu)
     assert (world.status.requests, world.status.provenance) == (1, "modelled")
+    assert world.status.total_energy_j == done.usage.energy_j
 
 
 def test_joules_are_unknown_where_no_power_is_known(tmp_path, monkeypatch):

@@ -62,6 +62,10 @@ def test_metrics_show_what_is_known_and_nothing_else():
     assert found["qeil_mode"].samples == (({"mode": "ready"}, 1.0),)
     assert found["qeil_model_requests_total"].samples == (({"model": "m"}, 1.0),)
     assert found["qeil_model_energy_joules_total"].samples[0][0] == {"model": "m", "provenance": "modelled"}
+    text = replace(world.snapshot.models[0], name="llm", total_energy_j=7.5, provenance="modelled")
+    both = replace(world.snapshot, models=(*world.snapshot.models, text))
+    energies = {m.name: m for m in metrics.collect(both, world.dispatcher, 0)}["qeil_model_energy_joules_total"]
+    assert ({"model": "llm", "provenance": "modelled"}, 7.5) in energies.samples
     assert found["qeil_mailbox_dropped_total"].samples == (({}, 3.0),)
     assert found["qeil_accelerator_temperature_celsius"].samples == ()
     assert all(m.kind == ("counter" if m.name.endswith("_total") else "gauge") for m in found.values())

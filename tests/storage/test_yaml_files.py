@@ -141,3 +141,18 @@ def test_nested_keys_and_the_files_name_decide_where_top_keys_fit_two(data, path
     from pathlib import Path
 
     assert detect_kind(data, None if path is None else Path(path)) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("otlp: {endpoint: 'file:///etc/passwd'}", "must begin with http:// or https://"),
+        ("mqtt: {host: b, trusted_keys: [abc]}", "must be a public key as `qeil fleet keys generate` prints it"),
+        ("simulated_accelerators: [{name: a, like: nothing}]", "must be written BOARD/ACCELERATOR"),
+    ],
+)
+def test_a_text_of_the_wrong_form_is_told_the_form_of_its_own_key(tmp_path, text, words):
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"version: 1\n{text}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_settings(file, {})

@@ -61,6 +61,7 @@ class _Served:
     no_power: str = "its watts are still being modelled; ask again in some seconds"
     """Why joules are unknown while `power` is."""
     energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    total_j: float = 0.0
     times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
 
@@ -283,6 +284,7 @@ class Decoders:
             energy_j=energies[len(energies) // 2] if energies else None,
             provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
             replayed=counters["replayed"], reason=self._reason(served),
+            total_energy_j=served.total_j if energies else None,
         )  # fmt: skip
 
     def _reason(self, served: _Served) -> str | None:
@@ -328,6 +330,7 @@ class Decoders:
         if served.power is not None and reason is None:
             energy_j, provenance = sum(served.power.energy_j(usage) for usage in usages), "modelled"
             served.energies_j.append(energy_j)
+            served.total_j += energy_j
         compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
         served.times_s.append(self._clock.monotonic_s() - stream.started_s)
         prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
