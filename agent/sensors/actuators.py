@@ -146,9 +146,8 @@ class SysfsActuator:
         except OSError as error:
             with suppress(OSError):
                 fresh.unlink(missing_ok=True)
-            return (
-                f"{self._memo}: {(error.strerror or str(error)).lower()}; not set, because a crash would leave it set"
-            )
+            cause = (error.strerror or str(error)).lower()
+            return f"{self._memo}: {cause}; the clock stays, because a crash would leave it changed"
         return ""
 
     def _forget(self) -> None:
