@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rows-days", type=float, default=30.0)
     parser.add_argument("--connection-kb", type=float, default=27.0, help="of the broker, with TLS")
     parser.add_argument("--outage", type=float, default=60.0)
+    parser.add_argument("--quick", action="store_true", help="the same: this only calculates")
     given = parser.parse_args()
     per_s = given.boards / given.window
     consumers = max(2, math.ceil(per_s / (given.rate * given.load)))

@@ -71,7 +71,10 @@ def main() -> None:
     parser.add_argument("--period", type=float, default=10.0)
     parser.add_argument("--for", dest="for_s", type=float, default=60.0)
     parser.add_argument("--connect", type=float, default=30.0, help="seconds that are left out")
+    parser.add_argument("--quick", action="store_true", help="200 boards for ten seconds")
     given = parser.parse_args()
+    if given.quick:
+        given.boards, given.period, given.for_s, given.connect = 200, 2.0, 10.0, 5.0
     logs.configure("error")
     start = multiprocessing.get_context("spawn")
     stop, answer = start.Event(), start.Queue()
