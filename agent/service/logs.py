@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import structlog
-
 from agent.service.journal import SOCKET, Journal
+from agent.service.without import without
+
+with without("rich"):  # structlog would draw tracebacks with it: ten megabytes that a service never uses
+    import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 
 import structlog
 
 from agent.service import logs
 from agent.service.journal import field
+from agent.service.without import without
 
 
 def test_an_event_is_one_json_line_with_level_and_time(capsys):
@@ -86,3 +89,17 @@ def test_what_is_too_large_for_the_journal_is_written_as_a_line(capsys, tmp_path
 def test_names_of_fields_are_what_journald_takes():
     assert field("energy-j") == "QEIL_ENERGY_J"
     assert len(field("x" * 100)) == 64
+
+
+def test_a_service_does_not_hold_what_only_terminals_need_and_may_still_import_it():
+    program = "import sys, agent.cli.main, agent.service.app; assert 'rich' not in sys.modules; import rich"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_package_that_is_imported_already_stays(monkeypatch):
+    monkeypatch.setitem(sys.modules, "made-up", logs)
+    with without("made-up"):
+        assert sys.modules["made-up"] is logs
+    with without("never-there"):
+        assert sys.modules["never-there"] is None
+    assert "never-there" not in sys.modules
