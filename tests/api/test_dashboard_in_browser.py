@@ -22,6 +22,19 @@ def missing(what: str, mend: str):
     pytest.skip(f"{what} is not installed: {mend}")
 
 
+def launched(engine, program: str):
+    """Chromium dies at its start now and then, before it has seen a page; three times in a row is a fault."""
+    from playwright.sync_api import Error
+
+    for left in (2, 1, 0):
+        try:
+            return engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        except Error:
+            if not left:
+                raise
+    return None
+
+
 @pytest.fixture(scope="module")
 def browser():
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -32,7 +45,7 @@ def browser():
     except ImportError:
         missing("playwright", "pip install playwright")
     with sync_playwright() as engine:
-        chromium = engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        chromium = launched(engine, program)
         yield chromium
         chromium.close()
 
