@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -26,13 +27,10 @@ def launched(engine, program: str):
     """Chromium dies at its start now and then, before it has seen a page; three times in a row is a fault."""
     from playwright.sync_api import Error
 
-    for left in (2, 1, 0):
-        try:
+    for _ in range(2):
+        with contextlib.suppress(Error):
             return engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        except Error:
-            if not left:
-                raise
-    return None
+    return engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="module")
