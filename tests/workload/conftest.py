@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def address_space():
-    """Entries of child processes, called in this one, bound its memory: whoever comes later, a browser, would feel it."""
+    """Entries of child processes, called in this one, bound its memory; a browser that comes later would feel it."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
