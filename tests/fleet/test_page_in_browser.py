@@ -108,7 +108,7 @@ def test_without_a_good_token_nothing_is_shown(visit):
     page.wait_for_selector("#door", state="visible")
     page.fill("#token", "nonsense")
     page.click("#door button")
-    page.wait_for_function("document.querySelector('#refused').innerText !== ''")
+    page.wait_for_selector("#refused:not(:empty)")
     assert page.inner_text("#health") == "locked"
     assert page.locator("#list tr").count() == 0
 
