@@ -212,11 +212,10 @@ def _possible(
         bound = np.clip(mean, low, high)
         off = np.abs(bound - mean)
         at = int(off.argmax())
-        if off[at] <= 1e-12 or left[at, at] <= 0.0:
-            break
-        gain = left[:, at] / left[at, at]
-        mean = mean + gain * (bound[at] - mean[at])
-        left = left - np.outer(gain, left[at])
+        if off[at] > 1e-12 and left[at, at] > 0.0:
+            gain = left[:, at] / left[at, at]
+            mean = mean + gain * (bound[at] - mean[at])
+            left = left - np.outer(gain, left[at])
     found: Array = np.clip(mean, low, high)
     return found
 
