@@ -137,7 +137,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _make_room(self) -> bool:
         """Close the connection that is silent for longest; False where none is for more than a moment."""
         others = [c for c in self.connections if isinstance(c, BoundedHttpProtocol) and c is not self]
-        silent = min(others, key=lambda c: c.silent_since_s(), default=None)
+        # The loop's clock ticks in milliseconds: of equals, one that never asked.
+        silent = min(others, key=lambda c: (c.silent_since_s(), c.has_asked()), default=None)
         if silent is None or silent.silent_since_s() > self.loop.time() - SPARED_S:
             return False
         silent.transport.close()
@@ -149,6 +150,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return math.inf
         waits = self._idle_since_s if self._idle_since_s is not None else self._receiving_since_s
         return math.inf if waits is None else waits
+
+    def has_asked(self) -> bool:
+        """Whether a request of this client has ended."""
+        return self._idle_since_s is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
