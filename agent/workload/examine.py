@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent.errors import ModelLoadFailed
+from agent.workload.reading_child import answer, ask
 
 if TYPE_CHECKING:
     from agent.control.model_guard import ModelFacts
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 NICENESS: Final = 15
 """Of the child: requests that are served meanwhile go first."""
-MEMORY_LIMIT_BYTES: Final = 8 * 1024**3
 GRAPH_FILE, WEIGHTS_FILE = "model.onnx", "weights.bin"
 ALIGNMENT_BYTES: Final = 4096
 """Of each weight in its file: a page, which is what can be mapped."""
@@ -41,15 +39,8 @@ def examine_in_child(path: Path, format_: str, digest: str, timeout_s: float, fo
 
     folder: where the weights go, made whole or not at all; it stays without a graph where there is nothing to gain.
     """
-    command = [sys.executable, "-m", "agent.workload.examine", str(path), format_, *([str(folder)] if folder else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelLoadFailed(f"{path}: reading the file took longer than {timeout_s:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
-        raise ModelLoadFailed(f"{path}: {lines[-1][:300]}")
-    return parsed(json.loads(done.stdout), digest)
+    arguments = [str(path), format_, *([str(folder)] if folder else [])]
+    return parsed(json.loads(ask("agent.workload.examine", arguments, path, timeout_s)), digest)
 
 
 def parsed(document: dict[str, Any], digest: str) -> Examined:
@@ -77,14 +68,6 @@ def read(path: Path, format_: str) -> dict[str, Any]:
     except ModelLoadFailed:
         pass  # whoever wants it asks again and gets the reason
     return document
-
-
-def limit_memory() -> int:
-    """Bound this process's address space; the bound in bytes."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    return limit
 
 
 def put_apart(path: Path, folder: Path) -> bool:
@@ -133,26 +116,14 @@ def main(arguments: list[str]) -> int:
     """Entry of the child process: JSON on success, else one line on standard error and code 1."""
     os.nice(NICENESS)
     path, format_ = Path(arguments[0]), arguments[1]
-    limit = limit_memory()
-    try:
+
+    def examined() -> dict[str, Any]:
         document = read(path, format_)
         if len(arguments) > 2:
             put_apart(path, Path(arguments[2]))
-    except ModelLoadFailed as error:
-        return _fail(error.message)
-    except ImportError as error:
-        return _fail(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'")
-    except MemoryError:
-        return _fail(f"reading the file needs more than {limit >> 20} MiB")
-    except (OSError, RecursionError) as error:
-        return _fail(f"cannot be read: {error}")
-    json.dump(document, sys.stdout)
-    return 0
+        return document
 
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 1
+    return answer(examined)
 
 
 if __name__ == "__main__":

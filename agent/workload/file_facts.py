@@ -7,8 +7,6 @@ with the weights beside the file, and every place outside its folder where it sa
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +14,9 @@ from typing import Any
 
 from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed
+from agent.workload.reading_child import answer, ask
 
 TIMEOUT_S = 60.0
-MEMORY_LIMIT_BYTES = 8 * 1024**3
 MAX_OPERATORS = 10_000
 """Distinct ones; a file with more is no model."""
 CUSTOM = "custom"
@@ -30,15 +28,7 @@ _DELEGATED = frozenset({"TFLite_Detection_PostProcess", "edgetpu-custom-op"})
 
 def facts_in_child(path: Path, format_: str, digest: str) -> ModelFacts:
     """The facts of a file. ModelLoadFailed with one line where it cannot be read."""
-    command = [sys.executable, "-m", "agent.workload.file_facts", str(path), format_]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelLoadFailed(f"{path}: reading the file took longer than {TIMEOUT_S:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
-        raise ModelLoadFailed(f"{path}: {lines[-1][:300]}")
-    return from_json(json.loads(done.stdout), digest)
+    return from_json(json.loads(ask("agent.workload.file_facts", [str(path), format_], path, TIMEOUT_S)), digest)
 
 
 def from_json(document: dict[str, Any], digest: str) -> ModelFacts:
@@ -101,26 +91,7 @@ def _tflite(path: Path) -> ModelFacts:
 def main(arguments: list[str]) -> int:
     """Entry of the child process: JSON on success, else one line on standard error and code 1."""
     path, format_ = Path(arguments[0]), arguments[1]
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_LIMIT_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    try:
-        facts = read(path, format_)
-    except ModelLoadFailed as error:
-        return _fail(error.message)
-    except ImportError as error:
-        return _fail(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'")
-    except MemoryError:
-        return _fail(f"reading the file needs more than {limit >> 20} MiB")
-    except (OSError, RecursionError) as error:
-        return _fail(f"cannot be read: {error}")
-    json.dump(to_json(facts), sys.stdout)
-    return 0
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 1
+    return answer(lambda: to_json(read(path, format_)))
 
 
 if __name__ == "__main__":

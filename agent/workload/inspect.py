@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,17 +17,15 @@ from typing import Any, Literal
 from agent.errors import ModelLoadFailed
 from agent.schema.workload import Phase, Workload
 from agent.workload.graph import Graph
+from agent.workload.reading_child import MEMORY_LIMIT_BYTES, ask, fail, limit_memory
 from agent.workload.sizes import DEFAULTS
 from agent.workload.stages import MAX_STAGES, split
 
-MEMORY_LIMIT_BYTES = 8 * 1024**3
-"""Address space of the child: a protobuf file of 2 GB is parsed in about twice its size."""
 DECODE_CONTEXT = 1024
 """Tokens in the cache of a decoder's decode workload where nobody says."""
 NICENESS = 10
 """Of the child: requests that are served meanwhile go first."""
 MAX_NOTES = 20
-MAX_MESSAGE = 300
 Format = Literal["onnx", "tflite"]
 _PAST = ("past_key", "past.", "past_", "cache")
 
@@ -47,18 +43,12 @@ def inspect_in_child(
     cache, decode adds one position to `past` of them. Whatever goes wrong there is a ModelLoadFailed with the path and
     one line.
     """
-    command = [
-        sys.executable, "-m", "agent.workload.inspect", str(path), "--format", format_,
-        "--dims", ",".join(f"{k}={v}" for k, v in dims.items()), "--memory-limit-bytes", str(memory_limit_bytes),
+    arguments = [
+        str(path), "--format", format_, "--dims", ",".join(f"{k}={v}" for k, v in dims.items()),
+        "--memory-limit-bytes", str(memory_limit_bytes),
     ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelLoadFailed(f"{path}: reading the graph took longer than {timeout_s:g} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"its reader ended with code {done.returncode}"]
-        raise ModelLoadFailed(f"{path}: {lines[-1][:MAX_MESSAGE]}")
-    return tuple(Workload.model_validate(document) for document in json.loads(done.stdout))
+    printed = ask("agent.workload.inspect", arguments, path, timeout_s)
+    return tuple(Workload.model_validate(document) for document in json.loads(printed))
 
 
 def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int = MAX_STAGES) -> tuple[Workload, ...]:
@@ -125,24 +115,17 @@ def main(arguments: list[str]) -> int:
     """Entry of the child process: JSON on success, else one line on standard error and code 1."""
     given = _arguments(arguments)
     format_: Format = given.format or ("tflite" if given.path.suffix.lower() == ".tflite" else "onnx")
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = given.memory_limit_bytes if most == resource.RLIM_INFINITY else min(given.memory_limit_bytes, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    limit = limit_memory(given.memory_limit_bytes)
     try:
         workloads = read(given.path, format_, parse_dims(given.dims), max(1, given.max_stages))
     except ModelLoadFailed as error:
-        return _fail(error.message)
+        return fail(error.message)
     except MemoryError:
-        return _fail(f"reading the graph needs more than {limit >> 20} MiB")
+        return fail(f"reading the graph needs more than {limit >> 20} MiB")
     except RecursionError:
-        return _fail("its subgraphs are nested too deeply")
+        return fail("its subgraphs are nested too deeply")
     json.dump([w.model_dump(mode="json") for w in workloads], sys.stdout)
     return 0
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 1
 
 
 if __name__ == "__main__":

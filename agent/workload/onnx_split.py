@@ -7,7 +7,6 @@ the result. All stages of a model lie in one folder and share its weights (`agen
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ModelLoadFailed
-from agent.workload.inspect import MAX_MESSAGE, MEMORY_LIMIT_BYTES
+from agent.workload.reading_child import MAX_MESSAGE, MEMORY_LIMIT_BYTES, fail, limit_memory
 
 Boundary = tuple[str, ...]
 Told = Callable[[str], None]
@@ -169,9 +168,7 @@ def split(order: Order, told: Told = lambda _: None) -> Split:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry of the child process: JSON lines on success, else one line on standard error and code 1."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = int(arguments[0]) if most == resource.RLIM_INFINITY else min(int(arguments[0]), most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    limit = limit_memory(int(arguments[0]))
     data = json.load(sys.stdin)
     order = Order(
         Path(data["path"]), Path(data["folder"]), tuple(data["names"]), tuple(tuple(b) for b in data["boundaries"]),
@@ -180,13 +177,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         result = split(order, lambda step: _say({"step": step}))
     except ModelLoadFailed as error:
-        return _fail(error.message)
+        return fail(error.message)
     except OSError as error:
-        return _fail(f"stage models cannot be written: {error.strerror or error}")
+        return fail(f"stage models cannot be written: {error.strerror or error}")
     except MemoryError:
-        return _fail(f"cutting the graph needs more than {limit >> 20} MiB")
+        return fail(f"cutting the graph needs more than {limit >> 20} MiB")
     except RecursionError:
-        return _fail("its subgraphs are nested too deeply")
+        return fail("its subgraphs are nested too deeply")
     _say({"result": result.to_json()})
     return 0
 
@@ -194,11 +191,6 @@ def main(arguments: Sequence[str]) -> int:
 def _say(row: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 1
 
 
 if __name__ == "__main__":

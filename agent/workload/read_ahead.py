@@ -17,6 +17,7 @@ from typing import Any, Final
 from agent.errors import ModelLoadFailed
 from agent.workload import examine
 from agent.workload.examine import Examined
+from agent.workload.reading_child import limit_memory
 
 MAX_FILES: Final = 16
 MOST_BYTES: Final = 8 * 1024 * 1024
@@ -72,7 +73,7 @@ def _line(line: bytes) -> tuple[str, Any] | None:
 def main(arguments: list[str]) -> int:
     """Entry of the child process."""
     known, *names = arguments
-    examine.limit_memory()
+    limit_memory()
     for path in map(Path, names):
         try:
             line = _read(path, Path(known))

@@ -55,7 +55,7 @@ def test_the_entry_of_the_child_reads_its_order_from_standard_input(tmp_path, mo
     path = saved(convolutions(), tmp_path)
     document = {"path": str(path), "folder": str(tmp_path / "out"), "names": ["a", "b"], "boundaries": [],
                 "stages": 2, "after": [], "check": True, "threads": 1}  # fmt: skip
-    monkeypatch.setattr(onnx_split.resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(onnx_split, "limit_memory", lambda limit_bytes: limit_bytes)
     monkeypatch.setattr(onnx_split.json, "load", lambda _: document)
     assert onnx_split.main(["1000000000"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -46,7 +46,7 @@ def test_files_that_are_known_large_damaged_or_no_models_are_left_to_the_usual_w
     (tmp_path / "cache" / f"{digest(known)[: read_ahead.DIGITS]}.v3.json").touch()
     good = saved(tmp_path / "good.onnx", "Tanh")
     monkeypatch.setattr(read_ahead, "MOST_BYTES", 4000)
-    monkeypatch.setattr(examine, "limit_memory", lambda: 0)
+    monkeypatch.setattr(read_ahead, "limit_memory", lambda: 0)
 
     files = [known, large, damaged, tmp_path / "text.txt", tmp_path / "missing.onnx", good]
     assert read_ahead.main([str(tmp_path / "cache"), *map(str, files)]) == 0
