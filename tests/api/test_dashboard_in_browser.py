@@ -136,6 +136,7 @@ def test_live_figures_change_by_themselves_within_two_seconds(visit, agent):
         "n => document.querySelector('#model-cards td:last-child').innerText.trim() == n", arg=str(before + 1),
         timeout=2000,
     )  # fmt: skip
+    assert page.inner_text("#model-cards td:last-child").strip() == str(before + 1)
 
 
 def random_inputs(metadata):
@@ -200,4 +201,5 @@ def test_an_agent_that_is_gone_is_said_to_be_gone(browser, tmp_path: Path):
         process.stop()
         visitor.page.wait_for_selector("#link.warn")
         visitor.page.wait_for_selector("#link:has-text('unreachable')")
+        assert "unreachable" in visitor.page.inner_text("#link")
         visitor.context.close()

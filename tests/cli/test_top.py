@@ -145,6 +145,7 @@ def test_it_follows_the_size_of_its_window(served, terminal):
     top.wait_for(lambda t: "q quit" in t.screen.display[39])
     top.resize(60, 12)
     top.wait_for(lambda t: "q quit" in t.screen.display[11] and "edge-01" in t.screen.display[0])
+    assert top.process.poll() is None
 
 
 def test_an_agent_that_goes_away_is_asked_again_and_an_interrupt_restores_the_terminal(served, terminal):
@@ -168,6 +169,7 @@ def test_a_restarted_agent_is_followed(terminal):
     again = HttpServer(FakeService(), HttpSettings(port=port), insight=FakeInsight())
     again.start()
     top.wait_for(lambda t: "q quit ·" in t.screen.display[23])
+    assert "trying again" not in top.text()
     again.stop(1.0)
 
 

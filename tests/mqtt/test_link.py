@@ -206,6 +206,7 @@ def test_without_a_backend_puback_deletes(broker, tmp_path):
     for i in range(100):
         board.outbox.append("tlm", {"i": i})
     until(lambda: board.outbox.counters["acknowledged"] == 100)
+    assert board.outbox.depth() == 0
     board.close()
 
 

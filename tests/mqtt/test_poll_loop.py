@@ -81,7 +81,7 @@ def test_the_bell_ends_the_wait_and_rings_once(world):
 def test_ringing_a_closed_bell_is_no_error():
     wake = Wake()
     wake.close()
-    wake.ring()
+    assert wake.ring() is None
 
 
 @pytest.mark.parametrize("step", ["read", "write", "misc"])
