@@ -32,6 +32,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("ort-ref", r"reference-.*onnxruntime"),
     ("ort-cpp", r"cpp-.*onnxruntime|onnxruntime"),
     ("tensorflow", r"reference-.*-tf|tensorflow"),
+    ("llama.cpp-openvino", r"llama\.cpp-openvino"),
+    ("llama.cpp", r"q[0-9]_k_m vulkan"),
     ("openvino", r"openvino|openarc|raincandy|npu acceleration library"),
     ("transformers", r"transformers|hf[ -]eager|hugging ?face|huggingface"),
     ("llama.cpp", r"llama\.cpp|gguf|q[0-9]_k|q8_0|q4_0|yzma|vulkan"),
@@ -42,6 +44,7 @@ _RULES: tuple[tuple[str, str], ...] = (
 RELATIVES = {
     "ollama": "ggml",
     "llama.cpp": "ggml",
+    "llama.cpp-openvino": "openvino",
     "lmstudio": "ggml",
     "mlc": "compiled-llm",
     "vllm": "compiled-llm",
