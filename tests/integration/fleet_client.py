@@ -11,6 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.mqtt.ended import end
 from tests.mqtt.payloads import validate
 from tests.mqtt.signed import command_text, signed
 
@@ -92,8 +93,7 @@ class FleetClient:
         end_s = time.monotonic() + timeout_s
         while not found and time.monotonic() < end_s:
             time.sleep(0.02)
-        client.disconnect()
-        client.loop_stop()
+        end(client)
         return json.loads(found[0])
 
     def command(self, name: str, args: dict | None = None, **fields) -> str:
@@ -121,5 +121,4 @@ class FleetClient:
 
     def close(self) -> None:
         assert self.errors == []
-        self.client.disconnect()
-        self.client.loop_stop()
+        end(self.client)

@@ -17,6 +17,7 @@ from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
 from tests.broker import Broker
+from tests.mqtt.ended import end
 
 pytestmark = pytest.mark.broker
 
@@ -93,9 +94,7 @@ class Peer:
         self.client._reset_sockets()
 
     def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-        self.client._reset_sockets()  # paho forgets them where it was disconnected by the broker
+        end(self.client)
 
 
 def until(condition, timeout_s=15.0):
