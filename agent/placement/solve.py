@@ -24,8 +24,8 @@ from agent.placement.problem import Floats, Problem
 from agent.placement.tuning import Ablation, Tuning
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
-DEFAULT_EFFORT = 150_000_000
-"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.7 s of one core."""
+DEFAULT_EFFORT = 120_000_000
+"""Budget when none is given: a count, not a time, so that equal seeds give equal bytes; about 0.6 s of one core."""
 DEFAULT_RANDOM = 200_000
 EXACT_LABELS = 400_000
 EXACT_COMPARISONS = 5_000_000_000
@@ -163,7 +163,7 @@ def solve(
         method: pgsam, exact, greedy, random, or single:NAME with the name (or index) of an accelerator.
         seed: of the search; the same seed and count budget give the same bytes.
         evaluations: assignments (or partial ones) to score, rounded up to a whole turn of the search; None takes a
-            default effort that is about 0.7 s of one core.
+            default effort that is about 0.6 s of one core.
         budget_s: seconds by `clock` instead; then equal seeds need not give equal bytes.
         clock: monotonic seconds, needed with `budget_s`.
         warm: assignments to start from, for method pgsam; those that use a forbidden pair are left out.
