@@ -51,10 +51,14 @@ class KvPool:
         else:  # private and anonymous, so that `release` really hands the pages back
             self._memory = mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._all = np.frombuffer(self._memory, kv_type).reshape(count, *shape)
+        self._rows: dict[tuple[int, int], KvRows] = {}
 
     def rows_of(self, first: int, count: int) -> KvRows:
-        """Buffers of `count` neighbouring rows, one for each layer's keys and values."""
-        return KvRows(self._all[:, first : first + count], first, count)
+        """Buffers of `count` neighbouring rows, one for each layer's keys and values; the same ones every time."""
+        found = self._rows.get((first, count))
+        if found is None:
+            found = self._rows[first, count] = KvRows(self._all[:, first : first + count], first, count)
+        return found
 
     def copy(self, origin: int, target: int, length: int) -> None:
         """Make the first `length` positions of a row those of another one."""
