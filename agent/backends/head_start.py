@@ -16,6 +16,8 @@ from typing import Final
 
 _THREAD_VARIABLES: Final = ("OMP_", "KMP_", "GOMP_", "ORT_", "OPENBLAS_", "MKL_", "TF_", "PYTHON", "LD_PRELOAD")
 """Prefixes of variables that change a runtime's threads, logging or imports behind the profile's back."""
+_TUNABLES: Final = "GLIBC_TUNABLES"
+_HUGE_PAGES: Final = "glibc.malloc.hugetlb"
 END_S: Final = 5.0
 """How long the end of a killed process is awaited."""
 
@@ -29,6 +31,17 @@ def environment(inherited: dict[str, str], threads: int) -> dict[str, str]:
     kept["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     kept["PYTHONSAFEPATH"] = "1"
     return kept
+
+
+def with_huge_pages(variables: dict[str, str]) -> dict[str, str]:
+    """The same environment for a process that reads all its weights at every step: the C library asks for pages of 2 MB.
+
+    With 4 kB pages a token took up to 15 % longer, by where the weights came to lie. What an owner set stays.
+    """
+    set_already = variables.get(_TUNABLES, "")
+    if _HUGE_PAGES in set_already:
+        return variables
+    return {**variables, _TUNABLES: ":".join(filter(None, (set_already, f"{_HUGE_PAGES}=1")))}
 
 
 def start_probe(timeout_s: float) -> subprocess.Popen[bytes]:

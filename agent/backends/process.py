@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from agent.backends.head_start import Spare, environment
+from agent.backends.head_start import Spare, environment, with_huge_pages
 from agent.errors import LaneDied
 from agent.ports import LaneSpec
 
@@ -110,12 +110,15 @@ class Child:
 
 
 def _started(spec: LaneSpec, fds: tuple[int, int], program: str) -> subprocess.Popen[bytes]:
+    variables = environment(dict(os.environ), spec.threads)
+    if program != WORKER:
+        variables = with_huge_pages(variables)
     descriptors = ["--channel", str(fds[0]), "--vitals", str(fds[1])]
     try:
         return subprocess.Popen(
             [sys.executable, "-m", program, *descriptors, *arguments(spec)], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=fds,
-            env=environment(dict(os.environ), spec.threads), start_new_session=True,
+            env=variables, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise LaneDied(f"{spec.accelerator}: its process cannot be started: {error.strerror}") from error

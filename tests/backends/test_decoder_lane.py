@@ -53,6 +53,12 @@ def test_a_folder_is_loaded_as_ordered_and_reported(watched):
     assert until(lambda: watched.lane.vitals() is not None)
 
 
+def test_its_process_asks_for_large_pages(watched):
+    watched.lane.load(ORDER).result(PATIENCE_S)
+    asked = Path(f"/proc/{watched.lane.pid()}/environ").read_bytes().split(b"\0")
+    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in asked
+
+
 def test_a_folder_that_cannot_be_loaded_is_refused_and_the_process_lives(watched):
     order = DecoderOrder("damaged", None, 1, rows=4, context=64, prefix_bytes=0, max_waiting=2)
     with pytest.raises(ModelLoadFailed, match="damaged: no weights"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.backends import process
 from agent.backends.artifact import LoadOrder, SimulatedUnit
 from agent.backends.faults import Faults, spoil
+from agent.backends.head_start import with_huge_pages
 from agent.backends.simulated import HeatModel
 
 UNIT = SimulatedUnit(
@@ -100,6 +101,18 @@ def test_the_environment_keeps_the_drivers_variables_and_loses_the_thread_ones()
 
     assert (kept["PATH"], kept["ADSP_LIBRARY_PATH"], kept["OMP_NUM_THREADS"]) == ("/bin", "/dsp", "3")
     assert not {"LD_PRELOAD", "ORT_LOGGING", "PYTHONSTARTUP"} & set(kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_large_pages_are_asked_for_unless_the_owner_said_otherwise(given: dict[str, str], wanted: str) -> None:
+    assert with_huge_pages({"PATH": "/bin", **given}) == {"PATH": "/bin", "GLIBC_TUNABLES": wanted}
 
 
 def test_an_order_survives_its_message() -> None:
