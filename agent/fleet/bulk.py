@@ -20,6 +20,8 @@ RowKey = tuple[str, str, int, str, int]
 StreamKey = tuple[str, str, int, str]
 StreamChange = tuple[int, int, int]
 """Highest number seen, rows that are new, rows told to be lost."""
+Session = tuple[bool, int, int, str]
+"""Whether online, boot, connection, and what the birth said; a will says nothing (empty)."""
 
 _BOARD_COLUMNS = "tenant, board, first_s, heard_s, online, boot, conn, state_s, state, latest, labels"
 _HEARD = (
@@ -28,6 +30,7 @@ _HEARD = (
 )
 _ROW_COLUMNS = "tenant, board, boot, cls, seq, at_s, payload"
 _STREAM_COLUMNS = "tenant, board, boot, cls, top, stored, lost, changed_s"
+_NOT_OLDER = "(qeil_boards.boot, qeil_boards.conn) <= ({0}, {1})"
 _MOVED = (
     "ON CONFLICT (tenant, board, boot, cls) DO UPDATE SET top = {greater}(qeil_streams.top, excluded.top),"
     " stored = qeil_streams.stored + excluded.stored, lost = qeil_streams.lost + excluded.lost,"
@@ -48,6 +51,10 @@ class Bulk(Protocol):
 
     def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
         """Count rows up."""
+        ...
+
+    def sessions(self, db: Connection, found: Mapping[BoardKey, Session], now_s: float) -> None:
+        """Births and wills of boards that are there; those of older sessions change nothing."""
         ...
 
 
@@ -90,6 +97,18 @@ class PostgresBulk:
         )
         db.exec_driver_sql(statement, {**_lines("tbocmsl", found), "now": now_s})
 
+    def sessions(self, db: Connection, found: Mapping[BoardKey, Session], now_s: float) -> None:
+        """As in `Bulk`."""
+        if not found:
+            return
+        statement = (
+            "UPDATE qeil_boards SET online = x.a::boolean, boot = x.o::bigint, conn = x.c::bigint, state_s = %(now)s,"  # noqa: S608
+            f" state = coalesce(nullif(x.s, ''), state) FROM {_table('tbaocs')} WHERE tenant = x.t AND board = x.b"
+            f" AND {_NOT_OLDER.format('x.o::bigint', 'x.c::bigint')}"
+        )
+        lines = _lines("tbaocs", sorted((*key, *session) for key, session in found.items()))
+        db.exec_driver_sql(statement, {**lines, "now": now_s})
+
 
 class SqliteBulk:
     """Rows one by one."""
@@ -119,6 +138,16 @@ class SqliteBulk:
         )
         if changes:
             db.exec_driver_sql(statement, [(*key, *change, now_s) for key, change in sorted(changes.items())])
+
+    def sessions(self, db: Connection, found: Mapping[BoardKey, Session], now_s: float) -> None:
+        """As in `Bulk`."""
+        statement = (
+            "UPDATE qeil_boards SET online = ?, boot = ?, conn = ?, state_s = ?, state = coalesce(nullif(?, ''), state)"  # noqa: S608
+            f" WHERE tenant = ? AND board = ? AND {_NOT_OLDER.format('?', '?')}"
+        )
+        values = [(a, o, c, now_s, text, *key, o, c) for key, (a, o, c, text) in sorted(found.items())]
+        if values:
+            db.exec_driver_sql(statement, values)
 
 
 def _inserted(cursor: Any, statement: str, values: tuple[object, ...]) -> bool:

@@ -122,11 +122,13 @@ class Consumer:
             return None
 
     def _collect(self, wait_s: float) -> list[Inbound]:
+        """The first, what comes within WAIT_S of it, and all that waits then."""
         batch: list[Inbound] = []
         try:
             batch.append(self._inbox.get(timeout=wait_s))
+            until_s = self._clock.monotonic_s() + WAIT_S
             while len(batch) < BATCH:
-                batch.append(self._inbox.get(timeout=WAIT_S if len(batch) < BATCH // 10 else 0.0))
+                batch.append(self._inbox.get(timeout=max(0.0, until_s - self._clock.monotonic_s())))
         except queue.Empty:
             pass
         return batch

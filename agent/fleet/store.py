@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, tuple_
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import ConfigError, StorageError
 from agent.fleet import tables
-from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, SqliteBulk, StreamChange, StreamKey
+from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, Session, SqliteBulk, StreamChange, StreamKey
 from agent.fleet.messages import BoardKey, Rows, Told, gap
 
 FINAL = ("ok", "failed", "rejected", "expired")
@@ -123,8 +123,7 @@ class Store:
                 others[columns[message.kind]][message.board] = _text(message.document)
         for column, texts in others.items():
             self._set(db, column, texts)
-        for board, document in sorted(states.items()):
-            self._state(db, board, document, now_s)
+        self._bulk.sessions(db, {board: _session(document) for board, document in states.items()}, now_s)
 
     def _settled(self, db: Connection, message: Told, now_s: float) -> None:
         """What became of a desired state that was sent from here."""
@@ -137,18 +136,6 @@ class Store:
                 .where(table.c.id == key, table.c.status.not_in(FINAL))
                 .values(status=status, answer=_text(message.document), changed_s=now_s)
             )
-
-    def _state(self, db: Connection, board: BoardKey, document: dict[str, Any], now_s: float) -> None:
-        """Birth or will; of an older session it changes nothing. A will keeps what the birth said of the board."""
-        table = tables.boards
-        age, online = _age(document)[:2], bool(document["online"])
-        not_older = tuple_(table.c.boot, table.c.conn) <= tuple_(*age)
-        values: dict[str, Any] = {"online": online, "boot": age[0], "conn": age[1], "state_s": now_s}
-        if online:
-            values["state"] = _text(document)
-        db.execute(
-            table.update().where(table.c.tenant == board[0], table.c.board == board[1], not_older).values(values)
-        )
 
     def _answers(self, db: Connection, said: Sequence[Rows], told: Sequence[Told], now_s: float) -> None:
         """Where commands stand, from responses and, for sure, from event rows."""
@@ -194,6 +181,12 @@ def _newest(said: Sequence[Rows]) -> dict[BoardKey, str]:
 
 def _age(document: Mapping[str, Any]) -> tuple[int, int, bool]:
     return int(document["boot"]), int(document["conn"]), not document["online"]
+
+
+def _session(document: Mapping[str, Any]) -> Session:
+    """A will keeps what the birth said of the board."""
+    online = bool(document["online"])
+    return online, int(document["boot"]), int(document["conn"]), _text(document) if online else ""
 
 
 def _text(document: Mapping[str, Any]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import queue
 
 import pytest
 
 from agent.errors import StorageError
 from agent.fleet import consumer as module
-from agent.fleet.consumer import Consumer
+from agent.fleet.consumer import WAIT_S, Consumer
 from agent.fleet.messages import Rows
 from agent.fleet.store import Stored
 from agent.mqtt.inbound import Inbound
@@ -104,3 +105,20 @@ def test_a_broker_that_sends_more_than_it_may_is_held_back_and_then_not_obeyed(l
     assert consumer.counters["dropped"] == 2
     consumer.round(0.0)
     assert len([entry for entry in log if entry[0] == "puback"]) == 4
+
+
+def test_a_batch_does_not_wait_for_messages_that_keep_trickling_in(log):
+    clock = FakeClock()
+
+    class Trickle:
+        """A message comes five milliseconds after somebody begins to wait, and none is there before."""
+
+        def get(self, timeout: float) -> Inbound:
+            clock.advance(min(0.005, timeout))
+            if timeout < 0.005:
+                raise queue.Empty
+            return message(log, round(clock.now_s * 1000))
+
+    consumer = Consumer(Sink(log), lambda *_: True, clock, 1000)
+    consumer._inbox = Trickle()
+    assert 2 <= consumer.round(0.01) <= 1 + WAIT_S / 0.005
