@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from agent.schema.base import FileModel, Name, Quantity
 from agent.schema.workload import Family, Precision, Routine
 
 AcceleratorKind = Literal["cpu", "gpu", "npu", "tpu", "dla"]
+NVPMODEL_TABLE = "etc/nvpmodel.conf"
 
 
 class Match(FileModel):
@@ -123,20 +124,23 @@ class OperatingPoint(FileModel):
 class Actuator(FileModel):
     """Where the agent may set an accelerator's operating point; used only where the policy allows it."""
 
-    kind: Literal["cpufreq", "power_cap"] = Field(
-        description="cpufreq: highest clock, the point's clock_share of the fastest; power_cap: the point's power_cap_w"
+    kind: Literal["cpufreq", "power_cap", "nvpmodel"] = Field(
+        description="cpufreq: highest clock, the point's clock_share of the fastest; power_cap: the point's "
+        "power_cap_w; nvpmodel: the Jetson's power mode that bears the point's name, which holds for the whole module"
     )
     path: str = Field(
         description="below /: for cpufreq folders with a scaling_max_freq, for power_cap files in microwatts; "
-        "a * stands for any part of one name"
+        "a * stands for any part of one name; for nvpmodel its table, etc/nvpmodel.conf"
     )
 
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, path: str) -> str:
-        if not path.startswith("sys/") or ".." in path.split("/"):
-            raise ValueError("must lie below sys/, without a leading slash")
-        return path
+    @model_validator(mode="after")
+    def _inside(self) -> Actuator:
+        if self.kind == "nvpmodel":
+            if self.path != NVPMODEL_TABLE:
+                raise ValueError(f"path must be {NVPMODEL_TABLE} for nvpmodel")
+        elif not self.path.startswith("sys/") or ".." in self.path.split("/"):
+            raise ValueError("path must lie below sys/, without a leading slash")
+        return self
 
 
 class Accelerator(FileModel):

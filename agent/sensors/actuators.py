@@ -41,7 +41,7 @@ class SysfsActuator:
         self._reader = SysfsReader(root)
         self._points = {p.name: p for p in accelerator.operating_points if self._lower(p)}
         self._now = ""
-        self.problem = self._put_back(self._remembered())
+        self.problem = self._put_back(_remembered(self._memo))
         self._settings = self._found()
 
     def points(self) -> tuple[OperatingPoint, ...]:
@@ -64,14 +64,14 @@ class SysfsActuator:
         if why:
             return why
         for setting in self._settings:
-            why = self._write(setting.path, self._value(setting, point))
+            why = _write(self._reader, setting.path, self._value(setting, point))
             if why:
                 self.problem = why
                 self._put_back({s.path: s.original for s in self._settings})
                 return why
         self._now = point
         if not point:
-            self._forget()
+            _forget(self._memo)
         return ""
 
     def restore(self) -> str:
@@ -118,24 +118,6 @@ class SysfsActuator:
 
     # ------------------------------------------------------------------ files
 
-    def _write(self, path: str, value: int) -> str:
-        try:
-            descriptor = os.open(self._root / path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, f"{value}\n".encode())
-            finally:
-                os.close(descriptor)
-        except PermissionError:
-            return _denied(self._shown(path))
-        except OSError as error:
-            return f"{self._shown(path)}: could not be set to {value}: {os.strerror(error.errno or 0).lower()}"
-        read = self._reader.read_int(path)
-        if isinstance(read, Missing):
-            return read.text()
-        if not value * (1.0 - CLOCK_STEP) <= read <= value:
-            return f"{self._shown(path)}: was set to {value} and reads {read}: another program or the firmware holds it"
-        return ""
-
     def _remember(self) -> str:
         """Why the values found could not be kept, which a crash would leave changed for good; "" when they are."""
         fresh = self._memo.with_suffix(".new")
@@ -150,26 +132,58 @@ class SysfsActuator:
             return f"{self._memo}: {cause}; the clock stays, because a crash would leave it changed"
         return ""
 
-    def _forget(self) -> None:
-        with suppress(OSError):  # a disk that takes nothing; what is kept is what is set now
-            self._memo.unlink(missing_ok=True)
-
-    def _remembered(self) -> Mapping[str, int]:
-        with suppress(OSError, ValueError):
-            kept = json.loads(self._memo.read_text())
-            if isinstance(kept, dict):
-                return {p: v for p, v in kept.items() if isinstance(v, int) and p.startswith("sys/") and ".." not in p}
-        return {}
-
     def _put_back(self, values: Mapping[str, int]) -> str:
-        whys = [self._write(path, value) for path, value in values.items()]
-        why = next((w for w in whys if w), "")
-        if not why:
-            self._forget()
-        return why
+        return _put_back(self._reader, self._memo, values)
 
     def _shown(self, path: str) -> str:
         return str(self._root / path)
+
+
+def put_back_files(root: Path, memo: Path) -> str:
+    """Write back the values that `memo` keeps and remove it; why it could not, in one line, or ""."""
+    return _put_back(SysfsReader(root), memo, _remembered(memo))
+
+
+def _put_back(reader: SysfsReader, memo: Path, values: Mapping[str, int]) -> str:
+    whys = [_write(reader, path, value) for path, value in values.items()]
+    why = next((w for w in whys if w), "")
+    if not why:
+        _forget(memo)
+    return why
+
+
+def _write(reader: SysfsReader, path: str, value: int) -> str:
+    """Set one file and read it back; why it does not hold the value, or ""."""
+    shown = str(reader.root / path)
+    try:
+        descriptor = os.open(shown, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, f"{value}\n".encode())
+        finally:
+            os.close(descriptor)
+    except PermissionError:
+        return _denied(shown)
+    except OSError as error:
+        return f"{shown}: could not be set to {value}: {os.strerror(error.errno or 0).lower()}"
+    read = reader.read_int(path)
+    if isinstance(read, Missing):
+        return read.text()
+    if not value * (1.0 - CLOCK_STEP) <= read <= value:
+        return f"{shown}: was set to {value} and reads {read}: another program or the firmware holds it"
+    return ""
+
+
+def _remembered(memo: Path) -> Mapping[str, int]:
+    with suppress(OSError, ValueError):
+        kept = json.loads(memo.read_text())
+        if isinstance(kept, dict):
+            return {p: v for p, v in kept.items() if isinstance(v, int) and p.startswith("sys/") and ".." not in p}
+    return {}
+
+
+def _forget(memo: Path) -> None:
+    with suppress(OSError):  # a disk that takes nothing; what is kept is what is set now
+        memo.unlink(missing_ok=True)
 
 
 def _denied(path: str) -> str:

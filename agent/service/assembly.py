@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
-from agent.schema.device import DeviceProfile
+from agent.schema.device import Accelerator, DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry, Settings
-from agent.sensors.actuators import SysfsActuator
+from agent.sensors import power_modes
+from agent.sensors.actuators import SysfsActuator, put_back_files
+from agent.sensors.power_modes import PowerModeActuator
 from agent.service.board import Board, make_board
 from agent.service.calibration import calibration
 from agent.service.detection import detect
@@ -86,17 +88,36 @@ def _slug(path: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-")
 
 
-def actuators(profile: DeviceProfile, state_dir: Path, root: Path = Path("/")) -> dict[str, SysfsActuator]:
+def actuators(
+    profile: DeviceProfile, state_dir: Path, root: Path = Path("/")
+) -> dict[str, SysfsActuator | PowerModeActuator]:
     """What sets operating points, by accelerator, where the profile says how; puts back what a crash left."""
-    found = {
-        a.name: SysfsActuator(a, root, state_dir / f"operating-point.{_slug(a.actuator.path)}.json")
+    memos = {
+        a.name: state_dir / f"operating-point.{_slug(a.actuator.path)}.json"
         for a in profile.accelerators
         if a.actuator is not None
     }
+    for memo in sorted(set(state_dir.glob("operating-point.*.json")) - set(memos.values())):
+        left = put_back_left(root, memo)
+        _log.info("an operating point that a former profile set is put back", file=str(memo), problem=left)
+    found = {a.name: _actuator(a, root, memos[a.name]) for a in profile.accelerators if a.actuator is not None}
     for name, actuator in found.items():
         plans = {point.name: actuator.plan(point.name) for point in actuator.points()}
         _log.info("operating points that the policy may use", accelerator=name, plans=plans, problem=actuator.problem)
     return found
+
+
+def _actuator(accelerator: Accelerator, root: Path, memo: Path) -> SysfsActuator | PowerModeActuator:
+    assert accelerator.actuator is not None  # noqa: S101  (the caller chose those that have one)
+    if accelerator.actuator.kind == "nvpmodel":
+        return PowerModeActuator(accelerator, root, memo)
+    return SysfsActuator(accelerator, root, memo)
+
+
+def put_back_left(root: Path, memo: Path) -> str:
+    """Undo what a run under another profile set and a crash left; why it could not, or ""."""
+    mode = power_modes.remembered_mode(memo)
+    return put_back_files(root, memo) if mode is None else power_modes.put_back(root, mode, memo)
 
 
 def last_good_policy(path: Path, state_dir: Path, safe: bool = False) -> FoundPolicy:

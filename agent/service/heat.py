@@ -46,7 +46,7 @@ class PointActuator(Protocol):
         """Those below the fastest, the fastest first; none where it cannot set any."""
 
     def set(self, point: str) -> str:
-        """Set one, "" for the fastest; why it could not, in one line, or ""."""
+        """Set one, or begin to, "" for the fastest; why it could not, in one line, or ""; called every tick."""
 
     def restore(self) -> str:
         """Put back what was found at the start; why it could not, or ""."""
@@ -121,15 +121,13 @@ class HeatWatch:
     def apply(self, policy: Policy, conditions: ConditionBook, wall_s: float) -> None:
         """Set what was decided last; an actuator that cannot is told of and left alone."""
         rule = policy.thermal.forecast
-        if rule is None or not rule.operating_points:
-            self.restore()
-            return
-        verdicts = self.decision.verdicts if self.decision is not None else {}
+        allowed = rule is not None and rule.operating_points
+        verdicts = self.decision.verdicts if self.decision is not None and allowed else {}
         for name, actuator in self.actuators.items():
             verdict = verdicts.get(name)
             why = actuator.set(verdict.operating_point if verdict is not None else "")
             kind = f"operating_point:{name}"
-            if why:
+            if why and allowed:
                 conditions.set(kind, why, f"{name} is paced instead of slowed", "see the cause", wall_s)
             else:
                 conditions.clear(kind)

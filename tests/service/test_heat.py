@@ -203,7 +203,18 @@ def test_operating_points_are_left_alone_where_the_policy_does_not_allow_them():
     clocks = Clocks()
     world = with_clocks(clocks)
     world.work(300, "gpu0")
-    assert clocks.told == []
+    assert clocks.told == [""]
+
+
+def test_a_policy_that_no_longer_allows_points_has_the_fastest_set_again_and_tells_of_no_actuator():
+    clocks = Clocks()
+    world = with_clocks(clocks, operating_points=True)
+    world.work(400, "gpu0")
+    clocks.problem = "max_freq: not allowed"
+    world.supervisor._state.current = with_clocks(clocks).supervisor._state.current
+    world.work(2, "gpu0")
+    assert clocks.told[-2:] == ["slow", ""]
+    assert all(c.type != "operating_point:gpu0" for c in world.supervisor.conditions.all())
 
 
 def test_an_actuator_that_cannot_is_a_condition_and_the_lane_is_paced():
