@@ -93,7 +93,7 @@ def test_the_manual_names_every_command(recipe):
 def test_every_runtime_dependency_is_vendored_or_debians(recipe):
     text = (ROOT / "pyproject.toml").read_text()
     needed = re.findall(r'^    "([A-Za-z0-9-]+)', text.partition("dependencies = [")[2].partition("]")[0], re.MULTILINE)
-    debian = {name.strip().split()[0].removeprefix("python3-") for name in recipe.DEPENDS.split(",")}
+    debian = {name.strip().split()[0].removeprefix("python3-") for name in f"{recipe.DEPENDS}, {recipe.RECOMMENDS}".split(",")}
     alias = {"pyyaml": "yaml", "pynacl": "nacl"}
     for name in needed:
         assert alias.get(name, name) in debian | set(recipe.PURE) | set(recipe.COMPILED), name
