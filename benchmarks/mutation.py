@@ -28,14 +28,24 @@ TESTS = {
     "thermal_model": ["tests/control/test_predictive_governor.py"],
     "predictive_governor": ["tests/control/test_predictive_governor.py"],
     "lane_health": ["tests/control/test_lane_health.py", "tests/control/test_deciders.py"],
-    "fault_detector": ["tests/control"],
+    "fault_detector": ["tests/control/test_deciders.py", "tests/control/test_lane_health.py"],
     "admission": ["tests/control/test_deciders.py"],
     "routing": ["tests/control/test_deciders.py"],
     "lifecycle": ["tests/control/test_deciders.py"],
     "fallback": ["tests/control/test_deciders.py"],
+    "verdict": ["tests/control/test_deciders.py"],
     "canary": ["tests/control/test_canary.py"],
     "degradation": ["tests/control/test_degradation.py"],
     "safe_mode": ["tests/service/test_starts.py"],
+    "lane_drift": ["tests/control/test_lane_drift.py"],
+    "board_memory": ["tests/control/test_board_memory.py"],
+    "load_estimate": ["tests/control/test_load_estimate.py"],
+    "energy_share": ["tests/control/test_energy_share.py"],
+    "input_guard": ["tests/control/test_guards.py", "tests/control/test_deciders.py"],
+    "input_statistics": ["tests/control/test_guards.py"],
+    "model_guard": ["tests/control/test_guards.py"],
+    "squeeze": ["tests/control/test_squeeze.py"],
+    "text_guard": ["tests/control/test_text_guard.py"],
     "worse": ["tests/control/test_worse.py"],
 }
 QUICK = ("thermal_governor", "lane_health")
@@ -81,7 +91,7 @@ def mutants(module: str) -> list[Mutant]:
 
 
 def noticed(mutant: Mutant, copy_of: Path) -> bool:
-    """Whether a test fails; a hang counts as noticed."""
+    """Whether a test of its module fails; a hang counts as noticed."""
     path = copy_of / f"agent/control/{mutant.module}.py"
     original = path.read_text()
     path.write_text(mutant.source)
@@ -116,6 +126,8 @@ def main() -> int:
             else:
                 shutil.copy(source, copy_of / name)
         for module in modules:
+            if noticed(Mutant(module, 0, "nothing", (ROOT / f"agent/control/{module}.py").read_text()), copy_of):
+                sys.exit(f"{module}: its tests fail without any change; mend that first")
             some = mutants(module)
             stride = 3 if given.quick else max(1, -(-len(some) // given.limit))
             chosen = some[::stride]

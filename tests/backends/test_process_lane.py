@@ -51,6 +51,13 @@ def test_a_segmentation_fault_costs_the_lane_only(process_rig: Rig, models: Mode
         process_rig.run(lane, {"x": ramp()})
 
 
+def test_a_crash_dumps_no_memory_which_would_delay_the_end_of_the_channel(process_rig: Rig, models: Models) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.add_one)
+
+    assert int(Path(f"/proc/{lane.pid()}/coredump_filter").read_text(), 16) == 0x10
+
+
 def test_a_stopped_process_costs_the_deadline_and_keeps_its_slots(process_rig: Rig, models: Models) -> None:
     lane = process_rig.lane()
     process_rig.load(lane, models.add_one)

@@ -89,6 +89,7 @@ def test_tensors_as_declared_pass():
         ({"image": None}, "missing", "FP32 [-1, 3]"),
         ({"imagee": np.ones(1)}, "unknown", "did you mean 'image'"),
         ({"zzz": np.ones(1)}, "unknown", "it takes image, scale"),
+        ({"image": None, "scale": None, "a": np.ones(1), "b": np.ones(1)}, "unknown", "no input 'a'"),
         ({"image": np.ones((2, 3))}, "datatype", "float64"),
         ({"image": np.ones((2, 4), np.float32)}, "shape", "[2, 4], expected FP32 [-1, 3]"),
         ({"image": np.ones((3,), np.float32)}, "shape", "[3]"),

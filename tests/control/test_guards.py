@@ -65,6 +65,16 @@ def test_the_range_is_widened_by_a_quarter_on_both_sides():
     assert stats.outside(known, np.array([-9.0, 5.01])) == -9.0
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_an_input_with_one_value_that_is_not_finite_has_no_features(odd):
+    assert stats.features(np.array([1.0, odd, 2.0])) is None
+
+
+def test_the_seven_numbers_are_mean_deviation_ends_zeros_steps_and_how_much_lies_at_the_ends():
+    values = np.array([0.0, 1.0, 4.0, 4.0, 2.0])
+    assert stats.features(values).tolist() == pytest.approx([2.2, 1.6, 0.0, 4.0, 0.2, 1.5, 0.6])
+
+
 def test_an_input_of_one_element_has_features():
     assert stats.features(np.array([3.0])).tolist() == [3.0, 0.0, 3.0, 3.0, 0.0, 0.0, 1.0]
     assert stats.features(np.array([True, False])).tolist()[4] == 0.5

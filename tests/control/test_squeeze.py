@@ -42,6 +42,13 @@ def test_the_median_removes_single_points_and_keeps_areas(layout):
     assert squeeze.smoothed(x, layout).shape == x.shape
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_median_is_taken_over_rows_and_columns_and_not_over_channels(layout):
+    planes = np.stack([np.full((8, 8), value, np.float32) for value in (0.0, 1.0, 5.0)])
+    x = planes[None] if layout == "NCHW" else np.moveaxis(planes, 0, -1)[None]
+    np.testing.assert_array_equal(squeeze.smoothed(x, layout, 3), x)
+
+
 def test_both_squeezed_inputs_keep_everything_that_is_no_picture():
     inputs = {"x": np.random.default_rng(1).random((1, 3, 8, 8)).astype(np.float32), "n": np.array([3])}
     bits, smooth = squeeze.squeezed(inputs)
