@@ -65,7 +65,8 @@ def test_upgrades_ask_before_they_overwrite_anything_under_etc(tree):
 def test_removal_leaves_state_and_purge_does_not(tree):
     scripts = {name: (tree / "DEBIAN" / name).read_text() for name in ("postinst", "prerm", "postrm")}
     before, _, after = scripts["postrm"].partition('if [ "$1" = purge ]')
-    assert "/var/lib/qeil" not in before + scripts["prerm"] + scripts["postinst"]
+    for line in (before + scripts["prerm"] + scripts["postinst"]).splitlines():
+        assert not ("rm -r" in line and "/var/lib" in line), line
     assert "/var/lib/qeil" in after.partition("fi\n")[0]
 
 
@@ -93,10 +94,39 @@ def test_the_manual_names_every_command(recipe):
 def test_every_runtime_dependency_is_vendored_or_debians(recipe):
     text = (ROOT / "pyproject.toml").read_text()
     needed = re.findall(r'^    "([A-Za-z0-9-]+)', text.partition("dependencies = [")[2].partition("]")[0], re.MULTILINE)
-    debian = {name.strip().split()[0].removeprefix("python3-") for name in f"{recipe.DEPENDS}, {recipe.RECOMMENDS}".split(",")}
+    debian = {
+        name.strip().split()[0].removeprefix("python3-") for name in f"{recipe.DEPENDS}, {recipe.RECOMMENDS}".split(",")
+    }
     alias = {"pyyaml": "yaml", "pynacl": "nacl"}
     for name in needed:
         assert alias.get(name, name) in debian | set(recipe.PURE) | set(recipe.COMPILED), name
+
+
+@pytest.mark.parametrize(("was", "calls"), [("enabled", 1), ("disabled", 0)])
+def test_removed_and_installed_again_the_service_is_as_it_was(was, calls, tmp_path):
+    (tmp_path / "var/lib/qeil").mkdir(parents=True)
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    (tmp_path / "usr/lib/qeil").mkdir(parents=True)
+    (tmp_path / "state").write_text(was)
+    (tmp_path / "bin").mkdir()
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.write_text(
+        f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\ncase $1 in disable|enable) echo "$1d" > {tmp_path}/state;;\n'
+        f"is-enabled) grep -q enabled {tmp_path}/state;; esac\n"
+    )
+    for name in ("systemd-sysusers", "systemd-tmpfiles"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+    for file in (tmp_path / "bin").iterdir():
+        file.chmod(0o755)
+
+    for script, arguments in (("prerm", ["remove"]), ("postinst", ["configure", "1.0"])):
+        text = re.sub(r"/(?=var/lib/|run/systemd|usr/lib/)", f"{tmp_path}/", (FOLDER / script).read_text())
+        environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+        subprocess.run(["sh", "-c", text, script, *arguments], env=environment, check=True, capture_output=True)
+
+    assert (tmp_path / "calls").read_text().split().count("enable") == calls
+    assert (tmp_path / "calls").read_text().split().count("restart") == calls
+    assert not list((tmp_path / "var/lib/qeil").iterdir())
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed: apt-get install dpkg")
