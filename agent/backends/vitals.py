@@ -100,6 +100,10 @@ class VitalsPage:
         """Time that the next run has to wait for the pace; 0 where it may begin."""
         return (self._rest_until_ns - now_ns) / _NS_PER_S if self._rest_until_ns > now_ns else 0.0
 
+    def paced(self) -> bool:
+        """Whether it may be busy for a part of its time only."""
+        return self._reals[_PACE] < 1.0
+
     def beat(self, now_ns: int, rss_bytes: int) -> None:
         """Sign of life."""
         self._words[_RSS] = rss_bytes

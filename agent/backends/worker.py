@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from agent.backends import execution, segments
 from agent.backends.artifact import LoadOrder
+from agent.backends.eagerness import Eagerness
 from agent.backends.execution import Executor, LoadedSession
 from agent.backends.formats import Array
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
@@ -69,6 +70,7 @@ class Worker:
         self._models: dict[int, _Model] = {}
         self._loads: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
         self._over = threading.Event()
+        self._eagerness = Eagerness(channel.sock)
         self._handlers: dict[str, Callable[[Header, int | None], None]] = {
             "load": self._queue_load, "ring": self._ring, "unload": self._unload,
             "fault": self._fault,
@@ -80,9 +82,12 @@ class Worker:
         threading.Thread(target=self._load_models, name="loader", daemon=True).start()
         try:
             while True:
+                self._eagerness.wait()
                 packet, fd = self._channel.receive()
                 if packet[0] == RUN:
+                    self._eagerness.came(time.monotonic_ns())
                     self._run(unpack_run(packet), fd)
+                    self._eagerness.answered(time.monotonic_ns(), self._page.paced())
                     continue
                 header = parse(packet)
                 if header["k"] == "stop":
