@@ -12,8 +12,11 @@ GROWN_WINDOWS = 3
 GROWTH_BYTES = 64 * 2**20
 GROWTH_SHARE = 0.25
 SLOWER = 1.5
-"""Times as long as predicted, or as measured at first, from which a lane counts as slowed."""
+"""Times as long as measured at first, from which a lane counts as slowed."""
 QUICK_AGAIN = 1.2
+BEYOND = 3.0
+"""Times as long as predicted from which a prediction no longer describes the lane; predictions err by less."""
+WITHIN = 2.5
 SETTLED_S = 60.0
 
 
@@ -53,20 +56,38 @@ class LatencyDrift:
     slow_since_s: float | None = None
     factor: float = 1.0
     """The last reading over the first."""
+    beyond_since_s: float | None = None
+    beyond_factor: float = 1.0
+    """The last reading over the prediction."""
 
     def slowed(self, now_s: float) -> bool:
         """Whether it has been slow for long enough to be no mere burst."""
         return self.slow_since_s is not None and now_s - self.slow_since_s >= SETTLED_S
 
+    def beyond(self, now_s: float) -> bool:
+        """Whether it has been far beyond its prediction for as long: slow from the start, or predicted wrongly."""
+        return self.beyond_since_s is not None and now_s - self.beyond_since_s >= SETTLED_S
 
-def drifted(state: LatencyDrift | None, typical_s: float, now_s: float) -> LatencyDrift:
-    """Take in the median time of the recent calls."""
+
+def drifted(
+    state: LatencyDrift | None, typical_s: float, now_s: float, predicted_s: float | None = None
+) -> LatencyDrift:
+    """Take in the median time of the recent calls, and what was predicted for one."""
     if state is None:
-        return LatencyDrift(now_s)
+        state = LatencyDrift(now_s)
+    elif predicted_s is not None and predicted_s > 0:
+        state = _beside_prediction(state, typical_s / predicted_s, now_s)
     if state.first_s is None:
         return replace(state, first_s=typical_s) if now_s - state.since_s >= SETTLED_S else state
     first_s = min(state.first_s, typical_s)
     factor = typical_s / first_s if first_s > 0 else 1.0
     bound = SLOWER if state.slow_since_s is None else QUICK_AGAIN
     slow_since_s = None if factor < bound else now_s if state.slow_since_s is None else state.slow_since_s
-    return LatencyDrift(state.since_s, first_s, slow_since_s, factor)
+    return replace(state, first_s=first_s, slow_since_s=slow_since_s, factor=factor)
+
+
+def _beside_prediction(state: LatencyDrift, factor: float, now_s: float) -> LatencyDrift:
+    since_s = state.beyond_since_s
+    bound = BEYOND if since_s is None else WITHIN
+    since_s = None if factor < bound else now_s if since_s is None else since_s
+    return replace(state, beyond_since_s=since_s, beyond_factor=factor)

@@ -78,3 +78,44 @@ def test_the_first_figure_is_taken_when_the_lane_has_settled():
 def test_calls_that_take_no_time_are_no_drift():
     state = drifted(drifted(None, 0.0, 0.0), 0.0, SETTLED_S)
     assert drifted(state, 0.0, 2 * SETTLED_S).factor == 1.0
+
+
+def beside_prediction(*typical_s: float, predicted_s: float | None = 0.010):
+    """Readings a minute apart; the state and the time of the last."""
+    state, now_s = None, 0.0
+    for number, value in enumerate(typical_s):
+        now_s = number * SETTLED_S
+        state = drifted(state, value, now_s, predicted_s)
+    return state, now_s
+
+
+@pytest.mark.parametrize(("typical_s", "beyond"), [(0.029, False), (0.030, True), (0.031, True)])
+def test_three_times_the_prediction_for_a_minute_is_beyond_it(typical_s, beyond):
+    state, now_s = beside_prediction(0.010, typical_s, typical_s)
+    assert state.beyond(now_s) is beyond
+    assert state.beyond_factor == pytest.approx(typical_s / 0.010)
+    assert not state.beyond(now_s - 1)
+
+
+def test_a_burst_is_not_beyond_a_prediction():
+    state, now_s = beside_prediction(0.010, 0.050)
+    assert not state.beyond(now_s)
+    assert not beside_prediction(0.010, 0.050, 0.010, 0.050)[0].beyond(now_s)
+
+
+@pytest.mark.parametrize(("typical_s", "beyond"), [(0.026, True), (0.025, True), (0.024, False)])
+def test_a_prediction_holds_again_only_well_below_where_it_failed(typical_s, beyond):
+    state, now_s = beside_prediction(0.010, 0.040, 0.040, typical_s)
+    assert state.beyond(now_s) is beyond
+
+
+@pytest.mark.parametrize("predicted_s", [None, 0.0])
+def test_without_a_prediction_nothing_is_beyond_it(predicted_s):
+    state, now_s = beside_prediction(0.010, 0.5, 0.5, predicted_s=predicted_s)
+    assert not state.beyond(now_s)
+    assert (state.beyond_since_s, state.beyond_factor) == (None, 1.0)
+
+
+def test_what_was_measured_at_first_is_kept_beside_the_prediction():
+    state, now_s = beside_prediction(0.040, 0.040, 0.040)
+    assert (state.first_s, state.slowed(now_s), state.beyond(now_s)) == (0.040, False, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ class Keeper:
     name: str = "cpu"
     lane: Lane | None = field(default_factory=Lane)
     vitals: LaneVitals | None = None
-    models: dict[str, object] = field(default_factory=lambda: {"net": None})
+    models: dict[str, object] = field(
+        default_factory=lambda: {"net": SimpleNamespace(candidate=SimpleNamespace(predicted_s=0.012))}
+    )
 
 
 class Board:
@@ -172,7 +175,7 @@ def test_calls_that_stay_slower_are_shown_with_both_times(board):
     answer(0.010)
     for _ in range(3):
         board.look(SETTLED_S, 100)
-    answer(0.030)
+    answer(0.030)  # not three times what was predicted, but three times what it was
     board.look(1.0, 100)
     assert not board.shown
     board.look(SETTLED_S, 100)
@@ -180,6 +183,18 @@ def test_calls_that_stay_slower_are_shown_with_both_times(board):
     answer(0.010)
     board.look(1.0, 100)
     assert not board.shown
+
+
+def test_calls_far_beyond_their_prediction_are_shown_though_they_never_were_quicker(board):
+    for _ in range(600):
+        board.meters["net"].answered("cpu", 0.048, 0.048, None, "unknown", 0)
+    board.look(1.0, 100)
+    board.look(1.0, 100)
+    assert not board.shown
+    board.look(SETTLED_S, 100)
+    cause, _, mend = board.shown["slower:net:cpu"]
+    assert cause == "a call takes 48 ms, 4 times the 12 ms predicted"
+    assert "qeil calibrate" in mend
 
 
 def test_few_calls_are_no_typical_time(board):

@@ -163,21 +163,27 @@ class BoardWatch:
             "it will be refused memory in the end, and start again then",
             "tell whoever made the runtime; restarting the agent frees it",
         )  # fmt: skip
-        for model in keeper.models:
+        for model, entry in keeper.models.items():
             meter = self._meters.get(model)
             typical_s = meter.typical_s(keeper.name) if meter is not None else None
             if typical_s is not None:
-                self._latency(known, keeper.name, model, typical_s, now_s)
+                self._latency(known, keeper.name, model, typical_s, entry.candidate.predicted_s, now_s)
 
-    def _latency(self, known: _Lane, accelerator: str, model: str, typical_s: float, now_s: float) -> None:
-        drift = known.latency[model] = lane_drift.drifted(known.latency.get(model), typical_s, now_s)
+    def _latency(
+        self, known: _Lane, accelerator: str, model: str, typical_s: float, predicted_s: float | None, now_s: float
+    ) -> None:
+        before = known.latency.get(model)
+        drift = known.latency[model] = lane_drift.drifted(before, typical_s, now_s, predicted_s)
         cause = None
+        if drift.beyond(now_s) and predicted_s is not None:
+            told = f"{drift.beyond_factor:.2g} times the {predicted_s * 1e3:.3g} ms predicted"
+            cause = f"a call takes {typical_s * 1e3:.3g} ms, {told}"
         if drift.slowed(now_s) and drift.first_s is not None:
-            before = f"{drift.factor:.2g} times the {drift.first_s * 1e3:.3g} ms of before"
-            cause = f"a call takes {typical_s * 1e3:.3g} ms, {before}"
+            told = f"{drift.factor:.2g} times the {drift.first_s * 1e3:.3g} ms of before"
+            cause = f"a call takes {typical_s * 1e3:.3g} ms, {told}"
         self._show(
             f"slower:{model}:{accelerator}", cause, "deadlines and forecasts made from the earlier time may not hold",
-            "look for heat, other programs and larger inputs",
+            "look for heat, other programs and larger inputs; what never was quicker: qeil calibrate",
         )  # fmt: skip
 
     def _show(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
