@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.tables import print_table
+from agent.cli.tables import dash, print_table
 from agent.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.evaluation.questions.question import Questions
 
 FILES = ("gsm8k", "arc")
-GENERATED = ("arithmetic", "logic", "choice")
+GENERATED = ("arithmetic", "logic", "choice", "sums")
 DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
 
 
@@ -33,6 +33,8 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
 @click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="per question")
 @click.option("--max-tokens", type=click.IntRange(1, 65536), default=256, show_default=True, help="per sample")
 @click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.7, show_default=True)
+@click.option("--ask", type=click.Choice(["steps", "direct"]), default="steps", show_default=True,
+              help="for numbers: with the way to the answer, or the answer alone")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
               help="error probability that csvet certifies at")  # fmt: skip
 @click.option("--worth-j", type=click.FloatRange(0, min_open=True), help="joules that a right answer is worth")
@@ -100,10 +102,12 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
         "dataset": questions.name, "questions": len(questions.questions), "model": options["model"],
         "seed": options["seed"], "max_tokens": options["max_tokens"], "temperature": options["temperature"],
     }  # fmt: skip
+    if options["ask"] != "steps":
+        header["ask"] = options["ask"]  # left out otherwise: runs from before the option go on
     journal = Journal(options["out"], header)
     try:
         with _Progress() as progressed:
-            run(questions, endpoint, journal, options["samples"], options["seed"], progressed)
+            run(questions, endpoint, journal, options["samples"], options["seed"], progressed, options["ask"])
         results = document.answered(questions, journal, options["samples"])
     finally:
         journal.close()
@@ -153,6 +157,7 @@ class _Progress:
 
 
 def _print(document: dict[str, Any]) -> None:
+    from agent.evaluation.questions.document import PAPERS
     from agent.evaluation.questions.report import fit_sentence
 
     energy = "unknown" if document["energy_j"] is None else f"{document['energy_j']:.4g} J {document['provenance']}"
@@ -174,6 +179,8 @@ def _print(document: dict[str, Any]) -> None:
             for row in document["strategies"]
         ],
     )  # fmt: skip
+    if any(row["strategy"] in PAPERS for row in document["strategies"]):
+        _print_papers(document)
     print_table(
         "Chance that at least one of k samples is right", ["k", "pass@k", "95 %"],
         [[k, f"{v:.1%}", f"{low:.1%}–{high:.1%}"] for k, (v, low, high) in document["pass_at"].items()],
@@ -188,3 +195,18 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(f"‼ line {skipped['line']} skipped: {skipped['reason']}")
     if len(document["skipped"]) > 10:
         click.echo(f"‼ and {len(document['skipped']) - 10} more lines skipped")
+
+
+def _print_papers(document: dict[str, Any]) -> None:
+    """What the papers print of their three ways, for this machine."""
+    print_table(
+        f"As the papers have it, joules {document['provenance']}",
+        ["strategy", "covered", "J", "s", "W", "IPW %/W", "ECE 1/J"],
+        [
+            [
+                row["strategy"], f"{row['coverage']:.1%}", dash(row["energy_j"], ".3g"), f"{row['seconds']:.3g}",
+                dash(row["mean_power_w"], ".3g"), dash(row["ipw"], ".3g"), dash(row["ece"], ".3g"),
+            ]
+            for row in document["strategies"]
+        ],
+    )  # fmt: skip

@@ -13,7 +13,9 @@ from agent.evaluation.questions.scoring import Answered
 from agent.physics import merit
 from agent.sampling.strategy import Strategy
 
-NAMES = ("greedy", "majority", "best-of-n", "beta", "beta-matched", "doubling", "csvet")
+STANDARD = "standard"
+PAPERS = (STANDARD, "greedy-v1", "qeil")
+"""The papers' three ways: each sample by itself; all of them as a batch; a batch at a time for as long as it pays."""
 
 
 def answered(questions: Questions, journal: Journal, samples: int) -> list[Answered]:
@@ -40,6 +42,9 @@ def strategies(
         "beta-matched": lambda: _named(scoring.beta_matched(results, alpha, samples)),
         "doubling": lambda: {"doubling": Strategy("doubling", min(8, samples))},
         "csvet": lambda: _certified(samples, alpha, worth_j),
+        STANDARD: lambda: {STANDARD: Strategy("majority", samples)},
+        "greedy-v1": lambda: {"greedy-v1": Strategy("majority", samples)},
+        "qeil": lambda: {"qeil": Strategy("csvet", samples, alpha, worth_j)},
     }
     unknown = [name for name in names if name not in makers]
     if unknown:
@@ -65,7 +70,8 @@ def build(
     """The whole result. Joules, and what follows from them, are None where the server did not say them."""
     samples = len(results[0].pool)
     passes = scoring.pass_at(results, samples)
-    rows = [scoring.score(name, strategy, results) for name, strategy in compared.items()]
+    lone = scoring.alone(results) if STANDARD in compared else results
+    rows = [scoring.score(name, strategy, lone if name == STANDARD else results) for name, strategy in compared.items()]
     pool = [sample for result in results for sample in result.pool]
     known = all(sample.joules is not None for sample in pool)
     energy_j = sum(sample.joules or 0.0 for sample in pool) if known else None

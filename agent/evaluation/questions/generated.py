@@ -8,8 +8,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
-Task = Literal["arithmetic", "logic", "choice"]
-TASKS: tuple[Task, ...] = ("arithmetic", "logic", "choice")
+Task = Literal["arithmetic", "logic", "choice", "sums"]
+TASKS: tuple[Task, ...] = ("arithmetic", "logic", "choice", "sums")
 
 _THINGS = ("apples", "boxes", "coins", "cards", "eggs", "books", "stones", "tickets")
 _PLACES = ("basket", "shop", "crate", "drawer", "garden", "bus")
@@ -23,7 +23,7 @@ def lines(task: Task, count: int, seed: int = 0) -> list[str]:
         raise ValueError(f"expected one of {', '.join(TASKS)} and a count of at least 1, got {task!r} and {count}")
     rng = Random(f"{task}-{seed}")  # noqa: S311  (questions, not secrets)
     make: dict[Task, Callable[[Random], dict[str, Any]]] = {
-        "arithmetic": _arithmetic, "logic": _order, "choice": _largest,
+        "arithmetic": _arithmetic, "logic": _order, "choice": _largest, "sums": _sum,
     }  # fmt: skip
     return [json.dumps({"id": f"{task}-{seed}-{i}", **make[task](rng)}, ensure_ascii=False) for i in range(count)]
 
@@ -65,6 +65,12 @@ def _largest(rng: Random) -> dict[str, Any]:
     asked, right = rng.choice((("largest", max(numbers)), ("smallest", min(numbers))))
     others = [str(n) for n in numbers if n != right]
     return _choices(rng, f"Which of these numbers is the {asked}?", str(right), others)
+
+
+def _sum(rng: Random) -> dict[str, Any]:
+    """One addition of two small numbers, which models of a hundred million parameters know in part."""
+    one, other = rng.randint(2, 12), rng.randint(2, 12)
+    return {"question": f"What is {one} + {other}?", "answer": f"#### {one + other}"}
 
 
 def _choices(rng: Random, text: str, right: str, others: list[str]) -> dict[str, Any]:

@@ -89,10 +89,10 @@ class Journal:
         return bool(lines)
 
     def _same(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-        differing = [key for key in wanted if there.get(key) != wanted[key]]
+        differing = [key for key in {**wanted, **there} if there.get(key) != wanted.get(key)]
         if differing:
             key = differing[0]
             raise BadInput(
-                f"{self._path.parent} holds a run with {key} {there.get(key)!r}, not {wanted[key]!r}: "
+                f"{self._path.parent} holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}: "
                 "resume it with the same options or choose another --out"
             )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["number", "choice"]
+Ask = Literal["steps", "direct"]
+"""How a number is asked for: with the way to it, as GSM8K is, or alone, which small models answer more often."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,10 @@ class Question:
     choices: tuple[tuple[str, str], ...] = ()
     """Label and text of each, for `choice`."""
 
-    def prompt(self) -> str:
+    def prompt(self, ask: Ask = "steps") -> str:
         """The text that a model is given."""
+        if self.kind == "number" and ask == "direct":
+            return f"{self.text} Answer with a number."
         if self.kind == "number":
             return f"{self.text}\nThink step by step, then give the final number after ####."
         options = "\n".join(f"{label}. {text}" for label, text in self.choices)

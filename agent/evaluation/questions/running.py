@@ -8,7 +8,7 @@ from typing import Protocol
 
 from agent.evaluation.questions.endpoint import Drawn
 from agent.evaluation.questions.journal import Journal
-from agent.evaluation.questions.question import Question, Questions
+from agent.evaluation.questions.question import Ask, Question, Questions
 from agent.sampling.strategy import batch_size
 
 
@@ -25,7 +25,13 @@ Progressed = Callable[[int, int], None]
 
 
 def run(
-    questions: Questions, sampler: Sampler, journal: Journal, samples: int, seed: int, progressed: Progressed
+    questions: Questions,
+    sampler: Sampler,
+    journal: Journal,
+    samples: int,
+    seed: int,
+    progressed: Progressed,
+    ask: Ask = "steps",
 ) -> None:
     """Draw a greedy answer and `samples` samples of every question that the journal does not hold yet.
 
@@ -37,12 +43,12 @@ def run(
     progressed(done, total)
     for question in questions.questions:
         if question.id not in journal.greedy:
-            journal.add(question.id, sampler.sample(question.prompt(), 1, seed, greedy=True), greedy=True)
+            journal.add(question.id, sampler.sample(question.prompt(ask), 1, seed, greedy=True), greedy=True)
             done += 1
             progressed(done, total)
         while size := batch_size(len(journal.samples(question.id)), samples):
             place = len(journal.samples(question.id))
-            drawn = sampler.sample(question.prompt(), size, batch_seed(seed, question, place))
+            drawn = sampler.sample(question.prompt(ask), size, batch_seed(seed, question, place))
             journal.add(question.id, drawn)
             done += size
             progressed(done, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def _sample(question: Question, drawn: Drawn) -> Sample:
 
 
 def pass_at(results: Sequence[Answered], samples: int) -> dict[int, tuple[float, float, float]]:
-    """k → (mean unbiased pass@k over the questions, low, high); Student-t interval over questions, cut to [0, 1]."""
+    """k → (mean unbiased pass@k over the questions, low, high); the interval is over questions, see _mean_interval."""
     found = {}
     counts = np.array([result.correct for result in results])
     for k in (*[p for p in POWERS if p < samples], samples):
@@ -68,8 +68,29 @@ def coverage_fit(passes: Mapping[int, tuple[float, float, float]]) -> dict[str, 
     }  # fmt: skip
 
 
+def alone(results: Sequence[Answered]) -> list[Answered]:
+    """The same samples at what they cost where each is a request of its own: the greedy answer's, which was, per token.
+
+    Samples of one batch share the prompt and the reading of the weights; inference without that is what the papers
+    call standard.
+    """
+    return [replace(r, pool=tuple(_as_costly(sample, r.greedy) for sample in r.pool)) for r in results]
+
+
+def _as_costly(sample: Sample, single: Sample) -> Sample:
+    share = sample.tokens / max(1, single.tokens)
+    return replace(
+        sample,
+        seconds=single.seconds * share,
+        joules=None if single.joules is None else single.joules * share,
+    )
+
+
 def score(name: str, strategy: Strategy, results: Sequence[Answered]) -> dict[str, Any]:
-    """A strategy's row: right answers with their Wilson interval, samples, tokens, seconds and joules per question."""
+    """A strategy's row: right answers with their Wilson interval, samples, tokens, seconds and joules per question.
+
+    `coverage` is the share of questions that any sample drawn answers rightly; IPW and ECE are the papers', of it.
+    """
     runs = [_one(strategy, result) for result in results]
     right = [outcome["right"] for outcome in runs]
     low, high = wilson(sum(right), len(right))
@@ -80,11 +101,15 @@ def score(name: str, strategy: Strategy, results: Sequence[Answered]) -> dict[st
     for outcome in runs:
         reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
     certified = [outcome for outcome in runs if outcome["reason"] == "certified"]
+    coverage, seconds = _mean([o["covered"] for o in runs]), _mean([o["seconds"] for o in runs])
+    energy_j = _mean([float(j) for j in joules if j is not None]) if known else None
+    power_w = energy_j / seconds if energy_j and seconds > 0 else None
     return {
         "strategy": name, "accuracy": sum(right) / len(right), "accuracy_interval": [low, high],
         "samples": _mean([o["samples"] for o in runs]), "tokens": _mean([o["tokens"] for o in runs]),
-        "seconds": _mean([o["seconds"] for o in runs]),
-        "energy_j": _mean([float(j) for j in joules if j is not None]) if known else None,
+        "seconds": seconds, "energy_j": energy_j, "coverage": coverage, "mean_power_w": power_w,
+        "ipw": float(merit.intelligence_per_watt(coverage, power_w)) if power_w else None,
+        "ece": float(merit.energy_coverage_efficiency(coverage, energy_j * len(runs))) if energy_j else None,
         "no_answer": sum(outcome["answer"] is None for outcome in runs),
         "certified_share": len(certified) / len(runs),
         "not_the_pools_mode": sum(not o["mode"] for o in certified) / len(certified) if certified else None,
@@ -101,6 +126,7 @@ def _one(strategy: Strategy, result: Answered) -> dict[str, Any]:
     mode = whole.answers[whole.leader()] if whole.counts else None
     return {
         "answer": given, "right": given == result.question.truth, "mode": given == mode,
+        "covered": float(any(sample.answer == result.question.truth for sample in progress.samples)),
         "samples": float(len(progress.samples)), "tokens": float(progress.tokens), "seconds": progress.seconds,
         "joules": progress.joules, "agreement": progress.tally.agreement, "reason": decision.reason,
     }  # fmt: skip
@@ -136,9 +162,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of values in [0, 1] and its Student-t interval, with two values of 0 and two of 1 added to the spread.
+
+    The four (Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550) keep it honest where few questions agree by
+    chance: without them, three questions that all went well would be a chance of 100 %, give or take nothing.
+    """
     mean = _mean(values)
-    if len(values) < 2:
-        return mean, 0.0, 1.0
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-    half = student_t.two_sided(CONFIDENCE, len(values) - 1) * spread
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    padded = [*values, 0.0, 0.0, 1.0, 1.0]
+    middle = _mean(padded)
+    spread = math.sqrt(math.fsum((v - middle) ** 2 for v in padded) / (len(padded) - 1) / len(padded))
+    half = student_t.two_sided(CONFIDENCE, len(padded) - 1) * spread
+    return mean, max(0.0, min(mean, middle - half)), min(1.0, max(mean, middle + half))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.cli.evaluate import evaluate_command
 from agent.errors import BadInput, Overloaded, QeilError
-from agent.evaluation.questions import generated, perplexity, report, scoring
-from agent.evaluation.questions.endpoint import Endpoint
+from agent.evaluation.questions import generated, perplexity, reading, report, scoring
+from agent.evaluation.questions.endpoint import Drawn, Endpoint
 from tests.evaluation.questions.server import serving
 
 
@@ -36,7 +40,8 @@ def without_times(document: dict) -> dict:
     for key in ("seconds", "tokens_per_s", "mean_power_w", "ipw", "ppp"):
         data.pop(key)
     for row in data["strategies"]:
-        row.pop("seconds")
+        for key in ("seconds", "mean_power_w", "ipw"):
+            row.pop(key)
     return data
 
 
@@ -63,6 +68,56 @@ def test_joules_that_the_server_does_not_say_are_unknown_and_so_is_what_follows(
         found = evaluated(server.url, tmp_path, "--questions", "3", "--samples", "4")
     assert found["provenance"] == "unknown"
     assert {found[key] for key in ("energy_j", "mean_power_w", "ipw", "ece", "ppp")} == {None}
+
+
+def test_the_papers_three_ways_are_told_apart_by_what_they_cost(tmp_path):
+    ways = ("--compare", "standard,greedy-v1,qeil", "--worth-j", "2")
+    with serving(skill=0.9) as server:
+        found = evaluated(server.url, tmp_path, "--questions", "20", "--samples", "8", *ways)
+        shown = CliRunner().invoke(evaluate_command, arguments(server.url, tmp_path, "--questions", "20",
+                                                               "--samples", "8", *ways)).output  # fmt: skip
+    standard, batch, qeil = found["strategies"]
+    assert [row["strategy"] for row in found["strategies"]] == ["standard", "greedy-v1", "qeil"]
+    assert standard["accuracy"] == batch["accuracy"]
+    assert standard["coverage"] == batch["coverage"] == pytest.approx(found["pass_at"]["8"][0])
+    assert qeil["samples"] < batch["samples"]
+    assert qeil["energy_j"] < batch["energy_j"]
+    assert batch["ipw"] == pytest.approx(100 * batch["coverage"] * batch["seconds"] / batch["energy_j"])
+    assert batch["ece"] == pytest.approx(batch["coverage"] / (20 * batch["energy_j"]))
+    assert "IPW" in shown
+    assert "ECE" in shown
+
+
+def test_a_sample_by_itself_costs_what_the_greedy_answer_did_per_token():
+    question = reading.parsed("x", generated.lines("sums", 1)).questions[0]
+    greedy, drawn = Drawn("#### 1", 10, 2.0, 5.0, "modelled", None), Drawn("#### 2", 20, 1.0, 1.0, "modelled", None)
+    (lone,) = scoring.alone([scoring.answered(question, greedy, [drawn])])
+    assert (lone.pool[0].joules, lone.pool[0].seconds, lone.pool[0].tokens) == (10.0, 4.0, 20)
+    unknown = scoring.answered(question, replace(greedy, joules=None), [drawn])
+    assert scoring.alone([unknown])[0].pool[0].joules is None
+
+
+@given(chance=st.floats(0.0, 1.0), count=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
+def test_an_interval_of_few_questions_is_never_a_point(chance, count, seed):
+    draw = random.Random(seed)
+    question = reading.parsed("x", generated.lines("sums", 1)).questions[0]
+    right, wrong = (Drawn(f"#### {t}", 1, 1.0, None, "unknown", None) for t in (question.truth, "-1"))
+    results = [
+        scoring.answered(question, right, [right if draw.random() < chance else wrong for _ in range(4)])
+        for _ in range(count)
+    ]
+    for mean, low, high in scoring.pass_at(results, 4).values():
+        assert 0.0 <= low <= mean <= high <= 1.0
+        assert high - low > 0.5 / (count + 4)
+
+
+def test_a_number_can_be_asked_for_alone_and_a_run_keeps_how_it_asked(tmp_path):
+    few = ("--questions", "2", "--samples", "2")
+    with serving() as server:
+        evaluated(server.url, tmp_path, *few, "--ask", "direct", dataset="sums")
+        assert server.requests[0]["messages"][0]["content"].endswith("Answer with a number.")
+        with pytest.raises(BadInput, match="ask 'direct', not None"):
+            evaluated(server.url, tmp_path, *few, dataset="sums")
 
 
 def test_killed_three_times_it_ends_with_the_result_of_an_undisturbed_run(tmp_path):
