@@ -15,6 +15,10 @@ from typing import Final
 
 AWAKE_NS: Final = 150_000
 """Longest wait awake. A gap longer than this ends it, a shorter one begins it."""
+CROWDED_NS: Final = 20_000
+"""Between two looks, which take one: whoever was given the core meanwhile has work for it."""
+ASLEEP_NS: Final = 100_000_000
+"""How long a process whose core was wanted waits asleep."""
 
 
 class Eagerness:
@@ -26,6 +30,7 @@ class Eagerness:
         self._poll.register(sock, select.POLLIN)
         self._possible = (os.cpu_count() or 1 if cores is None else cores) > 1
         self._until_ns = 0
+        self._asleep_until_ns = 0
         self._answered_ns = 0
         self._close = False
 
@@ -36,13 +41,19 @@ class Eagerness:
     def answered(self, now_ns: int, paced: bool) -> None:
         """It was answered. A lane that is held back for its heat spends none on waiting."""
         self._answered_ns = now_ns
-        self._until_ns = now_ns + AWAKE_NS if self._close and self._possible and not paced else 0
+        awake = self._close and self._possible and not paced and now_ns >= self._asleep_until_ns
+        self._until_ns = now_ns + AWAKE_NS if awake else 0
 
     def wait(self) -> bool:
         """Look until something came or the time is over; whether something came. At once where it does not pay."""
         poll, until_ns = self._poll.poll, self._until_ns
-        while time.monotonic_ns() < until_ns:
+        now_ns = time.monotonic_ns()
+        while now_ns < until_ns:
             if poll(0):
                 return True
             os.sched_yield()
+            looked_ns, now_ns = now_ns, time.monotonic_ns()
+            if now_ns - looked_ns > CROWDED_NS:
+                self._asleep_until_ns = now_ns + ASLEEP_NS
+                return False
         return False

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.backends import eagerness, messages
-from agent.backends.eagerness import AWAKE_NS, Eagerness
+from agent.backends.eagerness import ASLEEP_NS, AWAKE_NS, CROWDED_NS, Eagerness
 
 LONG_AGO_NS = 10 * AWAKE_NS
 
@@ -37,7 +37,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock(time.monotonic_ns(), AWAKE_NS // 10)
+    made = Clock(time.monotonic_ns(), CROWDED_NS // 2)
     monkeypatch.setattr(eagerness, "time", made)
     return made
 
@@ -99,3 +99,20 @@ def test_the_first_call_ever_is_no_close_one(ends, clock):
     eager.answered(LONG_AGO_NS, False)
     assert not eager.wait()
     assert clock.looks == 1
+
+
+def test_whose_core_is_wanted_waits_asleep_for_a_while(ends, clock):
+    ours, theirs = ends
+    eager = Eagerness(theirs, cores=2)
+    after_two_calls(eager, clock, 0)
+    clock.step_ns = CROWDED_NS + 1
+    assert not eager.wait()
+    assert clock.looks == 2
+
+    clock.step_ns = 1
+    ours.send(b"x")
+    after_two_calls(eager, clock, 0)
+    assert not eager.wait()
+    clock.now_ns += ASLEEP_NS
+    after_two_calls(eager, clock, 0)
+    assert eager.wait()
