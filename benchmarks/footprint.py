@@ -162,9 +162,11 @@ def main() -> int:
     """Measure every configuration, print the table, hold the barest against its limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="ten seconds for each, limits are told and not enforced")
+    parser.add_argument("--window-s", type=float, help="how long to watch each [default: 60, quick 10]")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settle_s, window_s = (3.0, 10.0) if options.quick else (20.0, 60.0)
+    window_s = options.window_s or window_s
     rows, left_out = [], []
     with tempfile.TemporaryDirectory() as name:
         for index, (configuration, settings) in enumerate(configurations().items()):
