@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from agent.errors import BadInput
 from agent.schema.text import AnswerKind, SamplingPlan, StrategyName, TextForm, TextRequest
@@ -235,7 +236,7 @@ def _document(data: bytes | bytearray) -> Mapping[str, Any]:
 
 def refusal_of(error: ValidationError, kind: type[BaseModel]) -> Param:
     """The first problem of a body as one sentence."""
-    first = error.errors()[0]
+    first = _telling(error)
     place = [str(part) for part in first["loc"] if not _is_type_name(part)]
     name = ".".join(place)
     if first["type"] == "missing":
@@ -244,8 +245,21 @@ def refusal_of(error: ValidationError, kind: type[BaseModel]) -> Param:
         near = get_close_matches(place[-1], kind.model_fields, 1) if len(place) == 1 else []
         hint = f", did you mean {near[0]}?" if near else "; it is not offered here"
         return Param(f"unknown field {name}{hint}", name)
+    if first["type"] == "too_short" and first["ctx"]["field_type"] == "Tuple":
+        return Param(f"{name}: must hold at least {first['ctx']['min_length']}", name)
+    if first["type"] == "too_long" and first["ctx"]["field_type"] == "Tuple":
+        return Param(f"{name}: may hold at most {first['ctx']['max_length']}", name)
     what = first["msg"][:1].lower() + first["msg"][1:]
     return Param(f"{name}: {what}", name)
+
+
+def _telling(error: ValidationError) -> ErrorDetails:
+    """The first problem; of a list where a text may stand too what is wrong in the list, not that it is one."""
+    found = error.errors()
+    first = found[0]
+    if isinstance(first["input"], list) and first["type"] == "string_type":
+        return next((e for e in found[1:] if e["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]), first)
+    return first
 
 
 def _is_type_name(part: int | str) -> bool:

@@ -44,6 +44,8 @@ class Strategy:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha:g}")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold:g}")
+        if self.threshold is not None and self.rule not in {"beta", "doubling"}:
+            raise ValueError(f"threshold belongs to beta and doubling, not to {self.rule}")
         if self.worth_j is not None and not self.worth_j > 0:
             raise ValueError(f"worth_j must be positive, got {self.worth_j:g}")
         if self.worth_j is not None and self.rule != "csvet":

@@ -71,7 +71,7 @@ def test_a_prompt_may_be_tokens():
         ({"temperature": "1"}, "temperature", "number"),
         ({"n": 1.5}, "n", "integer"),
         ({"n": MAX_TEXTS + 1}, "n", "less than or equal"),
-        ({"stop": [""]}, "stop", "string"),
+        ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "equal to 0"),
         ({"tools": []}, "tools", "not offered"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
@@ -87,6 +87,13 @@ def test_a_prompt_may_be_tokens():
         ({"messages": [{"role": "robot", "content": ""}]}, "messages.0.role", "assistant"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": 1}]}, "messages.0.tool_calls", "unknown field"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
+        ({"messages": []}, "messages", "at least 1"),
+        ({"stop": ["a"] * 17}, "stop", "at most 16"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content.0.type",
+            "'text'",
+        ),
         ({"qeil": {"alpha": 2}}, "qeil.alpha", "less than 1"),
     ],
 )

@@ -94,7 +94,7 @@ def test_unknown_joules_of_one_sample_make_the_sum_unknown():
 
 @pytest.mark.parametrize("fields", [
     {"max_samples": 0}, {"max_samples": 5000}, {"rule": "greedy", "max_samples": 2}, {"alpha": 0.0}, {"alpha": 1.0},
-    {"threshold": 0.0}, {"worth_j": 0.0}, {"rule": "beta", "worth_j": 1.0},
+    {"threshold": 0.0}, {"worth_j": 0.0}, {"rule": "beta", "worth_j": 1.0}, {"rule": "majority", "threshold": 0.8},
 ])  # fmt: skip
 def test_contradictory_options_are_refused(fields):
     with pytest.raises(ValueError, match=r"must|belongs"):

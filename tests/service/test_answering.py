@@ -125,6 +125,28 @@ def test_the_budget_of_joules_ends_the_sampling():
     assert (report.stop_reason, report.samples_used) == ("joules", 4)
 
 
+def test_a_budget_that_the_first_batch_passes_is_said_with_what_it_took():
+    report = ask(Scribe(lambda row: str(row)), SamplingPlan(budget_j=0.5, budget_s=0.1, answer="number")).report
+    assert (report.samples_used, report.answer) == (2, None)
+    assert "budget_j 0.5 J was passed by the first 2 samples, which took 2 J" in report.notes
+    assert "budget_s 0.1 s was passed by the first 2 samples, which took 1 s" in report.notes
+    assert not ask(Scribe(lambda row: "1"), SamplingPlan(budget_j=5.0, answer="number")).report.notes
+
+
+@pytest.mark.parametrize(("plan", "says"), [
+    (SamplingPlan("greedy", 4), "max_samples must be 1"),
+    (SamplingPlan("csvet", threshold=0.8), "threshold belongs to beta and doubling"),
+    (SamplingPlan("majority", threshold=0.8), "threshold belongs to beta and doubling"),
+    (SamplingPlan("majority", worth_j=3.0), "worth_j belongs to csvet"),
+    (SamplingPlan(answer="number", choices=("A", "B")), "choices belong to answer choice"),
+])  # fmt: skip
+def test_options_that_contradict_each_other_are_refused_before_anything_is_drawn(plan, says):
+    scribe = Scribe(lambda row: "1")
+    with pytest.raises(BadInput, match=says):
+        ask(scribe, plan)
+    assert not scribe.requests
+
+
 def test_unknown_joules_are_said_to_be_unknown():
     report = ask(Scribe(lambda row: "1", energy_j=None)).report
     assert (report.energy_j, report.provenance) == (None, "unknown")

@@ -81,6 +81,8 @@ class Answering:
             raise BadInput(f"temperature 0 draws the same text every time; {strategy.rule} needs one above 0")
         if plan.answer == "choice" and not plan.choices:
             raise BadInput("qeil.answer choice needs qeil.choices, the labels to choose from")
+        if plan.choices and plan.answer != "choice":
+            raise BadInput(f"qeil.choices belong to answer choice, not to {plan.answer}")
         deadline_s = self._policy().admission.max_deadline_s if request.deadline_s is None else request.deadline_s
         asking = Asking(
             request, plan, strategy, max(1, model.rows) if model else 1, self._clock.monotonic_s() + deadline_s, notes
@@ -92,7 +94,7 @@ class Answering:
     def _strategy(self, plan: SamplingPlan, share: float) -> tuple[Strategy, tuple[str, ...]]:
         wanted = self._policy().sampling
         rule = plan.strategy or wanted.strategy
-        samples = 1 if rule == "greedy" else plan.max_samples or wanted.max_samples
+        samples = plan.max_samples or (1 if rule == "greedy" else wanted.max_samples)
         notes: tuple[str, ...] = ()
         if share < 1.0 and samples > 1:
             fewer = max(1, math.ceil(samples * share))

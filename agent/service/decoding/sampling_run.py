@@ -234,6 +234,7 @@ class SamplingRun:
             split = tally.samples > 1 and tally.counts[tally.leader()] == 1
             if split and asking.strategy.rule not in {"greedy", "best-of-n"}:
                 answer, notes = None, (*notes, "every sample says something else, so none is the answer")
+        notes = (*notes, *self._overspent())
         certified, alpha = csvet.certified_alpha(tally), asking.strategy.alpha
         verdict = csvet.Verdict(True, "samples", tally.leader() if tally.counts else None, certified)
         statement = csvet.statement(verdict, tally, alpha).replace("stopped: samples", f"stopped: {reason}")
@@ -247,6 +248,22 @@ class SamplingRun:
             checked.steps if checked else (), notes, self._trace() if asking.plan.trace else (),
             self._book.outcomes,
         )  # fmt: skip
+
+    def _overspent(self) -> tuple[str, ...]:
+        """A budget that the first batch passed already: what a sample costs is not known before one was drawn."""
+        wanted, progress = self._asking.strategy, self._progress
+        drawn = len(progress.samples)
+        if drawn > strategy.FIRST_BATCH:
+            return ()
+        spent = (
+            ("budget_j", wanted.budget_j, progress.joules, "J"),
+            ("budget_s", wanted.budget_s, progress.seconds, "s"),
+        )
+        return tuple(
+            f"{key} {limit:g} {unit} was passed by the first {drawn} samples, which took {took:.3g} {unit}"
+            for key, limit, took, unit in spent
+            if limit is not None and took is not None and took > limit
+        )
 
     def _chosen(self, answer: str | None) -> int:
         """The sample whose text is sent: the first with the answer, for best-of-n the most probable of those."""
