@@ -1,6 +1,7 @@
 """LiteRT (TensorFlow Lite): built-in kernels, XNNPACK and external delegates, with the operators each one took.
 
-`provider` is `none` (built-in kernels), `XNNPACK`, or `external` with the delegate's library in `plugin`.
+`provider` is `none` (built-in kernels), `XNNPACK`, `external` with the delegate's library in `plugin`, or one of a
+compiled model (`litert_compiled`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.backends.artifact import Assignment, LoadOrder
+from agent.backends import litert_compiled
+from agent.backends.artifact import Assignment, LoadOrder, Session
 from agent.backends.formats import Array, Signature, datatype_of
 from agent.errors import InferenceFailed, ModelLoadFailed
 
@@ -58,21 +60,33 @@ class LitertSession:
             self._shapes.update(changed)
 
 
-def open_session(order: LoadOrder) -> LitertSession:
+def open_session(order: LoadOrder) -> Session:
     """Load a .tflite file. Raises ModelLoadFailed."""
     runtime = _runtime(order)
     if not Path(order.path).is_file():
         raise ModelLoadFailed(f"{order.model}: there is no model file {order.path}")
-    if order.provider not in (BUILT_IN, XNNPACK, EXTERNAL):
-        raise ModelLoadFailed(f"{order.model}: LiteRT has no {order.provider!r} (known: none, XNNPACK, external)")
+    known = (BUILT_IN, XNNPACK, EXTERNAL, *litert_compiled.PROVIDERS)
+    if order.provider not in known:
+        raise ModelLoadFailed(f"{order.model}: LiteRT has no {order.provider!r} (known: {', '.join(known)})")
     try:
         interpreter = _interpreter(runtime, order)
+        if order.provider in litert_compiled.PROVIDERS:
+            return _compiled(interpreter, order)
         interpreter.allocate_tensors()
         return LitertSession(order.model, interpreter, _assignment(interpreter, order.provider))
     except _ERRORS as error:
         raise ModelLoadFailed(f"{order.model}: {_reason(error)}") from error
     except MemoryError as error:
         raise ModelLoadFailed(f"{order.model}: out of memory while loading") from error
+
+
+def _compiled(interpreter: Any, order: LoadOrder) -> Session:
+    """With the names and the operators that this interpreter, which never runs, has read."""
+    inputs, outputs = (
+        {int(detail["index"]): _signature(order.model, detail) for detail in details}
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
+    return litert_compiled.open_session(order, inputs, outputs, _assignment(interpreter, BUILT_IN).nodes)
 
 
 def _runtime(order: LoadOrder) -> Any:

@@ -87,7 +87,8 @@ class Runtime(FileModel):
         description="native: a vendor's own runtime, which the agent plans and simulates with but does not serve from"
     )
     provider: str = Field(
-        description="ONNX Runtime execution provider; for litert: none, XNNPACK, external; for native: its name"
+        description="ONNX Runtime execution provider; for litert: none, XNNPACK, external, compiled-cpu, compiled-gpu, "
+        "compiled-npu; for native: its name"
     )
     plugin: str | None = Field(
         default=None, description="Python package or .so that registers the provider, or the external delegate's .so"

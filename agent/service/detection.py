@@ -244,6 +244,8 @@ def missing_runtime(runtime: Runtime, accelerator: Accelerator, inventory: Runti
 def _missing_litert(runtime: Runtime, inventory: RuntimeInventory, root: Path) -> str | None:
     if inventory.litert is None:
         return "LiteRT is not installed (pip install 'qeil-agent[litert]')"
+    if runtime.provider.startswith("compiled-") and inventory.litert_module == "tflite_runtime.interpreter":
+        return f"{runtime.provider} needs ai-edge-litert; tflite-runtime has none (pip install 'qeil-agent[litert]')"
     if runtime.provider == "external" and not _library(runtime.plugin, root):
         return f"the delegate {runtime.plugin} is not installed"
     return None

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from agent.backends.probe import EpDevice, RuntimeInventory
 from agent.cli.detect import as_data, detect_command, show
 from agent.errors import ConfigError, StorageError
-from agent.schema.device import DeviceProfile
+from agent.schema.device import DeviceProfile, Runtime
 from agent.sensors.nvml import NvmlFault
 from agent.service.calibration.profile_file import profile_yaml, write_profile
-from agent.service.detection import Detected, detect, load_profiles, match
+from agent.service.detection import Detected, detect, load_profiles, match, missing_runtime
 from agent.storage import yaml_files
 from tests.fakes_sysfs import (
     JETSON_ORIN_NANO,
@@ -125,6 +125,15 @@ def test_a_delegate_counts_as_here_when_its_library_is(tmp_path, shipped):
 
     assert [a.name for a in without.profile.accelerators] == ["cpu"]
     assert [a.name for a in looked(tmp_path, shipped, {}, "aarch64", inventory).profile.accelerators] == ["cpu", "tpu"]
+
+
+@pytest.mark.parametrize(("module", "missing"), [("ai_edge_litert", False), ("tflite_runtime", True)])
+def test_compiled_models_need_the_newer_of_the_two_runtimes(tmp_path, shipped, module, missing):
+    cpu = shipped["generic-x86"].accelerator("cpu")
+    inventory = RuntimeInventory(litert="2.0", litert_module=f"{module}.interpreter")
+    reason = missing_runtime(Runtime(backend="litert", provider="compiled-gpu"), cpu, inventory, tmp_path)
+
+    assert (reason is not None and "needs ai-edge-litert" in reason) == missing
 
 
 def test_a_device_that_the_profile_does_not_describe_is_mentioned(tmp_path, shipped):
