@@ -9,9 +9,10 @@ from agent.backends.probe import RuntimeInventory
 from agent.cli.doctor import doctor_command, show
 from agent.schema.settings import HttpSettings, ModelEntry, OutboxSettings, Settings
 from agent.service.check_result import fail, ok, warn
-from agent.service.doctor import doctor_machine, doctor_settings
+from agent.service.doctor import doctor_machine, doctor_models, doctor_settings
 from agent.service.doctor.doctor import Surroundings, current_surroundings, examine, installed_distributions
 from tests.fakes_sysfs import JETSON_ORIN_NANO, VIRTUAL_MACHINE, X86, build_sysfs
+from tests.integration.agent_process import MAGIKA, model_file
 from tests.service.test_detection import BOTH, JETSON, shipped  # noqa: F401  (fixture)
 
 NOW_S = 1_800_000_000.0
@@ -192,10 +193,38 @@ def test_models_are_there_readable_and_have_a_runtime(tmp_path):
     )  # fmt: skip
     served = settings(tmp_path, models=entries)
 
-    none = [r.result for r in doctor_settings.models(served, RuntimeInventory())]
-    both = [r.result for r in doctor_settings.models(served, BOTH)]
+    none = [r.result for r in doctor_models.models(served, RuntimeInventory(), lambda _: None)]
+    both = [r.result for r in doctor_models.models(served, BOTH, lambda _: None)]
 
     assert (none, both) == (["fail", "fail", "fail"], ["ok", "ok", "fail"])
+
+
+def test_models_that_are_cut_empty_foreign_or_another_thing_are_told_with_the_reason(tmp_path):
+    whole = model_file(*MAGIKA[1:])
+    data = whole.read_bytes()
+    for name, content in (("cut.onnx", data[:100_000]), ("junk.onnx", b"not a model"), ("junk.tflite", b"not a model"),
+                          ("empty.onnx", b""), ("notes.txt", b"")):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.onnx").mkdir()
+
+    assert doctor_models.inside(whole) is None
+    for file in tmp_path.iterdir():
+        assert doctor_models.inside(file), file
+
+
+def test_variants_of_a_model_are_looked_at_too(tmp_path):
+    gone = {"name": "int8", "path": tmp_path / "gone.onnx", "quality": 0.5}
+    entry = ModelEntry.model_validate(
+        {"name": "m", "path": model_file(*MAGIKA[1:]), "quality": 1.0, "variants": [gone]}
+    )
+    results = doctor_models.models(settings(tmp_path, models=(entry,)), BOTH, lambda _: None)
+    assert [(r.check, r.result) for r in results] == [("model m", "ok"), ("model m int8", "fail")]
+
+
+def test_a_state_folder_below_a_file_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = doctor_settings.state_folder(settings(tmp_path, state_dir=tmp_path / "file" / "a" / "b"))
+    assert (result.result, result.message) == ("fail", f"{tmp_path / 'file'} is not a folder")
 
 
 def test_the_state_folder_is_made_or_must_be_a_folder(tmp_path):

@@ -22,7 +22,7 @@ from agent.sensors.nvml import open_nvml
 from agent.service.check_result import CheckResult, fail
 from agent.service.clock import SystemClock
 from agent.service.detection import Detected, detect
-from agent.service.doctor import doctor_canary, doctor_links, doctor_machine, doctor_settings
+from agent.service.doctor import doctor_canary, doctor_links, doctor_machine, doctor_models, doctor_settings
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _for_settings(settings: Settings, around: Surroundings, detected: Detected |
     return [
         doctor_settings.policy(settings),
         doctor_settings.profile(settings, detected),
-        *doctor_settings.models(settings, around.inventory),
+        *doctor_models.models(settings, around.inventory),
         doctor_settings.state_folder(settings),
         doctor_settings.disk_space(settings),
         doctor_settings.calibrated(settings, detected, around.wall_s),

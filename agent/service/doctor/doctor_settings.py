@@ -1,4 +1,4 @@
-"""Doctor's look at the settings: valid files, models, state folder, disk."""
+"""Doctor's look at the settings: valid files, state folder, calibration, disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
 from agent.schema.settings import Settings
 from agent.service.calibration import calibration
@@ -65,24 +64,6 @@ def profile(settings: Settings, detected: Detected | None) -> CheckResult:
     return ok("profile", loaded.name)
 
 
-def models(settings: Settings, inventory: RuntimeInventory) -> list[CheckResult]:
-    """Every configured model is there, and a runtime for its format too."""
-    results = []
-    for model in settings.models:
-        check = f"model {model.name}"
-        if not os.path.exists(model.path):  # noqa: PTH110  (Path.exists raises where a parent is closed to us)
-            results.append(fail(check, f"{model.path} does not exist", "correct models in the settings"))
-        elif not os.access(model.path, os.R_OK):
-            results.append(fail(check, f"{model.path} cannot be read by this user", f"chmod a+r {model.path}"))
-        elif model.path.suffix == ".onnx" and inventory.onnxruntime is None:
-            results.append(fail(check, "needs ONNX Runtime", "pip install 'qeil-agent[onnx]'"))
-        elif model.path.suffix == ".tflite" and inventory.litert is None:
-            results.append(fail(check, "needs LiteRT", "pip install 'qeil-agent[litert]'"))
-        else:
-            results.append(ok(check, str(model.path)))
-    return results
-
-
 def state_folder(settings: Settings) -> CheckResult:
     """The state folder can be written, or made."""
     folder = settings.state_dir
@@ -90,6 +71,9 @@ def state_folder(settings: Settings) -> CheckResult:
     if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112  (these never raise)
         return fail("state folder", f"{folder} is not a folder", "set state_dir in the settings to a folder")
     place = nearest(folder)
+    below = place / folder.absolute().relative_to(place).parts[0] if place != folder.absolute() else place
+    if os.path.lexists(below) and not os.path.isdir(below):  # noqa: PTH112
+        return fail("state folder", f"{below} is not a folder", "set state_dir in the settings to a folder")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -1,0 +1,66 @@
+"""Doctor's look at the configured models: there, readable, whole, and with a runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent.backends.probe import RuntimeInventory
+from agent.errors import BadInput, ModelLoadFailed
+from agent.llm.sizes import read_sizes
+from agent.schema.settings import Settings
+from agent.service.check_result import CheckResult, fail, ok
+from agent.service.serving.artifacts import open_artifact
+from agent.workload.file_facts import facts_in_child
+
+NEEDS = {".onnx": ("ONNX Runtime", "onnx"), ".tflite": ("LiteRT", "litert")}
+"""Runtime and extra of a format."""
+
+
+def models(
+    settings: Settings, inventory: RuntimeInventory, unreadable: Callable[[Path], str | None] | None = None
+) -> list[CheckResult]:
+    """Every configured model and variant is there and whole, and a runtime for its format too.
+
+    unreadable: what is wrong inside a file, None if nothing; by default it is read in a child process.
+    """
+    there = {".onnx": inventory.onnxruntime is not None, ".tflite": inventory.litert is not None}
+    return [_model(f"model {name}", path, there, unreadable or inside) for name, path in _files(settings)]
+
+
+def inside(path: Path) -> str | None:
+    """What is wrong inside a model file or decoder folder, in one line; None if nothing."""
+    try:
+        if path.is_dir():
+            read_sizes(path)
+        else:
+            artifact = open_artifact(path)
+            facts_in_child(path, artifact.format, artifact.digest)
+    except (BadInput, ModelLoadFailed) as error:
+        return error.message
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    return None
+
+
+def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    for model in settings.models:
+        yield model.name, model.path
+        for variant in model.variants:
+            yield f"{model.name} {variant.name}", variant.path
+
+
+def _model(check: str, path: Path, there: dict[str, bool], unreadable: Callable[[Path], str | None]) -> CheckResult:
+    if not os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a parent is closed to us)
+        return fail(check, f"{path} does not exist", "correct models in the settings")
+    if not os.access(path, os.R_OK):
+        return fail(check, f"{path} cannot be read by this user", f"chmod a+r {path}")
+    suffix = path.suffix.lower()
+    if not there.get(suffix, True):
+        runtime, extra = NEEDS[suffix]
+        return fail(check, f"needs {runtime}", f"pip install 'qeil-agent[{extra}]'")
+    problem = unreadable(path)
+    if problem is not None:
+        return fail(check, problem, "copy the file again, or name another in the settings")
+    return ok(check, str(path))
