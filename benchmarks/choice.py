@@ -1,6 +1,6 @@
 """Is the placement that serves the best one? Every placement of every model is measured, then the planner's compared.
 
-    python benchmarks/choice.py [--quick] [--json FILE]
+    python benchmarks/choice.py [--quick] [--state FOLDER [--coarse]] [--json FILE]
 
 The machine is calibrated, the agent serves models that calibration has not seen with every placement loaded
 (`standby: all`) under a policy that wants latency alone, and each placement is asked by name, in turn. Kept is the
@@ -153,17 +153,38 @@ def measured(client: AgentClient, row: dict[str, Any], rounds: int) -> Choice | 
     return Choice(row["name"], chosen, best, kept[chosen] / kept[best] - 1.0, kept, placements)
 
 
+def calibrate(file: Path, coarse: bool) -> None:
+    """Once for each state folder."""
+    done = file.parent / "calibrated"
+    if not done.exists():
+        command = [sys.executable, "-m", "agent.cli.main", "calibrate", "--config", str(file)]
+        subprocess.run(command + ["--quick"] * coarse, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        done.touch()
+
+
+@contextlib.contextmanager
+def folder_of(state: Path | None) -> Iterator[Path]:
+    """The folder that is kept, or one for this run."""
+    if state is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    else:
+        state.mkdir(parents=True, exist_ok=True)
+        yield state.resolve()
+
+
 def main() -> int:
     """Calibrate, serve, ask, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="not calibrated, few requests; told and not enforced")
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="kept; not calibrated again where it was already")
+    parser.add_argument("--coarse", action="store_true", help="calibrated in a third of the time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        file = settings(Path(name))
+    with folder_of(options.state) as folder:
+        file = settings(folder)
         if not options.quick:
-            command = [sys.executable, "-m", "agent.cli.main", "calibrate", "--config", str(file)]
-            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            calibrate(file, options.coarse)
         with agent(file) as client:
             rows = loaded(client)
             found = [c for row in rows if (c := measured(client, row, 12 if options.quick else 60)) is not None]
