@@ -34,7 +34,7 @@ def environment(inherited: dict[str, str], threads: int) -> dict[str, str]:
 
 
 def with_huge_pages(variables: dict[str, str]) -> dict[str, str]:
-    """The same environment for a process that reads all its weights at every step: the C library asks for pages of 2 MB.
+    """The same environment for a process that reads all its weights at every step: malloc asks for pages of 2 MB.
 
     With 4 kB pages a token took up to 15 % longer, by where the weights came to lie. What an owner set stays.
     """

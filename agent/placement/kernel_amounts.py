@@ -43,6 +43,8 @@ _NEGLIGIBLE = frozenset(
         "fused_function",
         "fused_error_function",
         "fused_node",
+        "open_byte",
+        "open_kernel",
     }
 )
 """Kinds that take a few per cent of a model: where no micro model could tell them apart, they are left out."""
@@ -122,6 +124,9 @@ def amounts(
         add("fused_function", count * kernel.fused_functions)
         add("fused_error_function", count * kernel.fused_error_functions)
         add("fused_node", count * kernel.fused_nodes)
+        if kernel.open_sizes:
+            add("open_byte", count * (kernel.moved_bytes + passed * kernel.fused_nodes))
+            add("open_kernel", count * (1.0 + kernel.fused_nodes))
     return found
 
 
@@ -221,6 +226,6 @@ def _spelled(key: Key) -> str:
 
 
 def _part(amount: Amount) -> str:
-    if amount in {"heavy_kernel", "kernel", "view", "io_tensor", "fused_node"}:
+    if amount in {"heavy_kernel", "kernel", "view", "io_tensor", "fused_node", "open_kernel"}:
         return "launches"
     return "arithmetic" if amount == "operation" or amount.startswith("fused") else "memory"

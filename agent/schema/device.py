@@ -48,11 +48,13 @@ class Efficiency(FileModel):
 Amount = Literal[
     "operation", "weight_byte", "shared_weight_byte", "cold_weight_byte", "moved_byte", "cold_moved_byte", "far_byte",
     "shared_byte", "io_byte", "io_tensor", "fused_arithmetic", "fused_scaling", "far_scaling", "shared_scaling",
-    "fused_function", "fused_error_function", "fused_node", "heavy_kernel", "kernel", "view",
+    "fused_function", "fused_error_function", "fused_node", "heavy_kernel", "kernel", "view", "open_byte",
+    "open_kernel",
 ]  # fmt: skip
 """What a kernel's time is made of: operations; weights from a core's own cache, from the one that cores share, or from
 memory; activations, likewise; tensors that enter and leave the runtime, by size and by number; what is fused into a
-kernel; launches of a product, of anything else, of a change of shape."""
+kernel; launches of a product, of anything else, of a change of shape; what activations and kernels take more where
+the graph leaves a size of its inputs open: OpenVINO then plans and lays out less beforehand."""
 
 
 class KernelTerm(FileModel):

@@ -62,6 +62,7 @@ class Kernels(FileModel):
     fused_nodes: float = Field(default=0.0, ge=0, description="operators taken along that weights cannot take in")
     fused_functions: float = Field(default=0.0, ge=0, description="exponentials and the like taken along")
     fused_error_functions: float = Field(default=0.0, ge=0, description="erf, as GELU spells it, taken along")
+    open_sizes: bool = Field(default=False, description="in a graph that leaves a size of its inputs to the request")
 
 
 class Stage(FileModel):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import ModelLoadFailed
-from agent.schema.workload import Phase, Workload
+from agent.schema.workload import Phase, Stage, Workload
 from agent.workload.graph import Graph
 from agent.workload.reading_child import MEMORY_LIMIT_BYTES, ask, fail, limit_memory
 from agent.workload.sizes import DEFAULTS
@@ -84,10 +84,18 @@ def _has_cache(graph: Graph) -> bool:
 
 
 def _workload(path: Path, format_: Format, graph: Graph, phase: Phase, batch: int, max_stages: int) -> Workload:
+    stages = split(graph, max_stages)
+    if format_ == "onnx" and any(-1 in spec.shape for spec in graph.input_specs):
+        stages = tuple(_with_open_sizes(stage) for stage in stages)
     return Workload(
-        model=path.stem, phase=phase, format=format_, batch=max(1, batch), stages=split(graph, max_stages),
+        model=path.stem, phase=phase, format=format_, batch=max(1, batch), stages=stages,
         inputs=graph.input_specs, outputs=graph.output_specs, notes=graph.notes[:MAX_NOTES],
     )  # fmt: skip
+
+
+def _with_open_sizes(stage: Stage) -> Stage:
+    kernels = tuple(kernel.model_copy(update={"open_sizes": True}) for kernel in stage.kernels)
+    return stage.model_copy(update={"kernels": kernels})
 
 
 def parse_dims(text: str) -> dict[str, int]:

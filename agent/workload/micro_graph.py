@@ -60,9 +60,10 @@ class GraphWriter:
         """Make further tensors outputs, so that nothing is optimised away."""
         self._extra += names
 
-    def save(self, path: Path, output: str) -> Path:
-        """Write the file with `output` and the kept tensors as outputs."""
-        given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in self.inputs]
+    def save(self, path: Path, output: str, *, open_batch: bool = False) -> Path:
+        """Write the file with `output` and the kept tensors as outputs; open: the first size is left to the request."""
+        shapes = {name: ["batch", *shape[1:]] if open_batch else list(shape) for name, shape in self.inputs}
+        given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
         made = [helper.make_empty_tensor_value_info(n) for n in (output, *self._extra)]
         graph = helper.make_graph(self._nodes, path.stem, given, made, self._weights)
         opsets = [helper.make_opsetid("", OPSET)]

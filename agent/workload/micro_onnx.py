@@ -16,6 +16,16 @@ from agent.workload.micro_graph import GraphWriter
 Make = Callable[[GraphWriter], str]
 
 
+_ALSO_OPEN = frozenset(
+    {
+        "gemm-fp32-gelu", "conv-fp32-3x3-relu", "conv-fp32-1x1-thin", "conv-fp32-hard", "conv-fp32-hard-wide",
+        "conv-fp32-scaled-wide", "block-inverted-fp32", "block-squeezed-fp32", "block-bottleneck-fp32",
+        "block-encoder-fp32",
+    }
+)  # fmt: skip
+"""Made a second time with the number of inputs left to the request, as exporters leave it."""
+
+
 def write(folder: Path) -> list[MicroModel]:
     """Write every model into the folder."""
     found = []
@@ -23,6 +33,9 @@ def write(folder: Path) -> list[MicroModel]:
         graph = GraphWriter()
         output = make(graph)
         found.append(described(graph.save(folder / f"{name}.onnx", output), "onnx", kind, tuple(graph.inputs)))
+        if name in _ALSO_OPEN:
+            path = graph.save(folder / f"{name}-open.onnx", output, open_batch=True)
+            found.append(described(path, "onnx", kind, tuple(graph.inputs)))
     return found
 
 

@@ -146,6 +146,19 @@ def test_what_is_taken_along_is_told_apart_by_what_can_take_it():
     assert found["fused_node", None, None] == 16.0
 
 
+def test_kernels_of_a_graph_with_open_sizes_count_their_activations_and_operators_once_more():
+    work = {"fused_scaling": 3.0, "fused_nodes": 2.0}
+    fixed, open_sizes = (amounts([kernels(open_sizes=o, **work)], 80.0, Caches(1e9), (0, 0)) for o in (False, True))
+    more = {key: value for key, value in open_sizes.items() if key not in fixed}
+    assert more == {("open_byte", None, None): 2 * (10.0 + 8.0 * 3.0), ("open_kernel", None, None): 2 * 3.0}
+    assert {key: open_sizes[key] for key in fixed} == fixed
+
+
+def test_open_sizes_cost_nothing_on_a_runtime_that_was_calibrated_without_them_and_that_is_said():
+    found = seconds(times(*GEMM), amounts([kernels(open_sizes=True)], 80.0, Caches(1e9), (0, 0)))
+    assert found.substitutes == ("open byte as nothing", "open kernel as nothing")
+
+
 def test_seconds_are_the_sum_of_the_measured_terms():
     parts = seconds(times(*GEMM), amounts([kernels()], 80.0, Caches(1e9), (0.0, 0)))
     assert (parts.arithmetic_s, parts.memory_s, parts.launches_s) == pytest.approx((20.0, 0.82, 2.0))

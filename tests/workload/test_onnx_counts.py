@@ -151,6 +151,12 @@ def test_micro_models_count_the_work_they_were_made_with(tmp_path):
         found = [k for k in written[name].kernels if k.routine == routine]
         assert {k.precision for k in found} == {precision}, name
         assert sum(k.count * k.flops for k in found) == pytest.approx(flops, rel=0.02), name
+    variants = [name for name in written if name.endswith("-open")]
+    assert variants
+    for name in variants:
+        fixed, variant = written[name.removesuffix("-open")], written[name]
+        assert {k.open_sizes for k in fixed.kernels} == {False}
+        assert tuple(k.model_copy(update={"open_sizes": True}) for k in fixed.kernels) == variant.kernels, name
 
 
 def test_weights_outside_the_file_are_sized_from_their_metadata(tmp_path):
