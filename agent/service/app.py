@@ -41,7 +41,7 @@ from agent.service.insight import Insight
 from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
-from agent.service.planning.planning_state import Replanner, planning_state
+from agent.service.planning.planning_state import Replanner, planning_state, starting_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
 from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.rail_shares import RailShares
@@ -113,7 +113,9 @@ class App:
         )
         digest = yaml_files.digest(policy.policy)
         models = assembly.models(settings, early.ahead if early is not None else None)
-        current = InForce(policy.policy, digest, self._planner.first(policy.policy, digest, models))
+        current = InForce(
+            policy.policy, digest, self._planner.first(policy.policy, digest, models, self._starting_state())
+        )  # fmt: skip
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = status_view.initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
         self.reporting = Reporting(settings, name, boot, self._clock)
@@ -147,7 +149,10 @@ class App:
             lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot, self.supervisor.post,
             self._planning_state, lambda: self.supervisor.wanted,
         )  # fmt: skip
-        self._replanner = Replanner(lambda why: self.models.propose(None, why))
+        self._replanner = Replanner(
+            lambda why: self.models.propose(None, why),
+            lambda: [m.name for m in self.supervisor.in_force.plan.models if m.awaits_room],
+        )
         self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell)
         self.supervisor.after_tick = self._after_tick
         self.decoders = Decoders(
@@ -238,6 +243,9 @@ class App:
 
     def _sensors(self) -> tuple[Sensor, ...]:
         return build_sensors(self.board.profile, SysfsReader(Path("/")))
+
+    def _starting_state(self) -> State:
+        return starting_state(self.board.profile, self.board.simulated, available_bytes(SysfsReader(Path("/"))))
 
     def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
         free_bytes = available_bytes(SysfsReader(Path("/")))

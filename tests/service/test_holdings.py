@@ -66,6 +66,17 @@ def test_where_there_is_no_second_memory_the_later_model_is_refused_with_who_is_
     assert made.models[1].reason.startswith("no room beside a: gpu: needs 100% of ram (memory.max_cpq allows 90%)")
 
 
+@pytest.mark.parametrize(
+    ("free_bytes", "placed", "awaiting"),
+    [(1e9, ["a"], []), (0.7e9, ["a"], []), (0.3e9, [], ["a"]), (None, ["a"], [])],
+)
+def test_a_model_that_only_others_keep_out_now_awaits_room(free_bytes, placed, awaiting):
+    state = State() if free_bytes is None else State(free_bytes={"ram": free_bytes})
+    made = plan(SHARED, state=state)
+    assert [m.name for m in made.models if m.candidates] == placed
+    assert [m.name for m in made.models if m.awaits_room] == awaiting
+
+
 def test_what_does_not_fit_alone_either_blames_nobody_else(monkeypatch):
     monkeypatch.setattr(
         "agent.service.planning.planner.workload_of", lambda _a, name, _c: workload(BYTES if name == "a" else 2e9)

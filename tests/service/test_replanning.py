@@ -18,7 +18,7 @@ from agent.service.board import Board
 from agent.service.mail import PlanEvent
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.planner import Planner, lane_name, ordered
-from agent.service.planning.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state
+from agent.service.planning.planning_state import LOST_AFTER_S, MIN_GAP_S, Replanner, planning_state, starting_state
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.serving_state import InForce
 from agent.service.status_view import planned
@@ -149,6 +149,24 @@ def test_a_lane_that_dies_again_at_once_was_never_back():
             at += 0.1
             replanner.look({"gpu0": lane}, at)
     assert why == ["gpu0 is lost", "gpu0 is back"]
+
+
+def test_a_model_that_waits_for_room_is_planned_again_from_time_to_time_until_it_has_some():
+    lane, why, waiting = Lane(), [], ["net", "face"]
+    replanner = Replanner(why.append, lambda: waiting)
+    for tick in range(250):
+        replanner.look({"gpu0": lane}, tick * 0.1)
+    assert why == ["room for face, net may be there now"] * 2
+    waiting.clear()
+    for tick in range(250, 500):
+        replanner.look({"gpu0": lane}, tick * 0.1)
+    assert len(why) == 2
+
+
+def test_before_the_first_plan_the_memory_that_is_left_is_known_of_the_cpus_domain():
+    assert starting_state(BOARD, (), 5e8) == State(free_bytes={"ram": 5e8})
+    assert starting_state(BOARD, (), None) == State()
+    assert starting_state(BOARD, {"cpu"}, 5e8) == State()
 
 
 def test_a_lane_on_which_nothing_is_placed_is_not_lost():

@@ -88,6 +88,8 @@ class ModelPlan:
     reason: str | None = None
     stage_placement: StagePlacement | None = None
     """After a change: what would be best stage by stage, whatever the agent serves."""
+    awaits_room: bool = False
+    """It has no candidate because others hold the board's memory now, and would have one without them."""
 
 
 @dataclass(frozen=True)

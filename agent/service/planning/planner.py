@@ -71,23 +71,34 @@ class Planner:
         and is at home again when they are back. running: the plan in force, from which a re-plan starts: what serves a
         model goes on doing so unless another placement is worth the change.
         """
-        holdings = Holdings(self._board.profile, policy, state or State())
-        made: dict[int, ModelPlan] = {}
-        for at in sorted(range(len(models)), key=lambda at: not _runs(models[at], running)):
-            entry = models[at]
-            model = self.plan_model(policy, entry, holdings.left, running)
-            if not model.candidates and model.workload is not None and holdings.beside():
-                alone = self.plan_model(policy, entry, state or State(), running)
-                if alone.candidates:
-                    model = replace(model, reason=f"no room beside {holdings.beside()}: {model.reason}")
-            holdings.take(model)
-            made[at] = model
-        plan = Plan(digest, holdings.settled([made[at] for at in range(len(models))]))
+        now = state or State()
+        made = self._in_turn(policy, models, now, running)
+        if now.free_bytes and any(not m.candidates and m.workload is not None for m in made):
+            idle = self._in_turn(policy, models, replace(now, free_bytes={}), running)
+            pairs = zip(made, idle, strict=True)
+            made = tuple(replace(m, awaits_room=not m.candidates and bool(i.candidates)) for m, i in pairs)
+        plan = Plan(digest, made)
         if self._apart is not None:
             inside = [*plan.models, *(running.models if running else ())]
             loaded = [c.load.path.parent.name for m in inside for c in m.candidates]
             self._apart.keep_only([*(m.digest for m in inside), *loaded])
         return plan
+
+    def _in_turn(
+        self, policy: Policy, models: Sequence[ModelEntry], state: State, running: Plan | None
+    ) -> tuple[ModelPlan, ...]:
+        holdings = Holdings(self._board.profile, policy, state)
+        made: dict[int, ModelPlan] = {}
+        for at in sorted(range(len(models)), key=lambda at: not _runs(models[at], running)):
+            entry = models[at]
+            model = self.plan_model(policy, entry, holdings.left, running)
+            if not model.candidates and model.workload is not None and holdings.beside():
+                alone = self.plan_model(policy, entry, state, running)
+                if alone.candidates:
+                    model = replace(model, reason=f"no room beside {holdings.beside()}: {model.reason}")
+            holdings.take(model)
+            made[at] = model
+        return holdings.settled([made[at] for at in range(len(models))])
 
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model. Of its variants, each accelerator gets the best one that the policy's quality floor admits."""

@@ -90,9 +90,9 @@ class PlannerProcess:
             except _Gone as error:
                 self._log.warning("no planning process", why=str(error))
 
-    def first(self, policy: Policy, digest: str, models: Sequence[ModelEntry]) -> Plan:
-        """A plan made by the agent itself, before anything depends on its time."""
-        return self._here.plan(policy, digest, models)
+    def first(self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None) -> Plan:
+        """A plan made by the agent itself, before anything depends on its time. state: the board before any lane."""
+        return self._here.plan(policy, digest, models, state)
 
     def plan(
         self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None,

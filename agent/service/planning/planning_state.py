@@ -5,7 +5,7 @@ Lanes that are down, that heat has stopped, and that are coming back decide when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from agent.control.thermal_governor import Level
 from agent.placement.state import State
@@ -21,6 +21,8 @@ BACK_AFTER_S = 2.0
 """A lane that dies again sooner than this never was back."""
 MIN_GAP_S = 2.0
 """Shortest time between two re-plans, whatever happens."""
+ROOM_GAP_S = 10.0
+"""Between two looks whether there is room by now for a model that was left out."""
 COLDEST_C, HOTTEST_C = -55.0, 150.0
 """Junction temperatures outside of this are faults of a sensor."""
 
@@ -48,6 +50,17 @@ def planning_state(
     )
 
 
+def starting_state(profile: DeviceProfile, simulated: Collection[str], available_bytes: float | None) -> State:
+    """What is known of the board before the first plan: the memory that others leave free, where that is told."""
+    home = _home(profile, simulated)
+    return State() if home is None or available_bytes is None else State(free_bytes={home: available_bytes})
+
+
+def _home(profile: DeviceProfile, simulated: Collection[str]) -> str | None:
+    """The domain that the machine's own memory is: that of its CPU."""
+    return next((a.memory_domain for a in profile.accelerators if a.kind == "cpu" and a.name not in simulated), None)
+
+
 def _typical_s(snapshot: AgentSnapshot, accelerator: str) -> float:
     """Seconds of a request there: the longest of its models, measured where it is, else predicted."""
     rows = [c for m in snapshot.models for c in m.candidates if c.accelerator == accelerator]
@@ -58,12 +71,10 @@ def _typical_s(snapshot: AgentSnapshot, accelerator: str) -> float:
 def _free(
     snapshot: AgentSnapshot, profile: DeviceProfile, plan: Plan, available_bytes: float | None
 ) -> dict[str, float]:
-    """Free bytes of the domain that the machine's own memory is: that of its CPU."""
-    simulated = {a.name for a in snapshot.accelerators if a.simulated}
-    hosts = [a for a in profile.accelerators if a.kind == "cpu" and a.name not in simulated]
-    if available_bytes is None or not hosts:
+    """Free bytes of the domain that the machine's own memory is."""
+    home = _home(profile, {a.name for a in snapshot.accelerators if a.simulated})
+    if available_bytes is None or home is None:
         return {}
-    home = hosts[0].memory_domain
     local = {a.name for a in profile.accelerators if a.memory_domain == home}
     held = sum(
         held_bytes(plan, model.name)
@@ -83,18 +94,19 @@ def held_bytes(plan: Plan, model: str) -> float:
 
 
 class Replanner:
-    """Asks for a new plan when an accelerator is lost or back, or when heat begins or ceases to hold one back.
+    """Asks for a new plan when an accelerator is lost or back, when heat begins or ceases to hold one back, and every
+    `ROOM_GAP_S` while a model waits for room.
 
     `look` belongs to the supervisor's thread and only compares; `lost` may be read from any thread.
     """
 
-    def __init__(self, propose: Callable[[str], object]) -> None:
-        """`propose(why)` plans on a thread of its own."""
-        self._propose = propose
+    def __init__(self, propose: Callable[[str], object], waiting: Callable[[], Collection[str]] = lambda: ()) -> None:
+        """`propose(why)` plans on a thread of its own; `waiting()` names the models that wait for room."""
+        self._propose, self._waiting = propose, waiting
         self._down_since_s: dict[str, float] = {}
         self._ready_since_s: dict[str, float] = {}
         self._planned: dict[str, str] | None = None
-        self._planned_s = float("-inf")
+        self._planned_s = self._asked_room_s = float("-inf")
         self.lost: frozenset[str] = frozenset()
 
     def look(self, keepers: Mapping[str, LaneKeeper], now_s: float) -> None:
@@ -102,13 +114,24 @@ class Replanner:
         troubles = {name: t for name, keeper in keepers.items() if (t := self._trouble(keeper, now_s)) is not None}
         if self._planned is None:
             self._planned = troubles
-        if troubles == self._planned or now_s - self._planned_s < MIN_GAP_S:
+            self._asked_room_s = now_s
+        if troubles == self._planned:
+            self._look_for_room(now_s)
+            return
+        if now_s - self._planned_s < MIN_GAP_S:
             return
         changes = [f"{name} {what}" for name, what in sorted(troubles.items()) if self._planned.get(name) != what]
         changes += [f"{name} is back" for name in sorted(self._planned) if name not in troubles]
         self._planned, self._planned_s = troubles, now_s
         self.lost = frozenset(name for name, what in troubles.items() if what != _DERATED)
         self._propose(", ".join(changes))
+
+    def _look_for_room(self, now_s: float) -> None:
+        if now_s - self._asked_room_s >= ROOM_GAP_S:
+            self._asked_room_s = now_s
+            names = sorted(self._waiting())
+            if names:
+                self._propose(f"room for {', '.join(names)} may be there now")
 
     def _trouble(self, keeper: LaneKeeper, now_s: float) -> str | None:
         """What is wrong with a lane. One that was planned without is back when it has been ready for a while."""
