@@ -95,7 +95,18 @@ def noticed(mutant: Mutant, copy_of: Path) -> bool:
     path = copy_of / f"agent/control/{mutant.module}.py"
     original = path.read_text()
     path.write_text(mutant.source)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[mutant.module]]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        *TESTS[mutant.module],
+    ]
     environment = {**os.environ, "PYTHONPATH": str(copy_of), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(

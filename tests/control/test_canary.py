@@ -85,6 +85,7 @@ def one(*values, dtype=np.float32):
         (one(5, 3, dtype=np.int64), one(5, 2, dtype=np.int64), False, True),
         (one(5, 3, dtype=np.int64), one(1, 2, dtype=np.int64), True, False),
         (one(100, 3, dtype=np.uint8), one(101, 3, dtype=np.uint8), False, False),
+        (one(True, False, dtype=bool), one(False, False, dtype=bool), False, True),
         (one(100, 3, dtype=np.uint8), one(102, 3, dtype=np.uint8), False, True),
         (one(dtype=np.uint8), one(dtype=np.uint8), False, False),
         (one(1.0), {}, False, True),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control import admission, fallback, fault_detector, input_guard, lifecycle, routing
+from agent.control import admission, fallback, fault_detector, input_guard, lifecycle, routing, verdict
 from agent.control.fault_detector import LaneSigns
 from agent.schema.policy import Admission, Fallback
 from agent.schema.workload import TensorSpec
@@ -100,9 +100,9 @@ def test_tensors_as_declared_pass():
 )
 def test_the_guard_names_what_is_wrong(change, code, words):
     inputs = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
-    verdict = input_guard.check(inputs, SPECS, True)
-    assert (verdict.allow, verdict.code) == (False, code)
-    assert words in verdict.sentence
+    seen = input_guard.check(inputs, SPECS, True)
+    assert (seen.allow, seen.code) == (False, code)
+    assert words in seen.sentence
 
 
 def test_non_finite_values_pass_where_the_policy_allows_them():
@@ -179,11 +179,28 @@ def test_the_strictest_fact_decides_the_mode(change, mode):
     ],
 )
 def test_fallback_is_judged_by_provider_and_share(actual, fraction, minimum, rule, outcome):
-    verdict = fallback.judge(
+    judged = fallback.judge(
         fallback.Assignment("CUDA", actual, fraction), Fallback(on_fallback=rule, min_accelerated_fraction=minimum)
     )
-    assert verdict.outcome == outcome
-    assert bool(verdict.sentence) == (outcome != "serve" or actual == ("CPU",))
+    assert judged.outcome == outcome
+    assert bool(judged.sentence) == (outcome != "serve" or actual == ("CPU",))
+    assert "CUDA" in actual or judged.sentence.endswith(f"but {'CPU' if actual else 'nothing'} runs it")
+
+
+@pytest.mark.parametrize(
+    ("reactions", "action", "kinds"),
+    [
+        ((), "allow", ""),
+        (("ignore",), "allow", ""),
+        (("flag", "ignore"), "flag", "0"),
+        (("flag", "quarantine", "ignore", "reject"), "quarantine", "130"),
+        (("reject", "flag", "reject"), "reject", "021"),
+    ],
+)
+def test_of_several_findings_the_gravest_decides_and_those_switched_off_do_not_count(reactions, action, kinds):
+    found = verdict.weigh([verdict.Finding(str(n), reaction, f"{n}.") for n, reaction in enumerate(reactions)])
+    assert (found.action, "".join(f.kind for f in found.findings)) == (action, kinds)
+    assert found.sentence == (f"{kinds[0]}." if kinds else "")
 
 
 @pytest.mark.parametrize("size", [1, 100, 20_000])
@@ -196,5 +213,5 @@ def test_one_value_that_is_not_finite_is_found_and_large_ones_are_not_taken_for_
     spec = TensorSpec(name="x", datatype=names[kind], shape=(-1, 2))
 
     for seen in (tensor, np.asfortranarray(tensor)):
-        verdict = input_guard.check({"x": seen}, (spec,), reject_non_finite=True)
-        assert verdict.allow == (odd in (1.0, 6e4, "most"))
+        passed = input_guard.check({"x": seen}, (spec,), reject_non_finite=True)
+        assert passed.allow == (odd in (1.0, 6e4, "most"))

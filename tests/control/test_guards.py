@@ -71,8 +71,8 @@ def test_an_input_with_one_value_that_is_not_finite_has_no_features(odd):
 
 
 def test_the_seven_numbers_are_mean_deviation_ends_zeros_steps_and_how_much_lies_at_the_ends():
-    values = np.array([0.0, 1.0, 4.0, 4.0, 2.0])
-    assert stats.features(values).tolist() == pytest.approx([2.2, 1.6, 0.0, 4.0, 0.2, 1.5, 0.6])
+    values = np.array([0.0, 1.0, 5.0, 5.0, 2.0, 3.0, 3.0, 5.0])
+    assert stats.features(values).tolist() == pytest.approx([3.0, 3.25**0.5, 0.0, 5.0, 0.125, 11 / 7, 0.5])
 
 
 def test_an_input_of_one_element_has_features():

@@ -44,7 +44,7 @@ def test_the_median_removes_single_points_and_keeps_areas(layout):
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_the_median_is_taken_over_rows_and_columns_and_not_over_channels(layout):
-    planes = np.stack([np.full((8, 8), value, np.float32) for value in (0.0, 1.0, 5.0)])
+    planes = np.stack([np.full((8, 8), value, np.float32) for value in (0.0, 5.0, 1.0)])
     x = planes[None] if layout == "NCHW" else np.moveaxis(planes, 0, -1)[None]
     np.testing.assert_array_equal(squeeze.smoothed(x, layout, 3), x)
 
