@@ -25,7 +25,7 @@ TESTS = {
     "thermal_choice": ["tests/control/test_thermal_choice.py", "tests/control/test_predictive_governor.py"],
     "heat_allotment": ["tests/control/test_thermal_choice.py"],
     "linear_program": ["tests/control/test_thermal_choice.py"],
-    "thermal_model": ["tests/control/test_predictive_governor.py"],
+    "thermal_model": ["tests/control/test_thermal_choice.py", "tests/control/test_predictive_governor.py"],
     "predictive_governor": ["tests/control/test_predictive_governor.py"],
     "lane_health": ["tests/control/test_lane_health.py", "tests/control/test_deciders.py"],
     "fault_detector": ["tests/control/test_deciders.py", "tests/control/test_lane_health.py"],
@@ -54,6 +54,8 @@ FLIPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 TIMEOUT_S = 240
+ORDERLY = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly")
+"""In the order of `TESTS`, the quick ones first."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,7 @@ def noticed(mutant: Mutant, copy_of: Path) -> bool:
     path = copy_of / f"agent/control/{mutant.module}.py"
     original = path.read_text()
     path.write_text(mutant.source)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        *TESTS[mutant.module],
-    ]
+    command = [sys.executable, "-m", "pytest", *ORDERLY, *TESTS[mutant.module]]
     environment = {**os.environ, "PYTHONPATH": str(copy_of), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
