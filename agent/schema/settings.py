@@ -79,13 +79,18 @@ class MqttSettings(FileModel):
     )
 
 
+FLUSH_S, FLUSH_ALONE_S = 30.0, 300.0
+"""Longest wait of telemetry for its commit: with a broker, to which it then goes, and where only the board has it."""
+
+
 class OutboxSettings(FileModel):
     """The on-board spool."""
 
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
-    flush_s: float = Field(
-        default=30.0, gt=0, le=300, description="longest time a telemetry row waits for its commit; events do not"
-    )
+    flush_s: float | None = Field(
+        default=None, gt=0, le=300,
+        description="longest wait of telemetry for its commit, events do not wait; null: 30 with a broker, else 300",
+    )  # fmt: skip
     max_daily_bytes: int | None = Field(
         default=256 * 1024 * 1024,
         ge=1024 * 1024,
@@ -172,6 +177,18 @@ class SimulatedAccelerator(FileModel):
     max_slowdown: float = Field(default=50.0, ge=1, description="refuse when the CPU needs this many times longer")
 
 
+class LaneSettings(FileModel):
+    """What the process of an accelerator's lane may take of the board."""
+
+    cores: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+        default=None, description="the only ones that it computes on; null: all of the agent's"
+    )
+    memory_limit_bytes: int | None = Field(
+        default=None, ge=268_435_456, description="address space, which is more than what is resident; null: no limit"
+    )
+    nice: int = Field(default=0, ge=0, le=19, description="how far others go first: 19 takes what nobody else wants")
+
+
 class Settings(FileModel):
     """agent.yaml."""
 
@@ -190,7 +207,15 @@ class Settings(FileModel):
         default=4_294_967_296, ge=0, description="disk for weights that lanes map instead of copying; 0: none"
     )
     simulated_accelerators: tuple[SimulatedAccelerator, ...] = ()
+    lanes: dict[Name, LaneSettings] = Field(default={}, description="by accelerator; not where isolation is thread")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def flush_s(self) -> float:
+        """Longest time that a telemetry row waits for its commit to disk; each commit wears flash by pages."""
+        if self.outbox.flush_s is not None:
+            return self.outbox.flush_s
+        return FLUSH_ALONE_S if self.mqtt is None else FLUSH_S
 
     @field_validator("state_dir", mode="before")
     @classmethod
@@ -198,6 +223,12 @@ class Settings(FileModel):
         if value == "":
             raise ValueError("name a folder; empty would mean wherever the agent was started")
         return value
+
+    @model_validator(mode="after")
+    def _lanes_are_processes(self) -> Settings:
+        if self.lanes and self.isolation == "thread":
+            raise ValueError("lanes: cores, memory and priority are a process's own: set isolation to process")
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> Settings:

@@ -44,7 +44,7 @@ class Reporting:
         self._settings = settings
         self._boot = boot
         path = settings.state_dir / "outbox.db"
-        self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.outbox.flush_s, clock)
+        self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.flush_s, clock)
         self._wear = Wear(settings.outbox.max_daily_bytes, clock.monotonic_s())
         self._energies: Callable[[], Mapping[str, float]] = dict
         self._window_s: Callable[[], float] = lambda: 10.0
@@ -263,7 +263,7 @@ class Reporting:
     def _check_wear(self) -> None:
         """Slow telemetry down, or let it be as quick as it should, so that flash lasts."""
         stretch = self._wear.step(self.outbox.counters["written_bytes"], self._clock.monotonic_s())
-        self.outbox.flush_every(self._wear.flush_s(self._settings.outbox.flush_s))
+        self.outbox.flush_every(self._wear.flush_s(self._settings.flush_s))
         cause = f"more would be written than {self._wear.budget_bytes_per_day} bytes in a day" if stretch > 1 else None
         consequence = f"telemetry windows and commits are {stretch:g} times as long"
         mend = "a longer telemetry.window_s, outbox.flush_s, or a higher outbox.max_daily_bytes"
