@@ -1,6 +1,6 @@
 """Mutation run over deciders: flips each comparison and boolean operator, and asks the tests whether they notice.
 
-    python benchmarks/mutation.py [--quick] [--modules thermal_governor,lane_health] [--limit N]
+    python benchmarks/mutation.py [--quick] [--modules thermal_governor,lane_health] [--limit N] [--part 1/4]
 
 A mutant is the module with one operator changed, run against that module's tests in a process of its own from a copy of
 the package. Score: mutants that a test notices over all mutants. Survivors are printed with their line.
@@ -115,7 +115,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, every third mutant")
     parser.add_argument("--modules", default=",".join(TESTS))
     parser.add_argument("--limit", type=int, default=10_000, help="mutants per module, evenly spread")
+    parser.add_argument("--part", default="1/1", help="K/N: of each module every Nth mutant, beginning with the Kth")
     given = parser.parse_args()
+    part, parts = (int(number) for number in given.part.split("/"))
     modules = list(QUICK) if given.quick else given.modules.split(",")
     killed = total = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +134,7 @@ def main() -> int:
                 sys.exit(f"{module}: its tests fail without any change; mend that first")
             some = mutants(module)
             stride = 3 if given.quick else max(1, -(-len(some) // given.limit))
-            chosen = some[::stride]
+            chosen = some[::stride][part - 1 :: parts]
             survivors = [mutant for mutant in chosen if not noticed(mutant, copy_of)]
             killed += len(chosen) - len(survivors)
             total += len(chosen)
