@@ -6,8 +6,8 @@
 Commits are up to five minutes apart, so what is written is watched over two of them, on all configurations at once.
 Measured from /proc: RSS of the agent, PSS of it and its lanes together (shared pages counted once), processor time of
 all of them over the window, bytes sent to block devices (`write_bytes` of /proc/PID/io, children included) as a day's
-worth (none where TMPDIR is memory). The limits are those of an agent without lanes; the other rows say what models and a
-broker add.
+worth (none where TMPDIR is memory). The limits are those of an agent without lanes; the other rows say what models and
+a broker add.
 """
 
 from __future__ import annotations
