@@ -171,7 +171,7 @@ class Outbox:
             try:
                 self._commit_removals()
                 while self._writing:
-                    self._commit_rows()
+                    self._commit_rows(self._batch())
             except sqlite3.Error as error:
                 self.counters["write_errors"] += 1
                 if self.failing is None:
@@ -190,7 +190,7 @@ class Outbox:
             self.counters.update(committed=self._spool.committed, evicted=self._spool.evicted)
 
     def _commit_removals(self) -> None:
-        """Delete what was acknowledged or buried, and write the gap rows of what memory had to drop."""
+        """Delete what was acknowledged or buried, write the gap rows of what memory had to drop, and the first rows."""
         with self._lock:
             removed, dead, drops = self._removed, self._dead, self._drops
             self._removed, self._dead, self._drops = {}, [], {}
@@ -199,7 +199,13 @@ class Outbox:
         gaps += [{"reason": d.reason, "cls": d.cls, "boot": d.boot, "from": d.seq, "to": d.seq} for d in dead]
         try:
             if removed or gaps:
-                self.counters["acknowledged"] += self._spool.remove(removed, dead, gaps) - len(dead)
+                batch = self._batch()
+                gone = self._spool.exchange(batch, removed, dead, gaps)
+                if gone is None:
+                    gone = self._spool.remove(removed, dead, gaps)
+                else:
+                    self._written(batch)
+                self.counters["acknowledged"] += gone - len(dead)
                 self.counters["dead"] += len(dead)
         except sqlite3.Error:
             with self._lock:
@@ -221,19 +227,27 @@ class Outbox:
         for drop, rows in drops.items():
             self._drops[drop] = self._drops.get(drop, 0) + rows
 
-    def _commit_rows(self) -> None:
-        batch: list[tuple[str, str]] = []
+    def _batch(self) -> list[tuple[RowClass, str]]:
+        """The oldest rows that wait, as many as one commit takes."""
+        batch: list[tuple[RowClass, str]] = []
         size = 0
         for row in self._writing:
             if batch and (len(batch) >= COMMIT_ROWS or size + len(row[1]) > COMMIT_BYTES):
                 break
             batch.append(row)
             size += len(row[1])
+        return batch
+
+    def _commit_rows(self, batch: list[tuple[RowClass, str]]) -> None:
         self._spool.put(batch)
+        self._written(batch)
+
+    def _written(self, batch: list[tuple[RowClass, str]]) -> None:
+        """They are on disk and wait no more."""
         with self._lock:
-            for _ in batch:
+            for _, text in batch:
                 self._writing.popleft()
-            self._queued_bytes -= size
+                self._queued_bytes -= len(text)
 
     # ------------------------------------------------------------------ any thread: out of the file
 

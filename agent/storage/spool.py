@@ -54,18 +54,40 @@ class Spool:
     ) -> int:
         """Delete rows by (class, boot), keep a note of the dead ones and tell the gaps. How many rows went."""
         texts = [("gap", _text(gap)) for gap in gaps]
-
-        def work() -> int:
-            gone = sum(self._delete(cls, boot, *pair) for (cls, boot), pairs in spans.items() for pair in pairs)
-            insert = "INSERT INTO dead (cls, boot, seq, bytes, reason) VALUES (?, ?, ?, ?, ?)"
-            if dead:
-                self._db.executemany(insert, dead)
-                self._db.execute("DELETE FROM dead WHERE id <= (SELECT MAX(id) FROM dead) - ?", (DEAD_ROWS,))
-            self._insert(texts)
-            return gone
-
-        gone = self._transaction(work)
+        gone = self._transaction(lambda: self._remove(spans, dead, texts))
         self._count(texts)
+        return gone
+
+    def exchange(
+        self,
+        rows: Sequence[tuple[str, str]],
+        spans: Mapping[tuple[str, int], Spans],
+        dead: Sequence[DeadRow],
+        gaps: Sequence[dict[str, Any]],
+    ) -> int | None:
+        """`remove` and `put` in one commit, which writes and syncs half as much.
+
+        None where that does not fit, and nothing was changed: `put` makes room once `remove` is done, and must not
+        tell rows to be lost that were acknowledged.
+        """
+        texts = [*(("gap", _text(gap)) for gap in gaps), *rows]
+        gone = None
+        with suppress(_Full), self._db:
+            gone = self._or_full(lambda: self._remove(spans, dead, texts))
+        if gone is not None:
+            self._count(texts)
+        return gone
+
+    def _remove(
+        self, spans: Mapping[tuple[str, int], Spans], dead: Sequence[DeadRow], texts: Sequence[tuple[str, str]]
+    ) -> int:
+        """Within a transaction: delete, note, insert."""
+        gone = sum(self._delete(cls, boot, *pair) for (cls, boot), pairs in spans.items() for pair in pairs)
+        insert = "INSERT INTO dead (cls, boot, seq, bytes, reason) VALUES (?, ?, ?, ?, ?)"
+        if dead:
+            self._db.executemany(insert, dead)
+            self._db.execute("DELETE FROM dead WHERE id <= (SELECT MAX(id) FROM dead) - ?", (DEAD_ROWS,))
+        self._insert(texts)
         return gone
 
     def gaps_read(self, numbers: Iterable[int]) -> None:

@@ -133,3 +133,25 @@ def test_a_buried_row_leaves_a_note_and_a_gap_row(tmp_path):
     dead = box._spool._db.execute("SELECT cls, boot, seq, bytes, reason FROM dead").fetchall()
     assert dead == [("tlm", 1, 0, 99, "too_large")]
     box.stop()
+
+
+def test_rows_that_were_acknowledged_are_not_told_to_be_lost_where_the_next_ones_do_not_fit(tmp_path):
+    box = make(tmp_path, max_bytes=1 << 20)
+    while not box.counters["evicted"]:
+        box.append("tlm", {"x": "y" * 2500})
+        box.flush()
+    for _ in range(50):  # of the room for 64 that was made
+        box.append("tlm", {"x": "y" * 2500})
+    box.flush()
+    oldest = waiting(box)[0].seq
+    for low in range(oldest, oldest + 10, 2):
+        box.acknowledge(1, "tlm", None, [(low, low)])
+    for _ in range(200):
+        box.append("tlm", {"x": "y" * 2500})
+    box.flush()
+    told = {n for gap in waiting(box, "gap") for n in range(gap.payload["from"], gap.payload["to"] + 1)}
+    assert box.counters["acknowledged"] == 5
+    assert not told & set(range(oldest, oldest + 10, 2))
+    assert {oldest + 1, oldest + 3} <= told
+    assert len(told) == box.counters["evicted"]
+    box.stop()
