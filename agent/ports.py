@@ -80,6 +80,7 @@ class LaneSpec:
     max_queue: int = 64
     simulated: bool = False
     memory_limit_bytes: int | None = None
+    nice: int = 0
 
 
 @dataclass(frozen=True)

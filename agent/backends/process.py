@@ -26,6 +26,8 @@ def arguments(spec: LaneSpec) -> list[str]:
         command += ["--affinity", ",".join(str(core) for core in spec.cpu_affinity)]
     if spec.memory_limit_bytes is not None:
         command += ["--memory-limit", str(spec.memory_limit_bytes)]
+    if spec.nice:
+        command += ["--nice", str(spec.nice)]
     return command
 
 

@@ -67,6 +67,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--simulated", action="store_true")
     parser.add_argument("--affinity")
     parser.add_argument("--memory-limit", type=int)
+    parser.add_argument("--nice", type=int, default=0)
     return parser.parse_args(argv)
 
 
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     """See module."""
     given = parsed(argv)
     prepare(given.parent, given.affinity, given.memory_limit)
+    os.nice(given.nice)
     page = VitalsPage(sealed.attach(given.vitals, PAGE_BYTES))
     taken = threading.Event()
     if wait(given.channel, page, taken):

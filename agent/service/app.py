@@ -19,7 +19,7 @@ from agent.backends.engine_cache import prune
 from agent.backends.factory import LaneFactory
 from agent.errors import Overloaded
 from agent.placement.state import State
-from agent.ports import Lane, LaneSpec, Sensor
+from agent.ports import Lane, Sensor
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
@@ -258,7 +258,7 @@ class App:
     def _keeper(self, accelerator: Accelerator) -> LaneKeeper:
         simulated = accelerator.name in self.board.simulated
         runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
-        spec = LaneSpec(accelerator.name, self.board.threads(accelerator), max_queue=4096, simulated=simulated)
+        spec = self.board.lane(accelerator)
         engines = self.settings.state_dir / "engines" / accelerator.name
         prune(engines)
         return LaneKeeper(

@@ -45,7 +45,7 @@ def board(settings: Settings, inventory: Callable[[], RuntimeInventory] | None =
     """
     profile = base_profile(settings.profile, inventory)
     profile = calibration.apply_saved(profile, settings.state_dir)
-    return make_board(profile, settings.simulated_accelerators, named_profile)
+    return make_board(profile, settings.simulated_accelerators, named_profile, lanes=settings.lanes)
 
 
 def models(settings: Settings, ahead: ReadAhead | None) -> tuple[ModelEntry, ...]:

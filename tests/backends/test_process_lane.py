@@ -195,10 +195,11 @@ def test_a_process_without_a_model_imports_nothing_that_only_models_need_and_can
 
 def test_the_process_runs_where_and_as_large_as_the_spec_says(process_rig: Rig, models: Models) -> None:
     core = min(os.sched_getaffinity(0))
-    lane = process_rig.lane(cpu_affinity=(core,), memory_limit_bytes=8 * 2**30)
+    lane = process_rig.lane(cpu_affinity=(core,), memory_limit_bytes=8 * 2**30, nice=3)
     process_rig.load(lane, models.add_one)
 
     assert os.sched_getaffinity(lane.pid()) == {core}
+    assert psutil.Process(lane.pid()).nice() == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
     assert psutil.Process(lane.pid()).rlimit(psutil.RLIMIT_AS) == (8 * 2**30, 8 * 2**30)
 
 

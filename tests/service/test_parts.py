@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import BadInput, ConfigError, StorageError
 from agent.ports import Reading
-from agent.schema.settings import Settings, SimulatedAccelerator
+from agent.schema.settings import LaneSettings, Settings, SimulatedAccelerator
 from agent.service.board import make_board
 from agent.service.conditions import MAX_CONDITIONS, ConditionBook
 from agent.service.policy_watch import PolicyWatch
@@ -51,6 +51,35 @@ def test_a_simulated_accelerator_that_cannot_be_is_a_configuration_error(entry, 
 def test_a_cpu_lane_uses_all_cores_unless_the_profile_says_otherwise():
     board = make_board(profile("cpu"), (), profile, cores=3)
     assert board.threads(board.profile.accelerator("cpu")) == 3
+
+
+def test_a_lane_has_the_cores_the_memory_and_the_priority_of_the_settings(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    lanes = {"cpu": LaneSettings(cores=(2, 3), memory_limit_bytes=2**30, nice=5)}
+    board = make_board(profile("cpu", "gpu"), (), profile, lanes=lanes)
+
+    spec = board.lane(board.profile.accelerator("cpu"))
+    assert (spec.threads, spec.cpu_affinity, spec.memory_limit_bytes, spec.nice) == (2, (2, 3), 2**30, 5)
+    other = board.lane(board.profile.accelerator("gpu"))
+    assert (other.cpu_affinity, other.memory_limit_bytes, other.nice) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("npu", r"lanes\.npu: .* has no such accelerator \(it has cpu\)"),
+        ("cpu", r"lanes\.cpu\.cores: the agent may not use core 7 \(it may use 0, 1\)"),
+    ],
+)
+def test_a_lane_that_cannot_be_is_a_configuration_error(monkeypatch, name, words):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(ConfigError, match=words):
+        make_board(profile("cpu"), (), profile, lanes={name: LaneSettings(cores=(1, 7))})
+
+
+def test_lanes_without_a_process_take_no_cores_of_their_own():
+    with pytest.raises(ValueError, match="set isolation to process"):
+        Settings(version=1, isolation="thread", lanes={"cpu": LaneSettings(nice=1)})
 
 
 # ------------------------------------------------------------------------------------------------ store

@@ -79,4 +79,4 @@ def cpu_only(board: Board) -> Board:
     kept = tuple(a for a in board.profile.accelerators if a.kind == "cpu" and a.name not in board.simulated)
     if not kept:
         return board
-    return Board(board.profile.model_copy(update={"accelerators": kept}), frozenset(), board.cores)
+    return Board(board.profile.model_copy(update={"accelerators": kept}), frozenset(), board.cores, board.lanes)
