@@ -125,8 +125,11 @@ def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Setti
     Paths in the file are relative to its folder, paths in variables to the working folder. Raises ConfigError with
     every problem found; what is wrong in a variable is reported as `environment: QEIL_…`.
     """
-    variables = environ or {}
-    document = read_document(path)
+    return settings_of(read_document(path), path, environ or {})
+
+
+def settings_of(document: Document, path: Path, variables: Mapping[str, str]) -> Settings:
+    """`load_settings` of a document that was read from `path`."""
     overrides = environment.overrides(variables)
     merged = Document(environment.apply_environment(document.data, variables), document.positions)
     from_environment = {override.path: override.variable for override in overrides}

@@ -67,14 +67,37 @@ def test_a_virtual_machine_is_told_what_missing_sensors_cost(tmp_path, shipped):
     assert "joules will be modelled" in results["power"].message
 
 
-def test_wrong_settings_end_the_settings_checks_with_the_line(tmp_path, shipped):  # noqa: F811
-    file = config(tmp_path, "version: 1\nport: 8\n")
+def test_mistakes_in_the_settings_are_told_and_do_not_hide_what_else_is_wrong(tmp_path, shipped):  # noqa: F811
+    text = """version: 1
+port: 8
+http: {port: 0, keep_alive_s: never}
+policy: gone
+models:
+  - {name: a, paht: a.onnx}
+  - {name: b, path: b.onnx}
+"""
+    results = examine(config(tmp_path, text), around(tmp_path, shipped))
 
-    results = by_check(examine(file, around(tmp_path, shipped)))
+    told = [r.message for r in results if r.check == "settings" and r.result == "fail"]
+    assert [any(f"agent.yaml:{line}:" in t for t in told) for line in (2, 3, 6)] == [True, True, True]
+    assert by_check(results)["policy"].result == "fail"
+    assert by_check(results)["model b"].result == "fail"
+    assert "model a" not in by_check(results)
 
+
+@pytest.mark.parametrize("text", ["version: 1\nmodels: [\n", "port: 8\n", "- 1\n"])
+def test_settings_of_which_nothing_valid_remains_end_the_checks_with_the_line(tmp_path, shipped, text):  # noqa: F811
+    results = by_check(examine(config(tmp_path, text), around(tmp_path, shipped)))
     assert results["settings"].result == "fail"
-    assert "agent.yaml:2" in results["settings"].message
+    assert "agent.yaml" in results["settings"].message
     assert "policy" not in results
+
+
+def test_many_mistakes_are_a_dozen_lines_and_a_number(tmp_path, shipped):  # noqa: F811
+    file = config(tmp_path, "version: 1\n" + "".join(f"wrong_{n}: 1\n" for n in range(40)))
+    results = examine(file, around(tmp_path, shipped))
+    told = [r.message for r in results if r.check == "settings" and r.result == "fail"]
+    assert (len(told), told[-1]) == (13, "28 more mistakes")
 
 
 def test_a_machine_without_profile_fails_but_the_other_checks_go_on(tmp_path, shipped):  # noqa: F811

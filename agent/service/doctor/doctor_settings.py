@@ -14,17 +14,24 @@ from agent.schema.settings import Settings
 from agent.service.calibration import calibration
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.detection import Detected
+from agent.service.doctor import settings_rest
 from agent.storage import environment, share, state_file, yaml_files
+from agent.storage.problem import problems_of
 from agent.storage.yaml_text import Document
 
 SPARE_BYTES = 64 * 2**20
 """Disk that state, logs and calibration need beside the outbox."""
+MOST_LINES = 12
+"""Of mistakes in the settings; the rest is a number."""
 CALIBRATION_OLD_S = 180 * 86400.0
 """Half a year: drivers and runtimes have changed by then."""
 
 
 def load(config: Path | None, environ: Mapping[str, str], results: list[CheckResult]) -> Settings | None:
-    """The settings as `qeil run` would use them; a result about them is added."""
+    """The settings as `qeil run` would use them; results about them are added.
+
+    Of a file with mistakes, what remains without them; None where that is nothing valid.
+    """
     try:
         if config is None:
             data = environment.apply_environment({"version": 1}, dict(environ))
@@ -32,8 +39,15 @@ def load(config: Path | None, environ: Mapping[str, str], results: list[CheckRes
         else:
             settings = yaml_files.load_settings(config, environ)
     except ConfigError as error:
-        results.append(fail("settings", error.message, "correct the file; qeil check FILE names every mistake"))
-        return None
+        mend = "correct the file; qeil check FILE names every mistake"
+        remaining = None if config is None else settings_rest.rest(config, environ, error)
+        lines = [problem.text() for problem in problems_of(error)] if remaining else [error.message]
+        results += [fail("settings", line, mend) for line in lines[:MOST_LINES]]
+        if len(lines) > MOST_LINES:
+            results.append(fail("settings", f"{len(lines) - MOST_LINES} more mistakes", mend))
+        if remaining is not None:
+            results.append(warn("settings", "what follows looks at the file without these mistakes", mend))
+        return remaining
     results.append(ok("settings", str(config) if config else "defaults (no file)"))
     return settings
 
