@@ -138,3 +138,18 @@ def test_intervals_follow_the_textbook_formula_of_a_straight_line():
 
     half_width = (law.exponent_intervals[0, 1] - law.exponent_intervals[0, 0]) / 2
     assert half_width == pytest.approx(3.18245 * standard_error, rel=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["even", "shares"])
+def test_intervals_hold_the_truth_as_often_as_they_say(noise):
+    """Also where the points are shares of 200 questions, whose noise differs with the share."""
+    rng = np.random.default_rng(7)
+    samples = np.geomspace(1, 64, 7)
+    truth = 1 - np.exp(-0.3 * samples**0.7)
+    held = np.zeros(2)
+    for _ in range(100):
+        seen = truth + rng.normal(0, 0.01, 7) if noise == "even" else rng.binomial(200, truth) / 200
+        law = scaling.fit_coverage({"samples": samples}, np.clip(seen, 0, 1)).law
+        exponent = law.exponent_intervals[0]
+        held += [law.scale_interval[0] <= 0.3 <= law.scale_interval[1], exponent[0] <= 0.7 <= exponent[1]]
+    assert held.min() >= 93

@@ -89,7 +89,7 @@ def build(
         ),
         "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds if seconds > 0 else None,
         "samples_used": {row["strategy"]: row["samples"] for row in rows},
-        "fits": {"coverage": scoring.coverage_fit(passes)},
+        "fits": {"coverage": scoring.coverage_fit(results, samples)},
         "strategies": rows,
         "no_answer": sum(sample.answer is None for sample in pool),
         "skipped": [{"line": s.line, "reason": s.reason} for s in questions.skipped],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from agent.sampling.strategy import Progress, Sample, Strategy, answer, replay
 CONFIDENCE = 0.95
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Sample counts that pass@k is given for, up to the pool's size."""
+MOST_LEFT_OUT, FEWEST_LEFT_OUT = 40, 5
+"""Groups of questions that are left out in turn: so many at most, and at least so many for an interval."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,51 @@ def pass_at(results: Sequence[Answered], samples: int) -> dict[int, tuple[float,
     return found
 
 
-def coverage_fit(passes: Mapping[int, tuple[float, float, float]]) -> dict[str, Any]:
-    """C(S) = 1 − exp(−α S^β) through the pass@k of the run, or why it cannot be fitted."""
-    samples = [float(k) for k in passes]
-    report = scaling.fit_coverage({"samples": samples}, [passes[k][0] for k in passes])
+def coverage_fit(results: Sequence[Answered], samples: int) -> dict[str, Any]:
+    """C(S) = 1 − exp(−α S^β) through the pass@k of the run, or why it cannot be fitted.
+
+    All points come from the same questions, so their errors go together; the intervals are those of a jackknife that
+    leaves out questions in turn (Quenouille 1956, doi:10.1093/biomet/43.3-4.353).
+    """
+    every = _passes(results, samples)
+    report = scaling.fit_coverage({"samples": list(every)}, list(every.values()))
     if report.law is None or report.unsupported_because:
         return {"law": "C(S) = 1 - exp(-alpha S^beta)", "unsupported_because": report.unsupported_because}
     law = report.law
+    (alpha_low, alpha_high), beta_interval = _jackknifed(results, samples, law)
     return {
-        "law": "C(S) = 1 - exp(-alpha S^beta)", "alpha": law.scale, "alpha_interval": list(law.scale_interval),
-        "beta": float(law.exponents[0]), "beta_interval": [float(v) for v in law.exponent_intervals[0]],
+        "law": "C(S) = 1 - exp(-alpha S^beta)", "alpha": law.scale, "alpha_interval": [alpha_low, alpha_high],
+        "beta": float(law.exponents[0]), "beta_interval": list(beta_interval),
         "r_squared": law.r_squared, "confidence": law.confidence, "unsupported_because": None,
     }  # fmt: skip
+
+
+def _jackknifed(
+    results: Sequence[Answered], samples: int, law: scaling.ScalingLaw
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Intervals of alpha and beta over questions; the law's own where too few questions can be left out."""
+    own = law.exponent_intervals[0]
+    groups = min(MOST_LEFT_OUT, len(results))
+    found = []
+    for group in range(groups):
+        left = _passes([r for i, r in enumerate(results) if i % groups != group], samples) if groups > 1 else {}
+        without = scaling.fit_coverage({"samples": list(left)}, list(left.values())).law if left else None
+        if without is not None:
+            found.append((math.log(without.scale), float(without.exponents[0])))
+    if len(found) < max(FEWEST_LEFT_OUT, groups):
+        return law.scale_interval, (float(own[0]), float(own[1]))
+    spread = np.sqrt((groups - 1) ** 2 / groups * np.var(np.array(found), axis=0, ddof=1))
+    reach = student_t.two_sided(CONFIDENCE, groups - 1) * spread
+    middle, beta = math.log(law.scale), float(law.exponents[0])
+    low, high = math.exp(middle - reach[0]), math.exp(min(700.0, middle + reach[0]))
+    return (low, high), (beta - float(reach[1]), beta + float(reach[1]))
+
+
+def _passes(results: Sequence[Answered], samples: int) -> dict[float, float]:
+    counts = np.array([result.correct for result in results])
+    powers = (*[p for p in POWERS if p < samples], samples)
+    each = [merit.pass_at_k(np.full(counts.shape, samples), counts, np.full(counts.shape, k)) for k in powers]
+    return {float(k): float(np.mean(values)) for k, values in zip(powers, each, strict=True)}
 
 
 def alone(results: Sequence[Answered]) -> list[Answered]:

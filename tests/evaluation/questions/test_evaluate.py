@@ -20,6 +20,7 @@ from agent.cli.evaluate import evaluate_command
 from agent.errors import BadInput, Overloaded, QeilError
 from agent.evaluation.questions import generated, perplexity, reading, report, scoring
 from agent.evaluation.questions.endpoint import Drawn, Endpoint
+from agent.physics import scaling
 from tests.evaluation.questions.server import serving
 
 
@@ -109,6 +110,21 @@ def test_an_interval_of_few_questions_is_never_a_point(chance, count, seed):
     for mean, low, high in scoring.pass_at(results, 4).values():
         assert 0.0 <= low <= mean <= high <= 1.0
         assert high - low > 0.5 / (count + 4)
+
+
+def test_the_coverage_law_is_as_sure_as_its_questions_are_many():
+    question = reading.parsed("x", generated.lines("sums", 1)).questions[0]
+    right, wrong = (Drawn(f"#### {t}", 1, 1.0, None, "unknown", None) for t in (question.truth, "-1"))
+    few = [scoring.answered(question, right, [right] * n + [wrong] * (8 - n)) for n in (0, 1, 1, 2, 3, 0, 5, 8, 1, 0)]
+
+    def widths(results):
+        fit = scoring.coverage_fit(results, 8)
+        return [fit[key][1] - fit[key][0] for key in ("alpha_interval", "beta_interval")]
+
+    for less, more in zip(widths(few * 4), widths(few), strict=True):
+        assert 0.3 * more < less < 0.6 * more  # four times the questions: half the width
+    own = scaling.fit_coverage({"samples": [1, 2, 4, 8]}, [v for v, *_ in scoring.pass_at(few[:4], 8).values()]).law
+    assert scoring.coverage_fit(few[:4], 8)["alpha_interval"] == list(own.scale_interval)
 
 
 def test_a_number_can_be_asked_for_alone_and_a_run_keeps_how_it_asked(tmp_path):
