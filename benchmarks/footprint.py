@@ -1,9 +1,9 @@
 """What the agent takes of a board while it is idle: memory, processor, writes to disk, start-up and package size.
 
-    python benchmarks/footprint.py            # a minute for each configuration, then eleven for what all write
+    python benchmarks/footprint.py            # a minute for each configuration, then twenty for what all write
     python benchmarks/footprint.py --quick    # ten seconds for each, writes left out
 
-Commits are up to five minutes apart, so what is written is watched over two of them, on all configurations at once.
+Commits are up to ten minutes apart, so what is written is watched over two of them, on all configurations at once.
 Measured from /proc: RSS of the agent, PSS of it and its lanes together (shared pages counted once), processor time of
 all of them over the window, bytes sent to block devices (`write_bytes` of /proc/PID/io, children included) as a day's
 worth (none where TMPDIR is memory). The limits are those of an agent without lanes; the other rows say what models and
@@ -180,10 +180,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="ten seconds for each, limits are told and not enforced")
     parser.add_argument("--window-s", type=float, help="how long to watch each [default: 60, quick 10]")
-    parser.add_argument("--writes-s", type=float, help="how long to watch what all write [default: 620, quick 0]")
+    parser.add_argument("--writes-s", type=float, help="how long to watch what all write [default: 1220, quick 0]")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    settle_s, window_s, writes_s = (3.0, 10.0, 0.0) if options.quick else (20.0, 60.0, 620.0)
+    settle_s, window_s, writes_s = (3.0, 10.0, 0.0) if options.quick else (20.0, 60.0, 1220.0)
     window_s = options.window_s or window_s
     writes_s = writes_s if options.writes_s is None else options.writes_s
     rows, left_out = [], []
