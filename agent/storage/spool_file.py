@@ -18,8 +18,8 @@ MIN_FREE_BYTES = 16 * 1024 * 1024
 MIN_BYTES, LARGEST_COMMIT_BYTES = 1024 * 1024, 640 * 1024
 """Room for the largest row beside what it displaces, and what one commit may need."""
 PAGE_BYTES = 2048
-"""A row of half a kilobyte would fill a page of 1024 alone, a quarter more a day; with pages of 4096 a day of 1 KB rows in
-60 s commits wears flash twice."""
+"""A row of half a kilobyte would fill a page of 1024 alone, a quarter more a day; with pages of 4096 a day of 1 KB rows
+in 60 s commits wears flash twice."""
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
 NEWEST = "SELECT cls, boot, seq, payload FROM rows WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
 
