@@ -16,7 +16,8 @@ from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
 from agent.storage.outbox import Outbox
 
-CHECK_S = 1.0
+CHECK_S, IDLE_CHECK_S = 1.0, 5.0
+"""Between two looks at a board that nothing calls: resends, keep-alives, deletions of what was acknowledged."""
 
 
 class LoopBoard:
@@ -112,7 +113,7 @@ class BoardLoop:
     def _check(self, board: LoopBoard) -> None:
         board.outbox.flush()
         self.work(board)
-        self._later(time.monotonic() + CHECK_S, self._check, board)
+        self._later(time.monotonic() + (IDLE_CHECK_S if board.publisher.idle else CHECK_S), self._check, board)
 
     def close(self) -> None:
         """Say goodbye for every board and give files and connections back. Nothing is turned after it."""

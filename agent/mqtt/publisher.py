@@ -103,6 +103,11 @@ class Publisher:
         """Rows were sent and nobody acknowledged any for longer than the resend time."""
         return self._delivery.silent and self._settings.delete_on == "backend_ack"
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was handed over waits for its outcome."""
+        return not self._in_flight
+
     # ------------------------------------------------------------------ from the link's thread
 
     def on_message(self, topic: str, payload: bytes) -> None:

@@ -167,6 +167,8 @@ class Outbox:
             with self._lock:
                 self._writing.extend(self._queue)
                 self._queue.clear()
+                if not (self._writing or self._removed or self._dead or self._drops or self.failing):
+                    return
             before = _written_bytes()
             try:
                 self._commit_removals()
