@@ -122,7 +122,7 @@ def main() -> int:
     killed = total = 0
     with tempfile.TemporaryDirectory() as folder:
         copy_of = Path(folder)
-        for name in ("agent", "tests", "pyproject.toml"):
+        for name in ("agent", "tests", "device_profiles", "policies", "pyproject.toml"):
             source = ROOT / name
             ignore = shutil.ignore_patterns("__pycache__")
             if source.is_dir():
