@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.explain import binding_document, flip_document, read_policy
+from agent.cli.plan_problem import tell_left_out, tell_rounding
 from agent.cli.problem_file import load_problem
 from agent.placement.limits import Constraints
 from agent.placement.reasons_front import why_point
@@ -26,17 +27,20 @@ def explain_problem(
     policy's is about requests to the agent.
     """
     wishes = read_policy(policy, power_cap_w, None)
+    tell_left_out(wishes)
     problem = load_problem(file)
+    rounded = tell_rounding(file, problem)
     limits = Constraints(None if deadline_ms is None else deadline_ms / 1e3, wishes.power_cap_w)
     result = solve(problem, "pgsam", seed, clock=time.perf_counter)
+    exact = result.exact and not rounded
     reasons = why_point(problem, result.assignments(), wishes.objective, limits, seed)
     return {
-        "problem": str(file), "policy": wishes.name, "seed": seed, "exact": result.exact, "front": len(result.front),
+        "problem": str(file), "policy": wishes.name, "seed": seed, "exact": exact, "front": len(result.front),
         "chosen": reasons.chosen.name, "assignment": list(reasons.assignment), "why": reasons.rule,
         "choice": dataclasses.asdict(reasons.chosen),
         "runner_up": None if reasons.runner_up is None else dataclasses.asdict(reasons.runner_up),
         "parts": [dataclasses.asdict(part) for part in reasons.parts],
         "binding": [binding_document(b) for b in reasons.binding],
         "flips": [flip_document(f) for f in reasons.flips], "placements": [], "rejected": [],
-        "notes": [] if result.exact else [_UNPROVEN, *([_IMPROVED] if reasons.improved else [])],
+        "notes": [] if exact else [_UNPROVEN, *([_IMPROVED] if reasons.improved else [])],
     }  # fmt: skip

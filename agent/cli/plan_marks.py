@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.explain import read_policy
+from agent.cli.plan_problem import tell_left_out
 from agent.cli.problem_file import load_problem
 from agent.errors import PlacementError
 from agent.placement.choice import mark
@@ -20,6 +21,7 @@ def marked(document: dict[str, Any], file: Path, policy: str) -> dict[str, Any]:
     Of the policy only the objective and the power cap count, as in `qeil explain --problem`.
     """
     wishes = read_policy(policy, None, None)
+    tell_left_out(wishes)
     problem = load_problem(file)
     rows = [point["assignment"] for point in document["front"]]
     chosen: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agent.errors import PlacementError
 from agent.placement.capped import nearest_to_cap
 from agent.placement.pace import pipelines
-from agent.placement.pareto import nondominated
+from agent.placement.pareto import beyond_rounding
 from agent.placement.problem import Floats
 from agent.placement.solve import Result, solve
 from agent.placement.tables import Tables
@@ -180,7 +180,7 @@ def _front(
     return Front(
         effort.method, effort.seed, sum(r.evaluations for r in solved),
         goal == "latency" and proven, tuple(choices),
-        tuple(points[i] for i in nondominated(objectives)), tuple(tables), tuple(beside),
+        tuple(points[i] for i in beyond_rounding(objectives)), tuple(tables), tuple(beside),
     )  # fmt: skip
 
 

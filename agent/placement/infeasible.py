@@ -33,8 +33,8 @@ _UNPROVEN_HALVINGS = 10
 class Diagnosis:
     """Why nothing fits. `relaxation_bytes` more in `domain` would do; None when no single domain can mend it.
 
-    `capacity_factor` is by how much all capacities together would have to grow. `proven` is false when the search
-    was too large to be exhaustive: then a smaller relaxation may exist.
+    `capacity_factor` is by how much all capacities together would have to grow. `proven`: of the relaxation where there
+    is one, else of the factor; false when the search was too large to be exhaustive, so that a smaller one may exist.
     """
 
     domain: int | None
@@ -93,7 +93,11 @@ def least_used(problem: Problem, domain: int) -> tuple[float | None, bool]:
     lifted = problem.capacity.copy()
     lifted[domain] = np.inf
     row, sure = _fit(problem, lifted, _width(problem, _DIAGNOSIS_WORK), least=domain)
-    return (None if row is None else float(problem.memory_used(row)[0, domain])), sure
+    if row is None:
+        return None, sure
+    used = float(problem.memory_used(row)[0, domain])
+    needed = np.where(problem.allowed, problem.memory, np.inf).min(axis=1).sum()
+    return used, sure or bool(used <= needed * (1.0 + 1e-9) - np.delete(problem.capacity, domain).sum())
 
 
 def diagnose(problem: Problem) -> Diagnosis:
@@ -107,9 +111,8 @@ def diagnose(problem: Problem) -> Diagnosis:
         if used is not None:
             needs.append((used - float(problem.capacity[domain]), domain))
     factor, sure = _common_factor(problem, width)
-    proven &= sure
     if not needs:
-        return Diagnosis(None, problem.accelerators, None, factor, proven)
+        return Diagnosis(None, problem.accelerators, None, factor, proven and sure)
     short, domain = min(needs)
     names = tuple(problem.accelerators[d] for d in np.flatnonzero(problem.domain == domain))
     return Diagnosis(domain, names, short, factor, proven)
@@ -189,8 +192,7 @@ def _fit(
         kept = nondominated(grown)
         if len(kept) > width:
             exhaustive = False
-            fullest = (grown[kept] / np.maximum(capacity, 1e-300)).max(axis=1)
-            kept = kept[np.argsort(fullest, kind="stable")[:width]]
+            kept = kept[_most_promising(grown[kept], capacity, ahead[at], least)[:width]]
         if not len(kept):
             return None, exhaustive
         used = grown[kept]
@@ -201,3 +203,14 @@ def _fit(
         row[stage] = chosen[chosen_at]
         chosen_at = int(parents[chosen_at])
     return row, exhaustive
+
+
+def _most_promising(used: Floats, capacity: Floats, ahead: float, least: int | None) -> NDArray[np.intp]:
+    """Order of partial assignments: by what `least` must hold in the end, then by how full their fullest domain is."""
+    limited = np.isfinite(capacity)
+    fullest = (used[:, limited] / np.maximum(capacity[limited], 1e-300)).max(axis=1, initial=0.0)
+    if least is None:
+        return np.argsort(fullest, kind="stable")
+    others = np.arange(len(capacity)) != least
+    left = capacity[others].sum() - used[:, others].sum(axis=1)
+    return np.lexsort((fullest, used[:, least] + np.maximum(ahead - left, 0.0)))

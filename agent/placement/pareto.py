@@ -16,6 +16,9 @@ Bools = NDArray[np.bool_]
 
 _PIVOTS = 48
 _CELLS = 96
+_DIGITS = 10
+_SHARE = 2
+"""Column of the under-utilisation, a share of 1."""
 _EARLIER = np.triu(np.ones((_PIVOTS, _PIVOTS), dtype=np.bool_), 1)
 
 
@@ -51,6 +54,20 @@ def nondominated(points: Floats, check: Callable[[], None] | None = None) -> Int
         alive = ~_covered(head, rest).any(axis=0) if len(rest) else np.zeros(0, dtype=np.bool_)
         rows, order = rest[alive], order[_PIVOTS:][alive]
     return np.concatenate(keep) if keep else order
+
+
+def beyond_rounding(points: Floats) -> Ints:
+    """Of rows [n, 3] those that none beats where costs are told apart by ten digits and shares by ten decimals.
+
+    What differs by less is the rounding of sums: a tie, not a trade. In lexicographic order of the rows.
+    """
+    order: Ints = np.lexsort(points.T[::-1])
+    rows = points[order]
+    magnitude = np.zeros_like(rows)
+    np.log10(np.abs(rows), out=magnitude, where=rows != 0.0)
+    magnitude[:, _SHARE] = 0.0
+    unit = 10.0 ** (np.floor(magnitude) - _DIGITS)
+    return order[np.sort(nondominated(np.round(rows / unit) * unit))]
 
 
 def _covered(by: Floats, points: Floats) -> Bools:

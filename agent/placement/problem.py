@@ -78,7 +78,7 @@ class Problem:
         domain = _domain(self.memory_domain, accelerators)
         capacity = _capacity(self.capacity, domain)
         _check_busy(tables["busy_util_num"], tables["busy_den"], allowed)
-        snapped = _snapped(tables, capacity)
+        snapped = _snapped(tables, capacity, allowed)
         object.__setattr__(self, "rounding", _rounding(tables, snapped, allowed))
         for values in (*snapped.items(), ("allowed", allowed), ("domain", domain)):
             values[1].setflags(write=False)
@@ -220,7 +220,7 @@ def _check_busy(num: Floats, den: Floats, allowed: Bools) -> None:
         raise ValueError("busy_den[0, :] is 0, and so is every other stage somewhere: utilisation would be 0/0")
 
 
-def _snapped(tables: dict[str, Floats], capacity: Floats) -> dict[str, Floats]:
+def _snapped(tables: dict[str, Floats], capacity: Floats, allowed: Bools) -> dict[str, Floats]:
     result: dict[str, Floats] = {}
     for stage, transfer in (("energy", "transfer_energy"), ("latency", "transfer_latency")):
         unit = _unit(_bound(tables[stage]) + _bound(tables[transfer]), 52)
@@ -230,11 +230,15 @@ def _snapped(tables: dict[str, Floats], capacity: Floats) -> dict[str, Floats]:
     # A positive busy time must not vanish: utilisation divides by the sum.
     result["busy_den"] = np.where((den == 0.0) & (tables["busy_den"] > 0.0), unit, den)
     result["busy_util_num"] = np.minimum(np.round(tables["busy_util_num"] / unit) * unit, result["busy_den"])
-    total = _bound(tables["memory"])
+    # A cell beyond all that is there or needed says "does not fit"; it must not make the grid coarse for the others.
+    needed = float(np.where(allowed, tables["memory"], np.inf).min(axis=1).sum())
+    memory = np.minimum(tables["memory"], 4.0 * (needed + float(capacity.max())))
+    total = _bound(memory)
     unit = _unit(total, 52)
-    # Up for what is needed, down for what there is: what fits on the grid fits in truth.
-    result["memory"] = np.ceil(tables["memory"] / unit) * unit
-    result["capacity"] = np.floor(np.minimum(capacity, 4.0 * total + 1.0) / unit) * unit
+    # What fills a capacity to the last digit fits although its sum is rounded: the room is a few parts in 1e13.
+    result["memory"] = np.round(memory / unit) * unit
+    room = np.round(np.minimum(capacity, 4.0 * total + 1.0) / unit) + np.ceil(0.5 * len(memory))
+    result["capacity"] = np.where(capacity > 0.0, room * unit, 0.0)
     return result
 
 

@@ -19,6 +19,7 @@ from agent.placement.bounds import MOST_CELLS
 from agent.placement.exact import ExactFront, exact_front
 from agent.placement.greedy import greedy
 from agent.placement.infeasible import diagnose, feasible_assignment
+from agent.placement.pareto import beyond_rounding
 from agent.placement.pgsam import Search
 from agent.placement.problem import Floats, Problem
 from agent.placement.tuning import Ablation, Tuning
@@ -93,7 +94,8 @@ class Front(Sequence[Point]):
 class Result:
     """A front in lexicographic order of its objectives.
 
-    `exact`: every non-dominated objective vector is there, proven; otherwise these are the best known.
+    `exact`: every non-dominated objective vector is there, proven, but those that another one beats within the rounding
+    of sums (ten digits); otherwise these are the best known.
     """
 
     method: str
@@ -114,7 +116,11 @@ class Result:
 class _Budget:
     """How much of the budget is used: of the time, of the evaluations, or, where neither is limited, of the effort."""
 
-    def __init__(self, evaluations: int | None, budget_s: float | None, clock: Callable[[], float] | None) -> None:
+    def __init__(
+        self, evaluations: int | None, budget_s: float | None, clock: Callable[[], float] | None,
+        interrupted: Callable[[], bool] | None,
+    ) -> None:  # fmt: skip
+        self._interrupted = interrupted
         self._evaluations = evaluations
         self._budget_s = budget_s
         self._clock = clock
@@ -134,7 +140,9 @@ class _Budget:
         return self.time_used() > _SEED_SHARE
 
     def time_used(self) -> float:
-        """Share of the time budget used; 0 without one."""
+        """Share of the time budget used; 0 without one, all of it after an interruption."""
+        if self._interrupted is not None and self._interrupted():
+            return 1.0
         if self._clock is None or self._budget_s is None:
             return 0.0
         return (self._clock() - self._begun_s) / max(self._budget_s, 1e-9)
@@ -155,6 +163,7 @@ def solve(
     ablation: Ablation | None = None,
     tuning: Tuning | None = None,
     certify: bool = True,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Result:
     """Pareto front of energy, latency and under-utilisation.
 
@@ -170,6 +179,7 @@ def solve(
         ablation: ingredients of pgsam to switch off.
         tuning: sizes of pgsam.
         certify: whether pgsam may spend part of its budget on the certificate.
+        interrupted: asked several times a second; once it says yes, the best found so far is the result.
 
     Raises:
         PlacementError: nothing fits (the message names what binds and the smallest relaxation), or the exact search
@@ -180,7 +190,7 @@ def solve(
         raise ValueError(f"budget_s is {budget_s:g}, expected seconds above 0 and a clock to measure them")
     if evaluations is not None and evaluations < 1:
         raise ValueError(f"evaluations is {evaluations}, expected at least 1")
-    budget = _Budget(evaluations, budget_s, clock)
+    budget = _Budget(evaluations, budget_s, clock, interrupted)
     if method == "pgsam":
         lean = LEAN if evaluations is not None and evaluations < LEAN_EVALUATIONS else None
         stop = None if budget_s is None else budget.seeds_end
@@ -303,4 +313,5 @@ def _result(
 ) -> Result:
     if not problem.feasible(assignments).all():
         raise PlacementError("costs span so many powers of ten that sums overflow; scale them to a common unit")
-    return Result(method, seed, evaluations, exact, Front(points, assignments))
+    kept = beyond_rounding(points)
+    return Result(method, seed, evaluations, exact, Front(points[kept], assignments[kept]))

@@ -37,7 +37,12 @@ def test_every_method_finds_the_best_of_every_combination_of_points(method):
     front = search(found, tables, Effort(method))
     every = np.concatenate([brute_force(t.problem).points for t in tables])
     assert front.exact
-    assert np.array([p.objectives for p in front.points]) == pytest.approx(every[nondominated(every)])
+    best = every[nondominated(every)]
+    got = np.array([p.objectives for p in front.points])
+    for point in best:  # but for ties that only the rounding of sums tells apart
+        assert (got <= point + 1e-9).all(axis=1).any(), point
+    for point in got:
+        assert np.isclose(best, point, rtol=1e-9, atol=1e-9).all(axis=1).any(), point
 
 
 def test_no_placement_mixes_points_of_one_silicon():

@@ -66,6 +66,20 @@ def test_the_message_names_accelerators_and_bytes() -> None:
     assert error.context["relaxation_bytes"] == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize(("stages", "capacity", "more"), [(30, (7.0, 8.0, 7.0, 7.0), 1.0), (50, (9.0, 9.0, 9.0), 23.0)])
+def test_equal_stages_ask_for_no_more_than_what_is_short_in_sum(
+    stages: int, capacity: tuple[float, ...], more: float
+) -> None:
+    count = len(capacity)
+    base = random_problem(1, stages, count, room=9.0).arrays()
+    arrays = base | {"memory": np.ones((stages, count)), "allowed": np.ones((stages, count), dtype=bool)}
+
+    found = diagnose(Problem.from_arrays(arrays | {"capacity": np.array(capacity)}))
+
+    assert found.relaxation_bytes == pytest.approx(more)
+    assert found.proven
+
+
 def test_several_short_domains_are_mended_by_a_common_factor() -> None:
     base = random_problem(1, 2, 2, room=9.0).arrays()
     arrays = base | {"memory": np.full((2, 2), 10.0), "allowed": np.eye(2, dtype=bool)}

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import zipfile
 from pathlib import Path
 
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 
 from agent.cli import problem_file as module
-from agent.cli.plan_problem import plan_problem
+from agent.cli.explain import read_policy
+from agent.cli.plan_problem import plan_problem, tell_left_out
 from agent.cli.problem_file import load_problem
 from agent.errors import ConfigError, PlacementError
 from agent.placement.pareto import normalised_hypervolume
+from agent.schema.policy import Policy
 
 HERE = Path(__file__).parent / "data" / "decode_L12_D2_loose_j0_s101.npz"
 KNOWN = Path(__file__).parents[2] / "benchmarks" / "data" / "placement"
@@ -62,6 +67,29 @@ def test_a_time_budget_is_kept_in_milliseconds() -> None:
     assert len(plan_problem(HERE, budget_ms=5.0)["front"]) > 0
     with pytest.raises(ConfigError, match="budget is 0 ms"):
         plan_problem(HERE, budget_ms=0.0)
+
+
+def test_an_interrupted_search_gives_the_best_found_until_then(capsys: pytest.CaptureFixture[str]) -> None:
+    file = KNOWN / "mix_L26_D3_tight_j5_s112.npz"
+    before = signal.getsignal(signal.SIGINT)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    plan = plan_problem(file, budget_ms=600_000.0)
+
+    assert "interrupted, this is the best" in capsys.readouterr().err
+    assert not plan["exact"]
+    assert ratio(file, plan) > 0.5
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_rules_about_models_are_said_not_to_count_for_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    rule = {"model": "*", "accelerator": "a0"}
+    policy = read_policy("balanced", None, None)
+
+    tell_left_out(policy)
+    assert capsys.readouterr().err == ""
+    tell_left_out(Policy.model_validate(policy.model_dump() | {"pinned": (rule,)}))
+    assert "pinned say which models may run where" in capsys.readouterr().err
 
 
 def test_unknown_methods_and_accelerators_are_refused() -> None:

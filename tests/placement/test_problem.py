@@ -97,6 +97,23 @@ def test_memory_that_fits_on_the_grid_fits_in_truth() -> None:
     assert not tight.feasible([0, 0])[0]
 
 
+@pytest.mark.parametrize("far", [1e18, 1e24, 1e30])
+def test_a_cell_that_fits_nowhere_leaves_the_others_as_they_are(far: float) -> None:
+    arrays = tables(3, 2) | {"memory": np.array([[3.0, far], [2.0, 2.0], [5.0, 1.0]]), "capacity": np.array([8.0, 3.0])}
+    problem = Problem.from_arrays(arrays)
+
+    assert problem.feasible([0, 1, 0])[0]
+    assert not problem.feasible([1, 0, 0])[0]
+    assert not problem.feasible([0, 0, 0])[0]
+
+
+def test_what_fills_a_capacity_to_the_last_digit_fits() -> None:
+    arrays = tables(3, 1) | {"memory": np.array([[0.1], [0.2], [0.3]]), "capacity": np.array([0.6])}
+
+    assert Problem.from_arrays(arrays).feasible([0, 0, 0])[0]
+    assert not Problem.from_arrays(arrays | {"capacity": np.array([0.6 - 1e-9])}).feasible([0, 0, 0])[0]
+
+
 def test_zero_cost_tables_are_accepted() -> None:
     arrays = tables() | {"transfer_latency": np.zeros((2, 2, 2)), "memory": np.zeros((3, 2)), "capacity": np.zeros(2)}
 
