@@ -114,7 +114,8 @@ def print_placement(entry: Row, chosen: bool, every: bool) -> None:
     click.secho(f"{mark}{entry['accelerator']} through {entry['provider']} (modelled)", bold=chosen)
     click.echo(
         f"    {entry['time_s'] * 1e3:.4g} ms = {entry['compute_bound_s'] * 1e3:.4g} bound by compute + "
-        f"{entry['memory_bound_s'] * 1e3:.4g} by memory + {entry['overhead_s'] * 1e3:.4g} dispatch; "
+        f"{entry['memory_bound_s'] * 1e3:.4g} by memory + {entry['launches_s'] * 1e3:.4g} launching nodes + "
+        f"{entry['overhead_s'] * 1e3:.4g} dispatch; "
         f"DASI {entry['dasi']:.2f}"
     )
     click.echo(

@@ -51,6 +51,8 @@ class StageCost:
     dasi: float
     binding: str
     stretched_s: float
+    launches_s: float = 0.0
+    """Of the time, what launching its nodes takes."""
 
     @property
     def energy_j(self) -> float | None:
@@ -217,6 +219,7 @@ def _stage_cost(
     if measured is not None:
         time_s = measured.arithmetic_s / (units * clock) + measured.memory_s * penalty / memory_clock
         time_s += measured.launches_s / clock
+        node_s = measured.launches_s / clock
         dasi, binding = min(1.0, dasi * float(roof.time_s) / time_s) if time_s > 0 else dasi, measured.binding
     static_w = _static_w(accelerator, temperature_c)
     switching_j: float | None = None
@@ -231,7 +234,7 @@ def _stage_cost(
             capped = energy_model.stage_energy(switching_j, time_s, static_w, cap_w)
             stretched_s = float(capped.stretch_s)
             time_s = float(capped.time_s)
-    return StageCost(time_s, switching_j, static_w, dasi, binding, stretched_s)
+    return StageCost(time_s, switching_j, static_w, dasi, binding, stretched_s, min(node_s, time_s))
 
 
 def _measured(

@@ -11,6 +11,8 @@ from agent.schema.workload import Workload
 
 _STEP = 0.01
 """Relative change of a coefficient by which its effect is found."""
+_BYTES = ("memory", "cache", "link")
+"""Ceilings of what is moved; the others are of what is computed."""
 _LINEAR = ("energy per", "power of being on", "leakage")
 
 
@@ -45,6 +47,8 @@ class Explanation:
     energy_j: float | None
     compute_bound_s: float
     memory_bound_s: float
+    launches_s: float
+    """Launching the nodes of the graph, beside what they compute and move."""
     overhead_s: float
     switching_j: float | None
     static_j: float | None
@@ -65,7 +69,8 @@ def explain(
 ) -> Explanation:
     """Take the cost of a whole model on one accelerator apart."""
     cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c)
-    bound_s = {name: sum(s.time_s for s in cost.stages if s.binding == name) for name in ("compute", "memory", "cache")}
+    bytes_s = sum(s.time_s - s.launches_s for s in cost.stages if s.binding in _BYTES)
+    launches_s = sum(s.launches_s for s in cost.stages)
     stages_s = sum(s.time_s for s in cost.stages)
     static_j = None if cost.static_w is None else cost.static_w * cost.time_s
     thermal_yield = None
@@ -77,7 +82,7 @@ def explain(
     )
     return Explanation(
         accelerator=accelerator.name, provider=runtime.provider, time_s=cost.time_s, energy_j=cost.energy_j,
-        compute_bound_s=bound_s["compute"], memory_bound_s=bound_s["memory"] + bound_s["cache"],
+        compute_bound_s=stages_s - bytes_s - launches_s, memory_bound_s=bytes_s, launches_s=launches_s,
         overhead_s=cost.time_s - stages_s,
         switching_j=cost.switching_j, static_j=static_j, thermal_yield=thermal_yield,
         dasi=1.0 - cost.underutilisation, coefficients=rows, notes=cost.notes,

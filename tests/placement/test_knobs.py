@@ -98,6 +98,17 @@ def test_the_joules_of_the_coefficients_add_up_to_the_answer():
     assert effect["peak in fp32"].latency_per_percent < 0 < effect["dispatch"].latency_per_percent
 
 
+def test_the_parts_of_a_time_add_up_to_it_and_launches_are_a_part_of_their_own():
+    launching = unit("a")
+    launching["runtimes"][0]["node_overhead_s"] = quantity(1e-3)
+    profile = board(launching)
+    made = explain(load(stage(), stage(flops=1.0, weight=4e7)), profile, *runtime_of(profile))
+    assert made.launches_s == pytest.approx(1e-3 * sum(s.nodes for s in (stage(), stage())))
+    assert min(made.compute_bound_s, made.memory_bound_s, made.overhead_s) > 0
+    parts = made.compute_bound_s + made.memory_bound_s + made.launches_s + made.overhead_s
+    assert parts == pytest.approx(made.time_s)
+
+
 def test_joules_that_nobody_knows_are_not_taken_apart():
     profile = board(unit("a", energy_j_per_flop={}))
     made = explain(load(), profile, *runtime_of(profile))
