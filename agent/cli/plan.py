@@ -56,7 +56,7 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
 @click.option(
     "--budget-ms", type=click.FloatRange(1, 600_000), callback=_finite, help="time to search; default: a fixed effort"
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="draw the front (.svg or .png)")
+@click.option("--plot", type=click.Path(path_type=Path), help="draw the front (.svg, .png or .pdf)")
 @click.option("--json", "as_json", is_flag=True, help="the front as JSON")
 @click.option("--no-timings", is_flag=True, help="leave out of --json how long it took: same seed, same bytes")
 def plan_command(

@@ -176,8 +176,10 @@ def _names(key: str, values: NDArray[Any]) -> tuple[str, ...]:
     except UnicodeError as error:
         raise ValueError(f"{key}: holds bytes that are no UTF-8 text") from error
     for at, name in enumerate(names):
-        if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-            raise ValueError(f"{key}[{at}] is {name[:MAX_NAME_LENGTH]!r}, expected 1 to {MAX_NAME_LENGTH} characters")
+        if not name or len(name) > MAX_NAME_LENGTH:
+            raise ValueError(f"{key}[{at}] has {len(name)} characters, expected 1 to {MAX_NAME_LENGTH}")
+        if not name.isprintable():
+            raise ValueError(f"{key}[{at}] is {name!r}, expected characters that can be printed")
         if name in names[:at]:
             raise ValueError(f"{key}[{at}] is {name!r}, like {key}[{names.index(name)}]; names must differ")
     return names

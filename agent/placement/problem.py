@@ -69,6 +69,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         shape = _shape(self.latency)
+        _check_alone(shape, [np.shape(getattr(self, name)) for name in _STAGE_TABLES[1:]])
         stages, accelerators = shape
         allowed = _allowed(self.allowed, shape)
         link = allowed[:-1, :, None] & allowed[1:, None, :]
@@ -158,6 +159,12 @@ def _shape(latency: ArrayLike) -> tuple[int, int]:
     if shape[0] > MAX_STAGES or shape[1] > MAX_ACCELERATORS:
         raise ValueError(f"latency: shape {shape} exceeds {MAX_STAGES} stages × {MAX_ACCELERATORS} accelerators")
     return int(shape[0]), int(shape[1])
+
+
+def _check_alone(latency: tuple[int, int], others: list[tuple[int, ...]]) -> None:
+    """Where all other tables of stages agree, it is latency that is wrong, and not whichever is compared first."""
+    if others[0] != latency and len(set(others)) == 1:
+        raise ValueError(f"latency: shape {latency}, expected {others[0]} like {', '.join(_STAGE_TABLES[1:])}")
 
 
 def _allowed(value: ArrayLike, shape: tuple[int, int]) -> Bools:

@@ -135,7 +135,7 @@ def test_names_are_kept_and_must_differ(tmp_path: Path) -> None:
     assert told(accelerators=np.array(["x", "y", "x"])) == (
         "accelerators[2] is 'x', like accelerators[0]; names must differ"
     )
-    assert told(accelerators=np.array(["x", "", "z"])) == "accelerators[1] is '', expected 1 to 64 characters"
+    assert told(accelerators=np.array(["x", "", "z"])) == "accelerators[1] has 0 characters, expected 1 to 64"
     assert told(stages=np.array(["a\nb", "b", "c", "d"])).startswith("stages[0] is 'a\\nb'")
     assert told(stages=np.array([["a"], ["b"]])) == "stages: shape (2, 1), expected one name each"
     assert told(stages=np.array([b"\xff", b"b", b"c", b"d"])) == "stages: holds bytes that are no UTF-8 text"

@@ -146,6 +146,7 @@ def with_cell(name: str, index: tuple[int, ...], value: float) -> dict[str, Any]
         (with_cell("busy_util_num", (0, 1), 2.5), r"busy_util_num\[0, 1\] is 2.5, above busy_den 2"),
         (broken("memory", np.ones((2, 2))), r"memory: shape \(2, 2\), expected \(3, 2\)"),
         (broken("transfer_latency", np.ones((3, 2, 2))), r"transfer_latency: shape \(3, 2, 2\), expected \(2, 2, 2\)"),
+        (broken("latency", np.ones((3, 3))), r"latency: shape \(3, 3\), expected \(3, 2\) like energy, busy_util_num"),
         (broken("latency", np.ones(3)), r"latency: shape \(3,\), expected \(stages, accelerators\)"),
         (broken("latency", np.ones((5000, 2))), r"exceeds 4096 stages"),
         (broken("energy", np.full((3, 2), "x")), r"energy: type <U1, expected numbers"),
