@@ -73,6 +73,13 @@ def _print(result: Validation, every_row: bool) -> None:
         f"coefficients were fitted on {fitted['measurements']} distinct measurements: {here} rows mapped here are of "
         f"them, {document['mapped'] - here} were not seen by the fit (--json marks each)"
     )
+    nameless = list(dict.fromkeys(item["row_id"] for item in document["rows_detail"] if item["software"] == "unknown"))
+    if nameless:
+        some = f"{', '.join(nameless[:4])}{' …' if len(nameless) > 4 else ''}"
+        click.echo(
+            f"‼ {len(nameless)} rows ({some}) name no software that is known and are predicted from hardware alone: "
+            "write it into notes (TensorRT, llama.cpp, ONNX Runtime …)"
+        )
     for why, ids in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:SHOWN_REASONS]:
         click.echo(f"  not mapped, {len(ids)} rows ({', '.join(ids[:4])}{' …' if len(ids) > 4 else ''}): {why}")
     if len(reasons) > SHOWN_REASONS:
@@ -91,6 +98,7 @@ def _print_rows(details: list[dict[str, Any]]) -> None:
             item["row_id"],
             item["board"],
             item["model"],
+            item["software"],
             item["quantity"],
             f"{item['measured']:.4g} {item['unit']}",
             f"{item['predicted']:.4g} {item['unit']} ± {100 * item['rel_uncertainty']:.0f} %",
@@ -98,7 +106,7 @@ def _print_rows(details: list[dict[str, Any]]) -> None:
         ]
         for item in details
     ]
-    print_table("By row", ["row", "board", "model", "quantity", "measured", "modelled", "error"], lines)
+    print_table("By row", ["row", "board", "model", "software", "quantity", "measured", "modelled", "error"], lines)
 
 
 def _cell(score: dict[str, Any]) -> str:

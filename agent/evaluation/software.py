@@ -15,7 +15,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("vllm", r"\bvllm\b|w4a16, conc"),
     ("trt-edge-llm", r"tensorrt-edge-llm|llama3\.1-8b-edge|thor workshop"),
     ("jetson-archive", r"jetson-ai-lab\.com/archive"),
-    ("tensorrt", r"tensorrt|orin_trt|_trt/|nvidia_original"),
+    ("tensorrt", r"tensorrt|trtexec|orin_trt|_trt/|nvidia_original"),
     ("armnn-opencl", r"armnn.*opencl"),
     ("armnn", r"armnn"),
     ("tflite-ruy", r"ruy"),

@@ -88,3 +88,10 @@ def test_a_plot_has_a_panel_for_every_quantity_there_is_and_no_other(tmp_path):
     drawn = tmp_path / "parity.svg"
     run(table(tmp_path, GOOD), "--plot", str(drawn))
     assert drawn.read_text().count('id="axes_') == 2
+
+
+def test_rows_whose_software_nobody_names_are_said_and_named_ones_are_not(tmp_path):
+    head = HEAD.strip() + ",notes\n"
+    row = "1,B,raspberry-pi-5,cpu,resnet50,vision,100,1,,,"
+    assert "1 rows (1) name no software" in run(table(tmp_path, f"{head}{row}\n"))
+    assert "name no software" not in run(table(tmp_path, f"{head}{row}ONNX Runtime\n"))
