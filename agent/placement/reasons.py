@@ -15,6 +15,8 @@ from agent.placement.candidates import Candidate, Reasons, admit, candidates, op
 from agent.placement.explain import recost
 from agent.placement.flips import Flip, flip, nearest
 from agent.placement.knobs import Knob, knobs
+from agent.placement.limits import outward
+from agent.placement.nearest_limit import nearest_limit
 from agent.placement.ranking import Option
 from agent.placement.state import State
 from agent.placement.wishes import Binding, Pair, Setting, binds, bound, price, stated, tightened, tolerance, weights
@@ -49,7 +51,9 @@ class _Situation:
         self.ranked, refused = admit(self.found, profile, policy, state)
         self.rejected = self.rejected + refused
         if not self.ranked:
-            raise PlacementError("; ".join(f"{name}: {why}" for name, why in self.rejected))
+            enough = nearest_limit(self.found, profile, policy, state)
+            told = [f"{name}: {why}" for name, why in self.rejected] + ([enough] if enough else [])
+            raise PlacementError("; ".join(told), relaxation=enough)
         self.chosen = self.ranked[0].accelerator.name
 
     def same(self, pair: Pair) -> bool:
@@ -199,6 +203,12 @@ def _notes(situation: _Situation) -> Iterator[str]:
     if unknown and len(admitted) > 1:
         yield f"joules on {', '.join(unknown)} are unknown, so energy did not count in the choice"
     late = [o.name for o in admitted if o.latency_s > situation.policy.admission.default_deadline_s]
-    if late:
-        allowed = situation.policy.admission.default_deadline_s
-        yield f"{', '.join(late)} would miss the default deadline of {allowed:g} s and stand behind the others"
+    allowed_ms = 1e3 * situation.policy.admission.default_deadline_s
+    if late and len(late) == len(admitted):
+        fastest = min(admitted, key=lambda option: option.latency_s)
+        yield (
+            f"nothing keeps the default deadline of {allowed_ms:g} ms; {fastest.name} would with "
+            f"{outward(1e3 * fastest.latency_s, 4):g} ms"
+        )
+    elif late:
+        yield f"{', '.join(late)} would miss the default deadline of {allowed_ms:g} ms and stand behind the others"

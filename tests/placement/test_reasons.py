@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,6 +47,27 @@ def wanting(objective: Objective, **changes) -> Policy:
 
 def weights(energy: float, latency: float, unused: float = 0.1) -> Objective:
     return Objective(method="weights", weights=Weights(energy=energy, latency=latency, underutilisation=unused))
+
+
+def test_where_no_placement_keeps_a_limit_the_smallest_change_that_admits_one_is_named_and_admits_it():
+    profile = random_board(3, 3)
+    with pytest.raises(PlacementError) as caught:
+        why(MODEL, profile, wanting(weights(1.0, 1.0), power_cap_w=1e-3), State())
+    watts, name = re.search(r"power_cap_w of ([0-9.]+) W would admit (a\d)$", caught.value.message).groups()
+    assert why(MODEL, profile, wanting(weights(1.0, 1.0), power_cap_w=float(watts)), State()).chosen.name == name
+    with pytest.raises(PlacementError):
+        why(MODEL, profile, wanting(weights(1.0, 1.0), power_cap_w=0.999 * float(watts)), State())
+
+
+def test_a_model_too_large_for_the_board_says_how_much_more_memory_would_do():
+    with pytest.raises(PlacementError, match=r"GB more of ram would admit a0$"):
+        why(load(stage(weight=1e12)), random_board(3, 1), POLICY, State())
+
+
+def test_a_deadline_that_nothing_keeps_is_said_with_what_would():
+    slow = POLICY.admission.model_copy(update={"default_deadline_s": 1e-9})
+    notes = why(MODEL, random_board(3, 2), wanting(weights(1.0, 1.0), admission=slow), State()).notes
+    assert any("nothing keeps the default deadline of 1e-06 ms; a" in note for note in notes)
 
 
 OBJECTIVES = st.one_of(
