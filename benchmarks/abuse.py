@@ -18,7 +18,6 @@ import socket
 import struct
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,115 +26,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 
-from benchmarks.fuzz import MODEL, Agent
+from benchmarks.abuse_client import INFER, answer, ask, body_of, connect, raw_request, request, send, some
+from benchmarks.abuse_watch import Honest, Peak
+from benchmarks.fuzz import Agent
 
 TIMEOUT_S = 2.0
 """`http.receive_timeout_s` of the attacked agent, so that a run is short."""
 PEAK_BYTES = 96 * 2**20
 REST_BYTES = 48 * 2**20
 """What a peak may add, and what may be left of it when the attacker is gone: the allocator keeps some."""
-INFER = f"/v2/models/{MODEL}/infer"
-
-
-# ---------------------------------------------------------------------------------------------- clients
-
-
-def connect(port: int, timeout_s: float = 10.0) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout_s)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def request(path: str, body: bytes = b"", *headers: str, method: str = "POST", length: bool = True) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *headers]
-    if length:
-        lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
-
-
-def answer(connection: socket.socket) -> tuple[str, bytes]:
-    """(status, body) of the next answer; `closed` without one, `hang` where none comes."""
-    data = b""
-    try:
-        while b"\r\n\r\n" not in data:
-            piece = connection.recv(65536)
-            if not piece:
-                return "closed", data
-            data += piece
-        head, _, body = data.partition(b"\r\n\r\n")
-        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
-        wanted = int(fields.get(b"content-length", b"0"))
-        while len(body) < wanted:
-            piece = connection.recv(65536)
-            if not piece:
-                break
-            body += piece
-    except TimeoutError:
-        return "hang", data
-    except OSError:
-        return "closed", data
-    return head.split(b" ")[1].decode("ascii", "replace"), body
-
-
-def send(connection: socket.socket, data: bytes) -> bool:
-    """Whether all of it was taken."""
-    try:
-        connection.sendall(data)
-    except OSError:
-        return False
-    return True
-
-
-def some(connection: socket.socket, data: bytes) -> int:
-    """Bytes that were taken now; 0 where the other side is gone."""
-    try:
-        return connection.send(data)
-    except OSError:
-        return 0
-
-
-def ask(port: int, data: bytes) -> tuple[str, bytes]:
-    with connect(port) as connection:
-        send(connection, data)
-        return answer(connection)
-
-
-def body_of(**changed: object) -> bytes:
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 8], "data": [0.0] * 8} | changed
-    return json.dumps({"inputs": [tensor]}).encode()
-
-
-def raw_request(shape: object, size: object) -> bytes:
-    """32 bytes behind a JSON part that says what it likes of them."""
-    tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": size}}
-    head = json.dumps({"inputs": [tensor]}).encode()
-    return request(INFER, head + bytes(32), f"Inference-Header-Content-Length: {len(head)}")
-
-
-class Honest(threading.Thread):
-    """Asks ten times a second over a fresh connection and checks the answer."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self.port, self.over = port, threading.Event()
-        self.outcomes: Counter[str] = Counter()
-        self.slowest_s = 0.0
-
-    def run(self) -> None:
-        x = np.arange(8, dtype=np.float32)
-        body = body_of(data=x.tolist())
-        while not self.over.wait(0.1):
-            begun_s = time.monotonic()
-            try:
-                status, data = ask(self.port, request(INFER, body))
-            except OSError:
-                status, data = "no connection", b""
-            if status == "200" and json.loads(data)["outputs"][0]["data"] != (x + 1).tolist():
-                status = "wrong"
-            self.outcomes[status] += 1
-            self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
 
 
 # ---------------------------------------------------------------------------------------------- attacks
@@ -418,20 +318,6 @@ def one_line(body: bytes) -> bool:
         return False
     sentence = error["message"] if isinstance(error, dict) else error
     return 0 < len(sentence) <= 800 and "\n" not in sentence
-
-
-class Peak(threading.Thread):
-    """The agent's largest memory while it runs."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__(daemon=True)
-        self.agent, self.over, self.most_bytes = agent, threading.Event(), agent.rss_bytes()
-
-    def run(self) -> None:
-        while not self.over.wait(0.02):
-            if self.agent.process.poll() is not None:
-                return
-            self.most_bytes = max(self.most_bytes, self.agent.rss_bytes())
 
 
 def attack(agent: Agent, what: Callable[[int], Outcome]) -> Result:

@@ -10,6 +10,7 @@ import heapq
 import random
 import select
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from agent.mqtt.link import Link
@@ -20,7 +21,7 @@ CHECK_S, IDLE_CHECK_S = 1.0, 5.0
 """Between two looks at a board that nothing calls: resends, keep-alives, deletions of what was acknowledged."""
 
 
-class LoopBoard:
+class LoopBoard(ABC):
     """One board; everything happens when the loop says so. Subclasses say what it produces."""
 
     def __init__(self, name: str, outbox: Outbox, publisher: Publisher, link: Link) -> None:
@@ -30,9 +31,9 @@ class LoopBoard:
         """A connection is there or under way."""
         self.fd = -1
 
+    @abstractmethod
     def produce(self) -> None:
         """One window of telemetry."""
-        raise NotImplementedError
 
 
 class BoardLoop:

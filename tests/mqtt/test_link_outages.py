@@ -94,6 +94,7 @@ def test_with_puback_rows_written_during_an_outage_arrive_too(broker, tmp_path):
     broker.start()
     until(lambda: len(backend.rows) == 300, 30.0)
     until(lambda: board.outbox.depth() == 0)
+    assert sorted(row["i"] for row in backend.rows.values()) == list(range(300))
     board.close()
     backend.close()
 
@@ -105,7 +106,9 @@ def test_telemetry_on_the_wire_fits_its_schema(broker, tmp_path):
     board.outbox.append("evt", {"ts": 1.0, "mono": 1.0, "tq": "ntp", "event": "mode"})
     document = until(lambda: backend.documents)[0]
     validate("evt", document)
+    assert [row["event"] for row in document["rows"]] == ["mode"]
     board.close()
     will = until(lambda: [s for s, _, _ in backend.states if not s["online"]])[0]
     validate("state", will)
+    assert will["online"] is False
     backend.close()
