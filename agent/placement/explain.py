@@ -69,7 +69,7 @@ def explain(
 ) -> Explanation:
     """Take the cost of a whole model on one accelerator apart."""
     cost = costing.model_cost(workload, profile, accelerator, runtime, temperature_c)
-    bytes_s = sum(s.time_s - s.launches_s for s in cost.stages if s.binding in _BYTES)
+    parts_s = [(s.binding in _BYTES, s.time_s - s.launches_s) for s in cost.stages]
     launches_s = sum(s.launches_s for s in cost.stages)
     stages_s = sum(s.time_s for s in cost.stages)
     static_j = None if cost.static_w is None else cost.static_w * cost.time_s
@@ -82,7 +82,8 @@ def explain(
     )
     return Explanation(
         accelerator=accelerator.name, provider=runtime.provider, time_s=cost.time_s, energy_j=cost.energy_j,
-        compute_bound_s=stages_s - bytes_s - launches_s, memory_bound_s=bytes_s, launches_s=launches_s,
+        compute_bound_s=sum(part_s for moved, part_s in parts_s if not moved),
+        memory_bound_s=sum(part_s for moved, part_s in parts_s if moved), launches_s=launches_s,
         overhead_s=cost.time_s - stages_s,
         switching_j=cost.switching_j, static_j=static_j, thermal_yield=thermal_yield,
         dasi=1.0 - cost.underutilisation, coefficients=rows, notes=cost.notes,

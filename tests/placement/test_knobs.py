@@ -107,6 +107,8 @@ def test_the_parts_of_a_time_add_up_to_it_and_launches_are_a_part_of_their_own()
     assert min(made.compute_bound_s, made.memory_bound_s, made.overhead_s) > 0
     parts = made.compute_bound_s + made.memory_bound_s + made.launches_s + made.overhead_s
     assert parts == pytest.approx(made.time_s)
+    waiting = explain(load(*(stage(flops=1.0, weight=w) for w in (4e7, 3e7, 1.1e7))), profile, *runtime_of(profile))
+    assert waiting.compute_bound_s == 0.0
 
 
 def test_joules_that_nobody_knows_are_not_taken_apart():
