@@ -6,13 +6,13 @@ import http.client
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-import numpy.typing as npt
-
 from agent.errors import QeilError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DEFAULT_URL = "http://127.0.0.1:8484"
 _OIP = {
@@ -92,6 +92,8 @@ class AgentClient:
         self, model: str, inputs: dict[str, npt.NDArray[Any]], parameters: dict[str, Any] | None = None
     ) -> Answer:
         """One inference with binary tensors."""
+        import numpy as np  # a tenth of a second that help, status and completion do without
+
         raw = [np.ascontiguousarray(t) for t in inputs.values()]
         entries = [
             {"name": name, "shape": list(t.shape), "datatype": _OIP[t.dtype.name],
@@ -141,6 +143,8 @@ def _error_text(data: bytes) -> str:
 
 
 def _decode(headers: dict[str, str], data: bytes) -> Answer:
+    import numpy as np
+
     length = int(headers.get("inference-header-content-length", len(data)))
     header = json.loads(data[:length])
     offset, outputs = length, {}

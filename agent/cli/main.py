@@ -12,7 +12,6 @@ import click
 from agent import __version__
 from agent.cli import failures
 from agent.errors import ConfigError, QeilError
-from agent.service import logs
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
@@ -79,8 +78,11 @@ def exit_code(error: QeilError) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (0 ok, 1 failed, 2 usage, 78 configuration)."""
-    logs.configure("warning")  # stdout belongs to the command's own output
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _does_nothing(given):
+        from agent.service import logs
+
+        logs.configure("warning")  # stdout belongs to the command's own output
     as_json = "--json" in given
     try:
         result = cli.main(args=given, prog_name="qeil", standalone_mode=False)
@@ -88,6 +90,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print(failures.line(error, as_json), file=sys.stderr)
         return exit_code(error)
     except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # none in click before 8.2
+            print(error.format_message(), file=sys.stderr)
+            return error.exit_code
         print(failures.line(error, as_json), file=sys.stderr)
         return error.exit_code
     except click.Abort:
@@ -103,6 +108,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return EXIT_FAILED
     return result if isinstance(result, int) else 0
+
+
+def _does_nothing(given: Sequence[str]) -> bool:
+    """Whether help or a completion is asked for: nothing runs, so nothing logs, and nobody should wait for loggers."""
+    return "_QEIL_COMPLETE" in os.environ or not {"-h", "--help", "--version"}.isdisjoint(given) or not given
 
 
 def _forget_output() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +13,9 @@ from agent.cli.models_import import import_command
 from agent.cli.models_load import load_command, unload_command
 from agent.cli.models_split import split_command
 from agent.cli.tables import print_table
-from agent.schema.settings import Settings
+
+if TYPE_CHECKING:
+    from agent.schema.settings import Settings
 
 
 @click.group("models")

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agent.errors import BadInput
 
@@ -20,6 +18,9 @@ from agent.errors import BadInput
 @click.option("--json", "as_json", is_flag=True, help="the manifest as JSON")
 def import_command(file: Path, out: Path, context: int | None, as_json: bool) -> None:
     """Turn the GGUF FILE into an ONNX decoder with the same weights, its tokenizer and chat template."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     try:
         from agent.llm.importer import import_gguf
     except ModuleNotFoundError as error:

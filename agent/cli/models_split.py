@@ -8,13 +8,15 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.tables import print_table
 from agent.errors import BadInput, StorageError
-from agent.llm.sizes import is_decoder_folder, read_sizes
-from agent.workload.onnx_split import Boundary, Order, Split, split_in_child
+
+if TYPE_CHECKING:
+    from agent.workload.onnx_split import Boundary, Order, Split
 
 TIMEOUT_S = 600.0
 MANIFEST = "split.json"
@@ -37,6 +39,8 @@ def split_command(
 
     The tensors that can be cut at are what any operator of the graph makes. Weights lie in one file beside the stages.
     """
+    from agent.workload.onnx_split import Order
+
     if bool(at) == (stages is not None):
         raise click.UsageError("say where to cut: --at NAME (repeatable) or --stages N")
     _not_a_decoder(file)
@@ -61,6 +65,8 @@ def split_command(
 
 def _not_a_decoder(file: Path) -> None:
     """Raises BadInput for a language model: its stages share a cache that no file holds."""
+    from agent.llm.sizes import is_decoder_folder, read_sizes
+
     folder = file if file.is_dir() else file.parent
     if not is_decoder_folder(folder):
         return
@@ -77,6 +83,8 @@ def _not_a_decoder(file: Path) -> None:
 
 def _whole_or_nothing(order: Order) -> Split:
     """The split in its folder with its manifest; what fails leaves no folder behind."""
+    from agent.workload.onnx_split import split_in_child
+
     out = order.folder
     made = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:

@@ -50,6 +50,22 @@ def test_every_command_explains_itself(capsys):
         assert "Usage: qeil" in capsys.readouterr().out
 
 
+def test_a_command_without_its_subcommand_shows_its_help_as_it_is_laid_out(capsys):
+    for arguments in ([], ["models"], ["fleet"]):
+        code = run(arguments)
+        lines = "".join(capsys.readouterr()).splitlines()
+        assert (code, lines[0][:11]) in ((2, "Usage: qeil"), (0, "Usage: qeil"))  # click before 8.2 calls it success
+        assert "Options:" in lines
+
+
+def test_help_and_completion_wait_for_no_heavy_module():
+    heavy = "print(sorted({'numpy', 'pydantic', 'structlog', 'asyncio', 'yaml'} & sys.modules.keys()), file=sys.stderr)"
+    for arguments in (["--help"], ["status", "--help"], ["top", "--help"], ["models", "--help"]):
+        code = f"import sys; from agent.cli.main import run; run({arguments}); {heavy}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == "[]", arguments
+
+
 def test_a_plan_names_the_choice_the_baselines_and_why(capsys):
     path = str(model_file(*MAGIKA[1:]))
     document = json.loads(ok(capsys, "plan", path, "--profile", "generic-x86", "--json"))
