@@ -42,6 +42,7 @@ class TensorArea:
         self.ring = ring
         self._output = output
         self._dtypes = [STORAGE[s.datatype] for s in signatures]
+        self._typed = tuple(zip(self.names, self._dtypes, strict=True))
         self.text = any(s.datatype == "BYTES" for s in signatures)
         self._by_shapes: dict[tuple[Shape, ...], Layout] = {}
         self._by_code: dict[bytes, Layout] = {}
@@ -49,15 +50,17 @@ class TensorArea:
 
     def recall(self, feeds: Mapping[str, Array]) -> tuple[list[Array], Layout] | None:
         """(arrays in order, layout) of inputs whose like was described before; None for any that need a check."""
-        arrays = [feeds.get(name) for name in self.names]
-        if len(feeds) != len(arrays) or self.text:
+        if len(feeds) != len(self.names) or self.text:
             return None
         given: list[Array] = []
-        for array, dtype in zip(arrays, self._dtypes, strict=True):
+        shapes: list[Shape] = []
+        for name, dtype in self._typed:
+            array = feeds.get(name)
             if array is None or array.dtype != dtype:
                 return None
             given.append(array)
-        known = self._by_shapes.get(tuple([array.shape for array in given]))
+            shapes.append(array.shape)
+        known = self._by_shapes.get(tuple(shapes))
         return None if known is None else (given, known)
 
     def of_shapes(self, shapes: tuple[Shape, ...]) -> Layout | None:

@@ -55,19 +55,14 @@ class OnnxSession:
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run once. Raises InferenceFailed with the runtime's own reason."""
         try:
-            run = self._run_values if self.bits else self._run_arrays
-            arrays = run(feeds, list(outputs))
+            arrays = self._run_values(feeds, outputs) if self.bits else self._session.run(outputs, feeds)
         except self._errors as error:
             said = reason(error)
             kind = LaneOutOfMemory if any(words in said for words in _NO_MEMORY) else InferenceFailed
             raise kind(f"{self._model}: {said}") from error
-        return [np.ascontiguousarray(array) if array.ndim else array for array in arrays]
+        return [array if array.flags.c_contiguous else np.ascontiguousarray(array) for array in arrays]
 
-    def _run_arrays(self, feeds: Mapping[str, Array], outputs: list[str]) -> list[Array]:
-        arrays: list[Array] = self._session.run(outputs, feeds)
-        return arrays
-
-    def _run_values(self, feeds: Mapping[str, Array], outputs: list[str]) -> list[Array]:
+    def _run_values(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run where numpy has no type for a tensor, which therefore crosses as its bits."""
         make = importlib.import_module("onnxruntime").OrtValue
         values = {}
@@ -77,7 +72,7 @@ class OnnxSession:
                 values[signature.name] = make.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
             else:
                 values[signature.name] = make.ortvalue_from_numpy(array)
-        return [_bits(value) for value in self._session.run_with_ort_values(outputs, values)]
+        return [_bits(value) for value in self._session.run_with_ort_values(list(outputs), values)]
 
 
 def _bits(value: Any) -> Array:

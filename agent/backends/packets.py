@@ -41,12 +41,16 @@ class Done(NamedTuple):
     tensors: bytes
 
 
-def pack_run(run: Run) -> bytes:
-    """To bytes."""
-    number, load, slot, deadline_ns, segment_bytes, outputs, tensors = run
-    return (
-        _RUN.pack(RUN, 0, slot, load, number, deadline_ns, segment_bytes) + bytes((len(outputs),)) + outputs + tensors
-    )
+def counted(outputs: bytes) -> bytes:
+    """Indices of outputs as `pack_run` takes them, which are the same for many calls."""
+    return bytes((len(outputs),)) + outputs
+
+
+def pack_run(
+    number: int, load: int, slot: int, deadline_ns: int, segment_bytes: int, outputs: bytes, tensors: bytes
+) -> bytes:
+    """A `Run` to bytes; `outputs` are `counted`."""
+    return _RUN.pack(RUN, 0, slot, load, number, deadline_ns, segment_bytes) + outputs + tensors
 
 
 def unpack_run(packet: bytes) -> Run:

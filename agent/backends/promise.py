@@ -1,12 +1,35 @@
-"""Promise: a future that tells who cancels it, at a tenth of what a callback for that costs every call."""
+"""Promise: a future that tells who cancels it, made and completed at half of what the library's own costs every call.
+
+What a future costs is its condition, which nobody waits on where answers go to callbacks: this one makes it when
+somebody does.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+_Lock: Final = type(threading.RLock())
+
+
+class _Bell(_Lock):  # type: ignore[misc, valid-type]
+    """The part of a condition that a future uses. Both methods are called by who holds the lock."""
+
+    _condition: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As of Condition."""
+        if self._condition is None:
+            self._condition = threading.Condition(self)
+        return self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """As of Condition."""
+        if self._condition is not None:
+            self._condition.notify_all()
 
 
 class Promise(Future[T], Generic[T]):
@@ -17,7 +40,13 @@ class Promise(Future[T], Generic[T]):
 
         A key that refers to the promise keeps both alive until the next collection: whoever completes it clears `key`.
         """
-        super().__init__()
+        # All that Future's own __init__ sets, which would make a condition; a test compares the two.
+        self._condition = _Bell()
+        self._state = "PENDING"
+        self._result = None
+        self._exception = None
+        self._waiters = []
+        self._done_callbacks: list[Callable[[Future[T]], object]] = []
         self._cancelled = cancelled
         self.key = key
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -42,12 +43,14 @@ def attach(fd: int, nbytes: int) -> Array:
 class Lease:
     """One slot of a ring while somebody refers to it. Arrays made by `view` keep it alive."""
 
-    __slots__ = ("index", "ring", "start")
+    __slots__ = ("given", "index", "ring", "start")
 
     def __init__(self, ring: Ring, index: int) -> None:
         self.ring = ring
         self.index = index
         self.start = index * ring.slot_bytes
+        self.given: tuple[ref[Array], ...] = ()
+        """The arrays that a client was given to write its inputs into."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from typing import Final, NamedTuple
+from weakref import ref
 
 from agent.backends import segments
 from agent.backends.artifact import LoadOutcome
@@ -16,7 +17,7 @@ from agent.backends.calls import Call
 from agent.backends.formats import Array, Signature, check_feeds, check_outputs
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.messages import Channel
-from agent.backends.packets import Done, Run, pack_run
+from agent.backends.packets import Done, counted, pack_run
 from agent.backends.segments import Lease, Ring
 from agent.errors import BackendError, InferenceFailed
 from agent.ports import LaneReply, Tensors
@@ -37,7 +38,7 @@ COPY_BELOW_BYTES: Final = 64 * 1024
 
 
 class OutputChoice(NamedTuple):
-    """Some outputs of a model: their indices for the process, and where they come back."""
+    """Some outputs of a model: their indices as the process is told them, and where they come back."""
 
     indices: bytes
     area: TensorArea
@@ -75,6 +76,7 @@ class LoadedModel:
         if lease is None:
             return None
         arrays = inputs.views_of(lease.view(), segments.HEADER_BYTES, layout)
+        lease.given = tuple([ref(array) for array in arrays])
         return dict(zip(inputs.names, arrays, strict=True))
 
     def send(self, channel: Channel, call: Call) -> bool:
@@ -107,9 +109,11 @@ class LoadedModel:
                 fd, segment_bytes = self._segment(crossing, layout), layout.total
                 self.ring.miss(layout.total, 0)
         deadline_ns = int(call.deadline_s * 1e9)
-        run = Run(call.number, self.number, lease.index, deadline_ns, segment_bytes, choice.indices, layout.encoded)
+        packet = pack_run(
+            call.number, self.number, lease.index, deadline_ns, segment_bytes, choice.indices, layout.encoded
+        )
         try:
-            channel.send_packet(pack_run(run), fd)
+            channel.send_packet(packet, fd)
         finally:
             if fd is not None:
                 os.close(fd)
@@ -136,7 +140,7 @@ class LoadedModel:
         area = TensorArea(self.ring, [self._signatures[index] for index in indices], output=True)
         if len(self._choices) >= REMEMBERED:
             self._choices.clear()
-        self._choices[names] = OutputChoice(bytes(indices), area)
+        self._choices[names] = OutputChoice(counted(bytes(indices)), area)
         return self._choices[names]
 
     def _written_in_place(self, arrays: list[Array], layout: Layout) -> Lease | None:
@@ -144,6 +148,8 @@ class LoadedModel:
         lease = segments.lease_of(arrays[0]) if arrays else None
         if lease is None or lease.ring is not self.ring:
             return None
+        if len(lease.given) == len(arrays) and all(map(_is_given, lease.given, arrays)):
+            return lease
         start = self.ring.address + self.ring.offset(lease.index, output=False)
         there = all(
             array.flags.c_contiguous and array.__array_interface__["data"][0] == start + at
@@ -161,6 +167,10 @@ class LoadedModel:
             raise BackendError(f"no shared memory for {layout.total} bytes: {error.strerror}") from error
         copy_in(self._inputs.views_of(memory, 0, layout), crossing)
         return fd
+
+
+def _is_given(given: ref[Array], array: Array) -> bool:
+    return given() is array and array.flags.c_contiguous
 
 
 def _made_ring(channel: Channel, number: int, input_bytes: int, output_bytes: int, slots: int) -> Ring:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait as wait_all
 
 import pytest
 
@@ -46,3 +50,36 @@ def test_an_event_loop_waits_for_it_as_for_any_future():
         return told
 
     assert asyncio.run(ask()) == [2]
+
+
+def test_it_has_all_that_a_future_of_the_library_begins_with():
+    plain, promise = vars(Future()), vars(Promise(print))
+
+    assert {name: value for name, value in promise.items() if name in plain and name != "_condition"} == {
+        name: value for name, value in plain.items() if name != "_condition"
+    }
+
+
+def test_threads_that_wait_for_it_are_woken_by_its_result():
+    promise: Promise[int] = Promise(print)
+    waiting = threading.Barrier(3)
+
+    def wait() -> int:
+        waiting.wait(10.0)
+        return promise.result(10.0)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(wait) for _ in range(2)]
+        waiting.wait(10.0)
+        promise.set_result(3)
+        assert [answer.result(10.0) for answer in answers] == [3, 3]
+
+
+def test_who_waits_no_longer_than_allowed_is_told_so_and_may_wait_again():
+    promise: Promise[int] = Promise(print)
+
+    with pytest.raises(FutureTimeout):
+        promise.result(0.001)
+    promise.set_exception(ValueError("no"))
+    assert isinstance(promise.exception(10.0), ValueError)
+    assert wait_all([promise], 10.0).done == {promise}
