@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("agent.cli.doctor:doctor_command", "Look for what is missing or wrong on this machine."),
     "detect": ("agent.cli.detect:detect_command", "Show this machine as a device profile."),
     "calibrate": ("agent.cli.calibrate:calibrate_command", "Measure what this machine's accelerators achieve."),
+    "heat": ("agent.cli.heat:heat_command", "Identify how a board warms and cools from a recording of it."),
     "models": ("agent.cli.models:models_command", "List, add and inspect models."),
     "plan": ("agent.cli.plan:plan_command", "Search placements of a model, on any board."),
     "explain": ("agent.cli.explain:explain_command", "Say why a model runs where it runs, down to the sources."),
