@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.evaluation.questions.question import Questions
 
 FILES = ("gsm8k", "arc")
-GENERATED = ("arithmetic", "logic", "choice", "sums")
+GENERATED = ("arithmetic", "logic", "choice", "sums", "additions")
 DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
-from agent.sampling import baselines, csvet
+from agent.sampling import baselines, csvet, majority
 from agent.sampling.csvet import Budget, Spent
 from agent.sampling.tally import Tally
 
 Rule = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]
 """One sample; a majority of k; the most probable of n; adaptive consistency; 2 → 4 → 8 at 75 %; this project's."""
+
+Certify = Literal["mode", "majority"]
+"""What csvet certifies: the model's most likely answer, however many samples there were; or what a majority of all
+`max_samples` would say, which takes fewer."""
 
 FIRST_BATCH = 2
 BATCH = 4
@@ -34,6 +39,7 @@ class Strategy:
     threshold: float | None = None
     budget_j: float | None = None
     budget_s: float | None = None
+    certify: Certify = "mode"
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_samples <= MAX_SAMPLES:
@@ -50,6 +56,17 @@ class Strategy:
             raise ValueError(f"worth_j must be positive, got {self.worth_j:g}")
         if self.worth_j is not None and self.rule != "csvet":
             raise ValueError(f"worth_j belongs to csvet, not to {self.rule}")
+        if self.certify == "majority" and self.rule != "csvet":
+            raise ValueError(f"certify belongs to csvet, not to {self.rule}")
+        if self.certify == "majority" and self.max_samples > majority.MAX_SAMPLES:
+            raise ValueError(
+                f"certify majority goes up to {majority.MAX_SAMPLES} samples, got max_samples {self.max_samples}"
+            )
+
+    @cached_property
+    def line(self) -> majority.Line:
+        """Wins that settle a majority of `max_samples` at alpha; see `majority.boundary`."""
+        return majority.boundary(self.max_samples, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -116,10 +133,12 @@ def decide(strategy: Strategy, progress: Progress, temperature_c: float | None =
     its budgets; a budget of something that nobody measures or models is over at once.
     """
     drawn, limit = len(progress.samples), strategy.max_samples
-    following = batch_size(drawn, limit) if strategy.rule == "csvet" else _batch(strategy, drawn)
+    following = _batch(strategy, progress)
     certified = csvet.certified_alpha(progress.tally)
     if drawn == 0:
         return Decision(following, "go_on", certified)
+    if strategy.certify == "majority" and following == 0 and drawn < limit:
+        return Decision(0, "certified" if certified <= strategy.alpha else "majority", certified)
     budget = Budget(limit, strategy.budget_j, strategy.budget_s)
     verdict = csvet.step(
         progress.tally, replace(budget, max_samples=limit if drawn < limit else progress.tally.samples),
@@ -157,8 +176,19 @@ def replay(strategy: Strategy, pool: Sequence[Sample]) -> tuple[Progress, Decisi
     return progress, decision
 
 
-def _batch(strategy: Strategy, drawn: int) -> int:
-    """The baselines as they are published: Beta looks after every sample, doubling at its looks, the others once."""
+def _batch(strategy: Strategy, progress: Progress) -> int:
+    """csvet in batches, for a majority as many as it takes at least to settle it.
+
+    The baselines as they are published: Beta looks after every sample, doubling at its looks, the others once.
+    """
+    drawn = len(progress.samples)
+    if strategy.rule == "csvet":
+        size = batch_size(drawn, strategy.max_samples)
+        if strategy.certify == "mode":
+            return size
+        left = strategy.max_samples - drawn
+        short = majority.missing(progress.tally, strategy.line, left)
+        return short if strategy.worth_j is None else min(size, short)
     if strategy.rule == "beta":
         return min(1, strategy.max_samples - drawn)
     if strategy.rule == "doubling":

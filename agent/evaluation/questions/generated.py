@@ -8,8 +8,9 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
-Task = Literal["arithmetic", "logic", "choice", "sums"]
-TASKS: tuple[Task, ...] = ("arithmetic", "logic", "choice", "sums")
+Task = Literal["arithmetic", "logic", "choice", "sums", "additions"]
+TASKS: tuple[Task, ...] = ("arithmetic", "logic", "choice", "sums", "additions")
+LARGEST_ADDEND = 20
 
 _THINGS = ("apples", "boxes", "coins", "cards", "eggs", "books", "stones", "tickets")
 _PLACES = ("basket", "shop", "crate", "drawer", "garden", "bus")
@@ -18,14 +19,23 @@ _LETTERS = "ABCD"
 
 
 def lines(task: Task, count: int, seed: int = 0) -> list[str]:
-    """JSON lines of `count` questions. Raises ValueError for an unknown task or a count below 1."""
+    """JSON lines of `count` questions. Raises ValueError for an unknown task or a count below 1.
+
+    All additions differ, so there are no more than 400 of them; beyond that, ValueError.
+    """
     if task not in TASKS or count < 1:
         raise ValueError(f"expected one of {', '.join(TASKS)} and a count of at least 1, got {task!r} and {count}")
     rng = Random(f"{task}-{seed}")  # noqa: S311  (questions, not secrets)
-    make: dict[Task, Callable[[Random], dict[str, Any]]] = {
+    if task == "additions":
+        return [_line(task, seed, i, question) for i, question in enumerate(_additions(rng, count))]
+    make: dict[str, Callable[[Random], dict[str, Any]]] = {
         "arithmetic": _arithmetic, "logic": _order, "choice": _largest, "sums": _sum,
     }  # fmt: skip
-    return [json.dumps({"id": f"{task}-{seed}-{i}", **make[task](rng)}, ensure_ascii=False) for i in range(count)]
+    return [_line(task, seed, i, make[task](rng)) for i in range(count)]
+
+
+def _line(task: Task, seed: int, index: int, question: dict[str, Any]) -> str:
+    return json.dumps({"id": f"{task}-{seed}-{index}", **question}, ensure_ascii=False)
 
 
 def _arithmetic(rng: Random) -> dict[str, Any]:
@@ -69,7 +79,18 @@ def _largest(rng: Random) -> dict[str, Any]:
 
 def _sum(rng: Random) -> dict[str, Any]:
     """One addition of two small numbers, which models of a hundred million parameters know in part."""
-    one, other = rng.randint(2, 12), rng.randint(2, 12)
+    return _addition(rng.randint(2, 12), rng.randint(2, 12))
+
+
+def _additions(rng: Random, count: int) -> list[dict[str, Any]]:
+    """Additions of two numbers of 1 to 20, every one once."""
+    pairs = [(one, other) for one in range(1, LARGEST_ADDEND + 1) for other in range(1, LARGEST_ADDEND + 1)]
+    if count > len(pairs):
+        raise ValueError(f"there are {len(pairs)} different additions, {count} were asked for")
+    return [_addition(one, other) for one, other in rng.sample(pairs, count)]
+
+
+def _addition(one: int, other: int) -> dict[str, Any]:
     return {"question": f"What is {one} + {other}?", "answer": f"#### {one + other}"}
 
 
