@@ -12,15 +12,17 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 
 from agent.ports import Clock, OutboxRow
+from agent.storage.packing import DamagedRow, Stored
 from agent.storage.spans import Spans
 from agent.storage.spool import DeadRow, Spool
-from agent.storage.spool_file import NEWEST, open_reader, open_spool, recent_rows, rows_from
+from agent.storage.spool_file import NEWEST, ROWS, open_reader, open_spool, recent_rows, rows_from, stored
 
 __all__ = ["MAX_QUEUED_BYTES", "MAX_QUEUED_ROWS", "Outbox", "RowClass", "recent_rows"]
 
@@ -274,16 +276,32 @@ class Outbox:
         return rows
 
     def _scan(self, cls: str, after: tuple[int, int], limit: int) -> Iterator[OutboxRow]:
-        query = (
-            "SELECT cls, boot, seq, payload FROM rows"
-            " WHERE cls = ? AND (boot, seq) > (?, ?) AND payload IS NOT NULL ORDER BY boot, seq LIMIT ?"
-        )
+        query = f"{ROWS} WHERE cls = ? AND (boot, seq) > (?, ?) AND payload IS NOT NULL ORDER BY boot, seq LIMIT ?"
         while True:
-            found = self._read(query, (cls, *after, limit))
-            yield from rows_from(found)
+            found = stored(self._read(query, (cls, *after, limit)))
+            yield from (row for one in found if (row := self._row(one)) is not None)
             if len(found) < limit:
                 return
-            after = (found[-1][1], found[-1][2])
+            after = (found[-1].boot, found[-1].seq)
+
+    def _row(self, found: Stored) -> OutboxRow | None:
+        """Unpacked; one that the medium damaged is buried, as nobody will ever read it."""
+        bare = OutboxRow(found.boot, found.cls, found.seq, {})  # type: ignore[arg-type]
+        try:
+            return replace(bare, payload=found.document())
+        except DamagedRow as error:
+            if self._hidden(bare):
+                return None
+            _log.warning("telemetry row is damaged", cause=str(error))
+            self.counters["read_errors"] += 1
+            self.bury(bare, "damaged", len(found.payload))
+            return None
+
+    def _hidden(self, row: OutboxRow) -> bool:
+        """Whether it goes with the next commit."""
+        with self._lock:
+            found = [d.get((row.cls, row.boot)) for d in (self._removed, self._removing)]
+        return any(spans is not None and row.seq in spans for spans in found)
 
     def _read(self, query: str, arguments: tuple[object, ...] = ()) -> list[Any]:
         try:
@@ -307,7 +325,7 @@ class Outbox:
 
     def recent(self, count: int) -> list[OutboxRow]:
         """The newest rows, oldest first; without a backend the spool is the local record."""
-        return rows_from(reversed(self._read(NEWEST, (count,))))
+        return rows_from(reversed(stored(self._read(NEWEST, (count,)))))
 
     def alive(self) -> bool:
         """Whether the writer makes progress."""

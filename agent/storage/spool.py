@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from agent.storage.packing import Packer
 from agent.storage.spans import Spans
 from agent.storage.spool_file import at_cap
 
 EVICT_ROWS, EVICTIONS, DEAD_ROWS = 64, 64, 1000
+_ALL = 2**63 - 1
+_OLDEST_BASE = "SELECT base FROM rows WHERE payload IS NOT NULL AND base IS NOT NULL ORDER BY id LIMIT 1"
+"""In the order of commits, which bases follow too."""
 
 
 class DeadRow(NamedTuple):
@@ -27,6 +31,13 @@ class DeadRow(NamedTuple):
     seq: int
     size_bytes: int
     reason: str
+
+
+class _Base(NamedTuple):
+    """What rows are packed against, and its number in the file: later ones have higher numbers."""
+
+    number: int
+    packer: Packer
 
 
 class Spool:
@@ -43,6 +54,8 @@ class Spool:
         self._next: dict[str, int] = dict(database.execute(query, (boot,)))
         self._gap: dict[str, Any] = {}
         self._gap_read = self._next.get("gap", 0)
+        self._base: _Base | None = None
+        self._next_base: _Base | None = None
 
     def put(self, rows: Sequence[tuple[str, str]]) -> None:
         """Commit (class, JSON text) under the next numbers."""
@@ -117,18 +130,33 @@ class Spool:
 
     def _insert(self, rows: Sequence[tuple[str, str]]) -> int:
         numbers = dict(self._next)
+        self._next_base = self._base
         for cls, text in rows:
             seq = numbers.get(cls, 0)
-            insert = "INSERT INTO rows (cls, boot, seq, payload) VALUES (?, ?, ?, ?)"
-            self._db.execute(insert, (cls, self._boot, seq, text))
+            payload, base = self._packed(text) if cls == "tlm" else (text, None)
+            insert = "INSERT INTO rows (cls, boot, seq, payload, base) VALUES (?, ?, ?, ?, ?)"
+            self._db.execute(insert, (cls, self._boot, seq, payload, base))
             numbers[cls] = seq + 1
         for cls in {row[0] for row in rows}:
             emptied = "DELETE FROM rows WHERE cls = ? AND boot = ? AND seq = ? AND payload IS NULL"
             self._db.execute(emptied, (cls, self._boot, self._next.get(cls, 0) - 1))
         return len(rows)
 
+    def _packed(self, text: str) -> tuple[bytes | str, int | None]:
+        """A row of telemetry as it is stored, and against what; a new base where there is none or it is worn."""
+        base = self._next_base
+        if base is None or base.packer.worn:
+            oldest = self._db.execute(_OLDEST_BASE).fetchone()
+            self._db.execute("DELETE FROM bases WHERE id < ?", (oldest[0] if oldest else _ALL,))
+            packer = Packer(text)
+            made = self._db.execute("INSERT INTO bases (text) VALUES (?)", (packer.stored,)).lastrowid
+            self._next_base = base = _Base(made or 0, packer)
+        packed = base.packer.pack(text)
+        return (text, None) if packed is None else (packed, base.number)
+
     def _count(self, rows: Sequence[tuple[str, str]]) -> None:
         self.committed += len(rows)
+        self._base = self._next_base
         for cls, added in Counter(row[0] for row in rows).items():
             self._next[cls] = self._next.get(cls, 0) + added
             if cls == "gap":

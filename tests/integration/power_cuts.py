@@ -22,6 +22,7 @@ from agent.storage.command_table import CommandRow, CommandTable
 from agent.storage.outbox import CLASSES, Outbox
 from agent.storage.spool_file import MIN_BYTES
 from tests.integration.disk_trace import Event, cut, record
+from tests.storage.spools import noise
 
 ROUNDS = 120
 _END = "end"
@@ -47,7 +48,7 @@ def work(folder: Path, seed: int, careless: bool) -> None:
     for i in range(ROUNDS):
         for cls, count in (("tlm", rng.randint(0, 25)), ("evt", rng.randint(0, 2))):
             for _ in range(count):
-                outbox.append(cls, {"n": next_number[cls], "p": "x" * rng.choice((20, 900, 3000))})
+                outbox.append(cls, {"n": next_number[cls], "p": noise(rng.choice((20, 900, 3000)), next_number[cls])})
                 next_number[cls] += 1
         if rng.random() < 0.3 and next_number["tlm"]:
             low = rng.randrange(next_number["tlm"])

@@ -16,6 +16,7 @@ import pytest
 from agent.service.clock import SystemClock
 from agent.storage.outbox import Outbox
 from tests.broker import program
+from tests.storage.spools import noise
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +98,7 @@ def filled(box: Outbox, filler: int) -> None:
     slowest_s = 0.0
     for n in range(count):
         begun_s = time.monotonic()
-        box.append("tlm", {"n": n, "p": "x" * 500})
+        box.append("tlm", {"n": n, "p": noise(500, n)})
         slowest_s = max(slowest_s, time.monotonic() - begun_s)
     end_s = time.monotonic() + 20
     while box.failing is None and time.monotonic() < end_s:

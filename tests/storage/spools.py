@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import sqlite3
 
 from agent.storage.outbox import Outbox
@@ -16,6 +18,11 @@ def make(folder, boot=1, max_bytes=1 << 22) -> Outbox:
 
 def waiting(box, cls="tlm", limit=100_000):
     return box.rows_after(cls, None, limit)
+
+
+def noise(characters, seed=0):
+    """Text that does not get much smaller by packing."""
+    return base64.b85encode(random.Random(seed).randbytes(characters)).decode()[:characters]
 
 
 class FullDisk:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 from agent.storage import outbox as module
-from tests.storage.spools import FullDisk, make, waiting
+from tests.storage.spools import FullDisk, make, noise, waiting
 
 
 def test_at_the_cap_the_oldest_telemetry_makes_room_and_a_gap_row_says_which(tmp_path):
     box = make(tmp_path, max_bytes=1 << 20)
     box.append("evt", {"kept": True})
     for i in range(1500):
-        box.append("tlm", {"i": i, "x": "y" * 2500})
+        box.append("tlm", {"i": i, "x": noise(2500, i)})
         if i % 20 == 0:
             box.flush()
     box.flush()
@@ -29,12 +31,13 @@ def test_at_the_cap_the_oldest_telemetry_makes_room_and_a_gap_row_says_which(tmp
 
 
 def test_one_gap_row_grows_until_somebody_has_read_it(tmp_path):
+    seeds = itertools.count()
     box = make(tmp_path, max_bytes=1 << 20)
 
     def fill():
         before = box.counters["evicted"]
         while box.counters["evicted"] < before + 200:
-            box.append("tlm", {"x": "y" * 2500})
+            box.append("tlm", {"x": noise(2500, next(seeds))})
             box.flush()
 
     fill()
@@ -60,8 +63,8 @@ def test_where_there_is_no_telemetry_the_oldest_events_make_room(tmp_path):
 
 def test_the_largest_row_fits_into_the_smallest_spool(tmp_path):
     box = make(tmp_path, max_bytes=1)
-    for _ in range(6):
-        box.append("tlm", {"x": "y" * (module.MAX_ROW_BYTES - 20)})
+    for i in range(6):
+        box.append("tlm", {"x": noise(module.MAX_ROW_BYTES - 20, i)})
         box.flush()
     assert box.failing is None
     assert waiting(box)[-1].seq == 5
@@ -99,7 +102,7 @@ def test_memory_is_bounded_in_bytes_too(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_QUEUED_BYTES", 10_000)
     box = make(tmp_path)
     for i in range(50):
-        box.append("tlm", {"i": i, "x": "y" * 1000})
+        box.append("tlm", {"i": i, "x": noise(1000, i)})
     box.flush()
     assert [r.payload["i"] for r in waiting(box)] == list(range(41, 50))
     assert box.counters["dropped"] == 41
@@ -136,18 +139,19 @@ def test_a_buried_row_leaves_a_note_and_a_gap_row(tmp_path):
 
 
 def test_rows_that_were_acknowledged_are_not_told_to_be_lost_where_the_next_ones_do_not_fit(tmp_path):
+    seeds = itertools.count()
     box = make(tmp_path, max_bytes=1 << 20)
     while not box.counters["evicted"]:
-        box.append("tlm", {"x": "y" * 2500})
+        box.append("tlm", {"x": noise(2500, next(seeds))})
         box.flush()
     for _ in range(50):  # of the room for 64 that was made
-        box.append("tlm", {"x": "y" * 2500})
+        box.append("tlm", {"x": noise(2500, next(seeds))})
     box.flush()
     oldest = waiting(box)[0].seq
     for low in range(oldest, oldest + 10, 2):
         box.acknowledge(1, "tlm", None, [(low, low)])
     for _ in range(200):
-        box.append("tlm", {"x": "y" * 2500})
+        box.append("tlm", {"x": noise(2500, next(seeds))})
     box.flush()
     told = {n for gap in waiting(box, "gap") for n in range(gap.payload["from"], gap.payload["to"] + 1)}
     assert box.counters["acknowledged"] == 5
