@@ -3,9 +3,9 @@
     python benchmarks/choice.py [--quick] [--state FOLDER [--coarse]] [--json FILE]
 
 The machine is calibrated, the agent serves models that calibration has not seen with every placement loaded
-(`standby: all`) under a policy that wants latency alone, and each placement is asked by name, in turn. Kept is the
-fastest third of the executions of a placement: what is taken by other work only ever adds. Regret is the time of the
-planner's choice over that of the best one, minus 1.
+(`standby: all`) under a policy that wants latency alone, it times them on its idle board as it always does, and then
+each placement is asked by name, in turn. Kept is the fastest third of the executions of a placement: what is taken by
+other work only ever adds. Regret is the time of the planner's choice over that of the best one, minus 1.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from agent.cli.client import AgentClient
 from agent.storage import share
 
 ROOT = Path(__file__).resolve().parent.parent
+STEADY_S = 45.0
+"""An agent's choices are its last ones when none changed for so long; it times placements from 10 s on."""
 LIMIT = 0.05
 """Largest regret of a choice."""
 TYPES = {
@@ -121,6 +123,18 @@ def loaded(client: AgentClient) -> list[dict[str, Any]]:
         time.sleep(0.5)
 
 
+def chosen(client: AgentClient) -> dict[str, str]:
+    """The placement that serves each model, once the agent has timed them and changed none of them for a while."""
+    deadline_s, since_s = time.monotonic() + 300.0, time.monotonic()
+    before: dict[str, str] = {}
+    while time.monotonic() < min(deadline_s, since_s + STEADY_S):
+        now = {row["name"]: row["candidates"][0]["accelerator"] for row in loaded(client) if row["candidates"]}
+        if now != before:
+            since_s, before = time.monotonic(), now
+        time.sleep(0.5)
+    return before
+
+
 def inputs(client: AgentClient, model: str) -> dict[str, Any]:
     """Random numbers of the model's shapes."""
     rng = np.random.default_rng(7)
@@ -186,6 +200,10 @@ def main() -> int:
         if not options.quick:
             calibrate(file, options.coarse)
         with agent(file) as client:
+            first = {row["name"]: row["candidates"][0]["accelerator"] for row in loaded(client) if row["candidates"]}
+            now = chosen(client)
+            for name in (name for name in now if first.get(name, now[name]) != now[name]):
+                print(f"{name}: {first[name]} by prediction, {now[name]} once the agent had timed them")
             rows = loaded(client)
             found = [c for row in rows if (c := measured(client, row, 12 if options.quick else 60)) is not None]
     if options.json:

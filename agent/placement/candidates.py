@@ -6,6 +6,7 @@ ask here, so that they agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -96,6 +97,28 @@ def admit(
     by_name = {c.accelerator.name: c for c in admitted}
     order = rank(options(admitted), policy.objective, policy.admission.default_deadline_s)
     return [by_name[o.name] for o in order], refused
+
+
+def as_measured(found: Sequence[Candidate], times_s: Mapping[str, float], policy: Policy) -> list[Candidate]:
+    """The candidates best first by the times measured, by accelerator, and the joules that follow from them.
+
+    One that was not measured is taken to err as those that were do (geometric mean): that the whole board is slower
+    than predicted decides nothing. The candidates themselves keep their predictions.
+    """
+    errors = {
+        c.accelerator.name: times_s[c.accelerator.name] / c.cost.time_s
+        for c in found
+        if times_s.get(c.accelerator.name, 0.0) > 0 and c.cost.time_s > 0
+    }
+    if not errors:
+        return list(found)
+    usual = math.exp(math.fsum(map(math.log, errors.values())) / len(errors))
+    corrected = [
+        replace(c, cost=replace(c.cost, time_s=c.cost.time_s * errors.get(c.accelerator.name, usual))) for c in found
+    ]
+    by_name = {c.accelerator.name: c for c in corrected}
+    order = rank(options(corrected), policy.objective, policy.admission.default_deadline_s)
+    return [by_name[o.name] for o in order]
 
 
 def options(found: Sequence[Candidate]) -> list[Option]:

@@ -18,12 +18,14 @@ class State:
     free_bytes: memory that others leave free in a domain now, by name; absent: all that the profile does not reserve.
     queue_s: seconds of work that already wait for an accelerator, by name; absent: none.
     lost: accelerators that do not answer.
+    times_s: seconds of one call as measured on the board, by digest of the model file and accelerator.
     """
 
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     free_bytes: Mapping[str, float] = field(default_factory=dict)
     queue_s: Mapping[str, float] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
+    times_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def check(self, profile: DeviceProfile) -> None:
         """ValueError names what the profile does not have (with the nearest name) or what is no sensible number."""

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +64,7 @@ from agent.service.serving.serving_state import InForce
 from agent.service.serving.split_meter import SplitMeter
 from agent.service.serving.starts import Starts, cpu_only
 from agent.service.serving.statistics_store import StatisticsStore
+from agent.service.serving.time_trials import TimeTrials
 from agent.service.supervisor import Supervisor
 from agent.service.systemd import ServiceManager
 from agent.storage import share, state_file, yaml_files
@@ -153,7 +154,7 @@ class App:
             lambda why: self.models.propose(None, why),
             lambda: [m.name for m in self.supervisor.in_force.plan.models if m.awaits_room],
         )
-        self._watch = LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell)
+        self._watch, self.trials = self._watches(keepers)
         self.supervisor.after_tick = self._after_tick
         self.decoders = Decoders(
             model_store.language_models(settings), self.board, self._lanes.decoder, self._clock,
@@ -199,10 +200,19 @@ class App:
         self._replanner.look(self.supervisor.keepers, now_s)
         current = self.supervisor.in_force
         self._watch.look(current.policy.recovery, now_s)
+        if current.policy.recovery.canary_s > 0:
+            self.trials.look(current.plan, now_s)
         guarded = {m.name: "" for m in self.decoders.text_models()} | {m.name: m.digest for m in current.plan.models}
         self.screen.look(guarded, now_s)
         self.decoders.tick(self.supervisor.keepers, now_s)
         self.board_watch.look(self.supervisor.keepers, now_s)
+
+    def _watches(self, keepers: Mapping[str, LaneKeeper]) -> tuple[LaneWatch, TimeTrials]:
+        """What looks at the lanes after each tick."""
+        return LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell), TimeTrials(
+            self.canaries, keepers, lambda: self.dispatcher.in_flight() > 0,
+            lambda why: self.models.propose(None, why),
+        )  # fmt: skip
 
     def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen, Callable[[TextRequest], None]]:
         """What stands before the dispatcher, and before language models."""
@@ -249,7 +259,7 @@ class App:
 
     def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
         free_bytes = available_bytes(SysfsReader(Path("/")))
-        return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes)
+        return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes, self.trials.times())
 
     @cached_property
     def _load_times(self) -> LoadTimes:

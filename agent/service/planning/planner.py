@@ -114,7 +114,8 @@ class Planner:
         except PlacementError as error:
             return ModelPlan(entry.name, entry.version, artifact.digest, workload, (), (), error.message)
         names = {c.accelerator.name: variant for variant, c in found}
-        order = ordered([c for _, c in found], policy, state, before)
+        times_s = {a: s for (digest, a), s in state.times_s.items() if digest == artifact.digest and not names.get(a)}
+        order = ordered([c for _, c in found], policy, state, before, times_s)
         candidates = [self._candidate(c, files[names[c.accelerator.name]], names, entry.name, before) for c in order]
         reason = None if candidates else "; ".join(f"{name}: {why}" for name, why in rejected)
         stages = None
@@ -226,16 +227,22 @@ def _runs(entry: ModelEntry, running: Plan | None) -> bool:
 
 
 def ordered(
-    found: Sequence[placement.Candidate], policy: Policy, state: State, before: ModelPlan | None
-) -> list[placement.Candidate]:
-    """Best first, whoever is lost behind all others; the first one before stays first where that costs little."""
-    alive = [c for c in found if c.accelerator.name not in state.lost]
-    lost = [c for c in found if c.accelerator.name in state.lost]
+    found: Sequence[placement.Candidate], policy: Policy, state: State, before: ModelPlan | None,
+    times_s: Mapping[str, float] | None = None,
+) -> list[placement.Candidate]:  # fmt: skip
+    """Best first, whoever is lost behind all others; the first one before stays first where that costs little.
+
+    times_s: what a call takes on an accelerator as measured; it decides instead of what is predicted.
+    """
+    predicted = {c.accelerator.name: c for c in found}
+    best_first = placement.as_measured(found, times_s or {}, policy)
+    alive = [c for c in best_first if c.accelerator.name not in state.lost]
+    lost = [c for c in best_first if c.accelerator.name in state.lost]
     serving = before.candidates[0].accelerator if before is not None and before.candidates else None
     at = next((i for i, c in enumerate(alive) if c.accelerator.name == serving), None)
     if at and _stays(alive[at], alive[0], policy):
         alive.insert(0, alive.pop(at))
-    return alive + lost
+    return [predicted[c.accelerator.name] for c in alive + lost]
 
 
 def _stays(serving: placement.Candidate, best: placement.Candidate, policy: Policy) -> bool:

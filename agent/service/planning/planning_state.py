@@ -30,9 +30,10 @@ _DOWN = {"quarantined", "stopped", "refused"}
 
 
 def planning_state(
-    snapshot: AgentSnapshot, profile: DeviceProfile, plan: Plan, lost: frozenset[str], available_bytes: float | None
-) -> State:
-    """Temperatures, waiting work, free memory and losses. available_bytes: what the machine has free now, if known.
+    snapshot: AgentSnapshot, profile: DeviceProfile, plan: Plan, lost: frozenset[str], available_bytes: float | None,
+    times_s: Mapping[tuple[str, str], float] | None = None,
+) -> State:  # fmt: skip
+    """Temperatures, waiting work, free memory, losses and times. available_bytes: what the machine has free, if known.
 
     Memory that this agent's own loaded models hold counts as free: a new plan may put it to another use.
     """
@@ -47,6 +48,7 @@ def planning_state(
         free_bytes=_free(snapshot, profile, plan, available_bytes),
         queue_s={a.name: a.queue * _typical_s(snapshot, a.name) for a in now if a.queue},
         lost=lost & known,
+        times_s=times_s or {},
     )
 
 

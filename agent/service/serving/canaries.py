@@ -86,6 +86,17 @@ class Canaries:
             question = self._questions.get((accelerator, model))
             return question is not None and question.answer is not None
 
+    def timed(self, accelerator: str, lane: Lane | None, model: str) -> Future[LaneReply] | None:
+        """Run the model's question for its time only; None where there is none that was answered. Raises as `submit`.
+
+        The lane's deadline bounds it, and what is wrong with an answer the canary finds.
+        """
+        with self._lock:
+            question = self._questions.get((accelerator, model))
+        if question is None or question.answer is None or lane is None:
+            return None
+        return lane.submit(model, question.inputs, None, self._clock.monotonic_s() + TIMEOUT_S)
+
     def ask(self, accelerator: str, lane: Lane, model: str, told: Told) -> None:
         """Run the model's question once; `told` is called exactly once, at once where there is no question."""
         with self._lock:
