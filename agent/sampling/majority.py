@@ -74,7 +74,8 @@ def wrong(line: Line, samples: int) -> float:
 def missing(tally: Tally, line: Line, left: int) -> int:
     """Samples, all of one answer, that would settle the vote at the soonest; at most `left`.
 
-    0 where it is settled: the leader is on the line, or too far ahead for the `left` further samples. Before that many are drawn nothing can be decided, so they may as well be drawn side by side.
+    0 where it is settled: the leader is on the line, or too far ahead for the `left` further samples. Before that many
+    are drawn nothing can be decided, so they may as well be drawn side by side.
     """
     fewest = _short(0, max(tally.counts, default=0), line, left)
     for index, count in enumerate(tally.counts):
