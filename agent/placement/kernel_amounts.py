@@ -17,13 +17,15 @@ from agent.schema.workload import Kernels, Precision, Routine
 
 Key = tuple[Amount, Routine | None, Precision | None]
 
-HEAVY = frozenset({"conv", "pointwise", "depthwise", "gemm", "attention", "fused_attention"})
+HEAVY = frozenset({"conv", "conv_1d", "pointwise", "depthwise", "gemm", "attention", "fused_attention"})
 _BY_OPERATION = frozenset({"function", "normalisation", "root_normalisation", "softmax"})
 """Light routines whose operations take longer than their bytes."""
-_CONVOLUTIONS = frozenset({"conv", "pointwise", "depthwise"})
+_CONVOLUTIONS = frozenset({"conv", "conv_1d", "pointwise", "depthwise"})
 """They take a residual into their registers where products of matrices leave it to a kernel of its own."""
-_ALIKE: dict[Routine | None, Routine] = {"attention": "gemm", "pointwise": "conv", "conv": "pointwise"}
-_LAID_OUT = frozenset({"conv", "pointwise"})
+_ALIKE: dict[Routine | None, Routine] = {
+    "attention": "gemm", "pointwise": "conv", "conv": "pointwise", "conv_1d": "conv",
+}  # fmt: skip
+_LAID_OUT = frozenset({"conv", "conv_1d", "pointwise"})
 IMAGE_CHANNELS = 4
 """Runtimes read so few channels, those of an image, as they lie; more in groups of a vector's width."""
 FEW_ROWS = 8.0

@@ -5,7 +5,7 @@ Both readers (ONNX, TFLite) produce this; fusion, traffic and stages are compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
@@ -59,7 +59,8 @@ class Cost:
     idle_weight_bytes: bytes of its weights that one pass does not touch (embedding rows nobody asks for).
     inner_bytes: activations moved inside the node (bodies of If and Loop).
     columns: output channels of a group, or columns of a product; inner: input channels, or what
-    each sums over; 0 = not said. window: taps of a convolution's kernel.
+    each sums over; 0 = not said. window: taps of a convolution's kernel; line: whether what it makes is one pixel
+    wide or high, as of sound and text.
     """
 
     kind: Kind
@@ -71,6 +72,12 @@ class Cost:
     columns: int = 0
     inner: int = 0
     window: int = 0
+    line: bool = False
+
+
+def is_line(places: Sequence[int]) -> bool:
+    """Whether the places of a convolution's output, batch and channels left out, lie one behind the other."""
+    return sum(length > 1 for length in places) == 1
 
 
 @dataclass(frozen=True)

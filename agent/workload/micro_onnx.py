@@ -82,6 +82,10 @@ def _all() -> list[tuple[str, Kind, Make]]:
         ("conv-fp32-split", partial(blocks.split, channels=64, size=36, blocks=3)),
         ("conv-fp32-first", partial(_first_convolution, channels=48, size=224, kernel=5)),
         ("conv-fp32-first-thin", partial(_first_convolution, channels=20, size=288, kernel=3)),
+        ("conv-fp32-line", partial(_lines, channels=(192, 384, 192), length=400, kernel=5)),
+        ("conv-fp32-line-thin", partial(_lines, channels=(64,) * 5, length=1200, kernel=7)),
+        ("conv-fp32-line-tall", partial(_lines, channels=(160, 320, 160), length=480, kernel=5, tall=True)),
+        ("conv-fp32-line-tall-deep", partial(_lines, channels=(384,) * 3, length=144, kernel=3, tall=True)),
         ("conv-int8-3x3", partial(_convolutions_int8, channels=(64,) * 4, size=56, kernel=3)),
         ("conv-int8-3x3-deep", partial(_convolutions_int8, channels=(256,) * 4, size=14, kernel=3)),
         ("conv-int8-1x1", partial(_convolutions_int8, channels=(256,) * 4, size=28, kernel=1)),
@@ -200,6 +204,20 @@ def _convolutions(
             group=inputs if depthwise else 1,
         )  # fmt: skip
         x = _tail(g, y, x, tail, outputs)
+    return blocks.pooled(g, x)
+
+
+def _lines(g: GraphWriter, channels: tuple[int, ...], length: int, kernel: int, tall: bool = False) -> str:
+    """Convolutions over time; `tall` as exporters spell them that know images alone, one pixel wide."""
+    more = [1] if tall else []
+    x = g.input("x", 1, 3, length, *more)
+    x = g.op("Conv", x, g.normal(channels[0], 3, 1, *more), g.normal(channels[0]), kernel_shape=[1, *more])
+    for inputs, outputs in itertools.pairwise(channels):
+        x = g.op(
+            "Conv", x, g.normal(outputs, inputs, kernel, *more), g.normal(outputs), kernel_shape=[kernel, *more],
+            pads=[kernel // 2, *([0] if tall else [])] * 2,
+        )  # fmt: skip
+        x = g.op("Relu", x)
     return blocks.pooled(g, x)
 
 

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from agent.schema.workload import Family, Precision, Work
-from agent.workload.graph import Cost, Kind, Tensor, precision_of
+from agent.workload.graph import Cost, Kind, Tensor, is_line, precision_of
 
 SOFTMAX_FLOPS = 5.0
 """Maximum, subtraction, exponential, sum, division."""
@@ -94,6 +94,7 @@ def convolution(call: Call, data: int = 0, weight: int = 1) -> Cost:
     return heavy(
         "depthwise" if depthwise else "conv", compute_precision(call, data, weight), flops, columns=columns,
         inner=kernel[1] if len(kernel) > 1 else 0, window=prod(kernel[2:]),
+        line=is_line(call.output.shape[2:]),
     )  # fmt: skip
 
 

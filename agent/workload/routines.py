@@ -39,6 +39,8 @@ def routine_of(node: Node) -> Routine:
         family = node.cost.work[0].family
         if family == "conv" and node.cost.window == 1:
             return "pointwise"
+        if family == "conv" and node.cost.line:
+            return "conv_1d"
         return "arithmetic" if family == "elementwise" else family
     if name in _QUANTISING:
         return "quantise"

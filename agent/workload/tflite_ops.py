@@ -12,7 +12,7 @@ from math import prod
 
 from agent.schema.workload import Family, Precision, Work
 from agent.workload.flatbuffer import Table
-from agent.workload.graph import Cost, Kind, Tensor, precision_of
+from agent.workload.graph import Cost, Kind, Tensor, is_line, precision_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _convolution(call: TfliteCall) -> Cost:
     """Filters are (outputs, height, width, inputs per group)."""
     filters = call.tensor(1).shape
     cost = _heavy(call, "conv", 2.0 * call.output.elements * prod(filters[1:]))
-    return replace(cost, inner=filters[3], window=prod(filters[1:3]))
+    return replace(cost, inner=filters[3], window=prod(filters[1:3]), line=is_line(call.output.shape[1:3]))
 
 
 def _depthwise(call: TfliteCall) -> Cost:

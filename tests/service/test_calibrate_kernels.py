@@ -9,8 +9,9 @@ import pytest
 from agent.schema.device import Runtime
 from agent.schema.workload import Kernels
 from agent.service.calibration.calibrate_kernels import fit_kernel_times
-from agent.service.calibration.calibrate_run import undisturbed
 from agent.service.calibration.calibration import Calibration, Timing, apply
+from agent.service.calibration.micro_rounds import undisturbed
+from agent.service.calibration.steadiness import Round
 from agent.workload.micro import MicroModel
 from tests.service.world import profile
 
@@ -77,12 +78,12 @@ def test_applied_kernel_times_reach_the_runtime_they_were_measured_on():
 def test_the_fastest_third_of_all_rounds_counts_however_much_disturbed_the_rest():
     quiet = timing(0, 1.0, 1.0, 1)
     disturbed = replace(quiet, times_s=tuple(1.0 + 0.2 * i for i in range(40)))
-    found = undisturbed([disturbed, quiet])
+    found = undisturbed(quiet.micro, [Round(disturbed.times_s, 1.0), Round(quiet.times_s, 1.0)])
     assert found.times_s == (1.0,) * 20
     assert found.micro is quiet.micro
     assert disturbed.scatter > found.scatter == 0.0
 
 
 def test_of_few_runs_four_are_kept_for_their_scatter():
-    few = replace(timing(0, 1.0, 1.0, 1), times_s=(5.0, 1.0, 2.0, 4.0, 3.0))
-    assert undisturbed([few]).times_s == (1.0, 2.0, 3.0, 4.0)
+    few = Round((5.0, 1.0, 2.0, 4.0, 3.0), 1.0)
+    assert undisturbed(timing(0, 1.0, 1.0, 1).micro, [few]).times_s == (1.0, 2.0, 3.0, 4.0)

@@ -139,6 +139,7 @@ PRODUCTS = {
     "gemm-int8-512": ("gemm", "int8", 2 * 4 * 64 * 512 * 2048),
     "gemm-int4-16": ("gemm", "int4", 2 * 4 * 16 * 1024 * 1024),
     "conv-fp32-3x3": ("conv", "fp32", 2 * 3 * 64 * 64 * 9 * 56 * 56),
+    "conv-fp32-line-tall": ("conv_1d", "fp32", 2 * 2 * 160 * 320 * 5 * 480),
     "conv-int8-1x1": ("pointwise", "int8", 2 * 3 * 256 * 256 * 28 * 28),
     "depthwise-fp32-14": ("depthwise", "fp32", 2 * 4 * 512 * 9 * 14 * 14),
     "attention-fp32-128": ("attention", "fp32", 2 * 3 * 2 * 8 * 128 * 128 * 64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.schema.workload import Work
-from agent.workload.graph import Cost, Node
+from agent.workload.graph import Cost, Node, is_line
 from agent.workload.routines import kernels_of
 
 ELEMENTS = 10.0
@@ -61,6 +61,18 @@ def test_nothing_goes_into_a_product_that_is_read_again_as_it_was():
 def test_a_convolution_of_one_tap_is_a_routine_of_its_own(window, routine):
     (made,) = kernels_of([product(window=window, columns=24)], 0.0, 0)
     assert (made.routine, made.columns) == (routine, 24)
+
+
+def test_a_convolution_over_time_is_a_routine_of_its_own_unless_it_has_one_tap():
+    routines = [kernels_of([product(window=taps, line=True)], 0.0, 0)[0].routine for taps in (1, 5)]
+    assert routines == ["pointwise", "conv_1d"]
+
+
+@pytest.mark.parametrize(
+    ("places", "line"), [((400,), True), ((400, 1), True), ((1, 400), True), ((20, 20), False), ((1, 1), False)]
+)
+def test_what_is_one_pixel_wide_or_high_is_a_line_and_a_single_value_is_none(places, line):
+    assert is_line(places) is line
 
 
 def test_changes_of_shape_count_beside_the_kernel():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from agent.backends.lane import ProcessLane
-from agent.errors import QeilError
-from agent.ports import Clock, Lane, LaneSpec, LoadSpec, Sensor, Tensors
+from agent.ports import Clock, LaneSpec, Sensor
 from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
 from agent.service.calibration.calibrate_kernels import fit_kernel_times
@@ -20,34 +19,44 @@ from agent.service.calibration.calibration import (
     Coefficient,
     MeasuredKernels,
     Progress,
-    Timing,
     fit,
     from_power,
 )
+from agent.service.calibration.micro_rounds import ROUNDS, MicroRounds
 from agent.service.calibration.power_probe import IDLE_S, QUICK_IDLE_S, PowerLoad, PowerProbe, coefficients, rail_of
+from agent.service.calibration.steadiness import SLOWER
 from agent.workload.micro import MicroModel, write_in_child
-
-LOAD_TIMEOUT_S = 120.0
-CALL_TIMEOUT_S = 30.0
-QUICK_SECONDS_PER_MODEL = 0.02
-FULL_SECONDS_PER_MODEL = 0.06
-MIN_RUNS, MAX_RUNS = 8, 200
-POWER_MAX_RUNS = 1_000_000
-"""A power window lasts its whole time: the sensor needs it, however short one run is."""
-ROUNDS = 2
-"""Times that every micro model is measured, the whole set between two of them; the fastest third of the runs counts.
-
-The speed of a machine changes within a minute – other processes, other guests of the host, heat – and never for the
-better, so the fastest runs of all rounds are those that met the least of it.
-"""
-KEPT, FEWEST_KEPT = 3, 4
-"""One run of so many is kept, the fastest ones, but so many at least."""
 
 _FORMATS = {"onnx": "onnx", "litert": "tflite"}
 
 
 def _served(accelerator: Accelerator) -> tuple[Runtime, ...]:
     return tuple(r for r in accelerator.runtimes if r.backend in _FORMATS)
+
+
+@dataclass
+class _Found:
+    """What a run has come to so far."""
+
+    source: str
+    coefficients: list[Coefficient] = field(default_factory=list)
+    kernel_times: list[MeasuredKernels] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+class _Steps:
+    """Progress over all runtimes; rounds that repeat disturbed micro models do not move it."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def tell(self, where: str, micro: str, turn: int) -> None:
+        again = "" if turn < ROUNDS else " · again, the machine was slower than it can be"
+        self._progress(f"{where} · {micro}{again}", min(self._done, self._total), self._total)
+        self._done += turn < ROUNDS
+
+    def end(self) -> None:
+        self._progress("done", self._total, self._total)
 
 
 def calibrate(
@@ -60,108 +69,57 @@ def calibrate(
     accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and _served(a)]
     formats = sorted({_FORMATS[r.backend] for a in accelerators for r in _served(a)})
     stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
-    source = f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC"
-    found: list[Coefficient] = []
-    kernel_times: list[MeasuredKernels] = []
-    refused: list[str] = []
+    found = _Found(f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC")
     with tempfile.TemporaryDirectory(prefix="qeil-calibrate-") as folder:
         micros, notes = write_in_child(Path(folder), tuple(formats))
-        refused += notes
-        jobs = [(a, r, m) for a in accelerators for r in _served(a) for m in micros if m.format == _FORMATS[r.backend]]
-        done = 0
+        found.refused += notes
+        jobs = sum(m.format == _FORMATS[r.backend] for a in accelerators for r in _served(a) for m in micros)
+        steps = _Steps(progress, ROUNDS * jobs)
         for accelerator in accelerators:
-            lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
-            lane.start(lambda _cause: None)
             probe = _probe(board, accelerator, sensors, clock, quick)
-            loads: list[PowerLoad] = []
-            try:
-                for runtime in _served(accelerator):
-                    mine = [m for a, r, m in jobs if a is accelerator and r is runtime]
-                    threads = runtime.threads or board.threads(accelerator)
-                    rounds: dict[str, list[Timing]] = {}
-                    unusable: set[str] = set()
-                    for turn in range(ROUNDS):
-                        for micro in mine:
-                            progress(
-                                f"{accelerator.name} · {runtime.provider} · {micro.name}", done, ROUNDS * len(jobs)
-                            )
-                            done += 1
-                            if micro.name in unusable:
-                                continue
-                            timing = _time(
-                                lane, clock, runtime, threads, micro, Path(folder), quick, refused.append,
-                                probe if turn == 0 else None, loads,
-                            )  # fmt: skip
-                            if timing is None:
-                                unusable.add(micro.name)
-                            else:
-                                rounds.setdefault(micro.name, []).append(timing)
-                    timings = [undisturbed(found_here) for found_here in rounds.values()]
-                    new, noisy = fit(accelerator.name, runtime, timings, source)
-                    found += new
-                    refused += noisy
-                    kernels, why_not = fit_kernel_times(accelerator.name, runtime, threads, timings, source)
-                    kernel_times += [kernels] if kernels else []
-                    refused += [why_not] if why_not else []
-                if probe is not None:
-                    power = coefficients(accelerator, probe.rail, loads)
-                    where = (
-                        f"{source}, {probe.rail.name} ({probe.rail.scope}), idle {probe.idle_w or 0:.2f} W taken off"
-                    )
-                    found += from_power(accelerator.name, _served(accelerator)[0], power, where)
-                    refused += power.refused
-            finally:
-                lane.stop(2.0)
-        progress("done", ROUNDS * len(jobs), ROUNDS * len(jobs))
+            _measure(board, accelerator, clock, quick, micros, Path(folder), probe, steps, found)
+        steps.end()
     return Calibration(
-        profile=board.profile.name, measured_at=f"{stamp:%Y-%m-%dT%H:%M:%SZ}", coefficients=tuple(found),
-        kernel_times=tuple(kernel_times), refused=tuple(refused),
+        profile=board.profile.name, measured_at=f"{stamp:%Y-%m-%dT%H:%M:%SZ}", coefficients=tuple(found.coefficients),
+        kernel_times=tuple(found.kernel_times), refused=tuple(found.refused),
     )  # fmt: skip
 
 
-def undisturbed(rounds: Sequence[Timing]) -> Timing:
-    """The fastest third of all runs of one micro model, whichever round they are from.
-
-    A run that shared its core with something else, or whose virtual core was taken away, is only ever slower; where
-    much else runs the median of a round is a disturbed run.
-    """
-    pooled = sorted(seconds for timing in rounds for seconds in timing.times_s)
-    return Timing(rounds[0].micro, tuple(pooled[: max(FEWEST_KEPT, len(pooled) // KEPT)]))
-
-
-def _time(
-    lane: Lane,
-    clock: Clock,
-    runtime: Runtime,
-    threads: int,
-    micro: MicroModel,
-    folder: Path,
-    quick: bool,
-    refuse: Callable[[str], None],
-    probe: PowerProbe | None,
-    loads: list[PowerLoad],
-) -> Timing | None:
-    load = LoadSpec(micro.name, folder / micro.file, micro.format, runtime, threads)
-    inputs = {name: np.full(shape, 0.5, np.float32) for name, shape in micro.inputs}
-    where = f"{lane.spec.accelerator} {runtime.provider}: {micro.name}"
+def _measure(
+    board: Board, accelerator: Accelerator, clock: Clock, quick: bool, micros: Sequence[MicroModel], folder: Path,
+    probe: PowerProbe | None, steps: _Steps, found: _Found,
+) -> None:  # fmt: skip
+    """All runtimes of one accelerator, in a lane of its own."""
+    lane = ProcessLane(LaneSpec(accelerator.name, board.threads(accelerator)), clock)
+    lane.start(lambda _cause: None)
+    loads: list[PowerLoad] = []
     try:
-        report = lane.load(load, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S + 5)
-        if runtime.provider not in report.actual:
-            refuse(f"{where} ran on {', '.join(report.actual)} instead, refused")
-            return None
-        lane.renew_permit(clock.monotonic_s() + 600.0)
-        if len(inputs) == 1:
-            # LiteRT names an input after its signature, not after its tensor.
-            inputs = {report.inputs[0].name: next(iter(inputs.values()))}
-        budget_s = QUICK_SECONDS_PER_MODEL if quick else FULL_SECONDS_PER_MODEL
-        timing = Timing(micro, _runs(lane, clock, micro.name, inputs, budget_s))
+        for runtime in _served(accelerator):
+            threads = runtime.threads or board.threads(accelerator)
+            mine = [m for m in micros if m.format == _FORMATS[runtime.backend]]
+            where = f"{accelerator.name} · {runtime.provider}"
+            measure = MicroRounds(lane, clock, runtime, threads, folder, quick, found.refused.append, probe, loads)
+            timings = measure.run(mine, partial(steps.tell, where))
+            if measure.disturbed:
+                found.refused.append(
+                    f"{accelerator.name} {runtime.provider}: beside {measure.disturbed} of {len(mine)} micro models a "
+                    f"reference product took over {SLOWER - 1:.0%} longer than at its fastest, in every round: their "
+                    f"times are used, but close what else computes on this machine and calibrate again"
+                )
+            new, noisy = fit(accelerator.name, runtime, timings, found.source)
+            found.coefficients += new
+            found.refused += noisy
+            kernels, why_not = fit_kernel_times(accelerator.name, runtime, threads, timings, found.source)
+            reference = {"reference_s": measure.reference_s or None}
+            found.kernel_times += [kernels.model_copy(update=reference)] if kernels else []
+            found.refused += [why_not] if why_not else []
         if probe is not None:
-            loads += _power(probe, lane, clock, micro, inputs, budget_s)
-        lane.unload(micro.name).result(CALL_TIMEOUT_S)
-    except (QeilError, TimeoutError) as error:
-        refuse(f"{where}: {error}")
-        return None
-    return timing
+            power = coefficients(accelerator, probe.rail, loads)
+            where = f"{found.source}, {probe.rail.name} ({probe.rail.scope}), idle {probe.idle_w or 0:.2f} W taken off"
+            found.coefficients += from_power(accelerator.name, _served(accelerator)[0], power, where)
+            found.refused += power.refused
+    finally:
+        lane.stop(2.0)
 
 
 def _probe(
@@ -171,31 +129,3 @@ def _probe(
     if rail is None or not any(s.name == rail.name for s in sensors):
         return None
     return PowerProbe(rail, sensors, clock, QUICK_IDLE_S if quick else IDLE_S)
-
-
-def _power(
-    probe: PowerProbe, lane: Lane, clock: Clock, micro: MicroModel, inputs: Tensors, budget_s: float
-) -> list[PowerLoad]:
-    """The load of running a micro model for a while, above idle; nothing where the sensor does not answer."""
-    times: list[float] = []
-    measured = probe.measure(
-        lambda: times.extend(_runs(lane, clock, micro.name, inputs, budget_s, warm=0, most=POWER_MAX_RUNS))
-    )
-    if measured is None:
-        return []
-    seconds, joules = measured
-    count = len(times)
-    flops = ((micro.precision, micro.flops * count),)
-    return [PowerLoad(flops, micro.bytes_moved * count, seconds, joules)]
-
-
-def _runs(
-    lane: Lane, clock: Clock, model: str, inputs: Tensors, budget_s: float, warm: int = 2, most: int = MAX_RUNS
-) -> tuple[float, ...]:
-    """Execution times of calls in a row, without the first `warm` ones."""
-    end_s = clock.monotonic_s() + budget_s
-    times: list[float] = []
-    while len(times) < MIN_RUNS or (clock.monotonic_s() < end_s and len(times) < most):
-        deadline_s = clock.monotonic_s() + CALL_TIMEOUT_S
-        times.append(lane.submit(model, inputs, None, deadline_s).result(CALL_TIMEOUT_S).execute_s)
-    return tuple(times[warm:])

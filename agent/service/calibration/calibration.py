@@ -55,6 +55,9 @@ class MeasuredKernels(FileModel):
     provider: str
     threads: int = Field(ge=1)
     times: KernelTimes
+    reference_s: float | None = Field(
+        default=None, gt=0, description="a reference product of fixed size at its fastest while they were measured"
+    )
 
 
 class Calibration(FileModel):
