@@ -91,14 +91,20 @@ def split_of(units: Sequence[Unit], moved: Mapping[str, tuple[str, float]]) -> d
     return found
 
 
-def allot(units: Sequence[Unit], points: Sequence[Sequence[int]], gain_k_per_w: Array, room_k: Array) -> Allotment:
+def allot(
+    units: Sequence[Unit], points: Sequence[Sequence[int]], gain_k_per_w: Array, room_k: Array, above: float = 0.0
+) -> Allotment | None:
     """The most work with one point for each accelerator, of those whose indices it may run at, and any move.
 
-    gain_k_per_w: (limits, units); room_k: (limits,), >= 0.
+    gain_k_per_w: (limits, units); room_k: (limits,), >= 0; above: worth that another plan has; None where not even a
+    mixture of points, which bounds every single one, is worth more.
     """
     pieces, times = _solved(units, points, gain_k_per_w, room_k, None)
+    if sum(piece.worth * time_share for piece, time_share in zip(pieces, times, strict=True)) <= above:
+        return None
     trials = islice(product(*_mixtures(units, points, pieces, times)), _MOST_TRIALS)
-    return max((allot_at(units, trial, gain_k_per_w, room_k) for trial in trials), key=lambda found: found.worth)
+    best = max((allot_at(units, trial, gain_k_per_w, room_k) for trial in trials), key=lambda found: found.worth)
+    return best if best.worth > above else None
 
 
 def allot_at(
@@ -118,24 +124,20 @@ def _solved(
     gain_k_per_w: Array,
     room_k: Array,
     split: Mapping[tuple[str, str], float] | None,
-) -> tuple[list[_Piece], Array]:
+) -> tuple[list[_Piece], list[float]]:
     pieces = _pieces(units, points, split)
-    count = len(units)
-    homes, hosts = np.array([p.home for p in pieces]), np.array([p.host for p in pieces])
-    work, each = np.array([p.work for p in pieces]), np.arange(len(pieces))
-    watts = np.array([units[p.host].points[p.point].power_w for p in pieces])
-    demand = [unit.demand_share for unit in units] if split is None else list(split.values())
-    rows = np.zeros((count + len(demand) + room_k.size, len(pieces)))
-    rows[hosts, each] = 1.0
+    hosts = [[float(piece.host == at) for piece in pieces] for at in range(len(units))]
     if split is None:
-        rows[count + homes, each] = work
+        demand = [unit.demand_share for unit in units]
+        work = [[piece.work * (piece.home == at) for piece in pieces] for at in range(len(units))]
     else:
-        order = {pair: index for index, pair in enumerate(split)}
-        names = [order[units[p.home].name, units[p.host].name] for p in pieces]
-        rows[count + np.array(names), each] = work
-    rows[count + len(demand) :] = gain_k_per_w[:, hosts] * watts
-    bounds = np.concatenate([np.ones(count), demand, room_k])
-    return pieces, maximise(np.array([p.worth for p in pieces]), rows, bounds)
+        demand = list(split.values())
+        pairs = [(units[piece.home].name, units[piece.host].name) for piece in pieces]
+        work = [[piece.work * (pair == mine) for piece, pair in zip(pieces, pairs, strict=True)] for mine in split]
+    at_hosts = [(piece.host, units[piece.host].points[piece.point].power_w) for piece in pieces]
+    heat = [[gain[host] * watts for host, watts in at_hosts] for gain in gain_k_per_w.tolist()]
+    bounds = [*([1.0] * len(units)), *demand, *room_k.tolist()]
+    return pieces, maximise([piece.worth for piece in pieces], [*hosts, *work, *heat], bounds)
 
 
 def _pieces(
@@ -147,6 +149,7 @@ def _pieces(
     found = []
     for home, unit in enumerate(units):
         slowdowns = {unit.name: 1.0, **{m.to: m.slowdown for m in unit.moves if m.to in index}}
+        weight = unit.weight
         for name, slowdown in slowdowns.items():
             if split is not None and (unit.name, name) not in split:
                 continue
@@ -154,29 +157,31 @@ def _pieces(
             for point in points[host]:
                 work = units[host].points[point].speed_share / slowdown
                 cost = _MOVE_COST * (host != home) + _POINT_COST * point
-                found.append(_Piece(home, host, point, work, unit.weight * work * (1.0 - cost)))
+                found.append(_Piece(home, host, point, work, weight * work * (1.0 - cost)))
     return found
 
 
 def _mixtures(
-    units: Sequence[Unit], points: Sequence[Sequence[int]], pieces: Sequence[_Piece], times: Array
+    units: Sequence[Unit], points: Sequence[Sequence[int]], pieces: Sequence[_Piece], times: Sequence[float]
 ) -> list[list[int]]:
     """Points worth trying for each accelerator: those the program mixes, the first allowed one where it idles."""
-    shares = np.zeros((len(units), max(len(unit.points) for unit in units)))
-    for piece, time_share in zip(pieces, times.tolist(), strict=True):
-        shares[piece.host, piece.point] += time_share
+    shares = [[0.0] * len(unit.points) for unit in units]
+    for piece, time_share in zip(pieces, times, strict=True):
+        shares[piece.host][piece.point] += time_share
     found = []
-    for at, allowed in enumerate(points):
-        used = [point for point in allowed if shares[at, point] > _MIXED]
-        found.append(used or [max(allowed, key=lambda point: (shares[at, point], -point))])
+    for mine, allowed in zip(shares, points, strict=True):
+        used = [point for point in allowed if mine[point] > _MIXED]
+        found.append(used or [max(allowed, key=lambda point: (mine[point], -point))])
     return found
 
 
-def _made(units: Sequence[Unit], points: tuple[int, ...], pieces: Sequence[_Piece], times: Array) -> Allotment:
-    busy, served = np.zeros(len(units)), np.zeros(len(units))
+def _made(
+    units: Sequence[Unit], points: tuple[int, ...], pieces: Sequence[_Piece], times: Sequence[float]
+) -> Allotment:
+    busy, served = [0.0] * len(units), [0.0] * len(units)
     moved: dict[str, dict[str, float]] = {}
     worth = 0.0
-    for piece, time_share in zip(pieces, times.tolist(), strict=True):
+    for piece, time_share in zip(pieces, times, strict=True):
         home, host = units[piece.home], units[piece.host]
         share = time_share * piece.work / home.demand_share
         busy[piece.host] += time_share

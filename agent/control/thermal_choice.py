@@ -102,15 +102,15 @@ def choose(
     """
     full_w = np.array([max(point.power_w for point in unit.points) for unit in units])
     zones = [zone for zone in zones if _binds(zone, full_w)]
-    if not zones and not held:
+    now = [(before or {}).get(unit.name, Setting()) for unit in units]
+    if not zones and not (held and any(setting.point or setting.moved_share for setting in now)):
         return Choice({unit.name: Setting() for unit in units})
     if not rule.move:
         units = [replace(unit, moves=()) for unit in units]
-    now = [(before or {}).get(unit.name, Setting()) for unit in units]
     limits = _limits(units, zones, rule.horizon_s, _present_w(units, now))
     problem = _Problem(units, limits)
     kept = _Plan(now, _kept(problem, now))
-    chosen = _held(problem, kept, rule) if held else _better(_optimum(problem, [0] * len(now), rule), kept, problem)
+    chosen = _held(problem, kept, rule) if held else _better([0] * len(now), kept, problem, rule)
     plan, allotment = chosen.settings, chosen.allotment
     bounds = _bounds(units, allotment, limits, [setting.moved_share for setting in plan])
     settings = {
@@ -151,40 +151,56 @@ def _binds(zone: Ceiling, full_w: Array) -> bool:
 
 def _reserve_c(zone: Ceiling, power_w: Array) -> float:
     """What is not known two looks ahead; of what lies beyond, the looks in between will tell."""
-    return CONFIDENCE * float(zone.forecast.deviation_c(power_w)[0])
+    return CONFIDENCE * zone.forecast.first_deviation_c(power_w)
 
 
 def _limits(units: Sequence[Unit], zones: Sequence[Ceiling], horizon_s: float, present_w: Array) -> _Limits:
     """present_w: watts for which the reserve is taken."""
-    expected_w = np.array([unit.points[0].power_w * unit.demand_share for unit in units])
     full_w = np.array([unit.points[0].power_w for unit in units])
+    expected_w = full_w * np.array([unit.demand_share for unit in units])
     usual = np.array([unit.usual_share for unit in units])
-    gains, rooms = [np.zeros((0, len(units)))], [np.zeros(0)]
-    burst_gains, burst_rooms = [np.zeros((0, len(units)))], [np.zeros(0)]
-    least, said = 1.0, ("", 0.0, 0.0)
-    for zone in zones:
-        reserve_c = _reserve_c(zone, present_w)
-        lasting = zone.forecast.times_s > horizon_s
-        base_c = zone.forecast.base_c + np.where(lasting, 0.0, reserve_c)
-        gain = np.where(zone.forecast.gain_k_per_w * full_w < NEGLIGIBLE_K, 0.0, zone.forecast.gain_k_per_w)
-        gain = np.where(lasting[:, None], gain * usual, gain)
-        heat_k, room_k = gain @ expected_w, np.maximum(0.0, zone.ceiling_c - base_c)
-        shares = room_k / np.maximum(heat_k, 1e-9)
-        at = int(shares.argmin())
-        if shares[at] < least:
-            least = float(shares[at])
-            said = (zone.zone, float(base_c[at] + heat_k[at]), float(zone.forecast.times_s[at]))
-        for found, left, rows_gain, rows_room in (
-            (gains, rooms, gain, room_k),
-            (burst_gains, burst_rooms, gain[:1], np.maximum(0.0, zone.hard_c - base_c[:1])),
-        ):
-            near = (rows_gain @ full_w) > rows_room
-            spared, remaining = _spared(rows_gain[near], rows_room[near], full_w)
-            found.append(spared)
-            left.append(remaining)
-    return _Limits(
-        np.concatenate(gains), np.concatenate(rooms), np.concatenate(burst_gains), np.concatenate(burst_rooms), *said
-    )
+    if not zones:
+        none, nothing = np.zeros((0, len(units))), np.zeros(0)
+        return _Limits(none, nothing, none, nothing, "", 0.0, 0.0)
+    # All zones' times below one another: a few operations on all rows, not as many for each zone.
+    counts = [zone.forecast.times_s.size for zone in zones]
+    of_zone = np.repeat(np.arange(len(zones)), counts)
+    times_s = np.concatenate([zone.forecast.times_s for zone in zones])
+    lasting = times_s > horizon_s
+    reserve_c = np.array([_reserve_c(zone, present_w) for zone in zones])[of_zone]
+    base_c = np.concatenate([zone.forecast.base_c for zone in zones]) + np.where(lasting, 0.0, reserve_c)
+    gain = np.concatenate([zone.forecast.gain_k_per_w for zone in zones])
+    gain = np.where(gain * full_w < NEGLIGIBLE_K, 0.0, gain)
+    gain = np.where(lasting[:, None], gain * usual, gain)
+    heat_k = gain @ expected_w
+    room_k = np.maximum(0.0, np.array([zone.ceiling_c for zone in zones])[of_zone] - base_c)
+    shares = room_k / np.maximum(heat_k, 1e-9)
+    at = int(shares.argmin())
+    said = ("", 0.0, 0.0)
+    if shares[at] < 1.0:
+        said = (zones[of_zone[at]].zone, float(base_c[at] + heat_k[at]), float(times_s[at]))
+    first = np.cumsum([0, *counts[:-1]])
+    burst_room_k = np.maximum(0.0, np.array([zone.hard_c for zone in zones]) - base_c[first])
+    gains, rooms = _strictest(*_near(gain, room_k, full_w))
+    burst_gains, burst_rooms = _near(gain[first], burst_room_k, full_w)
+    return _Limits(gains, rooms, burst_gains, burst_rooms, *said)
+
+
+def _near(gain_k_per_w: Array, room_k: Array, full_w: Array) -> tuple[Array, Array]:
+    """Rows that full power would pass, those who hardly matter spared."""
+    near = (gain_k_per_w @ full_w) > room_k
+    return _spared(gain_k_per_w[near], room_k[near], full_w)
+
+
+def _strictest(gain_k_per_w: Array, room_k: Array) -> tuple[Array, Array]:
+    """Rows without those that hold wherever another one does: each costs in every program."""
+    room = np.maximum(room_k, 1e-12)
+    by_room = gain_k_per_w[:, None] * room[None, :, None]
+    # [i, j]: i holds wherever j does; of rows that say the same the first stays.
+    implied = (by_room.transpose(1, 0, 2) >= by_room).all(axis=2)
+    implied &= ~implied.T | np.tri(room.size, k=-1, dtype=bool)
+    kept = ~implied.any(axis=1)
+    return gain_k_per_w[kept], room_k[kept]
 
 
 def _spared(gain_k_per_w: Array, room_k: Array, full_w: Array) -> tuple[Array, Array]:
@@ -202,13 +218,17 @@ def _held(problem: _Problem, kept: _Plan, rule: ThermalForecast) -> _Plan:
     weights = np.array([unit.weight * unit.demand_share for unit in problem.units])
     if weights @ kept.allotment.served >= URGENT_BELOW * weights.sum():
         return kept
-    return _better(_optimum(problem, [setting.point for setting in kept.settings], rule), kept, problem)
+    return _better([setting.point for setting in kept.settings], kept, problem, rule)
 
 
-def _better(settings: Sequence[Setting], kept: _Plan, problem: _Problem) -> _Plan:
-    """The other plan where it gets more done."""
+def _better(lowest: Sequence[int], kept: _Plan, problem: _Problem, rule: ThermalForecast) -> _Plan:
+    """Another plan, with points from the lowest number on, where it gets more done."""
+    worth = kept.allotment.worth * (1.0 + _CHANGE_COST)
+    settings = _optimum(problem, lowest, rule, worth)
+    if settings is None:
+        return kept
     other = _Plan(settings, _kept(problem, settings))
-    return other if other.allotment.worth > kept.allotment.worth * (1.0 + _CHANGE_COST) else kept
+    return other if other.allotment.worth > worth else kept
 
 
 def _allowed(units: Sequence[Unit], rule: ThermalForecast, lowest: Sequence[int] | None = None) -> list[Sequence[int]]:
@@ -219,11 +239,13 @@ def _allowed(units: Sequence[Unit], rule: ThermalForecast, lowest: Sequence[int]
     return [range(min(first, len(u.points) - 1), len(u.points)) for u, first in zip(units, firsts, strict=True)]
 
 
-def _optimum(problem: _Problem, lowest: Sequence[int], rule: ThermalForecast) -> list[Setting]:
-    """Points from the lowest number on, and moves, that get most done."""
+def _optimum(problem: _Problem, lowest: Sequence[int], rule: ThermalForecast, above: float) -> list[Setting] | None:
+    """Points from the lowest number on, and moves, that get most done; None where that is no more than `above`."""
     units, limits = problem.units, problem.limits
     allowed = _allowed(units, rule, lowest)
-    allotment = allot(units, allowed, limits.gain_k_per_w, limits.room_k)
+    allotment = allot(units, allowed, limits.gain_k_per_w, limits.room_k, above)
+    if allotment is None:
+        return None
     found = []
     for unit, point in zip(units, allotment.points, strict=True):
         there = allotment.moved.get(unit.name, {})

@@ -17,8 +17,14 @@ from agent.physics.impedance import Forecast, ImpedancePrior, ImpedanceState
 
 JUMP_C = 25.0
 """No board changes by this much between two samples beyond what its model says."""
+JUMP_DEVIATIONS = 3.0
+"""Nor by more than this many standard deviations, where the model knows that it knows little."""
 BACK_C = 10.0
 """A sensor that jumped is believed again within this of the model."""
+OVERRULED_S, OVERRULED_CHANGES = 60.0, 5
+"""And where it has gone on for so long, moving as often as this: it is the model that is wrong, and learns anew."""
+PROBED_S = 600.0
+"""One that does not move, after this: work heats it or shows it to be stuck within seconds; never is no answer."""
 FROZEN_C = 8.0
 """A reading that has not moved at all while its model moved by this much is stuck."""
 BIAS_SHARE = 0.1
@@ -55,6 +61,10 @@ class ZoneMemory:
     """It stood still while the power must have moved it; so it is until it moves, whatever the model does meanwhile."""
     same: int = 0
     """How often the last reading has come again."""
+    doubted_s: float = 0.0
+    """When the present doubt began."""
+    changes: int = 0
+    """How often the reading has changed since."""
 
 
 @dataclass(frozen=True)
@@ -97,30 +107,42 @@ def _follow(
     moved = impedance.observe(known.network, prior, None, np.asarray(power_w), fan, now_s)
     if not fresh or sample.temperature_c is None:
         return replace(known, network=moved)
-    expected_c = impedance.estimate(moved)
     frozen = sample.temperature_c == known.value_c
-    as_then = replace(moved, mean=known.then.mean)
-    due_k = impedance.estimate(as_then) - impedance.estimate(known.then) if frozen else 0.0
+    due_k = 0.0
+    if frozen:
+        due_k = impedance.estimate(replace(moved, mean=known.then.mean)) - impedance.estimate(known.then)
     stuck = frozen and (known.stuck or abs(due_k) > FROZEN_C)
-    doubt = _doubt(known, sample.temperature_c, expected_c, due_k, stuck)
+    doubt = _doubt(known, sample.temperature_c, moved, due_k, stuck)
+    if doubt and known.doubt and not stuck and _overruled(known, sample.t_s):
+        began = impedance.start(prior, sample.temperature_c, now_s)
+        return ZoneMemory(began, sample.t_s, sample.temperature_c, began)
     same = known.same + 1 if frozen else 0
     bias_c = known.bias_c
     if not doubt and same < SAME_READINGS:
         moved = impedance.correct(moved, prior, sample.temperature_c)
         bias_c += BIAS_SHARE * (sample.temperature_c - impedance.estimate(moved) - bias_c)
+    went_on = bool(doubt and known.doubt)
     return ZoneMemory(
-        moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck, same
-    )
+        moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck, same,
+        known.doubted_s if went_on else sample.t_s, known.changes + (not frozen) if went_on else 0,
+    )  # fmt: skip
 
 
-def _doubt(known: ZoneMemory, value_c: float, expected_c: float, due_k: float, stuck: bool) -> str:
-    off_c = value_c - expected_c
-    reach_c = BACK_C if known.doubt else JUMP_C
-    if abs(off_c) > reach_c and known.network.samples >= LEARNING_SAMPLES:
+def _doubt(known: ZoneMemory, value_c: float, moved: ImpedanceState, due_k: float, stuck: bool) -> str:
+    expected_c = impedance.estimate(moved)
+    # A load that never changed leaves open what the board is like without it: that is no sensor's fault.
+    reach_c = BACK_C if known.doubt else max(JUMP_C, JUMP_DEVIATIONS * impedance.estimate_deviation_c(moved))
+    if abs(value_c - expected_c) > reach_c and known.network.samples >= LEARNING_SAMPLES:
         return f"reads {value_c:.1f} °C where the model has {expected_c:.1f} °C"
     if stuck:
         return f"stuck at {value_c:.1f} °C while the power moved it by {due_k:+.1f} °C"
     return ""
+
+
+def _overruled(known: ZoneMemory, t_s: float) -> bool:
+    """Whether a reading that is not believed has gone on for so long that the model has to be doubted instead."""
+    doubted_s = t_s - known.doubted_s
+    return doubted_s >= PROBED_S or (doubted_s >= OVERRULED_S and known.changes >= OVERRULED_CHANGES)
 
 
 def trusted(memory: ZoneMemory | None, max_error_c: float) -> bool:

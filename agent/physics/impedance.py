@@ -12,7 +12,8 @@ data does not excite keeps its prior and its prior's uncertainty. Owns no sensor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -47,6 +48,18 @@ class ImpedancePrior:
     """Time in which what was learnt about resistances becomes as uncertain as the prior, unless confirmed."""
     sensor_c: float = 0.3
     """Smallest standard deviation of a reading."""
+    mean: Array = field(init=False, repr=False)
+    """Parameters before data: T_0 (0: set by the first reading), resistances, −d."""
+    variance: Array = field(init=False, repr=False)
+    """Their variances: T_0 within 10 °C of the first reading, d within 0.3."""
+    covariance: Array = field(init=False, repr=False)
+    """The slowest parts of all sources change together: they share the way from the board to the air.
+
+    Without that, whichever source is always on is taken for the cause of a fan that fails.
+    """
+    low: Array = field(init=False, repr=False)
+    high: Array = field(init=False, repr=False)
+    """Least and greatest that each parameter can physically be."""
 
     def __post_init__(self) -> None:
         taus = np.atleast_1d(positive("time_constants_s", self.time_constants_s))
@@ -60,36 +73,26 @@ class ImpedancePrior:
             positive(name, getattr(self, name))
         object.__setattr__(self, "time_constants_s", taus)
         object.__setattr__(self, "resistance_k_per_w", resistance)
+        flat = resistance.ravel()
+        object.__setattr__(self, "mean", np.concatenate([[0.0], flat, [-self.fan_share]]))
+        variance = np.concatenate([[100.0], (self.rel_uncertainty * flat) ** 2, [0.09]])
+        object.__setattr__(self, "variance", variance)
+        object.__setattr__(self, "covariance", _shared(variance, taus.size, self.sources))
+        object.__setattr__(self, "low", np.concatenate([[-np.inf], 0.05 * flat, [-0.95]]))
+        object.__setattr__(self, "high", np.append(np.full(flat.size + 1, np.inf), 0.0))
 
     @property
     def sources(self) -> int:
         """Number of heat sources."""
         return int(self.resistance_k_per_w.shape[0])
 
-    @property
-    def mean(self) -> Array:
-        """Parameters before data: T_0 (0: set by the first reading), resistances, −d."""
-        return np.concatenate([[0.0], self.resistance_k_per_w.ravel(), [-self.fan_share]])
 
-    @property
-    def variance(self) -> Array:
-        """Their variances: T_0 within 10 °C of the first reading, d within 0.3."""
-        resistance = (self.rel_uncertainty * self.resistance_k_per_w.ravel()) ** 2
-        return np.concatenate([[100.0], resistance, [0.09]])
-
-    @property
-    def covariance(self) -> Array:
-        """The slowest parts of all sources change together: they share the way from the board to the air.
-
-        Without that, whichever source is always on is taken for the cause of a fan that fails.
-        """
-        variance = self.variance
-        found = np.diag(variance)
-        poles = self.time_constants_s.size
-        slow = np.arange(poles, 1 + self.sources * poles, poles)
-        deviation = np.sqrt(variance[slow])
-        found[np.ix_(slow, slow)] += _SHARED * (np.outer(deviation, deviation) - np.diag(variance[slow]))
-        return found
+def _shared(variance: Array, poles: int, sources: int) -> Array:
+    found = np.diag(variance)
+    slow = np.arange(poles, 1 + sources * poles, poles)
+    deviation = np.sqrt(variance[slow])
+    found[np.ix_(slow, slow)] += _SHARED * (np.outer(deviation, deviation) - np.diag(variance[slow]))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +122,7 @@ class ImpedanceState:
 
 def start(prior: ImpedancePrior, temperature_c: float, now_s: float) -> ImpedanceState:
     """Return the state at the first reading: everything idle before it, as far as anyone knows."""
-    mean = prior.mean
+    mean = prior.mean.copy()
     mean[0] = float(celsius("temperature_c", temperature_c))
     zeros = np.zeros(prior.resistance_k_per_w.shape)
     return ImpedanceState(now_s, zeros, 0.0, mean, prior.covariance, prior.sensor_c**2, 0)
@@ -145,7 +148,9 @@ def observe(
     duty = float(share("fan", fan))
     filtered, fan_k = _advance(state, prior, powers, duty, duration_s)
     covariance = _loosened(state.covariance, prior, duration_s)
-    moved = replace(state, time_s=now_s, filtered_w=filtered, fan_k=fan_k, covariance=covariance)
+    moved = ImpedanceState(
+        now_s, filtered, fan_k, state.mean, covariance, state.innovation_c2, state.samples
+    )  # fmt: skip
     return moved if temperature_c is None else correct(moved, prior, temperature_c)
 
 
@@ -162,20 +167,20 @@ def _advance(
 
 
 def _loosened(covariance: Array, prior: ImpedancePrior, duration_s: float) -> Array:
-    limit = prior.variance
-    growth = prior.covariance * (duration_s / prior.memory_s)
-    growth[0, 0] = prior.drift_c_per_sqrt_s**2 * duration_s
-    loose = covariance + growth
+    loose = prior.covariance * (duration_s / prior.memory_s)
+    loose[0, 0] = prior.drift_c_per_sqrt_s**2 * duration_s
+    loose += covariance
     # Bounded by the prior, so that hours without excitation cannot wind it up.
-    scale = np.sqrt(np.minimum(1.0, limit / np.diagonal(loose)))
-    bounded: Array = loose * scale[:, None] * scale[None, :]
-    return bounded
+    scale = np.sqrt(np.minimum(1.0, prior.variance / loose.diagonal()))
+    loose *= scale[:, None]
+    loose *= scale
+    return loose
 
 
 def correct(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
     """Return the state after a reading [°C] at `state.time_s`."""
     celsius("temperature_c", temperature_c)
-    row = np.concatenate([[1.0], state.filtered_w.ravel(), [state.fan_k]])
+    row = _row(state)
     projected = state.covariance @ row
     # Errors of the model are correlated in time, so innovations count as noise; bounded, or a bad start would last.
     variance = float(row @ projected) + max(prior.sensor_c**2, min(_NOISE_C**2, 0.5 * state.innovation_c2))
@@ -183,13 +188,20 @@ def correct(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) 
     reach = _SPIKE * variance**0.5
     kept = min(max(innovation, -reach), reach)
     gain = projected / variance
-    covariance = state.covariance - np.outer(gain, projected)
+    covariance = state.covariance - gain[:, None] * projected
     mean = _possible(state.mean + gain * kept, covariance, prior, row, temperature_c, abs(innovation))
     memory = 1.0 / min(state.samples + 1.0, _NOISE_MEMORY)
     size = state.innovation_c2 + memory * (kept**2 - state.innovation_c2)
-    return replace(
-        state, mean=mean, covariance=0.5 * (covariance + covariance.T), innovation_c2=size, samples=state.samples + 1
+    return ImpedanceState(
+        state.time_s, state.filtered_w, state.fan_k, mean, 0.5 * (covariance + covariance.T), size, state.samples + 1
     )
+
+
+def _row(state: ImpedanceState) -> Array:
+    """(parameters,): regressors now."""
+    row = np.empty(state.mean.size)
+    row[0], row[1:-1], row[-1] = 1.0, state.filtered_w.ravel(), state.fan_k
+    return row
 
 
 def _possible(
@@ -202,9 +214,8 @@ def _possible(
     certainty, one after the other (projection in the metric of the covariance: Simon and Chia, IEEE Trans. Aerosp.
     Electron. Syst. 38, 2002). Without that, a filter can walk away from its readings.
     """
-    low = np.concatenate([[-np.inf], 0.05 * prior.resistance_k_per_w.ravel(), [-0.95]])
-    high = np.append(np.full(mean.size - 1, np.inf), 0.0)
-    cut: Array = np.clip(mean, low, high)
+    low, high = prior.low, prior.high
+    cut: Array = np.minimum(np.maximum(mean, low), high)
     if abs(temperature_c - float(row @ cut)) <= off_c:
         return cut
     left = covariance
@@ -224,6 +235,16 @@ def estimate(state: ImpedanceState) -> float:
     """Return the temperature now [°C] as the network has it: the reading without most of its noise."""
     parts = state.mean[1:-1] @ state.filtered_w.ravel()
     return float(state.mean[0] + parts + state.mean[-1] * state.fan_k)
+
+
+def estimate_deviation_c(state: ImpedanceState) -> float:
+    """Return one standard deviation of that estimate, from what is not known of the parameters.
+
+    Small where the powers are those it was learnt at, and large where they are others: a constant load leaves open how
+    much of the temperature is its own and how much the air's.
+    """
+    row = _row(state)
+    return math.sqrt(max(0.0, float(row @ state.covariance @ row)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,6 +275,11 @@ class Forecast:
         rows = self.base_rows + (powers @ flat).reshape(self.base_rows.shape)
         found: Array = np.sqrt(np.maximum(0.0, ((rows @ self.covariance) * rows).sum(axis=1)) + self.extra_c2)
         return found
+
+    def first_deviation_c(self, power_w: Array) -> float:
+        """The same at the first time alone, for a fraction of the work."""
+        row = self.base_rows[0] + power_w @ self.gain_rows[:, 0]
+        return math.sqrt(max(0.0, float(row @ self.covariance @ row)) + float(self.extra_c2[0]))
 
 
 def forecast(state: ImpedanceState, prior: ImpedancePrior, times_s: ArrayLike, fan: float) -> Forecast:

@@ -218,15 +218,16 @@ def test_a_zone_that_an_accelerator_does_not_heat_does_not_stop_it():
 def test_of_a_mixture_of_points_the_better_single_one_is_taken():
     points = (FULL, SLOW, Point("slowest", 0.5, 2.0))
     allotment = allot([unit(points=points)], [range(3)], np.array([[1.0]]), np.array([4.0]))
+    assert allotment is not None
     assert allotment.points == (1,)
     assert allotment.served[0] == pytest.approx(0.8 * 0.8)
 
 
 def test_a_program_without_bounds_is_refused():
     with pytest.raises(ValueError, match="no bound"):
-        maximise(np.array([1.0]), np.array([[-1.0]]), np.array([1.0]))
+        maximise([1.0], [[-1.0]], [1.0])
     with pytest.raises(ValueError, match=">= 0"):
-        maximise(np.array([1.0]), np.array([[1.0]]), np.array([-1.0]))
+        maximise([1.0], [[1.0]], [-1.0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -236,7 +237,7 @@ def test_the_optimum_is_allowed_and_no_corner_is_better(seed):
     rows = np.vstack([random.uniform(0, 2, (3, 2)), np.eye(2)])
     bounds = np.concatenate([random.uniform(0, 2, 3), [1.0, 1.0]])
     worth = random.uniform(-0.5, 1, 2)
-    best = maximise(worth, rows, bounds)
+    best = np.array(maximise(worth.tolist(), rows.tolist(), bounds.tolist()))
     assert np.all(rows @ best <= bounds + 1e-7)
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 41), np.linspace(0, 1, 41)), -1).reshape(-1, 2)
     allowed = grid[np.all(grid @ rows.T <= bounds, axis=1)]
