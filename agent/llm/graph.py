@@ -17,6 +17,7 @@ from agent.llm.graph_nodes import MICROSOFT, Nodes
 from agent.llm.weight_file import Product, Stored
 
 OPSET = 18
+_QUERIES = frozenset({"qkv", "attn_q", "attn_k", "attn_v"})
 IR_VERSION = 9
 
 
@@ -108,24 +109,30 @@ class _Graph:
 
     def _layer(self, layer: int, x: str, normed: str, following: str) -> tuple[str, str]:
         block = f"blk.{layer}"
-        change = self.n.product(self._attention(layer, normed), self.w.products[f"{block}.attn_output"])
+        change = self._product(self._attention(layer, normed), f"{block}.attn_output")
         if f"{block}.post_attention_norm.weight" in self.w.stored:
             change = self._norm(change, f"{block}.post_attention_norm")
         x, normed = self._add_and_norm(x, change, f"{block}.ffn_norm")
-        change = self.n.product(self._inner(block, normed), self.w.products[f"{block}.ffn_down"])
+        change = self._product(self._inner(block, normed), f"{block}.ffn_down")
         if f"{block}.post_ffw_norm.weight" in self.w.stored:
             change = self._norm(change, f"{block}.post_ffw_norm")
         return self._add_and_norm(x, change, following)
+
+    def _product(self, x: str, name: str) -> str:
+        """A product of a layer. Rounding hurts most in front of the attention and in the last layer (see docs)."""
+        _, layer, role = name.split(".", 2)
+        careful = role in _QUERIES or int(layer) == self.d.layers - 1
+        return self.n.product(x, self.w.products[name], careful=careful)
 
     def _attention(self, layer: int, x: str) -> str:
         d, n, block = self.d, self.n, f"blk.{layer}"
         widths = [d.heads * d.head_size, d.kv_heads * d.head_size, d.kv_heads * d.head_size]
         normed_heads = f"{block}.attn_q_norm.weight" in self.w.stored
         if f"{block}.qkv" in self.w.products:
-            packed = n.product(x, self.w.products[f"{block}.qkv"])
+            packed = self._product(x, f"{block}.qkv")
             qkv = n.split(packed, widths) if normed_heads else [packed, "", ""]
         else:
-            qkv = [n.product(x, self.w.products[f"{block}.attn_{part}"]) for part in "qkv"]
+            qkv = [self._product(x, f"{block}.attn_{part}") for part in "qkv"]
         if normed_heads:
             qkv[0] = self._head_norm(qkv[0], f"{block}.attn_q_norm", d.heads)
             qkv[1] = self._head_norm(qkv[1], f"{block}.attn_k_norm", d.kv_heads)
@@ -152,11 +159,11 @@ class _Graph:
     def _inner(self, block: str, x: str) -> str:
         n, products = self.n, self.w.products
         if f"{block}.gate_up" in products:
-            gate, up = n.split(n.product(x, products[f"{block}.gate_up"]), [self.d.inner, self.d.inner])
+            gate, up = n.split(self._product(x, f"{block}.gate_up"), [self.d.inner, self.d.inner])
         elif f"{block}.ffn_gate" in products:
-            gate, up = (n.product(x, products[f"{block}.ffn_{part}"]) for part in ("gate", "up"))
+            gate, up = (self._product(x, f"{block}.ffn_{part}") for part in ("gate", "up"))
         else:
-            return self._activated(n.product(x, products[f"{block}.ffn_up"]))
+            return self._activated(self._product(x, f"{block}.ffn_up"))
         return n.op("Mul", self._activated(gate), up)
 
     def _activated(self, x: str) -> str:

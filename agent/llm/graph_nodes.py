@@ -70,8 +70,8 @@ class Nodes:
         outputs = [self.fresh("part") for _ in sizes]
         return self.ops("Split", [value, self.constant(sizes)], outputs, axis=-1)
 
-    def product(self, x: str, made: Product) -> str:
-        """x · Wᵀ (+ bias), last axis `columns` to `rows`."""
+    def product(self, x: str, made: Product, *, careful: bool = False) -> str:
+        """x · Wᵀ (+ bias), last axis `columns` to `rows`. `careful`: x is not rounded, where that is quick enough."""
         if made.bits == 0:
             y = self._plain(x, made)
         elif made.bits == 8 and not self.fast:
@@ -79,7 +79,8 @@ class Nodes:
             y = self.op("Add", *self.split(whole, [made.rows, made.rows]))
             y = self._corrected(x, y, made, f"{made.name}.offset4")
         else:
-            y = self._packed(x, made, f"{made.name}.q{made.bits}", f"{made.name}.scale", made.rows, made.bits)
+            weights, scale = f"{made.name}.q{made.bits}", f"{made.name}.scale"
+            y = self._packed(x, made, weights, scale, made.rows, made.bits, careful=careful and made.bits == 4)
             if made.has_offset:
                 y = self._corrected(x, y, made, f"{made.name}.offset")
         return self.op("Add", y, self.weight(f"{made.name}.bias")) if made.has_bias else y
@@ -88,10 +89,13 @@ class Nodes:
         weight = self.weight(f"{made.name}.weight")
         return self.op("MatMul", x, self.op("Transpose", weight, perm=[1, 0]))
 
-    def _packed(self, x: str, made: Product, weights: str, scales: str, rows: int, bits: int) -> str:
+    def _packed(
+        self, x: str, made: Product, weights: str, scales: str, rows: int, bits: int, *, careful: bool = False
+    ) -> str:
+        level = 4 if self.fast and not careful else 0
         return self.op(
             "MatMulNBits", x, self.weight(weights), self.weight(scales), domain=MICROSOFT,
-            K=made.columns, N=rows, bits=bits, block_size=made.block, accuracy_level=4 if self.fast else 0,
+            K=made.columns, N=rows, bits=bits, block_size=made.block, accuracy_level=level,
         )  # fmt: skip
 
     def _corrected(self, x: str, y: str, made: Product, offsets: str) -> str:

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from agent.errors import BadInput
@@ -49,6 +50,19 @@ def test_fast_mode_stays_near_the_exact_logits(tmp_path):
     expected = Reference(source).logits(IDS)
     found = session.step(session.cache(1, 20), np.array([IDS]))[0]
     assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_fast_mode_rounds_neither_what_attention_compares_nor_the_last_layer(tmp_path):
+    folder, _ = opened(write_model(tmp_path / "m.gguf"), tmp_path / "out", "fast")
+    nodes = onnx.load(str(folder.graph("fast")), load_external_data=False).graph.node
+    levels = {
+        n.input[1].removesuffix(".q4"): onnx.helper.get_node_attr_value(n, "accuracy_level")
+        for n in nodes
+        if n.op_type == "MatMulNBits" and n.input[1].startswith("blk")
+    }
+    exact = {name for name, level in levels.items() if level == 0}
+    assert exact == {"blk.0.qkv", *(f"blk.1.{role}" for role in ("qkv", "attn_output", "gate_up", "ffn_down"))}
+    assert {levels[name] for name in levels.keys() - exact} == {4}
 
 
 def test_samples_of_one_batch_are_those_of_separate_runs(tmp_path):
