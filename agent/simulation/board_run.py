@@ -229,6 +229,10 @@ def run_board(scenario: BoardScenario, board: SimulatedBoard, policy: Policy, ki
     if kind != "oracle":
         return BoardRun(scenario, board, policy, kind).run()
     tried: Sequence[float] = (scenario.step_s, 300.0)
-    runs = [BoardRun(scenario, board, policy, kind, horizon_s).run() for horizon_s in tried]
+    runs: list[Result] = []
+    for horizon_s in tried:
+        runs.append(BoardRun(scenario, board, policy, kind, horizon_s).run())
+        if runs[-1].trips == 0 and runs[-1].tally.shed == 0.0:
+            break  # Nothing was refused: no other horizon does more.
     clean = [r for r in runs if r.trips == 0] or runs
     return max(clean, key=lambda r: r.tally.done)
