@@ -25,7 +25,7 @@ TESTS = {
     "thermal_choice": ["tests/control/test_thermal_choice.py", "tests/control/test_predictive_governor.py"],
     "heat_allotment": ["tests/control/test_thermal_choice.py"],
     "linear_program": ["tests/control/test_thermal_choice.py"],
-    "thermal_model": ["tests/control/test_thermal_choice.py", "tests/control/test_predictive_governor.py"],
+    "thermal_model": ["tests/control/test_thermal_model.py", "tests/control/test_predictive_governor.py"],
     "predictive_governor": ["tests/control/test_predictive_governor.py"],
     "lane_health": ["tests/control/test_lane_health.py", "tests/control/test_deciders.py"],
     "fault_detector": ["tests/control/test_deciders.py", "tests/control/test_lane_health.py"],
