@@ -16,17 +16,19 @@ from agent.errors import BadInput
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from agent.evaluation.questions.journal import Samples
     from agent.evaluation.questions.question import Questions
+    from agent.evaluation.questions.scoring import Answered
 
 FILES = ("gsm8k", "arc")
 GENERATED = ("arithmetic", "logic", "choice", "sums", "additions")
-DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
+DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-majority"
 
 
 @click.command("evaluate")
-@click.option("--dataset", required=True, type=click.Choice([*FILES, "wikitext", *GENERATED]), help="what to ask")
+@click.option("--dataset", type=click.Choice([*FILES, "wikitext", *GENERATED]), help="what to ask")
 @click.option("--data", type=click.Path(path_type=Path), help="the data set's own file, for gsm8k, arc and wikitext")
-@click.option("--model", required=True, help="as the server names it, or a folder made by `qeil models import`")
+@click.option("--model", help="as the server names it, or a folder made by `qeil models import`")
 @click.option("--url", help="an OpenAI-compatible server; left out: the folder runs in this process")
 @click.option("--mode", help="of a folder: exact (default) or fast")
 @click.option("--questions", type=click.IntRange(1), help="at most so many [default: all, generated: 200]")
@@ -41,16 +43,25 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet"
 @click.option("--price-usd", type=click.FloatRange(0, min_open=True), help="price of the board, for PPP")
 @click.option("--compare", default=DEFAULT_COMPARED, show_default=True, help="strategies, with commas")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True,
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="folder of the run; the same again resumes it")  # fmt: skip
+@click.option("--replay", type=click.Path(path_type=Path, exists=True),
+              help="folder or samples.jsonl[.gz] of a run: compare on its samples, ask nothing")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="also write an HTML report")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 def evaluate_command(**options: Any) -> None:
     """Ask MODEL every question several times and show what each strategy would have answered, and at what cost.
 
     Samples are kept in --out as they come: a run that was interrupted goes on where it was and ends with the same
-    result. QEIL_API_KEY is sent as the bearer token if it is set.
+    result. QEIL_API_KEY is sent as the bearer token if it is set. With --replay the samples of a run are compared
+    anew, without a model; it takes the options of the comparison, and --data where the questions are of a file.
     """
+    if options["replay"] is not None:
+        _shown(_replayed(options), options)
+        return
+    for name in ("dataset", "model", "out"):
+        if options[name] is None:
+            raise BadInput(f"--{name} is missing; a run needs --dataset, --model and --out, a comparison --replay")
     if options["dataset"] == "wikitext" or options["dataset"] in FILES:
         if options["data"] is None:
             raise BadInput(f"--dataset {options['dataset']} needs --data FILE, the data set's own file")
@@ -61,6 +72,10 @@ def evaluate_command(**options: Any) -> None:
         document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
     finally:
         endpoint.close()
+    _shown(document, options)
+
+
+def _shown(document: dict[str, Any], options: dict[str, Any]) -> None:
     if options["as_json"]:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
@@ -91,12 +106,13 @@ def _asked(options: dict[str, Any]) -> Any:
 
 
 def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
-    from agent.evaluation.questions import document, report
+    from agent.evaluation.questions import document
     from agent.evaluation.questions.journal import Journal
     from agent.evaluation.questions.running import run
 
-    names = [name.strip() for name in options["compare"].split(",") if name.strip()]
-    document.strategies(names, options["samples"], options["alpha"], options["worth_j"], ())  # refused before the work
+    document.strategies(
+        _names(options), options["samples"], options["alpha"], options["worth_j"], ()
+    )  # refused before the work
     questions = _load(options)
     header = {
         "dataset": questions.name, "questions": len(questions.questions), "model": options["model"],
@@ -111,11 +127,57 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
         results = document.answered(questions, journal, options["samples"])
     finally:
         journal.close()
-    compared = document.strategies(names, options["samples"], options["alpha"], options["worth_j"], results)
-    made = document.build(questions, options["model"], results, compared, journal.provenance(), options["price_usd"])
+    return _compared(questions, results, journal, options)
+
+
+def _compared(questions: Questions, results: list[Answered], drawn: Samples, options: dict[str, Any]) -> dict[str, Any]:
+    """What the strategies make of the samples, and the report of it where one is asked for."""
+    from agent.evaluation.questions import document, report
+
+    compared = document.strategies(
+        _names(options), len(results[0].pool), options["alpha"], options["worth_j"], results
+    )  # fmt: skip
+    model = str(drawn.header["model"])
+    made = document.build(questions, model, results, compared, drawn.provenance(), options["price_usd"])
     if options["report"] is not None:
         report.write(made, options["report"])
     return made
+
+
+def _names(options: dict[str, Any]) -> list[str]:
+    return [name.strip() for name in options["compare"].split(",") if name.strip()]
+
+
+def _replayed(options: dict[str, Any]) -> dict[str, Any]:
+    """The comparison on the samples of a run; questions whose pool is not full are left out, which is said."""
+    from agent.evaluation.questions import document
+    from agent.evaluation.questions.journal import recorded
+    from agent.evaluation.questions.question import Questions
+
+    for name in ("dataset", "model", "url", "out"):
+        if options[name] is not None:
+            raise BadInput(f"--replay asks nothing, so --{name} does not go with it")
+    drawn = recorded(options["replay"])
+    options = {**options, **_source(drawn.header, options["data"])}
+    asked = _load(options)
+    whole = [q for q in asked.questions if q.id in drawn.greedy and len(drawn.samples(q.id)) >= options["samples"]]
+    if not whole:
+        raise BadInput(f"{options['replay']}: no question has {options['samples']} samples; ask for fewer by --samples")
+    if len(whole) < len(asked.questions):
+        click.echo(f"‼ {len(asked.questions) - len(whole)} questions of the run have fewer samples: left out", err=True)
+    questions = Questions(asked.name, tuple(whole), asked.skipped)
+    return _compared(questions, document.answered(questions, drawn, options["samples"]), drawn, options)
+
+
+def _source(header: dict[str, Any], data: Path | None) -> dict[str, Any]:
+    """Where the questions of a recording come from: its generator, or the file that is given again."""
+    count = header.get("questions")
+    task = str(header.get("dataset", "")).rpartition("-")[0]
+    if data is not None:
+        return {"dataset": FILES[0], "data": data, "questions": count}
+    if task not in GENERATED:
+        raise BadInput(f"the run is of the file {header.get('dataset')}: give it by --data")
+    return {"dataset": task, "questions": count, "seed": header.get("seed")}
 
 
 def _load(options: dict[str, Any]) -> Questions:
@@ -123,7 +185,10 @@ def _load(options: dict[str, Any]) -> Questions:
 
     if options["dataset"] in FILES:
         return reading.read(options["data"], options["questions"])
-    lines = generated.lines(options["dataset"], options["questions"] or 200, options["seed"])
+    try:
+        lines = generated.lines(options["dataset"], options["questions"] or 200, options["seed"])
+    except ValueError as error:
+        raise BadInput(f"--questions {options['questions']}: {error}") from error
     return reading.parsed(f"{options['dataset']}-{options['seed']}", lines)
 
 
@@ -181,6 +246,8 @@ def _print(document: dict[str, Any]) -> None:
     )  # fmt: skip
     if any(row["strategy"] in PAPERS for row in document["strategies"]):
         _print_papers(document)
+    if document["matched"]:
+        _print_matched(document)
     print_table(
         "Chance that at least one of k samples is right", ["k", "pass@k", "95 %"],
         [[k, f"{v:.1%}", f"{low:.1%}–{high:.1%}"] for k, (v, low, high) in document["pass_at"].items()],
@@ -195,6 +262,21 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(f"‼ line {skipped['line']} skipped: {skipped['reason']}")
     if len(document["skipped"]) > 10:
         click.echo(f"‼ and {len(document['skipped']) - 10} more lines skipped")
+
+
+def _print_matched(document: dict[str, Any]) -> None:
+    """A certified majority beside Beta stopping that errs as often."""
+    print_table(
+        "Certified majority, and Beta that errs as often",
+        ["alpha", "error", "tokens", "Beta at", "error", "tokens"],
+        [
+            [
+                f"{row['alpha']:g}", f"{row['error']:.2%}", f"{row['tokens']:.1f}", dash(row["beta_threshold"], "g"),
+                dash(row["beta_error"], ".2%"), dash(row["beta_tokens"], ".1f"),
+            ]
+            for row in document["matched"]
+        ],
+    )  # fmt: skip
 
 
 def _print_papers(document: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Majority: when it is known, or as good as known, which answer most of all N samples would give.
 
 A majority vote of N samples is often settled long before the last one. The samples drawn so far are the first ones of N
-that come in random order; if the leading answer i were not the most frequent of all N, some other answer m would have
-at least as many of them, n_i ≤ n_m. Given these final counts every order of the two is equally likely, so the chance
+that come in random order; if another answer than the leading one, i, won the vote, the most frequent of all N would be
+some answer m with n_i < n_m. (Level with the most frequent is won: which of two such answers a vote gives is chance.)
+Given these final counts every order of the two is equally likely, so the chance
 that i is ever ahead of m by the line `boundary` draws is the share of lattice paths from (0, 0) to (n_i, n_m) that
 touch it – counted exactly, step by step, by
 
@@ -59,14 +60,14 @@ def tail(wins: int, losses: int, half: int) -> float:
 def wrong(line: Line, samples: int) -> float:
     """Largest chance, over all final counts of at most so many samples, that a wrong answer touches the line.
 
-    For m samples of the right answer the others share the rest, none of them more than m; what they risk together is
-    at most the rest times the largest risk per sample.
+    For m samples of the right answer the others share the rest, each of them with fewer than m; what they risk together
+    is at most the rest times the largest risk per sample.
     """
     below = _below(line, samples)
     worst = 0.0
     for most in range(1, samples):
         rest = samples - most
-        risk = max((1.0 - below[x][most]) / x for x in range(1, min(most, rest) + 1))
+        risk = max(((1.0 - below[x][most]) / x for x in range(1, min(most - 1, rest) + 1)), default=0.0)
         worst = max(worst, rest * risk)
     return worst
 

@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.errors import BadInput
-from agent.evaluation.questions import scoring
-from agent.evaluation.questions.journal import Journal
+from agent.evaluation.questions import matching, scoring
+from agent.evaluation.questions.journal import Samples
 from agent.evaluation.questions.question import Questions
 from agent.evaluation.questions.scoring import Answered
 from agent.physics import merit
-from agent.sampling.strategy import Strategy
+from agent.sampling import majority
+from agent.sampling.strategy import Certify, Strategy
 
 STANDARD = "standard"
 PAPERS = (STANDARD, "greedy-v1", "qeil")
 """The papers' three ways: each sample by itself; all of them as a batch; a batch at a time for as long as it pays."""
 
 
-def answered(questions: Questions, journal: Journal, samples: int) -> list[Answered]:
+def answered(questions: Questions, journal: Samples, samples: int) -> list[Answered]:
     """Every question with its whole pool. Raises BadInput where samples are missing."""
     found = []
     for question in questions.questions:
@@ -44,7 +45,8 @@ def strategies(
         "csvet": lambda: _certified(samples, alpha, worth_j),
         STANDARD: lambda: {STANDARD: Strategy("majority", samples)},
         "greedy-v1": lambda: {"greedy-v1": Strategy("majority", samples)},
-        "qeil": lambda: {"qeil": Strategy("csvet", samples, alpha, worth_j)},
+        "csvet-majority": lambda: _majority(samples, alpha, worth_j),
+        "qeil": lambda: {"qeil": Strategy("csvet", samples, alpha, worth_j, certify=_certify(samples))},
     }
     unknown = [name for name in names if name not in makers]
     if unknown:
@@ -61,6 +63,21 @@ def _certified(samples: int, alpha: float, worth_j: float | None) -> dict[str, S
     if worth_j is not None:
         made[f"csvet {alpha:g}, worth {worth_j:g} J"] = Strategy("csvet", samples, alpha, worth_j)
     return made
+
+
+def _majority(samples: int, alpha: float, worth_j: float | None) -> dict[str, Strategy]:
+    """csvet that certifies what the whole pool would vote for; none for pools too large for that."""
+    if _certify(samples) == "mode":
+        return {}
+    name = f"csvet {alpha:g}, of {samples}"
+    made = {name: Strategy("csvet", samples, alpha, certify="majority")}
+    if worth_j is not None:
+        made[f"{name}, worth {worth_j:g} J"] = Strategy("csvet", samples, alpha, worth_j, certify="majority")
+    return made
+
+
+def _certify(samples: int) -> Certify:
+    return "majority" if samples <= majority.MAX_SAMPLES else "mode"
 
 
 def build(
@@ -90,7 +107,7 @@ def build(
         "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds if seconds > 0 else None,
         "samples_used": {row["strategy"]: row["samples"] for row in rows},
         "fits": {"coverage": scoring.coverage_fit(results, samples)},
-        "strategies": rows,
+        "strategies": rows, "matched": matching.matched(results),
         "no_answer": sum(sample.answer is None for sample in pool),
         "skipped": [{"line": s.line, "reason": s.reason} for s in questions.skipped],
     }  # fmt: skip

@@ -1,9 +1,14 @@
-"""Journal: every sample of an evaluation on disk as it comes, so that a killed run goes on where it was."""
+"""Journal: every sample of an evaluation on disk as it comes, so that a killed run goes on where it was.
+
+What is there can be read without a server, also while the run goes on: `recorded`.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,48 +17,91 @@ from agent.errors import BadInput, StorageError
 from agent.evaluation.questions.endpoint import Drawn
 
 HEADER = "header"
+FILE = "samples.jsonl"
 MAX_BYTES = 2 * 2**30
 
 
-class Journal:
-    """samples.jsonl of a run: a header that says what the run is, then a line per batch of samples."""
+class Samples:
+    """The greedy answer and the samples of every question, in the order they were drawn."""
 
-    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
-        self._path = folder / "samples.jsonl"
+    def __init__(self) -> None:
+        self.header: dict[str, Any] = {}
         self._drawn: dict[str, list[Drawn]] = {}
         self.greedy: dict[str, Drawn] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            found = self._load(header)
-            self._file = self._path.open("ab")
-        except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror or error}") from error
-        if not found:
-            self._write({HEADER: header})
 
     def samples(self, question: str) -> list[Drawn]:
         """Samples of a question so far, in the order they were drawn."""
         return self._drawn.get(question, [])
-
-    def add(self, question: str, drawn: list[Drawn], greedy: bool = False) -> None:
-        """Keep a batch: on disk when this returns. Raises StorageError."""
-        self._write({"question": question, "greedy": greedy, "samples": [asdict(d) for d in drawn]})
-        self._keep(question, drawn, greedy)
 
     def provenance(self) -> str:
         """The weakest provenance of all samples: unknown, then modelled, then measured."""
         seen = {d.provenance for drawn in self._drawn.values() for d in drawn}
         return next((p for p in ("unknown", "modelled", "measured") if p in seen), "unknown")
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def read(self, path: Path, lines: Iterable[bytes]) -> None:
+        """Take the lines of a file. Raises BadInput for one that is no line of an evaluation."""
+        for number, line in enumerate(lines, start=1):
+            try:
+                document = json.loads(line)
+                if number == 1:
+                    self.header = dict(document[HEADER])
+                    continue
+                self._keep(document["question"], [Drawn(**d) for d in document["samples"]], bool(document["greedy"]))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise BadInput(f"{path}:{number}: no line of an evaluation ({error})") from error
 
     def _keep(self, question: str, drawn: list[Drawn], greedy: bool) -> None:
         if greedy:
             self.greedy[question] = drawn[0]
         else:
             self._drawn.setdefault(question, []).extend(drawn)
+
+
+def recorded(path: Path) -> Samples:
+    """The samples of a run: its folder, its samples.jsonl, or that file packed by gzip. Reads, never writes.
+
+    Raises:
+        BadInput: nothing there, too large, or no recording.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, EOFError) as error:
+        raise BadInput(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+    if len(raw) > MAX_BYTES:
+        raise BadInput(f"{file}: larger than {MAX_BYTES // 2**30} GiB")
+    found = Samples()
+    found.read(file, raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1])
+    if not found.header:
+        raise BadInput(f"{file}: it is no recording of `qeil evaluate`, the line that says what it is of is missing")
+    return found
+
+
+class Journal(Samples):
+    """samples.jsonl of a run: a header that says what the run is, then a line per batch of samples."""
+
+    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
+        super().__init__()
+        self._path = folder / FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._load(header)
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror or error}") from error
+        if not self.header:
+            self._write({HEADER: header})
+            self.header = header
+
+    def add(self, question: str, drawn: list[Drawn], greedy: bool = False) -> None:
+        """Keep a batch: on disk when this returns. Raises StorageError."""
+        self._write({"question": question, "greedy": greedy, "samples": [asdict(d) for d in drawn]})
+        self._keep(question, drawn, greedy)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _write(self, document: dict[str, Any]) -> None:
         try:
@@ -63,30 +111,22 @@ class Journal:
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror or error}; the run can be resumed") from error
 
-    def _load(self, header: dict[str, Any]) -> bool:
-        """Read what is there; a last line cut off by a kill is taken away. Returns whether there was a header."""
+    def _load(self, header: dict[str, Any]) -> None:
+        """Read what is there; a last line cut off by a kill is taken away."""
         if not self._path.exists():
-            return False
+            return
         if self._path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{self._path}: larger than {MAX_BYTES // 2**30} GiB")
         raw = self._path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if len(whole) < len(raw):
             os.truncate(self._path, len(whole))
-        lines = whole.split(b"\n")[:-1]
-        for number, line in enumerate(lines, start=1):
-            try:
-                document = json.loads(line)
-                if number == 1:
-                    self._same(document[HEADER], header)
-                    continue
-                drawn = [Drawn(**d) for d in document["samples"]]
-                self._keep(document["question"], drawn, bool(document["greedy"]))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise BadInput(
-                    f"{self._path}:{number}: no line of an evaluation ({error}); choose another --out"
-                ) from error
-        return bool(lines)
+        try:
+            self.read(self._path, whole.split(b"\n")[:-1])
+        except BadInput as error:
+            raise BadInput(f"{error}; choose another --out") from error
+        if self.header:
+            self._same(self.header, header)
 
     def _same(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
         differing = [key for key in {**wanted, **there} if there.get(key) != wanted.get(key)]

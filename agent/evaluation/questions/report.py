@@ -45,6 +45,7 @@ def render(document: dict[str, Any]) -> str:
         f"<h1>{_text(title)}</h1>", f"<p>{_text(_summary(document))}</p>",
         "<h2>Strategies on the same samples</h2>", _strategies(document),
         f"<figure>{_svg(_draw_strategies, document)}</figure>",
+        _matched(document),
         "<h2>Chance that at least one of k samples is right</h2>", _passes(document),
         f"<figure>{_svg(_draw_coverage, document)}</figure>", f"<p class='note'>{_text(fit_sentence(document))}</p>",
         _skipped(document), "</main></body></html>",
@@ -87,6 +88,31 @@ def _strategies(document: dict[str, Any]) -> str:
         for row in document["strategies"]
     ]  # fmt: skip
     return _table(head, rows)
+
+
+def _matched(document: dict[str, Any]) -> str:
+    if not document["matched"]:
+        return ""
+    head = ["alpha", "error", "samples", "tokens", "Beta at", "error", "samples", "tokens"]
+    rows = [
+        [
+            f"{row['alpha']:g}", f"{row['error']:.2%}", f"{row['samples']:.2f}", f"{row['tokens']:.1f}",
+            *(
+                ["–"] * 4 if row["beta_threshold"] is None else
+                [
+                    f"{row['beta_threshold']:g}", f"{row['beta_error']:.2%}", f"{row['beta_samples']:.2f}",
+                    f"{row['beta_tokens']:.1f}",
+                ]
+            ),
+        ]
+        for row in document["matched"]
+    ]  # fmt: skip
+    return (
+        "<h2>A certified majority, and Beta stopping that errs as often</h2>"
+        + _table(head, rows)
+        + "<p>An error is an "
+        "answer that another one outnumbers in the whole pool; means over 20 orders of every pool.</p>"
+    )
 
 
 def _passes(document: dict[str, Any]) -> str:

@@ -135,7 +135,7 @@ def score(name: str, strategy: Strategy, results: Sequence[Answered]) -> dict[st
     reasons: dict[str, int] = {}
     for outcome in runs:
         reasons[outcome["reason"]] = reasons.get(outcome["reason"], 0) + 1
-    certified = [outcome for outcome in runs if outcome["reason"] == "certified"]
+    certified = [outcome for outcome in runs if outcome["reason"] in {"certified", "majority"}]
     coverage, seconds = _mean([o["covered"] for o in runs]), _mean([o["seconds"] for o in runs])
     energy_j = _mean([float(j) for j in joules if j is not None]) if known else None
     power_w = energy_j / seconds if energy_j and seconds > 0 else None
