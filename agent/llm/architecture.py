@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import BadInput
+from agent.llm.rotary import Yarn
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Decoder:
     rope_bases: tuple[float, ...]
     rope_divisors: tuple[float, ...]
     windows: tuple[int, ...]
+    yarn: Yarn | None
     embedding_scale: float
     residual_scale: float
     attention_scale: float
@@ -117,6 +119,7 @@ def read_decoder(metadata: Mapping[str, Any], vocabulary: int, source: str, cont
         rope_bases=_bases(keys, windows),
         rope_divisors=tuple(_divisor(keys, window) for window in windows),
         windows=windows,
+        yarn=_yarn(keys),
         embedding_scale=keys.number("embedding_scale", hidden**0.5 if family.embedding_times_root else 1.0) or 1.0,
         residual_scale=keys.number("residual_scale", 1.0) or 1.0,
         attention_scale=keys.number("attention.scale", 0.0) or head_size**-0.5,
@@ -142,12 +145,37 @@ def _bases(keys: _Keys, windows: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(local if window else base for window in windows)
 
 
+def _scaling(keys: _Keys) -> str:
+    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none") or "none"
+    if kind not in ("none", "linear", "yarn"):
+        raise BadInput(f"{keys.source}: rotary scaling {kind!r} is not supported; known are none, linear and yarn")
+    return str(kind)
+
+
 def _divisor(keys: _Keys, window: int) -> float:
     """Linear scaling divides the angles, in Gemma of the layers that see everything only."""
-    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
-    if kind in ("none", ""):
+    if _scaling(keys) != "linear":
         return 1.0
-    if kind != "linear":
-        raise BadInput(f"{keys.source}: rotary scaling {kind!r} is not supported; known are none and linear")
     local = bool(window) and keys.architecture == "gemma3"
     return 1.0 if local else keys.number("rope.scaling.factor")
+
+
+def _yarn(keys: _Keys) -> Yarn | None:
+    if _scaling(keys) != "yarn":
+        return None
+    found = Yarn(
+        factor=keys.number("rope.scaling.factor"),
+        trained=keys.count("rope.scaling.original_context_length"),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        attention=keys.number("rope.scaling.yarn_attn_factor", keys.number("rope.scaling.attn_factor", 1.0)),
+    )
+    if keys.number("rope.scaling.yarn_ext_factor", 1.0) not in (1.0, -1.0):
+        raise BadInput(f"{keys.source}: metadata key {keys.architecture}.rope.scaling.yarn_ext_factor is not supported")
+    if keys.number("rope.scaling.yarn_log_multiplier", 0.0):
+        raise BadInput(
+            f"{keys.source}: metadata key {keys.architecture}.rope.scaling.yarn_log_multiplier is not supported"
+        )
+    if found.factor < 1.0 or not found.beta_fast > found.beta_slow > 0:
+        raise BadInput(f"{keys.source}: metadata keys {keys.architecture}.rope.scaling.* make no YaRN scaling")
+    return found

@@ -20,6 +20,7 @@ from agent.llm.genai_config import genai_config
 from agent.llm.gguf_file import GgufFile, TensorInfo
 from agent.llm.graph import Weights, rope_table, write_graph
 from agent.llm.graph_nodes import WEIGHTS
+from agent.llm.rotary import tables
 from agent.llm.tokenizer_import import TokenizerFiles, read_tokenizer
 from agent.llm.weight_file import Product, WeightFile, group_key, store_product
 
@@ -194,7 +195,7 @@ class _Import:
         self.products[role] = store_product(self.file, self.source, role, infos, biases)
 
     def angles(self, factors: Floats | None) -> None:
-        """Tables of cos and sin of position / (factor · base^(2i/size)), each kind once."""
+        """Tables of cos and sin, each kind once."""
         d = self.decoder
         if d.family.rotary == "none":
             return
@@ -202,11 +203,9 @@ class _Import:
             name = rope_table(d, layer)
             if f"cos.{name}" in self.file.stored:
                 continue
-            step = d.rope_bases[layer] ** (-np.arange(0, d.head_size, 2, dtype=np.float64) / d.head_size)
-            step = step / d.rope_divisors[layer] / (1.0 if factors is None else factors.astype(np.float64))
-            angle = np.outer(np.arange(d.context, dtype=np.float64), step)
-            self.file.add(f"cos.{name}", np.cos(angle).astype(np.float32))
-            self.file.add(f"sin.{name}", np.sin(angle).astype(np.float32))
+            cos, sin = tables(d.head_size, d.rope_bases[layer], d.rope_divisors[layer], factors, d.yarn, d.context)
+            self.file.add(f"cos.{name}", cos)
+            self.file.add(f"sin.{name}", sin)
 
 
 def _write_tokenizer(tokenizer: TokenizerFiles, out: Path) -> None:

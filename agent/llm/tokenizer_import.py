@@ -38,6 +38,7 @@ _PIECES: dict[str, list[dict[str, Any]]] = {
         ]
         for name, pattern in {
             "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "qwen2": _QWEN2, "tekken": _TEKKEN,
+            "deepseek-r1-qwen": _QWEN2,
         }.items()
     },
 }  # fmt: skip

@@ -20,8 +20,10 @@ TOKENS = [*byte_tokens(), "<|im_end|>", "th", "he"]
 VOCABULARY = len(TOKENS)
 
 
-def write_model(path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=dict):  # noqa: C901, PLR0912
-    """A random model; `change` edits its tensors (name → (array, format))."""
+def write_model(  # noqa: C901, PLR0912
+    path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=dict, keys=id
+):
+    """A random model; `change` edits its tensors (name → (array, format)), `keys` adds metadata to the writer."""
     layers = 7 if architecture == "gemma3" else LAYERS
     head = 32 if architecture == "gemma3" else HIDDEN // HEADS
     kv = HEADS if architecture == "gpt2" else KV
@@ -103,6 +105,7 @@ def write_model(path, architecture="llama", kind="Q4_1", seed=0, *, factors=Fals
         w.add_residual_scale(0.5)
         w.add_logit_scale(2.0)
         w.add_attention_scale(0.1)
+    keys(w)
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("gpt-2")
     w.add_token_list(TOKENS)
