@@ -127,8 +127,44 @@ def print_placement(entry: Row, chosen: bool, every: bool) -> None:
     rows = [_coefficient_row(c) for c in entry["coefficients"]]
     columns = ["coefficient", "value", "J of the answer", "+1 %: energy", "time", "is", "source"]
     print_table("", columns, rows)
+    for sentence in around(entry):
+        click.echo(f"    {sentence}")
     for note in entry["notes"]:
         click.echo(f"    note: {note}")
+
+
+def around(entry: Row) -> Iterator[str]:
+    """The placement beside others, at another clock, warm, and its energy in the second form."""
+    about = entry["surroundings"]
+    beside, thrifty, settled = about["beside"], about["thriftiest"], about["settled"]
+    if beside is not None:
+        left, alone = beside["bandwidth_bytes_per_s"] / 1e9, beside["bandwidth_alone_bytes_per_s"] / 1e9
+        yield (
+            f"beside {' and '.join(beside['others'])} drawing all they can from {beside['domain']}: "
+            f"{amount(beside['time_s'], 's')} ({_more(beside['time_s'], entry['time_s'])}), {left:.3g} of {alone:.3g} "
+            f"GB/s left"
+        )
+    if thrifty is not None and entry["energy_j"] is not None:
+        yield (
+            f"fewest joules at {thrifty['clock_share']:.0%} of the clock where arithmetic binds: "
+            f"{thrifty['energy_j']:.4g} J ({_more(thrifty['energy_j'], entry['energy_j'])}), "
+            f"{amount(thrifty['time_s'], 's')}"
+        )
+    if settled is not None and settled["temperature_c"] is None:
+        yield "back to back in air of 25 °C leakage outweighs the cooling: it runs away"
+    elif settled is not None:
+        leak = "leakage unknown"
+        if settled["leakage_w"] is not None:
+            leak = f"{settled['leakage_w']:.3g} W of leakage, loop gain {settled['loop_gain']:.2g} (runs away at 1)"
+        yield f"back to back in air of 25 °C it settles at {settled['temperature_c']:.0f} °C by its own heat; {leak}"
+    if about["energy_by_yield_j"] is not None:
+        apart = "the same to rounding" if about["forms_apart"] < 1e-12 else f"{about['forms_apart']:.1e} apart"
+        yield f"in the other form, switching / Φ: {about['energy_by_yield_j']:.4g} J, {apart}"
+
+
+def _more(value: float, than: float) -> str:
+    change = f"{100 * (value / than - 1):+.0f} %" if than else "–"
+    return "the same" if change in ("+0 %", "-0 %") else change
 
 
 def _coefficient_row(row: Row) -> list[str]:

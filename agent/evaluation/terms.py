@@ -10,7 +10,7 @@ from __future__ import annotations
 from agent.evaluation.hardware import Accelerator, Site
 from agent.evaluation.regression import Term, level
 from agent.evaluation.rows import Case, Load
-from agent.physics.operating_point import voltage_ratio
+from agent.physics.operating_point import operating_point_scaling
 
 VOLTAGE_EXPONENT = 0.6
 """s of V ∝ f^s above the voltage floor: the upper end of what one family's rails show (power exponents 1.4–2.2); the
@@ -222,11 +222,12 @@ def power_terms(case: Case, busy: float, bytes_per_s: float) -> tuple[Term, ...]
     own = site.accelerator
     kind, code, path, here = _where(case)
     scope = case.scope or "wall"
-    volts = float(
-        voltage_ratio(site.clock_hz, own.floor_hz, VOLTAGE_EXPONENT)
-        / voltage_ratio(own.clock_hz, own.floor_hz, VOLTAGE_EXPONENT)
-    )
-    full = own.power_w * site.units / own.units * site.clock_hz / own.clock_hz * volts**2
+    scaling = operating_point_scaling(
+        site.units, site.clock_hz, site.memory_hz,
+        reference_units=own.units, reference_clock_hz=own.clock_hz, reference_memory_clock_hz=own.memory_hz,
+        floor_clock_hz=own.floor_hz, voltage_exponent=VOLTAGE_EXPONENT,
+    )  # fmt: skip
+    full = own.power_w * float(scaling.dynamic_power)
     if site.dla is not None:
         full += site.dla.power_w * site.dla_clock_hz / site.dla.clock_hz
     shunted = scope == "module" and own.kin == RAILED

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.errors import PlacementError
+from agent.physics import pressure
 from agent.placement import costing
 from agent.placement.ranking import Option, rank
 from agent.placement.state import State, meant
-from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
+from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
 
@@ -136,13 +137,22 @@ def violates(candidate: Candidate, policy: Policy, profile: DeviceProfile, state
     if cost.held_bytes > room_bytes(profile, domain.name, policy, state):
         taken = room - (state or State()).free_bytes.get(domain.name, room)
         ratio = (cost.held_bytes + max(0.0, taken)) / room
-        return f"needs {ratio:.0%} of {domain.name} (memory.max_cpq allows {policy.memory.max_cpq:.0%})"
+        allowed = f"(memory.max_cpq allows {policy.memory.max_cpq:.0%})"
+        return f"needs {ratio:.0%} of {domain.name} {allowed}{_from_swap(cost.held_bytes, domain, room - taken)}"
     if policy.power_cap_w is not None and cost.energy_j is not None and cost.time_s > 0:
         mean_w = cost.energy_j / cost.time_s
         if mean_w > policy.power_cap_w:
             alone = f", {cost.static_w:.4g} W of it for being on" if cost.static_w else ""
             return f"draws {mean_w:.1f} W modelled{alone} (power_cap_w allows {policy.power_cap_w:g} W)"
     return None
+
+
+def _from_swap(held_bytes: float, domain: MemoryDomain, free_bytes: float) -> str:
+    """What reading the excess from the backing store would add to every pass, where the profile names one."""
+    store = domain.backing_bytes_per_s
+    if store is None or not 0 < free_bytes < held_bytes:
+        return ""
+    return f"; swap would add {float(pressure.swap_time(held_bytes, free_bytes, store.value)):.3g} s to every pass"
 
 
 def room_bytes(profile: DeviceProfile, domain: str, policy: Policy, state: State | None = None) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 
 from agent.physics import energy as energy_model
 from agent.physics import leakage, pressure, roofline
-from agent.physics.operating_point import voltage_ratio
-from agent.placement import kernel_amounts
+from agent.physics.operating_point import Scaling
+from agent.placement import clocks, kernel_amounts
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.workload import Family, Precision, Stage, Work, Workload
 
@@ -23,9 +23,6 @@ ASSUMED_SHARE = 0.3
 ASSUMED_BANDWIDTH_SHARE = 0.6
 REFERENCE_TEMPERATURE_C = 45.0
 """Junction temperature used where the caller knows none."""
-
-VOLTAGE_EXPONENT = 0.4
-"""s of V ∝ f^s above the voltage floor: the middle of what rails of one family show (power exponents 1.4–2.2)."""
 
 _PRODUCTS = ("conv", "gemm", "attention")
 """Families that are relatives of each other: all are products of matrices in the end."""
@@ -53,6 +50,10 @@ class StageCost:
     stretched_s: float
     launches_s: float = 0.0
     """Of the time, what launching its nodes takes."""
+    memory_s: float = 0.0
+    """Of the time, what its memory domain alone would ask for."""
+    overlaps: bool = True
+    """Whether moving bytes goes on while it computes; measured kernel times add up instead."""
 
     @property
     def energy_j(self) -> float | None:
@@ -136,17 +137,20 @@ def model_cost(
     in_cache = accelerator.cache_bytes is not None and held <= accelerator.cache_bytes.value
     spill = _spill_share(workload, accelerator)
     last = len(workload.stages) - 1
+    scaling = clocks.scaling(accelerator, point)
     footprint = sum(s.weight_bytes for s in workload.stages)
     footprint += workload.stages[0].input_bytes + workload.stages[-1].output_bytes
     stages = tuple(
         _stage_cost(
             stage, domain, accelerator, runtime, temperature_c, point, penalty, in_cache, notes, spill=spill,
-            footprint=footprint,
+            footprint=footprint, scaling=scaling,
             io_tensors=(len(workload.inputs) if i == 0 else 0) + (len(workload.outputs) if i == last else 0),
             host_bytes=(stage.input_bytes if i == 0 else 0.0) + (stage.output_bytes if i == last else 0.0),
         )
         for i, stage in enumerate(workload.stages)
     )  # fmt: skip
+    if point is not None and point.clock_share != 1.0 and accelerator.voltage_floor_clock_share is None:
+        notes.append(f"{accelerator.name}: voltage floor unknown, energy per operation as at full clock")
     overhead = runtime.dispatch_overhead_s
     time_s = sum(s.time_s for s in stages) + (overhead.value if overhead else 0.0)
     if overhead is None:
@@ -191,12 +195,15 @@ def _stage_cost(
     footprint: float,
     io_tensors: int,
     host_bytes: float,
+    scaling: Scaling,
 ) -> StageCost:
-    units, clock, memory_clock = _point(point)
+    clock = (point or clocks.FULL).clock_share
     peaks, j_per_flop = _coefficients(stage.work, accelerator, runtime, notes)
     flops = np.array([w.flops for w in stage.work] or [0.0])
-    peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * units * clock
-    bandwidth = domain.bandwidth_bytes_per_s.value * memory_clock * _bandwidth_share(accelerator, runtime, notes)
+    peak = float(roofline.blended_peak(flops, np.array(peaks or [1.0]))) * float(scaling.peak)
+    bandwidth = (
+        domain.bandwidth_bytes_per_s.value * float(scaling.bandwidth) * bandwidth_share(accelerator, runtime, notes)
+    )
     linked = 0.0
     measured = _measured(stage, accelerator, runtime, footprint, (host_bytes, io_tensors), notes)
     if spill is None:
@@ -215,17 +222,17 @@ def _stage_cost(
         total, traffic, peak, bandwidth, cache_s=cache_s, link_s=linked / bandwidth, partition_s=host_bytes / bandwidth,
         overhead_s=node_s,
     )  # fmt: skip
-    time_s, dasi, binding = float(roof.time_s), float(roof.dasi), str(roof.binding)
+    time_s, dasi, binding, memory_s = float(roof.time_s), float(roof.dasi), str(roof.binding), float(roof.memory_s)
     if measured is not None:
-        time_s = measured.arithmetic_s / (units * clock) + measured.memory_s * penalty / memory_clock
-        time_s += measured.launches_s / clock
+        memory_s = measured.memory_s * penalty / float(scaling.bandwidth)
         node_s = measured.launches_s / clock
+        time_s = measured.arithmetic_s / float(scaling.peak) + memory_s + node_s
         dasi, binding = min(1.0, dasi * float(roof.time_s) / time_s) if time_s > 0 else dasi, measured.binding
     static_w = _static_w(accelerator, temperature_c)
     switching_j: float | None = None
     stretched_s = 0.0
     if all(c is not None for c in j_per_flop):
-        costs = np.array([c for c in j_per_flop if c is not None] or [0.0]) * _voltage_share(accelerator, point, notes)
+        costs = np.array([c for c in j_per_flop if c is not None] or [0.0]) * float(scaling.energy_per_op)
         blended = float(energy_model.blended_j_per_flop(flops, costs))
         crossing = traffic + linked + host_bytes
         switching_j = float(energy_model.switching_energy(total, crossing, blended, domain.energy_j_per_byte.value))
@@ -234,7 +241,9 @@ def _stage_cost(
             capped = energy_model.stage_energy(switching_j, time_s, static_w, cap_w)
             stretched_s = float(capped.stretch_s)
             time_s = float(capped.time_s)
-    return StageCost(time_s, switching_j, static_w, dasi, binding, stretched_s, min(node_s, time_s))
+    return StageCost(
+        time_s, switching_j, static_w, dasi, binding, stretched_s, min(node_s, time_s), memory_s, measured is None
+    )
 
 
 def _measured(
@@ -283,24 +292,6 @@ def _split_traffic(
     if cache is not None and stage.arena_bytes <= cache.value:
         return moved - stage.activation_bytes * penalty, stage.activation_bytes * penalty
     return moved, 0.0
-
-
-def _point(point: OperatingPoint | None) -> tuple[float, float, float]:
-    if point is None:
-        return 1.0, 1.0, 1.0
-    return point.active_units_share, point.clock_share, point.memory_clock_share
-
-
-def _voltage_share(accelerator: Accelerator, point: OperatingPoint | None, notes: list[str]) -> float:
-    """Switching energy of an operation relative to that at full clock: V², where the voltage floor is known."""
-    if point is None or point.clock_share == 1.0:
-        return 1.0
-    floor = accelerator.voltage_floor_clock_share
-    if floor is None:
-        notes.append(f"{accelerator.name}: voltage floor unknown, energy per operation as at full clock")
-        return 1.0
-    volts = voltage_ratio([point.clock_share, 1.0], floor, VOLTAGE_EXPONENT)
-    return float((volts[0] / volts[1]) ** 2)
 
 
 def _coefficients(
@@ -366,13 +357,15 @@ def _share(family: Family, precision: Precision, accelerator: Accelerator, runti
     return share
 
 
-def _bandwidth_share(accelerator: Accelerator, runtime: Runtime, notes: list[str]) -> float:
+def bandwidth_share(accelerator: Accelerator, runtime: Runtime, notes: list[str] | None = None) -> float:
+    """Share of its domain's bandwidth that it draws through a runtime; what had to be assumed goes to `notes`."""
+    said = [] if notes is None else notes
     if runtime.bandwidth_efficiency is not None:
         return runtime.bandwidth_efficiency.value
     if accelerator.sram_bytes is not None:
-        notes.append(f"{accelerator.name}: achieved link bandwidth unknown, the published rate of the link used")
+        said.append(f"{accelerator.name}: achieved link bandwidth unknown, the published rate of the link used")
         return 1.0
-    notes.append(f"{accelerator.name}: achieved bandwidth unknown, {ASSUMED_BANDWIDTH_SHARE:.0%} of peak assumed")
+    said.append(f"{accelerator.name}: achieved bandwidth unknown, {ASSUMED_BANDWIDTH_SHARE:.0%} of peak assumed")
     return ASSUMED_BANDWIDTH_SHARE
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.placement import costing
 from agent.placement.knobs import KeyPath, Knob, knobs
+from agent.placement.surroundings import Surroundings, surroundings
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
 from agent.schema.workload import Workload
 
@@ -58,6 +59,7 @@ class Explanation:
     """Share of the attainable compute peak in use, weighted by time."""
     coefficients: tuple[Coefficient, ...]
     notes: tuple[str, ...]
+    surroundings: Surroundings
 
 
 def explain(
@@ -87,6 +89,7 @@ def explain(
         overhead_s=cost.time_s - stages_s,
         switching_j=cost.switching_j, static_j=static_j, thermal_yield=thermal_yield,
         dasi=1.0 - cost.underutilisation, coefficients=rows, notes=cost.notes,
+        surroundings=surroundings(workload, profile, accelerator, runtime, cost, temperature_c),
     )  # fmt: skip
 
 

@@ -1,0 +1,153 @@
+"""Surroundings: a placement beside others at its memory, at another clock, and warm from its own heat.
+
+What it takes by itself is the business of `costing`; here the same coefficients meet what is around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.physics.contention import concurrent_times, domain_bandwidth
+from agent.physics.energy import energy_by_yield
+from agent.physics.leakage import fixed_point
+from agent.placement import clocks, costing
+from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
+from agent.schema.workload import Workload
+
+AIR_C = 25.0
+"""Air in which a junction is said to settle."""
+_MOST_UNUSED = 0.5
+"""Work that leaves more of the arithmetic idle is bound by something else than its clock."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The placement while every other accelerator of its memory domain draws all it can, max–min fair."""
+
+    domain: str
+    others: tuple[str, ...]
+    time_s: float
+    bandwidth_alone_bytes_per_s: float
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Thriftiest:
+    """The clock with the fewest joules for work that arithmetic binds, and the placement at it."""
+
+    clock_share: float
+    time_s: float
+    energy_j: float
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Its junction after running back to back in air of `AIR_C`, heated by nothing else."""
+
+    temperature_c: float | None
+    """None: it runs away."""
+    leakage_w: float | None
+    """None, as the gain, where it runs away or the profile knows no leakage."""
+    loop_gain: float | None
+    """Kelvin that the leakage of one kelvin adds; from 1 on it runs away."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """See module; None where the profile says too little."""
+
+    beside: Beside | None
+    thriftiest: Thriftiest | None
+    settled: Settled | None
+    energy_by_yield_j: float | None
+    """The second form of the energy equation, switching / Φ."""
+    forms_apart: float | None
+    """Relative difference of the two forms: rounding."""
+
+
+def surroundings(
+    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, runtime: Runtime, cost: costing.ModelCost,
+    temperature_c: float,
+) -> Surroundings:  # fmt: skip
+    """Everything around one placement; cost: of the whole model there at that temperature."""
+    second = apart = None
+    if cost.energy_j and cost.switching_j:
+        second = float(energy_by_yield(cost.switching_j, cost.switching_j / cost.energy_j))
+        apart = abs(second / cost.energy_j - 1.0)
+    return Surroundings(
+        _beside(profile, accelerator, runtime, cost),
+        _thriftiest(workload, profile, accelerator, runtime, cost, temperature_c),
+        _settled(profile, accelerator, cost), second, apart,
+    )  # fmt: skip
+
+
+def _beside(profile: DeviceProfile, own: Accelerator, runtime: Runtime, cost: costing.ModelCost) -> Beside | None:
+    """None where nothing else draws from its memory; the same silicon under another name is itself."""
+    sharing = [a for a in profile.accelerators if a.memory_domain == own.memory_domain]
+    by_silicon = {a.silicon or a.name: a for a in sorted(sharing, key=_drawn)}
+    others = [a for silicon, a in by_silicon.items() if silicon != (own.silicon or own.name)]
+    if not others:
+        return None
+    domain = profile.memory_domain(own.memory_domain)
+    beta = domain.bandwidth_bytes_per_s.value
+    drawn = np.array([costing.bandwidth_share(own, runtime), *map(_drawn, others)])
+    granted = domain_bandwidth(drawn * beta, np.zeros(drawn.size, dtype=np.intp), beta)
+    computing_s = np.array([s.time_s - s.launches_s if s.overlaps else 0.0 for s in cost.stages])
+    memory_s = np.array([s.memory_s for s in cost.stages])
+    compute_s = np.zeros((memory_s.size, drawn.size))
+    compute_s[:, 0] = computing_s
+    moved = np.broadcast_to(drawn * beta, compute_s.shape).copy()  # the others: as much in a second as they can
+    moved[:, 0] *= memory_s
+    beside_s = concurrent_times(compute_s, moved, beta, drawn)[:, 0]
+    alone_s = np.where([s.overlaps for s in cost.stages], computing_s, memory_s)
+    return Beside(
+        domain.name, tuple(a.name for a in others), cost.time_s + float(np.sum(np.maximum(0.0, beside_s - alone_s))),
+        float(drawn[0] * beta), float(granted[0]),
+    )  # fmt: skip
+
+
+def _drawn(accelerator: Accelerator) -> float:
+    """Share of its domain's bandwidth that it draws at most, through any of its runtimes."""
+    shares = [costing.bandwidth_share(accelerator, runtime) for runtime in accelerator.runtimes]
+    return max(shares, default=costing.ASSUMED_BANDWIDTH_SHARE)
+
+
+def _thriftiest(
+    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, runtime: Runtime, cost: costing.ModelCost,
+    temperature_c: float,
+) -> Thriftiest | None:  # fmt: skip
+    flops = sum(work.flops for stage in workload.stages for work in stage.work)
+    busy_s = sum(s.time_s * s.dasi for s in cost.stages)
+    if not flops or cost.underutilisation > _MOST_UNUSED or busy_s <= 0 or cost.static_w is None:
+        return None
+    priced = [costing.priced_as(costing.computed_in(w.precision, accelerator), accelerator)
+              for stage in workload.stages for w in stage.work if w.flops]  # fmt: skip
+    if None in priced:
+        return None
+    costs = [accelerator.energy_j_per_flop[p].value for p in priced if p is not None]
+    share = clocks.thriftiest_share(accelerator, flops / busy_s, sum(costs) / len(costs), cost.static_w)
+    if share is None:
+        return None
+    point = OperatingPoint(name="thriftiest", clock_share=share)
+    there = costing.model_cost(workload, profile, accelerator, runtime, temperature_c, point)
+    return None if there.energy_j is None else Thriftiest(share, there.time_s, there.energy_j)
+
+
+def _settled(profile: DeviceProfile, accelerator: Accelerator, cost: costing.ModelCost) -> Settled | None:
+    nodes = profile.thermal.nodes if profile.thermal is not None else ()
+    node = next((n for n in nodes if n.name == accelerator.thermal_node), None)
+    if node is None or node.to_ambient_w_per_k is None or cost.switching_j is None or cost.time_s <= 0:
+        return None
+    leak = accelerator.leakage
+    known = leak is not None
+    found = fixed_point(
+        AIR_C, 1.0 / node.to_ambient_w_per_k.value, cost.switching_j / cost.time_s + accelerator.base_power_w.value,
+        0.0 if leak is None else leak.power_w.value, 0.0 if leak is None else leak.activation_energy_ev.value,
+        25.0 if leak is None else leak.reference_c,
+    )  # fmt: skip
+    if not bool(found.stable):
+        return Settled(None, None, None)
+    leakage_w, gain = float(found.leakage_power_w), float(found.loop_gain)
+    return Settled(float(found.temperature_c), leakage_w if known else None, gain if known else None)

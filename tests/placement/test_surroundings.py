@@ -1,0 +1,215 @@
+"""A placement among others, at another clock, and warm; silence where a profile says too little."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.placement import clocks, costing
+from agent.placement.candidates import candidates, violates
+from agent.placement.surroundings import Surroundings, surroundings
+from agent.schema.device import DeviceProfile, OperatingPoint
+from agent.schema.workload import Stage, Work, Workload
+from tests.placement.test_costing import board, unit
+from tests.service.world import POLICY, quantity
+
+
+def runtime(bandwidth: float) -> list[dict]:
+    return [
+        {
+            "backend": "onnx", "provider": "P", "bandwidth_efficiency": quantity(bandwidth),
+            "dispatch_overhead_s": quantity(0.0),
+            "compute_efficiency": [{"family": "gemm", "precision": "fp32", "share": quantity(1.0)}],
+        }
+    ]  # fmt: skip
+
+
+def work(flops: float, weight_bytes: float) -> Workload:
+    stage = Stage(
+        name="s", work=(Work(family="gemm", precision="fp32", flops=flops),), weight_bytes=weight_bytes,
+        activation_bytes=0.0, arena_bytes=0.0, input_bytes=0.0, output_bytes=0.0, nodes=1,
+    )  # fmt: skip
+    return Workload(model="m", digest="", format="onnx", stages=(stage,), phase="forward")
+
+
+def around(workload: Workload, profile: DeviceProfile, temperature_c: float = 45.0) -> Surroundings:
+    accelerator = profile.accelerators[0]
+    own = accelerator.runtimes[0]
+    cost = costing.model_cost(workload, profile, accelerator, own, temperature_c)
+    return surroundings(workload, profile, accelerator, own, cost, temperature_c)
+
+
+def test_two_that_could_each_draw_it_all_share_a_memory_in_halves():
+    found = around(
+        work(1.0, 1e8), board(unit("gpu", runtimes=runtime(1.0)), unit("npu", runtimes=runtime(1.0)))
+    ).beside  # fmt: skip
+
+    assert found is not None
+    assert (found.domain, found.others) == ("ram", ("npu",))
+    assert found.bandwidth_alone_bytes_per_s == pytest.approx(1e9)
+    assert found.bandwidth_bytes_per_s == pytest.approx(0.5e9)
+    assert found.time_s == pytest.approx(0.2)
+
+
+def test_a_neighbour_that_draws_little_leaves_the_rest():
+    found = around(work(1.0, 1e8), board(unit("gpu", runtimes=runtime(1.0)), unit("npu", runtimes=runtime(0.2)))).beside
+
+    assert found is not None
+    assert found.time_s == pytest.approx(0.1 / 0.8)
+
+
+def test_what_arithmetic_binds_does_not_wait_for_memory_until_it_binds():
+    crowded = board(unit("gpu", runtimes=runtime(1.0)), unit("npu", runtimes=runtime(1.0)))
+
+    light, heavy = around(work(1e9, 1e6), crowded).beside, around(work(1e9, 8e7), crowded).beside
+
+    assert light is not None
+    assert heavy is not None
+    assert light.time_s == pytest.approx(0.1)
+    assert heavy.time_s == pytest.approx(0.16)
+
+
+def test_the_same_silicon_under_another_name_is_no_neighbour_and_counts_once_among_others():
+    own = {"runtimes": runtime(1.0), "silicon": "die"}
+    assert around(work(1.0, 1e8), board(unit("gpu", **own), unit("gpu-too", **own))).beside is None
+
+    found = around(work(1.0, 1e8), board(unit("npu", runtimes=runtime(1.0)), unit("a", **own), unit("b", **own))).beside
+    assert found is not None
+    assert len(found.others) == 1
+    assert found.time_s == pytest.approx(0.2)
+
+
+def test_one_alone_at_its_memory_has_nobody_beside_it():
+    apart = board(unit("gpu"), unit("npu", memory_domain="own"), domains=("ram", "own"))
+
+    assert around(work(1.0, 1e8), apart).beside is None
+
+
+def test_measured_kernel_times_add_what_waiting_for_memory_costs():
+    alone = costing.StageCost(1.0, None, 1.0, 0.5, "memory", 0.0, 0.0, 0.4, overlaps=False)
+    crowded = board(unit("gpu", runtimes=runtime(1.0)), unit("npu", runtimes=runtime(1.0)))
+    cost = costing.ModelCost("gpu", (alone,), 1.0, None, 1.0, 0.5, 1.0, ())
+
+    gpu = crowded.accelerators[0]
+    found = surroundings(work(1.0, 1e8), crowded, gpu, gpu.runtimes[0], cost, 45.0)
+
+    assert found.beside is not None
+    assert found.beside.time_s == pytest.approx(1.4)
+    assert found.energy_by_yield_j is None
+    assert found.forms_apart is None
+
+
+@given(st.floats(1e6, 1e12), st.floats(1e3, 1e9), st.floats(0.0, 100.0))
+def test_both_forms_of_the_energy_equation_agree(flops, weight_bytes, base_w):
+    found = around(work(flops, weight_bytes), board(unit("gpu", base_power_w=quantity(base_w))))
+
+    assert found.forms_apart is not None
+    assert found.forms_apart <= 1e-12
+
+
+def test_the_thriftiest_clock_has_fewer_joules_than_those_on_both_sides_of_it():
+    gpu = unit("gpu", runtimes=runtime(1.0), base_power_w=quantity(0.05), voltage_floor_clock_share=0.4)
+    profile, load = board(gpu), work(1e9, 1.0)
+    found = around(load, profile).thriftiest
+
+    def energy_j(share: float) -> float:
+        accelerator = profile.accelerators[0]
+        point = OperatingPoint(name="p", clock_share=share)
+        cost = costing.model_cost(load, profile, accelerator, accelerator.runtimes[0], 45.0, point)
+        assert cost.energy_j is not None
+        return cost.energy_j
+
+    assert found is not None
+    assert 0.4 < found.clock_share < 1.0
+    assert found.energy_j == pytest.approx(energy_j(found.clock_share))
+    assert found.energy_j < min(energy_j(found.clock_share * 0.97), energy_j(found.clock_share * 1.03))
+    assert found.time_s == pytest.approx(0.1 / found.clock_share)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"voltage_floor_clock_share": 0.4, "energy_j_per_flop": {}},
+        {"voltage_floor_clock_share": 0.4, "energy_j_per_flop": {"fp32": quantity(0.0)}},
+    ],
+)
+def test_no_clock_is_recommended_where_the_profile_says_too_little(changes):
+    assert around(work(1e9, 1.0), board(unit("gpu", runtimes=runtime(1.0), **changes))).thriftiest is None
+
+
+def test_no_clock_is_recommended_to_work_that_memory_binds_or_that_does_not_compute():
+    profile = board(unit("gpu", runtimes=runtime(1.0), voltage_floor_clock_share=0.4))
+
+    assert around(work(1.0, 1e8), profile).thriftiest is None
+    assert around(work(0.0, 1e8), profile).thriftiest is None
+
+
+def test_below_the_floor_a_slower_clock_saves_nothing_so_the_floor_is_the_least():
+    accelerator = board(unit("gpu", voltage_floor_clock_share=0.5)).accelerators[0]
+
+    assert clocks.thriftiest_share(accelerator, 1e12, 1e-12, 0.0) == pytest.approx(0.5)
+    assert clocks.thriftiest_share(accelerator, 1e9, 1e-12, 100.0) == 1.0
+
+
+def cooled(leakage: dict | None = None, w_per_k: float = 0.5) -> DeviceProfile:
+    gpu = unit("gpu", runtimes=runtime(1.0), thermal_node="die", leakage=leakage, base_power_w=quantity(4.0))
+    document = board(unit("gpu")).model_dump(mode="json")
+    document["accelerators"] = [gpu]
+    node = {"name": "die", "heat_capacity_j_per_k": quantity(10.0), "to_ambient_w_per_k": quantity(w_per_k)}
+    document["thermal"] = {"nodes": [node]}
+    return DeviceProfile.model_validate(document)
+
+
+def test_a_junction_settles_where_power_over_conductance_says():
+    found = around(work(1e9, 1.0), cooled()).settled
+
+    assert found is not None
+    assert found.temperature_c == pytest.approx(25.0 + (4.0 + 0.1) / 0.5, rel=1e-6)
+    assert found.leakage_w is None
+    assert found.loop_gain is None
+
+
+def test_leakage_heats_and_is_heated_and_may_run_away():
+    leak = {"power_w": quantity(1.0), "reference_c": 25.0, "activation_energy_ev": quantity(0.2)}
+
+    warm = around(work(1e9, 1.0), cooled(leak)).settled
+    lost = around(work(1e9, 1.0), cooled({**leak, "power_w": quantity(30.0)})).settled
+
+    assert warm is not None
+    assert warm.temperature_c is not None
+    assert warm.temperature_c > 35.2
+    assert warm.leakage_w is not None
+    assert warm.leakage_w > 1.0
+    assert warm.loop_gain is not None
+    assert 0.0 < warm.loop_gain < 1.0
+    assert lost is not None
+    assert (lost.temperature_c, lost.leakage_w, lost.loop_gain) == (None, None, None)
+
+
+def test_without_a_way_to_the_air_or_joules_nothing_settles():
+    document = cooled().model_dump(mode="json")
+    document["thermal"]["nodes"][0]["to_ambient_w_per_k"] = None
+    assert around(work(1e9, 1.0), DeviceProfile.model_validate(document)).settled is None
+
+    document = cooled().model_dump(mode="json")
+    document["accelerators"][0]["energy_j_per_flop"] = {}
+    assert around(work(1e9, 1.0), DeviceProfile.model_validate(document)).settled is None
+
+
+@pytest.mark.parametrize(("backing", "told"), [(1e9, "; swap would add 0.5 s to every pass"), (None, "")])
+def test_what_does_not_fit_says_what_swap_would_add(backing, told):
+    document = board(unit("gpu", runtimes=runtime(1.0))).model_dump(mode="json")
+    document["memory_domains"][0]["backing_bytes_per_s"] = None if backing is None else quantity(backing)
+    profile = DeviceProfile.model_validate(document)
+    found, _ = candidates(work(1.0, 1.5e9), profile, POLICY)
+
+    why = violates(found[0], POLICY, profile)
+
+    assert why is not None
+    assert why.startswith("needs 150% of ram")
+    assert why.endswith(f"%){told}")
+    assert math.isfinite(found[0].cost.time_s)
