@@ -153,10 +153,10 @@ def _sampling(done: TextDone) -> dict[str, Any]:
         return {}
     document = asdict(report)
     guarantee = {
-        "alpha": report.alpha, "certified": report.certified <= report.alpha, "certified_alpha": report.certified,
-        "statement": report.statement,
+        "alpha": report.alpha, "certified": report.certifies is not None, "certifies": report.certifies,
+        "certified_alpha": report.certified, "statement": report.statement,
     }  # fmt: skip
-    for key in ("alpha", "certified", "statement"):
+    for key in ("alpha", "certified", "certifies", "statement"):
         del document[key]
     if not report.trace:
         del document["trace"]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from pydantic_core import ErrorDetails
 
 from agent.errors import BadInput
-from agent.schema.text import AnswerKind, SamplingPlan, StrategyName, TextForm, TextRequest
+from agent.schema.text import AnswerKind, CertifyName, SamplingPlan, StrategyName, TextForm, TextRequest
 
 MAX_STOPS: Final = 16
 MAX_TEXTS: Final = 64
@@ -75,6 +75,7 @@ class _Qeil(_Model):
     budget_j: Annotated[Number, Field(gt=0)] | None = None
     budget_s: Annotated[Number, Field(gt=0)] | None = None
     threshold: Annotated[Number, Field(gt=0, le=1)] | None = None
+    certify: CertifyName | None = None
     answer: AnswerKind = "text"
     choices: Annotated[tuple[StrictStr, ...], Field(max_length=64)] = ()
     verify: StrictBool = False

@@ -85,6 +85,14 @@ def missing(tally: Tally, line: Line, left: int) -> int:
     return min(fewest, left)
 
 
+def statement(tally: Tally, samples: int, alpha: float) -> str:
+    """The sentence that goes with the answer of a settled vote. Raises ValueError without samples."""
+    counted = f"{tally.counts[tally.leader()]} of {tally.samples} samples agree"
+    return (
+        f"{counted}; no other answer would outnumber it among {samples}, wrongly so with probability at most {alpha:g}"
+    )
+
+
 def _short(wins: int, losses: int, line: Line, left: int) -> int:
     """Wins missing to the line, or to a lead that the samples left after them cannot make up."""
     to_line = line[losses] - wins if losses < len(line) else left

@@ -168,6 +168,10 @@ class RepeatedSampling(FileModel):
     worth_j: float | None = Field(default=None, gt=0, description="joules that one more right answer is worth")
     budget_j: float | None = Field(default=None, gt=0, description="joules for one question")
     budget_s: float | None = Field(default=None, gt=0, description="seconds of computing for one question")
+    certify: Literal["mode", "majority"] = Field(
+        default="mode",
+        description="of csvet: that an answer is the model's most likely one, or what max_samples would vote for",
+    )
 
 
 class Rule(FileModel):

@@ -112,6 +112,7 @@ class TextModel:
 
 StrategyName = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]
 AnswerKind = Literal["number", "choice", "text"]
+CertifyName = Literal["mode", "majority"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class SamplingPlan:
     budget_j: float | None = None
     budget_s: float | None = None
     threshold: float | None = None
+    certify: CertifyName | None = None
     answer: AnswerKind = "text"
     choices: tuple[str, ...] = ()
     verify: bool = False
@@ -151,7 +153,8 @@ class SamplingReport:
     """What repeated sampling did. `certified` is the smallest error probability at which `answer` is certified.
 
     statement: what is claimed of the answer, and no more. confidence: of the weighted votes, in [0, 1], calibrated on
-    `outcomes` answers whose truth was told. checks: (answer, check, outcome, joules, belief afterwards).
+    `outcomes` answers whose truth was told. checks: (answer, check, outcome, joules, belief afterwards). certifies:
+    what is certified at alpha, None for nothing.
     """
 
     strategy: StrategyName
@@ -170,6 +173,7 @@ class SamplingReport:
     notes: tuple[str, ...] = ()
     trace: tuple[SampleTrace, ...] = ()
     outcomes: int = 0
+    certifies: CertifyName | None = None
 
 
 @dataclass(frozen=True)

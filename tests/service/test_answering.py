@@ -93,6 +93,14 @@ def test_samples_that_agree_are_certified_and_drawing_ends():
     assert events.done.usage.energy_j == report.energy_j == report.samples_used * 1.0
 
 
+def test_a_majority_of_all_samples_is_certified_with_fewer_of_them_and_needs_no_verification():
+    scribe = Scribe(lambda row: "42")
+    report = ask(scribe, SamplingPlan(certify="majority", answer="number", verify=True)).report
+    assert (report.stop_reason, report.certifies, report.samples_used) == ("majority", "majority", 4)
+    assert "no other answer would outnumber it among 16, wrongly so with probability at most 0.05" in report.statement
+    assert not report.checks
+
+
 def test_looks_come_after_2_4_8_samples_and_every_sample_has_a_number_of_its_own():
     scribe = Scribe(lambda row: str(row % 2))
     ask(scribe, SamplingPlan(max_samples=12, answer="number"))

@@ -103,10 +103,11 @@ class Answering:
             )
             samples = fewer
         worth_j = plan.worth_j or (wanted.worth_j if rule == "csvet" else None)
+        certify = plan.certify or (wanted.certify if rule == "csvet" else "mode")
         try:
             strategy = Strategy(
                 rule, samples, plan.alpha or wanted.alpha, worth_j, plan.threshold, plan.budget_j or wanted.budget_j,
-                plan.budget_s or wanted.budget_s,
+                plan.budget_s or wanted.budget_s, certify,
             )  # fmt: skip
         except ValueError as error:
             raise BadInput(f"qeil: {error}") from error

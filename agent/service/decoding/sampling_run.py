@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from agent.errors import QeilError
 from agent.ports import Clock, TextHandle
-from agent.sampling import csvet, strategy
+from agent.sampling import csvet, majority, strategy
 from agent.sampling.reliability import Source
 from agent.sampling.strategy import Progress, Sample, Strategy
 from agent.schema.snapshot import EnergyProvenance
 from agent.schema.text import (
+    CertifyName,
     SampleTrace,
     SamplingPlan,
     SamplingReport,
@@ -158,7 +159,7 @@ class SamplingRun:
     def _verify(self, reason: str) -> bool:
         """Ask about the candidates where that is wanted and nothing is certified; whether it has begun."""
         asking, progress = self._asking, self._progress
-        undecided = csvet.certified_alpha(progress.tally) > asking.strategy.alpha
+        undecided = reason != "majority" and csvet.certified_alpha(progress.tally) > asking.strategy.alpha
         if not asking.plan.verify or not undecided or not progress.tally.counts:
             return False
         if progress.joules is None:
@@ -238,6 +239,9 @@ class SamplingRun:
         certified, alpha = csvet.certified_alpha(tally), asking.strategy.alpha
         verdict = csvet.Verdict(True, "samples", tally.leader() if tally.counts else None, certified)
         statement = csvet.statement(verdict, tally, alpha).replace("stopped: samples", f"stopped: {reason}")
+        if reason == "majority":
+            statement = majority.statement(tally, asking.strategy.max_samples, alpha)
+        certifies: CertifyName | None = "mode" if certified <= alpha else "majority" if reason == "majority" else None
         joules = progress.joules
         provenance: EnergyProvenance = "unknown" if joules is None else self._dones[-1].usage.provenance
         if joules is not None and checked is not None:
@@ -246,7 +250,7 @@ class SamplingRun:
             asking.strategy.rule, len(progress.samples), tally.samples, None if answer is None else str(answer),
             tally.agreement, confidence, reason, alpha, certified, statement, joules, provenance,
             checked.steps if checked else (), notes, self._trace() if asking.plan.trace else (),
-            self._book.outcomes,
+            self._book.outcomes, certifies,
         )  # fmt: skip
 
     def _overspent(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def test_a_replay_of_nothing_is_refused(run, tmp_path, content, more, why):
 
 def test_a_damaged_archive_is_named(tmp_path):
     (tmp_path / "samples.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(BadInput, match="samples.jsonl.gz"):
+    with pytest.raises(BadInput, match=r"samples\.jsonl\.gz"):
         called("--replay", str(tmp_path / "samples.jsonl.gz"))
 
 
