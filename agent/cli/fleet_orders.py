@@ -172,7 +172,9 @@ def rollback_command(rollout: str, expires_s: float, key_path: Path, url: str, t
     document = {**json.loads(good[0]["offer"]["doc"]), "ver": ver, "iat": now_s, "exp": round(now_s + expires_s, 3)}
     if bad["status"] in {"running", "paused", "approval"}:
         api.post(f"/v1/rollouts/{rollout}/abort")
-    plan = {"rings": [1.0], "soak_s": 0, "select": bad["plan"]["select"], "max_failed": 1.0}
+    plan = {
+        "rings": [1.0], "soak_s": 0, "ramp_boards": 1_000_000, "select": bad["plan"]["select"], "max_failed": 1.0,
+    }  # fmt: skip
     _show(api.post("/v1/rollouts", {"offer": _signed(Offer, document, key), "plan": plan}))
 
 

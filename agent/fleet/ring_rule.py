@@ -1,7 +1,8 @@
 """Ring rule: what a rollout does next – offer, wait, go on, abort. Pure.
 
 Boards fall into rings by a hash of rollout and name, so that nobody chooses who goes first, and it is the same boards
-whichever controller asks.
+whichever controller asks. Within the rings offers grow as boards settle: a fault is found while few have it, and a ring
+may be large enough to find rare ones.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from agent.control.worse import Evidence, weighed_all
 from agent.schema.fleet import Plan
 
 COHORTS = 10_000
+_NEGLIGIBLE = 1e-12
 BOUND = 0.25
 """Largest rise of joules per inference, as a log ratio, that one board may count for."""
 FAILED = frozenset({"reverted", "refused", "silent"})
@@ -65,13 +67,36 @@ def evidence(plan: Plan, excesses: Sequence[float]) -> Evidence:
     return weighed_all(excesses, math.log1p(plan.max_worse), BOUND)
 
 
+def chance(boards: int, failed: int, share: float) -> float:
+    """That `failed` or more of `boards` fail where `share` of all do: the upper tail of the binomial distribution.
+
+    1 where that is no more than is to be expected.
+    """
+    if failed <= share * boards:
+        return 1.0
+    if share == 0:
+        return 0.0
+    ways = math.lgamma(boards + 1) - math.lgamma(failed + 1) - math.lgamma(boards - failed + 1)
+    term = math.exp(ways + failed * math.log(share) + (boards - failed) * math.log1p(-share))
+    total = term
+    for more in range(failed + 1, boards + 1):
+        term *= (boards - more + 1) / more * share / (1 - share)
+        total += term
+        if term < _NEGLIGIBLE * total:
+            break
+    return total
+
+
 def step(plan: Plan, progress: Progress, now_s: float) -> Step:
     """The next step."""
     reason = _abort(plan, progress)
     if reason:
         return Step("abort", reason=reason)
     if progress.waiting:
-        offers = min(progress.waiting, max(0, plan.per_minute - progress.offered_last_minute))
+        settled = progress.kept + progress.failed
+        rate = plan.per_minute - progress.offered_last_minute
+        ramp = max(plan.ramp_boards, settled) - progress.under_way
+        offers = max(0, min(progress.waiting, rate, ramp))
         return Step("offer", offers) if offers else Step("wait")
     if progress.under_way:
         return Step("wait")
@@ -85,9 +110,9 @@ def step(plan: Plan, progress: Progress, now_s: float) -> Step:
 
 def _abort(plan: Plan, progress: Progress) -> str:
     settled = progress.kept + progress.failed
-    if settled >= plan.min_boards and progress.failed > plan.max_failed * settled:
+    if settled >= plan.min_boards and chance(settled, progress.failed, plan.max_failed) <= plan.risk:
         share = progress.failed / settled
-        return f"{progress.failed} of {settled} boards failed or fell silent ({share:.0%}; {plan.max_failed:.0%} may)"
+        return f"{progress.failed} of {settled} boards failed or fell silent ({share:.1%}; {plan.max_failed:.1%} may)"
     found = evidence(plan, progress.excesses)
     if found.proves(plan.risk):
         change = math.expm1(found.mean_excess)

@@ -61,16 +61,20 @@ class Signed(FileModel):
 class Plan(FileModel):
     """How a rollout proceeds."""
 
-    rings: tuple[float, ...] = Field(default=(0.01, 0.05, 0.25, 1.0), min_length=1, max_length=16)
+    rings: tuple[float, ...] = Field(default=(0.2, 0.5, 1.0), min_length=1, max_length=16)
     soak_s: float = Field(default=600.0, ge=0, le=30 * 86_400, description="after a ring is settled, before the next")
     per_minute: int = Field(default=600, ge=1, le=1_000_000, description="offers in a minute")
-    max_failed: float = Field(
-        default=0.02, ge=0, le=1, description="share of boards that refuse, revert or fall silent"
+    ramp_boards: int = Field(
+        default=10, ge=1, le=1_000_000, description="under way at once at first; then as many as have settled"
     )
-    min_boards: int = Field(default=5, ge=1, description="that many settled boards before the share counts")
+    max_failed: float = Field(
+        default=0.002, ge=0, le=1,
+        description="accepted share of boards that refuse, revert or fall silent; more, beyond chance, aborts",
+    )  # fmt: skip
+    min_boards: int = Field(default=5, ge=1, description="that many settled boards before failures count")
     silent_s: float = Field(default=3600.0, gt=0, description="an offered board without an end counts as silent")
     max_worse: float = Field(default=0.02, ge=0, lt=0.2, description="accepted rise of joules per inference")
-    risk: float = Field(default=0.05, gt=0, lt=0.5, description="chance that a rollout that is no worse is aborted")
+    risk: float = Field(default=0.05, gt=0, lt=0.5, description="how unlikely what aborts would be, were all well")
     approvals: int = Field(default=1, ge=1, le=5, description="people who must want it, the one who asks included")
     select: str = Field(default="", max_length=1024, description="which boards; all of the tenant by default")
 

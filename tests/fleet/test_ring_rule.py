@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent.fleet.ring_rule import COHORTS, Progress, cohort, reach, step
+from agent.fleet.ring_rule import COHORTS, Progress, chance, cohort, reach, step
 from agent.schema.fleet import Plan
 
-PLAN = Plan(soak_s=60, per_minute=10)
+PLAN = Plan(soak_s=60, per_minute=10, rings=(0.01, 0.05, 0.25, 1.0))
 START = Progress(0, 0, 0, 0, 0, None, (), 0)
 
 
@@ -28,8 +28,10 @@ START = Progress(0, 0, 0, 0, 0, None, (), 0)
         (replace(START, ring=3, kept=9, under_way=1), "wait"),
         (replace(START, waiting=5, kept=4, failed=1), "abort"),
         (replace(START, waiting=5, kept=3, failed=1), "offer"),
-        (replace(START, waiting=5, kept=98, failed=2), "offer"),
-        (replace(START, waiting=5, kept=97, failed=3), "abort"),
+        (replace(START, waiting=5, kept=25, failed=1), "offer"),
+        (replace(START, waiting=5, kept=98, failed=2), "abort"),
+        (replace(START, waiting=5, kept=198, failed=2), "offer"),
+        (replace(START, waiting=50, under_way=10), "wait"),
     ],
 )
 def test_each_situation_has_its_step(progress, what):
@@ -39,6 +41,44 @@ def test_each_situation_has_its_step(progress, what):
 def test_offers_stay_within_the_rate():
     assert step(PLAN, replace(START, waiting=50, offered_last_minute=4), 0.0).offers == 6
     assert step(PLAN, replace(START, waiting=3), 0.0).offers == 3
+
+
+def test_offers_under_way_are_few_at_first_and_then_as_many_as_have_settled():
+    plan = Plan(per_minute=100_000, ramp_boards=8)
+    assert step(plan, replace(START, waiting=500), 0.0).offers == 8
+    assert step(plan, replace(START, waiting=500, under_way=5, kept=3), 0.0).offers == 3
+    assert step(plan, replace(START, waiting=500, under_way=5, kept=100), 0.0).offers == 95
+    assert step(plan, replace(START, waiting=2, kept=100), 0.0).offers == 2
+
+
+@pytest.mark.parametrize(("boards", "failed", "share"), [(10, 1, 0.1), (50, 3, 0.02), (200, 2, 0.002), (6, 6, 0.5)])
+def test_the_chance_of_failures_is_the_tail_of_the_binomial_distribution(boards, failed, share):
+    below = sum(math.comb(boards, k) * share**k * (1 - share) ** (boards - k) for k in range(failed))
+    expected = 1.0 if failed <= share * boards else 1 - below
+    assert chance(boards, failed, share) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("boards", "failed", "share", "expected"),
+    [(9, 0, 0.0, 1.0), (9, 1, 0.0, 0.0), (9, 9, 1.0, 1.0), (1_000_000, 2_200, 0.002, 5e-6)],
+)
+def test_the_chance_of_failures_at_its_edges(boards, failed, share, expected):
+    assert chance(boards, failed, share) == pytest.approx(expected, rel=0.2)
+
+
+def broken_in(seed: int, share: float, boards: int) -> int | None:
+    rng, failed = random.Random(seed), 0
+    for settled in range(1, boards + 1):
+        failed += rng.random() < share
+        if step(Plan(), replace(START, waiting=1, kept=settled - failed, failed=failed), 0.0).what == "abort":
+            return settled
+    return None
+
+
+def test_three_broken_boards_of_a_hundred_stop_the_first_ring_and_one_of_a_thousand_rarely_stops_any():
+    first = reach(Plan(), 0) * 1000 // COHORTS
+    assert sum(broken_in(seed, 0.03, first) is not None for seed in range(100)) >= 95
+    assert sum(broken_in(seed, 0.001, 1000) is not None for seed in range(100)) <= 10
 
 
 def test_cohorts_are_the_same_for_everybody_and_spread_evenly():

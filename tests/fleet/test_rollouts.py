@@ -92,7 +92,7 @@ class Fleet:
 
 def test_a_good_one_reaches_every_board_ring_by_ring(store):
     fleet = Fleet(store, 200)
-    key = fleet.begin()
+    key = fleet.begin(rings=(0.01, 0.05, 0.25, 1.0), ramp_boards=200)
     reached = []
     for _ in range(40):
         fleet.turn()
@@ -113,7 +113,7 @@ def test_one_that_breaks_three_of_a_hundred_boards_is_aborted_early_and_leaves_n
     broken = {name for name in fleet.names if rng.random() < 0.03}
     bad, good = {"status": "reverted", "code": "crash_loop"}, {"status": "kept", "figures": {}}
     fleet.ends = lambda board: bad if board in broken else good
-    found = fleet.run(fleet.begin(rings=(0.1, 0.25, 1.0), max_failed=0.005))
+    found = fleet.run(fleet.begin())
     assert (found["status"], found["ring"]) == ("aborted", 0)
     assert "boards failed or fell silent" in found["reason"]
     assert len(fleet.offered) < 250
