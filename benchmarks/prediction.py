@@ -4,11 +4,13 @@
     python benchmarks/prediction.py --combine FILE…
 
 Every case is predicted before its model is run: models × runtimes × threads. Measured is the median of the fastest
-third of all calls through the agent's own lanes, in several rounds over all models, as calibration keeps the fastest
-third of its runs: a call that shared its core with something else is only ever slower. The median of all calls is
-shown beside it, and how much slower a reference kernel ran then than at its fastest (drift); no figure is corrected
-with either. `--lanes` runs a part, `--combine` puts the parts together. Ends with 1 where the median error is above
-15 % or the worst above 40 %; `--quick` only shows that everything runs.
+third of the calls through the agent's own lanes, in several rounds over all models, as calibration keeps the fastest
+third of its runs: a call that shared its core with something else is only ever slower. A round counts where a reference
+product before and after it took at most 15 % longer than at its fastest, calibration included; models are measured
+again until three rounds do, for two minutes at most. Where none does, all count. How many did, the median of all calls
+and how much slower the reference was in the best round (drift) are shown; no figure is corrected with them. `--lanes`
+runs a part, `--combine` puts the parts together. Ends with 1 where the median error is above 15 % or the worst above
+40 %; `--quick` only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 from prediction_models import Case, fresh, generated, installed
 
 from agent.backends.lane import ProcessLane
@@ -41,14 +42,18 @@ from agent.service.board import Board, make_board
 from agent.service.calibration import calibration
 from agent.service.calibration.calibrate_run import calibrate
 from agent.service.calibration.calibration import Calibration
+from agent.service.calibration.steadiness import Reference, Rounds
 from agent.service.clock import SystemClock
 from agent.workload.inspect import inspect_in_child
-from agent.workload.micro import MicroModel, write_in_child
+from agent.workload.micro import write_in_child
 
 MEDIAN_LIMIT, WORST_LIMIT = 0.15, 0.40
 LOAD_TIMEOUT_S = 300.0
 INSPECT_TIMEOUT_S = 120.0
-ROUNDS = 3
+ROUNDS, MOST_ROUNDS = 3, 10
+"""Rounds over all models of a runtime, and how many more until each model has so many steady ones."""
+MORE_S = 120.0
+"""No model of a runtime is measured again later than this after its first rounds."""
 QUICK_CASES = ("open-nsfw", "face landmark", "magika", "encoder fp32")
 
 
@@ -67,8 +72,9 @@ class Prediction:
 class Result:
     """A case with what came out.
 
-    measured_s: median of the fastest third of all runs; median_s: of all runs, disturbed ones included; drift: the
-    reference kernel beside the model over its fastest until then, minus 1, in the best round.
+    measured_s: median of the fastest third of the runs that count; median_s: of all that count; drift: the reference
+    product beside the model over its fastest, calibration included, minus 1, in the best round; steady: rounds in which
+    it was at most 15 % above that. They count; where there is none, all rounds do.
     """
 
     model: str
@@ -79,6 +85,7 @@ class Result:
     median_s: float
     drift: float
     fresh: bool = False
+    steady: int = 0
 
     @property
     def error(self) -> float:
@@ -135,77 +142,63 @@ def _operators(workload: Workload) -> tuple[str, ...]:
 
 
 class Bench:
-    """Measures through lanes of the agent, a reference kernel beside each model."""
+    """Measures through lanes of the agent, a reference product before and after each model."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, calibrated: Calibration, patient: bool) -> None:
         self._clock = SystemClock()
         self._folder = folder
         self._seconds = seconds
-        self._fastest: dict[tuple[str, str], float] = {}
+        self._calibrated = calibrated
+        self._most = MOST_ROUNDS if patient else ROUNDS
         self._micros, _ = write_in_child(folder, ("onnx", "tflite"))
 
     def measure(self, accelerator: Accelerator, mine: Sequence[Prediction]) -> list[Result]:
-        """All predictions of one accelerator, in a lane of its own."""
-        threads = mine[0].threads
-        lane = self._lane(accelerator, threads)
-        rounds: dict[int, list[tuple[list[float], float]]] = {}
+        """All predictions of one accelerator, a runtime at a time."""
+        results: list[Result] = []
+        for runtime in dict.fromkeys(item.runtime.provider for item in mine):
+            results += self._runtime(accelerator, [item for item in mine if item.runtime.provider == runtime])
+        return results
+
+    def _runtime(self, accelerator: Accelerator, mine: Sequence[Prediction]) -> list[Result]:
+        by_name = {item.case.name: item for item in mine}
+        rounds = Rounds(self._reference_s(accelerator, mine[0].runtime))
+        lane = _Beside(self, accelerator, mine[0])
+        names, until_s = list(by_name), 0.0
         try:
-            for _ in range(ROUNDS):
-                for index, item in enumerate(mine):
-                    found = self._round(lane, item, threads)
-                    rounds.setdefault(index, []).extend([found] if found else [])
-                    if not lane.alive():
-                        lane = self._lane(accelerator, threads)
+            for turn in range(self._most):
+                if turn == ROUNDS:
+                    until_s = self._clock.monotonic_s() + MORE_S
+                if turn >= ROUNDS:
+                    names = rounds.wanting(names, ROUNDS)
+                for name in names:
+                    if turn < ROUNDS or self._clock.monotonic_s() < until_s:
+                        lane.measure(by_name[name], rounds)
         finally:
-            lane.stop(2.0)
-        return [_result(item, threads, rounds[index]) for index, item in enumerate(mine) if rounds.get(index)]
+            lane.stop()
+        return [_result(item, rounds) for item in mine if rounds.counted(item.case.name)]
 
-    def _lane(self, accelerator: Accelerator, threads: int) -> ProcessLane:
-        lane = ProcessLane(LaneSpec(accelerator.name, threads), self._clock)
+    def _reference_s(self, accelerator: Accelerator, runtime: Runtime) -> float | None:
+        """How long the reference took while this runtime was calibrated."""
+        return next((k.reference_s for k in self._calibrated.kernel_times
+                     if (k.accelerator, k.provider) == (accelerator.name, runtime.provider)), None)  # fmt: skip
+
+    def lane(self, accelerator: Accelerator, item: Prediction) -> tuple[ProcessLane, Reference]:
+        """A new process with the reference loaded."""
+        lane = ProcessLane(LaneSpec(accelerator.name, item.threads), self._clock)
         lane.start(lambda _cause: None)
-        return lane
+        mine = [m for m in self._micros if m.format == item.case.format]
+        return lane, Reference(lane, self._clock, item.runtime, item.threads, mine, self._folder)
 
-    def _round(self, lane: Lane, item: Prediction, threads: int) -> tuple[list[float], float] | None:
-        """(seconds of every run, how much slower the reference beside them was than its fastest so far)."""
-        try:
-            return self._beside(lane, item, threads)
-        except (QeilError, TimeoutError) as error:
-            print(f"  {item.case.name} on {item.runtime.provider}: not run: {error}", file=sys.stderr)
-            return None
-
-    def _beside(self, lane: Lane, item: Prediction, threads: int) -> tuple[list[float], float]:
-        case, reference = item.case, self._reference(item)
-        path, feeds = self._folder / reference.file, {"": np.full(reference.inputs[0][1], 0.5, np.float32)}
-        beside = fast(self._timed(lane, item.runtime, threads, reference.name, path, case.format, feeds, 0.1))
-        key = (item.accelerator.name, case.format)
-        self._fastest[key] = min(beside, self._fastest.get(key, beside))
-        measured = self._timed(
-            lane, item.runtime, threads, case.name, case.path, case.format, case.feeds, self._seconds
-        )
-        return measured, beside / self._fastest[key] - 1.0
-
-    def _reference(self, item: Prediction) -> MicroModel:
-        return next(m for m in self._micros if m.format == item.case.format and m.family == "gemm" and m.flops > 1e7)
-
-    def _timed(
-        self,
-        lane: Lane,
-        runtime: Runtime,
-        threads: int,
-        name: str,
-        path: Path,
-        format_: Literal["onnx", "tflite"],
-        feeds: dict[str, Any],
-        seconds: float,
-    ) -> list[float]:
+    def timed(self, lane: Lane, item: Prediction) -> list[float]:
         """Seconds inside the runtime of each call, first ones left out."""
-        load = LoadSpec(name.replace(" ", "-"), path, format_, runtime, threads)
+        case, runtime = item.case, item.runtime
+        load = LoadSpec(case.name.replace(" ", "-"), case.path, case.format, runtime, item.threads)
         report = lane.load(load, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S + 5)
         if runtime.provider not in report.actual:
             raise QeilError(f"ran on {', '.join(report.actual)}")
-        inputs = {key or report.inputs[0].name: value for key, value in feeds.items()}
+        inputs = {key or report.inputs[0].name: value for key, value in case.feeds.items()}
         times: list[float] = []
-        end_s = self._clock.monotonic_s() + seconds
+        end_s = self._clock.monotonic_s() + self._seconds
         while len(times) < 7 or (self._clock.monotonic_s() < end_s and len(times) < 400):
             now_s = self._clock.monotonic_s()
             lane.renew_permit(now_s + 60.0)
@@ -214,31 +207,60 @@ class Bench:
         return times[2:]
 
 
+class _Beside:
+    """A lane with a reference in it, and a new one where it dies."""
+
+    def __init__(self, bench: Bench, accelerator: Accelerator, item: Prediction) -> None:
+        self._bench, self._accelerator = bench, accelerator
+        self._lane, self._reference = bench.lane(accelerator, item)
+
+    def measure(self, item: Prediction, rounds: Rounds) -> None:
+        """One round of a case; where its process ends, once more in a new one."""
+        if not self._ran(item, rounds) and not self._lane.alive():
+            self._lane, self._reference = self._bench.lane(self._accelerator, item)
+            if not self._ran(item, rounds) and not self._lane.alive():
+                self._lane, self._reference = self._bench.lane(self._accelerator, item)
+
+    def _ran(self, item: Prediction, rounds: Rounds) -> bool:
+        try:
+            before_s = self._reference.seconds()
+            times = self._bench.timed(self._lane, item)
+            rounds.add(item.case.name, times, before_s, self._reference.seconds())
+        except (QeilError, TimeoutError) as error:
+            print(f"  {item.case.name} on {item.runtime.provider}: not run: {error}", file=sys.stderr)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End the process."""
+        self._lane.stop(2.0)
+
+
 def fast(times: Sequence[float]) -> float:
     """Median of the fastest third."""
     return statistics.median(sorted(times)[: max(1, len(times) // 3)])
 
 
-def _result(item: Prediction, threads: int, rounds: Sequence[tuple[list[float], float]]) -> Result:
-    pooled = [seconds for times, _ in rounds for seconds in times]
-    drift = min((fast(times), drift) for times, drift in rounds)[1]
+def _result(item: Prediction, rounds: Rounds) -> Result:
+    counted, name = rounds.counted(item.case.name), item.case.name
+    pooled = [seconds for round_ in counted for seconds in round_.times_s]
     return Result(
-        item.case.name, item.runtime.provider, threads, item.predicted_s, fast(pooled), statistics.median(pooled),
-        drift, item.case.fresh,
+        name, item.runtime.provider, item.threads, item.predicted_s, fast(pooled), statistics.median(pooled),
+        rounds.slowness(name), item.case.fresh, len(rounds.steady(name)),
     )  # fmt: skip
 
 
 def table(rows: Sequence[Result]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| model | runtime | threads | predicted ms | measured ms | error | median ms | drift |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| model | runtime | threads | predicted ms | measured ms | error | median ms | drift | steady rounds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
         name = f"{r.model}{'*' if r.fresh else ''} | {r.provider.removesuffix('ExecutionProvider')}"
         lines.append(
             f"| {name} | {r.threads} | {r.predicted_s * 1e3:.3f} | {r.measured_s * 1e3:.3f} | {r.error:+.0%} | "
-            f"{r.median_s * 1e3:.3f} | {r.drift:+.0%} |"
+            f"{r.median_s * 1e3:.3f} | {r.drift:+.0%} | {r.steady} |"
         )
     return "\n".join(lines)
 
@@ -250,6 +272,8 @@ def judged(results: Sequence[Result], took: str) -> int:
     median, worst = statistics.median(errors), max(errors)
     print(f"\n{len(results)} cases: median error {median:.1%} (limit {MEDIAN_LIMIT:.0%}), worst {worst:.1%} (limit "
           f"{WORST_LIMIT:.0%}); {took}")  # fmt: skip
+    if rough := sum(r.steady == 0 for r in results):
+        print(f"{rough} cases had no round in which the machine was as fast as during calibration")
     new = [abs(r.error) for r in results if r.fresh]
     if new:
         print(f"* {len(new)} cases of models not seen before: median error {statistics.median(new):.1%}, worst "
@@ -298,7 +322,7 @@ def main() -> int:
         folder = Path(name)
         cases = installed() + (generated(folder) + fresh() if not given.quick else [])
         predictions = predict(board, calibration.apply(board.profile, result), cases)
-        bench = Bench(folder, 0.1 if given.quick else 0.25)
+        bench = Bench(folder, 0.1 if given.quick else 0.25, result, not given.quick)
         results: list[Result] = []
         for accelerator in board.profile.accelerators:
             mine = [p for p in predictions if p.accelerator.name == accelerator.name]

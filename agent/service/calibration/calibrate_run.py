@@ -51,7 +51,7 @@ class _Steps:
         self._progress, self._total, self._done = progress, total, 0
 
     def tell(self, where: str, micro: str, turn: int) -> None:
-        again = "" if turn < ROUNDS else " · again, the machine was slower than it can be"
+        again = "" if turn < ROUNDS else " · again, it was disturbed"
         self._progress(f"{where} · {micro}{again}", min(self._done, self._total), self._total)
         self._done += turn < ROUNDS
 

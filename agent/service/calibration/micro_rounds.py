@@ -11,7 +11,7 @@ import numpy as np
 from agent.errors import QeilError
 from agent.ports import Clock, Lane, LoadSpec, Tensors
 from agent.schema.device import Runtime
-from agent.service.calibration.calibration import Timing
+from agent.service.calibration.calibration import MAX_SCATTER, Timing
 from agent.service.calibration.power_probe import PowerLoad, PowerProbe
 from agent.service.calibration.steadiness import CALL_TIMEOUT_S, LOAD_TIMEOUT_S, Reference, Round, Rounds
 from agent.workload.micro import MicroModel
@@ -28,7 +28,7 @@ The speed of a machine changes within a minute – other processes, other guests
 better, so the fastest runs of all rounds are those that met the least of it.
 """
 MORE_ROUNDS = 4
-"""Further rounds at most, of the micro models in all of whose rounds the machine was slower than it can be."""
+"""Further rounds at most, of micro models that scatter or that the machine disturbed in every round."""
 MORE_S = 90.0
 """No further round of a runtime begins later than this after its rounds began to be repeated."""
 KEPT, FEWEST_KEPT = 3, 4
@@ -71,7 +71,7 @@ class MicroRounds:
             if turn == ROUNDS:
                 until_s = self.clock.monotonic_s() + MORE_S
             if turn >= ROUNDS:
-                names = rounds.wanting(names, 1)
+                names = [name for name in names if self._again(named[name], rounds)]
             for name in list(names):
                 if turn >= ROUNDS and self.clock.monotonic_s() > until_s:
                     break
@@ -87,6 +87,10 @@ class MicroRounds:
         reference.unload()
         self.disturbed = len(rounds.wanting(named, 1))
         return [undisturbed(micro, rounds.counted(name)) for name, micro in named.items() if rounds.counted(name)]
+
+    def _again(self, micro: MicroModel, rounds: Rounds) -> bool:
+        """Whether the machine disturbed every round of it, or its runs scatter too much to be used."""
+        return not rounds.steady(micro.name) or undisturbed(micro, rounds.counted(micro.name)).scatter > MAX_SCATTER
 
     def _seconds(self, reference: Reference) -> float | None:
         try:
