@@ -330,6 +330,8 @@ class App:
                 assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
                 on_ready(self.http.url, problems)
+                if self._planner.uncut:
+                    self.models.propose(None, "splits are cut that never were")
             while not self._stop.wait(0.5):
                 self._beat()
                 if self._reload.is_set():

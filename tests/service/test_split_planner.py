@@ -150,3 +150,16 @@ def test_a_planner_of_splits_needs_no_stage_for_an_unreadable_model(tmp_path):
     model = planner(tmp_path).plan(POLICY, "d", [entry]).models[0]
     assert model.candidates == ()
     assert isinstance(planner(tmp_path)._splits, SplitPlanner)
+
+
+def test_a_start_waits_for_no_cut_and_the_next_plan_makes_it(tmp_path, path):
+    made, entry = planner(tmp_path), ModelEntry(name="m", path=path, splits=["a+b"])
+    first, uncut = made.plan_uncut(POLICY, "d", (entry,))
+    assert uncut
+    assert ("a+b", split_store.LATER) in first.models[0].rejected
+    assert not (tmp_path / "state" / "splits").exists()
+    later = made.plan(POLICY, "d", (entry,), State(), first)
+    assert "a+b" in [c.accelerator for c in later.models[0].candidates]
+    again, uncut = planner(tmp_path).plan_uncut(POLICY, "d", (entry,))
+    assert not uncut
+    assert "a+b" in [c.accelerator for c in again.models[0].candidates]

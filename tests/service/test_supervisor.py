@@ -330,3 +330,11 @@ def test_a_version_is_swapped_without_a_moment_in_which_none_serves():
     assert world.infer().result(0).policy_digest == "d2"
     assert cpu.unloaded == ["m"]
     assert world.snapshot.models[0].placement == "cpu"
+
+
+def test_what_serves_is_loaded_before_what_stands_by():
+    world = World(models={"a": ["gpu0", "cpu"], "b": ["cpu", "gpu0"]}, started=False)
+    for keeper in world.keepers.values():
+        keeper.start(POLICY.recovery, world.clock.now_s)
+    assert list(world.lane("gpu0").loaded) == ["a", "b"]
+    assert list(world.lane("cpu").loaded) == ["b", "a"]

@@ -58,7 +58,7 @@ def test_a_board_that_is_slower_than_predicted_as_a_whole_changes_nothing():
 
 def test_what_else_ran_at_the_time_does_not_count():
     track = Track({"gpu0": 0.04, "cpu": 0.04})
-    lane, times = track.lane("cpu"), iter([0.5, 0.3, 0.04, 0.9, 0.9])
+    lane, times = track.lane("cpu"), iter([0.5, 0.04, 0.001, 0.9, 0.9])
 
     def run(inputs, future):
         lane.runs += 1

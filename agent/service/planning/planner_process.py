@@ -78,7 +78,7 @@ class PlannerProcess:
         """Held by whoever uses the pipes."""
         self._popen: subprocess.Popen[bytes] | None = None
         self._greeted: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._closed = self.uncut = False
         self._alone = False
         self._log = structlog.get_logger("planner")
 
@@ -91,8 +91,12 @@ class PlannerProcess:
                 self._log.warning("no planning process", why=str(error))
 
     def first(self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None) -> Plan:
-        """A plan made by the agent itself, before anything depends on its time. state: the board before any lane."""
-        return self._here.plan(policy, digest, models, state)
+        """A plan made by the agent itself, at once. state: the board before any lane.
+
+        Splits that were never cut are not in it; `uncut` tells whether there are any, which the next plan cuts.
+        """
+        plan, self.uncut = self._here.plan_uncut(policy, digest, models, state)
+        return plan
 
     def plan(
         self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None,

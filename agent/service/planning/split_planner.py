@@ -30,7 +30,7 @@ from agent.service.planning.planner import (
     SIMULATED_RESISTANCE_K_PER_W,
     Planner,
 )
-from agent.service.planning.split_store import SplitStore, Stored
+from agent.service.planning.split_store import LATER, SplitStore, Stored
 from agent.service.serving.artifacts import Artifact
 from agent.service.serving.split_meter import Handover
 from agent.service.serving.weights_apart import MOST_BYTES
@@ -47,7 +47,7 @@ class SplitPlanner:
     def __init__(self, board: Board, store: SplitStore, handovers: Handovers) -> None:
         """`handovers()` is what was measured between accelerators so far."""
         self._board = board
-        self._store = store
+        self.store = store
         self._handovers = handovers
 
     def offer(
@@ -61,14 +61,14 @@ class SplitPlanner:
             tables = self._corrected(make_tables(workload, self._board.profile, policy, state=state))
         except PlacementError as error:
             return _refused(model, entry.splits, error.message)
-        case = _Case(self._board, self._store, model, entry, policy, workload, tables, state)
+        case = _Case(self._board, self.store, model, entry, policy, workload, tables, state)
         model = case.named(model)
         return case.chosen(model, before) if len(tables.problem.accelerators) > 1 else model
 
     def prune(self, plan: Plan) -> None:
         """Forget stage models that no plan has used for long, as far as space is short."""
         used = [p.load.path for m in plan.models for c in m.candidates for p in c.stages]
-        self._store.prune(used)
+        self.store.prune(used)
 
     def _corrected(self, tables: Tables) -> Tables:
         """The tables with hand-overs as they were measured: the difference to what was predicted then is added."""
@@ -193,6 +193,17 @@ class SplittingPlanner(Planner):
         """Caches and stage models lie in `state_dir`; apart_bytes: see Planner."""
         super().__init__(board, state_dir / "workloads", apart_bytes=apart_bytes)
         self._splits = SplitPlanner(board, SplitStore(state_dir / "splits"), handovers)
+
+    def plan_uncut(
+        self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None
+    ) -> tuple[Plan, bool]:
+        """A plan with the splits that were cut before, at once, and whether another one would have to cut some."""
+        self._splits.store.cuts = False
+        try:
+            plan = self.plan(policy, digest, models, state)
+        finally:
+            self._splits.store.cuts = True
+        return plan, any(why == LATER for model in plan.models for _, why in model.rejected)
 
     def plan(
         self, policy: Policy, digest: str, models: Sequence[ModelEntry], state: State | None = None,

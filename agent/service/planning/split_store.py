@@ -30,6 +30,13 @@ _WEIGHTS = frozenset({".bin", ".data", ".onnx_data", ".weights"})
 """How files with a model's outside weights end, as exporters name them."""
 
 
+LATER = "it has not been cut yet; that begins when the agent is ready"
+
+
+class NotCutYet(ModelLoadFailed):
+    """The stages are not there, and are not made now."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """A split and the name of its folder and boundaries, which is the same wherever the stages may be exchanged."""
@@ -44,13 +51,16 @@ class SplitStore:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self.cuts = True
+        """Whether what is not there is cut now, which takes seconds for each."""
 
     def get(
         self, artifact: Artifact, threads: int, *, after: tuple[int, ...] = (), boundaries: tuple[Boundary, ...] = ()
     ) -> Stored:
         """The stages between those boundaries, or behind those stages of the workload; made and checked if need be.
 
-        Raises ModelLoadFailed with the reason why it cannot be cut there, StorageError where it cannot be written.
+        Raises ModelLoadFailed with the reason why it cannot be cut there, StorageError where it cannot be written,
+        NotCutYet where nothing is cut now.
         """
         folder = self._folder / _name(artifact, threads)
         wanted = json.dumps({"after": after, "boundaries": boundaries})
@@ -58,6 +68,8 @@ class SplitStore:
         manifest = folder / f"{name}.json"
         known = self._known(manifest)
         if known is None:
+            if not self.cuts:
+                raise NotCutYet(LATER)
             known = self._make(artifact, folder, name, threads, after, boundaries)
             state_file.write_json(manifest, known)
         if "refused" in known:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from agent.control import fallback, lane_health
@@ -47,11 +48,11 @@ class ServingState:
     # ------------------------------------------------------------------ bringing a plan up
 
     def place(self, wanted: InForce) -> None:
-        """Load what the plan keeps loaded. A refused candidate's place is taken by the next one."""
-        for model in wanted.plan.models:
-            for candidate in self._kept(model, wanted.policy):
-                for piece in candidate.pieces:
-                    self._keepers[piece.accelerator].place(piece, wanted.policy.recovery)
+        """Load what the plan keeps loaded, what serves first. A refused candidate's place is taken by the next one."""
+        kept = [self._kept(model, wanted.policy) for model in wanted.plan.models]
+        for rank in zip_longest(*kept):
+            for piece in (piece for candidate in rank if candidate is not None for piece in candidate.pieces):
+                self._keepers[piece.accelerator].place(piece, wanted.policy.recovery)
 
     def _kept(self, model: ModelPlan, policy: Policy) -> tuple[Candidate, ...]:
         alive = [c for c in model.candidates if not self._refused(c)]
