@@ -231,12 +231,11 @@ def _better(lowest: Sequence[int], kept: _Plan, problem: _Problem, rule: Thermal
     return other if other.allotment.worth > worth else kept
 
 
-def _allowed(units: Sequence[Unit], rule: ThermalForecast, lowest: Sequence[int] | None = None) -> list[Sequence[int]]:
+def _allowed(units: Sequence[Unit], rule: ThermalForecast, lowest: Sequence[int]) -> list[Sequence[int]]:
     """Points that each may run at, from its lowest number on."""
     if not rule.operating_points:
         return [(0,)] * len(units)
-    firsts = lowest or [0] * len(units)
-    return [range(min(first, len(u.points) - 1), len(u.points)) for u, first in zip(units, firsts, strict=True)]
+    return [range(min(first, len(u.points) - 1), len(u.points)) for u, first in zip(units, lowest, strict=True)]
 
 
 def _optimum(problem: _Problem, lowest: Sequence[int], rule: ThermalForecast, above: float) -> list[Setting] | None:

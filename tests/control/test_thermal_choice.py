@@ -123,6 +123,34 @@ def test_a_held_plan_is_only_tightened():
     assert free.point == 0
 
 
+def test_a_held_plan_that_does_little_takes_no_faster_point():
+    points = (FULL, SLOW, Point("slowest", 0.5, 2.0))
+    zone, before = flat([1.0], base_c=76.0, hard_c=999.0), {"a": Setting(point=2)}
+    assert choose([unit(points=points)], [zone], RULE, before, held=True).settings["a"].point == 2
+    assert choose([unit(points=points)], [zone], RULE, before, held=False).settings["a"].point == 1
+
+
+def test_a_plan_that_is_in_no_point_and_moves_nothing_is_released_at_once_where_nothing_binds():
+    before = {"a": Setting(pace=0.3, admit_share=0.5)}
+    assert choose([unit()], [], RULE, before, held=True).settings["a"] == Setting()
+
+
+def test_of_limits_that_say_the_same_one_counts_and_of_others_each():
+    twice = [flat([8.0, 1.0], hard_c=999.0, name=name) for name in ("x", "y")]
+    other = flat([1.0, 8.0], hard_c=999.0, name="z")
+    a, b = unit("a"), unit("b")
+    alone = choose([a, b], [twice[0], other], RULE).settings
+    assert choose([a, b], [*twice, other], RULE).settings == alone
+    assert alone["a"].pace == pytest.approx(alone["b"].pace)
+    assert 80.0 * alone["a"].pace + 10.0 * alone["b"].pace == pytest.approx(40.0)
+
+
+def test_a_zone_at_its_ceiling_is_no_other_zones_limit():
+    """No room at all binds those who heat that zone, and nobody else."""
+    chosen = choose([unit("a"), unit("b")], [flat([8.0, 0.0], base_c=81.0), flat([0.0, 5.0])], RULE).settings
+    assert (chosen["a"].pace, chosen["b"].pace) == (0.0, pytest.approx(0.8))
+
+
 def test_a_held_move_is_only_widened():
     a, b = unit("a", moves=[Move("b", 1.0)]), unit("b", demand=0.05)
     before = {"a": Setting(moved_share=0.5, moved_to="b"), "b": Setting()}
