@@ -42,6 +42,10 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-major
 @click.option("--worth-j", type=click.FloatRange(0, min_open=True), help="joules that a right answer is worth")
 @click.option("--price-usd", type=click.FloatRange(0, min_open=True), help="price of the board, for PPP")
 @click.option("--compare", default=DEFAULT_COMPARED, show_default=True, help="strategies, with commas")
+@click.option("--verify", is_flag=True, help="also ask checks about the answers, for the cascade of checks (EAC)")
+@click.option("--verifier", help="program that is the dear check: JSON on stdin, exit status 0 right, 1 wrong")
+@click.option("--verifier-j", type=click.FloatRange(0), default=20.0, show_default=True,
+              help="joules that one call of the program is said to cost")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="folder of the run; the same again resumes it")  # fmt: skip
@@ -59,6 +63,8 @@ def evaluate_command(**options: Any) -> None:
     if options["replay"] is not None:
         _shown(_replayed(options), options)
         return
+    if options["verifier"] and not options["verify"]:
+        raise BadInput("--verifier names the program of a check, which needs --verify")
     for name in ("dataset", "model", "out"):
         if options[name] is None:
             raise BadInput(f"--{name} is missing; a run needs --dataset, --model and --out, a comparison --replay")
@@ -125,12 +131,33 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
         with _Progress() as progressed:
             run(questions, endpoint, journal, options["samples"], options["seed"], progressed, options["ask"])
         results = document.answered(questions, journal, options["samples"])
+        if options["verify"]:
+            _check(questions, endpoint, journal, options)
     finally:
         journal.close()
-    return _compared(questions, results, journal, options)
+    return _compared(questions, results, journal, options, options["out"])
 
 
-def _compared(questions: Questions, results: list[Answered], drawn: Samples, options: dict[str, Any]) -> dict[str, Any]:
+def _check(questions: Questions, endpoint: Any, journal: Samples, options: dict[str, Any]) -> None:
+    """Ask every check about every candidate answer, from where the run was."""
+    from agent.evaluation.questions.checks import CheckBook, Program, check_all
+
+    program = Program(options["verifier"], options["verifier_j"]) if options["verifier"] else None
+    header = {"verifier": options["verifier"] or "derived again", "samples": options["samples"]}
+    book = CheckBook(options["out"], header)
+    try:
+        with _Progress() as progressed:
+            for done, question in enumerate(questions.questions, start=1):
+                pool = journal.samples(question.id)[: options["samples"]]
+                check_all(question, pool, endpoint, book, options["seed"], options["ask"], program)
+                progressed(done, len(questions.questions))
+    finally:
+        book.close()
+
+
+def _compared(
+    questions: Questions, results: list[Answered], drawn: Samples, options: dict[str, Any], run: Path
+) -> dict[str, Any]:
     """What the strategies make of the samples, and the report of it where one is asked for."""
     from agent.evaluation.questions import document, report
 
@@ -138,10 +165,28 @@ def _compared(questions: Questions, results: list[Answered], drawn: Samples, opt
         _names(options), len(results[0].pool), options["alpha"], options["worth_j"], results
     )  # fmt: skip
     model = str(drawn.header["model"])
-    made = document.build(questions, model, results, compared, drawn.provenance(), options["price_usd"])
+    checks = _cascaded(questions, results, run, options)
+    made = document.build(questions, model, results, compared, drawn.provenance(), options["price_usd"], checks)
     if options["report"] is not None:
         report.write(made, options["report"])
     return made
+
+
+def _cascaded(
+    questions: Questions, results: list[Answered], run: Path, options: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The cascade on the verdicts of the run; None where none were recorded, or their joules are unknown."""
+    from agent.evaluation.questions import document, eac
+    from agent.evaluation.questions.checks import CheckBook
+
+    book = CheckBook(run, None)
+    if not len(book):
+        return None
+    strategy = document.strategies(["qeil"], len(results[0].pool), options["alpha"], options["worth_j"], ())["qeil"]
+    found = eac.measured(results, book, strategy, questions.name)
+    if found is None:
+        click.echo("‼ no cascade: checks or joules of some answers are missing", err=True)
+    return found
 
 
 def _names(options: dict[str, Any]) -> list[str]:
@@ -154,8 +199,8 @@ def _replayed(options: dict[str, Any]) -> dict[str, Any]:
     from agent.evaluation.questions.journal import recorded
     from agent.evaluation.questions.question import Questions
 
-    for name in ("dataset", "model", "url", "out"):
-        if options[name] is not None:
+    for name in ("dataset", "model", "url", "out", "verify"):
+        if options[name]:
             raise BadInput(f"--replay asks nothing, so --{name} does not go with it")
     drawn = recorded(options["replay"])
     options = {**options, **_source(drawn.header, options["data"])}
@@ -166,7 +211,8 @@ def _replayed(options: dict[str, Any]) -> dict[str, Any]:
     if len(whole) < len(asked.questions):
         click.echo(f"‼ {len(asked.questions) - len(whole)} questions of the run have fewer samples: left out", err=True)
     questions = Questions(asked.name, tuple(whole), asked.skipped)
-    return _compared(questions, document.answered(questions, drawn, options["samples"]), drawn, options)
+    run = options["replay"] if options["replay"].is_dir() else options["replay"].parent
+    return _compared(questions, document.answered(questions, drawn, options["samples"]), drawn, options, run)
 
 
 def _source(header: dict[str, Any], data: Path | None) -> dict[str, Any]:
@@ -248,6 +294,8 @@ def _print(document: dict[str, Any]) -> None:
         _print_papers(document)
     if document["matched"]:
         _print_matched(document)
+    if document["eac"] is not None:
+        _print_cascade(document["eac"])
     print_table(
         "Chance that at least one of k samples is right", ["k", "pass@k", "95 %"],
         [[k, f"{v:.1%}", f"{low:.1%}–{high:.1%}"] for k, (v, low, high) in document["pass_at"].items()],
@@ -277,6 +325,20 @@ def _print_matched(document: dict[str, Any]) -> None:
             for row in document["matched"]
         ],
     )  # fmt: skip
+
+
+def _print_cascade(found: dict[str, Any]) -> None:
+    """The cascade of checks beside verifying every answer."""
+    print_table(
+        "Cascade of checks (EAC), and every answer verified",
+        ["", "right", "verifier calls", "J of checks"],
+        [
+            [name, f"{row['accuracy']:.1%}", str(row["verifier_calls"]), f"{row['checks_j']:.3g}"]
+            for name, row in (("cascade", found), ("every answer verified", found["every"]))
+        ],
+    )
+    if found["avoided"] is not None:
+        click.echo(f"{found['avoided']:.0%} of the verifier's calls avoided; verdicts and costs: --json, eac.trace\n")
 
 
 def _print_papers(document: dict[str, Any]) -> None:

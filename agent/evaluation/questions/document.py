@@ -82,7 +82,7 @@ def _certify(samples: int) -> Certify:
 
 def build(
     questions: Questions, model: str, results: Sequence[Answered], compared: dict[str, Strategy],
-    provenance: str, price_usd: float | None,
+    provenance: str, price_usd: float | None, checks: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole result. Joules, and what follows from them, are None where the server did not say them."""
     samples = len(results[0].pool)
@@ -107,7 +107,7 @@ def build(
         "tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds if seconds > 0 else None,
         "samples_used": {row["strategy"]: row["samples"] for row in rows},
         "fits": {"coverage": scoring.coverage_fit(results, samples)},
-        "strategies": rows, "matched": matching.matched(results),
+        "strategies": rows, "matched": matching.matched(results), "eac": checks,
         "no_answer": sum(sample.answer is None for sample in pool),
         "skipped": [{"line": s.line, "reason": s.reason} for s in questions.skipped],
     }  # fmt: skip

@@ -64,6 +64,21 @@ def recorded(path: Path) -> Samples:
         BadInput: nothing there, too large, or no recording.
     """
     file = path / FILE if path.is_dir() else path
+    raw = contents(file.parent, file.name)
+    if raw is None:
+        raise BadInput(f"{file}: there is no such file")
+    found = Samples()
+    found.read(file, raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1])
+    if not found.header:
+        raise BadInput(f"{file}: it is no recording of `qeil evaluate`, the line that says what it is of is missing")
+    return found
+
+
+def contents(folder: Path, name: str) -> bytes | None:
+    """A file of a run, or the same packed by gzip; None where neither is there. Raises BadInput."""
+    file = next((folder / n for n in (name, f"{name}.gz") if (folder / n).is_file()), None)
+    if file is None:
+        return None
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -71,11 +86,7 @@ def recorded(path: Path) -> Samples:
         raise BadInput(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if len(raw) > MAX_BYTES:
         raise BadInput(f"{file}: larger than {MAX_BYTES // 2**30} GiB")
-    found = Samples()
-    found.read(file, raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1])
-    if not found.header:
-        raise BadInput(f"{file}: it is no recording of `qeil evaluate`, the line that says what it is of is missing")
-    return found
+    return raw
 
 
 class Journal(Samples):

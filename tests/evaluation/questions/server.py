@@ -64,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict) -> dict:
         prompt = body["messages"][0]["content"]
+        if prompt.endswith("Say only yes or no."):
+            return self._judged(prompt)
         rng = Random(hashlib.sha256(f"{prompt}{body['seed']}".encode()).digest())
         choices = []
         for _ in range(body["n"]):
@@ -75,6 +77,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.energy:
             usage["energy"] = {"energy_j": 0.5 * body["n"], "provenance": "modelled"}
         return {"choices": choices, "usage": usage}
+
+    def _judged(self, prompt: str) -> dict:
+        """A self-check that is always right, and costs a tenth."""
+        asked, _, said = prompt.partition("\n\nI think #### ")
+        word = "Yes" if int(said.split()[0]) == _solve(asked) else "No"
+        usage = {"completion_tokens": 1}
+        if self.server.energy:
+            usage["energy"] = {"energy_j": 0.05, "provenance": "modelled"}
+        return {"choices": [{"message": {"content": f"{word}."}}], "usage": usage}
 
     def _answer(self, status: int, data: dict) -> None:
         raw = json.dumps(data).encode()
