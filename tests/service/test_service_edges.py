@@ -14,6 +14,7 @@ from agent.ports import InferenceRequest
 from agent.schema.settings import ModelEntry
 from agent.service import metrics
 from agent.service.mail import PlanEvent, PolicyRejectedEvent
+from agent.service.planning.planner_process import Stopping
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving import model_set
 from agent.service.serving.inference import AgentInference
@@ -200,3 +201,12 @@ def test_a_language_model_is_neither_loaded_nor_unloaded_and_says_who_decides(lo
     asked = service.load_model("llm") if load else service.unload_model("llm")
     with pytest.raises(BadInput, match="'llm' is a language model: the settings alone decide"):
         asked.result(0)
+
+
+def test_a_plan_that_the_end_of_the_agent_interrupts_is_no_fault_of_the_policy(changes):
+    models, planner, posted = changes
+    planner.fails = Stopping("the agent is stopping")
+    with pytest.raises(Stopping):
+        models.propose(None, "gpu0 is lost").result(5)
+    models._executor.shutdown(wait=True)
+    assert posted == []

@@ -51,6 +51,10 @@ class Plans(Protocol):
         """As of `Planner.plan`."""
 
 
+class Stopping(PlacementError):
+    """Nobody wants the plan any more."""
+
+
 class _Gone(Exception):
     """There is no process, it ended, or it does not answer."""
 
@@ -115,7 +119,7 @@ class PlannerProcess:
                 found = self._asked(self._running(), order)
             except _Gone as error:
                 if self._closed:
-                    raise PlacementError("the agent is stopping") from error
+                    raise Stopping("the agent is stopping") from error
                 self._drop()
                 self._tell(str(error))
                 return self._here.plan(policy, digest, models, state, running)

@@ -13,7 +13,7 @@ from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import AgentSnapshot
 from agent.service.mail import Event, PlanEvent, PolicyRejectedEvent
 from agent.service.planning.plan import Plan
-from agent.service.planning.planner_process import Plans
+from agent.service.planning.planner_process import Plans, Stopping
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving.inference import unknown_model
 from agent.service.serving.serving_state import InForce
@@ -148,6 +148,8 @@ class ModelSet:
             self._handed = PlanEvent(proposed, why)
             self._post(self._handed)
             done.set_result(proposed)
+        except Stopping as error:
+            done.set_exception(error)
         except Exception as error:  # noqa: BLE001  (thread root: the caller's future carries it)
             done.set_exception(error)
             self._post(PolicyRejectedEvent(f"planning failed: {error}"))
