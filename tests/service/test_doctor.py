@@ -146,6 +146,18 @@ def test_the_surroundings_are_this_process():
 # ---------------------------------------------------------------------------------------------- machine
 
 
+def test_a_clock_that_is_behind_what_was_already_written_here_was_set_back(tmp_path):
+    witness = tmp_path / "var/lib/dpkg/status"
+    witness.parent.mkdir(parents=True)
+    witness.write_text("")
+    os.utime(witness, (NOW_S, NOW_S))
+
+    behind = doctor_machine.clock(NOW_S - 5 * 86_400, tmp_path)
+    assert (behind.result, "5 days behind: /var/lib/dpkg/status" in behind.message) == ("fail", True)
+    assert doctor_machine.clock(NOW_S - 3600, tmp_path).result == "warn"
+    assert doctor_machine.clock(5e9, tmp_path).result == "fail"
+
+
 def test_an_old_interpreter_and_an_unset_clock_fail(tmp_path):
     assert doctor_machine.python_version((3, 9)).result == "fail"
     assert doctor_machine.python_version((3, 10)).result == "ok"

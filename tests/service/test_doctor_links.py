@@ -1,5 +1,6 @@
 """Doctor: the port, the broker, certificates and secrets."""
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -12,6 +13,7 @@ import pytest
 from agent.schema.settings import HttpSettings, MqttSettings, MqttTls
 from agent.service.doctor import doctor_links
 from agent.service.doctor.certificates import expires_at_s
+from agent.service.doctor.doctor_broker import connect_packet
 from tests.service.test_doctor import NOW_S, by_check, settings
 
 
@@ -65,9 +67,75 @@ def test_a_taken_port_is_fine_when_an_agent_answers_there(tmp_path, status, resu
     assert found.result == result
 
 
-def test_the_broker_is_tried_and_its_absence_is_no_failure(tmp_path):
+@contextlib.contextmanager
+def answering(answer):
+    """A server that reads a CONNECT and answers the bytes."""
+    heard = []
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            heard.append(connection.recv(4096))
+            connection.sendall(answer)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        there = MqttSettings(host="127.0.0.1", port=listener.getsockname()[1])
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+    assert heard[0][2:8] == b"\x00\x04MQTT"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"\x20\x03\x00\x86\x00", "wrong user name or password"),
+        (b"\x20\x03\x00\x87\x00", "not authorised"),
+        (b"\x20\x02\x00\x01", "does not speak MQTT 5"),
+        (b"\x20\x03\x00\x99\x00", "reason 0x99"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no MQTT broker"),
+    ],
+)
+def test_a_broker_that_refuses_is_quoted(tmp_path, answer, words):
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    with answering(answer) as port:
+        mqtt = MqttSettings(host="127.0.0.1", port=port, username="board", password_file=password)
+        result = doctor_links.broker(settings(tmp_path, mqtt=mqtt))
+
+    assert (result.check, result.result) == ("broker", "fail")
+    assert words in result.message
+
+
+def test_a_server_that_hangs_up_is_not_reachable(tmp_path):
+    with answering(b"") as port:
+        result = doctor_links.broker(settings(tmp_path, mqtt=MqttSettings(host="127.0.0.1", port=port)))
+
+    assert result.result == "warn"
+
+
+def test_the_connect_packet_carries_user_and_password_and_its_own_length():
+    packet = connect_packet("u" * 200, b"p")
+
+    assert packet[0] == 0x10
+    assert (packet[1] & 0x7F) + (packet[2] << 7) == len(packet) - 3
+    assert packet[3:10] == b"\x00\x04MQTT\x05"
+    assert packet[10] == 0xC2
+    assert packet.endswith(b"u" * 200 + b"\x00\x01p")
+
+
+def test_a_socket_that_cannot_be_made_is_told(tmp_path):
+    def at(path):
+        return doctor_links.http_port(settings(tmp_path, http=HttpSettings(unix_socket=path)))
+
+    assert at(tmp_path / "q.sock").result == "ok"
+    assert "no socket can be made" in at(tmp_path / "gone" / "q.sock").message
+    assert "longer than" in at(tmp_path / ("x" * 120)).message
+
+
+def test_the_broker_is_tried_and_its_absence_is_no_failure(tmp_path):
+    with answering(b"\x20\x03\x00\x00\x00") as port:
+        there = MqttSettings(host="127.0.0.1", port=port)
         assert doctor_links.broker(settings(tmp_path, mqtt=there)).result == "ok"
     result = doctor_links.broker(settings(tmp_path, mqtt=there))
     assert result.result == "warn"

@@ -22,7 +22,15 @@ from agent.sensors.nvml import open_nvml
 from agent.service.check_result import CheckResult, fail
 from agent.service.clock import SystemClock
 from agent.service.detection import Detected, detect
-from agent.service.doctor import doctor_canary, doctor_links, doctor_machine, doctor_models, doctor_settings
+from agent.service.doctor import (
+    doctor_board,
+    doctor_canary,
+    doctor_links,
+    doctor_machine,
+    doctor_models,
+    doctor_service,
+    doctor_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,23 @@ def examine(config: Path | None, around: Surroundings) -> tuple[CheckResult, ...
         doctor_machine.device_nodes(around.root),
     ]
     detected = _detected(around, results)
+    about_settings: list[CheckResult] = []
+    settings = doctor_settings.load(config, around.environ, about_settings)
+    named = doctor_board.named(settings, detected)
+    results += doctor_board.runtimes(named, around.inventory, around.root)
+    board = detected.profile if detected is not None else None
+    if named is not None:
+        board = doctor_board.usable(named, around.inventory, around.root)
+        results += doctor_machine.sensors(doctor_board.findings(named, around.root))
+    elif detected is not None:
+        results += doctor_machine.sensors(detected.sensors)
     if detected is not None:
-        results += doctor_machine.sensors(detected)
         results.append(doctor_machine.energy_counter(around.root, detected))
-        if around.canaries is not None:
-            results += around.canaries(detected.profile)
-    settings = doctor_settings.load(config, around.environ, results)
+    if board is not None and around.canaries is not None:
+        results += around.canaries(board)
+    results += about_settings
     if settings is not None:
-        results += _for_settings(settings, around, detected)
+        results += _for_settings(settings, config, around, detected, board)
     return tuple(results)
 
 
@@ -79,9 +96,17 @@ def _detected(around: Surroundings, results: list[CheckResult]) -> Detected | No
         return None
 
 
-def _for_settings(settings: Settings, around: Surroundings, detected: Detected | None) -> Sequence[CheckResult]:
+def _for_settings(
+    settings: Settings,
+    config: Path | None,
+    around: Surroundings,
+    detected: Detected | None,
+    board: DeviceProfile | None,
+) -> Sequence[CheckResult]:
+    policy = doctor_settings.policy_in_force(settings)
     return [
         doctor_settings.policy(settings),
+        *doctor_board.asked(settings, board, policy),
         doctor_settings.profile(settings, detected),
         *doctor_models.models(settings, around.inventory),
         doctor_settings.state_folder(settings),
@@ -90,6 +115,7 @@ def _for_settings(settings: Settings, around: Surroundings, detected: Detected |
         doctor_links.http_port(settings),
         *doctor_links.certificates(settings, around.wall_s),
         doctor_links.broker(settings),
+        *doctor_service.service(settings, config, around.root),
     ]
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from agent.schema.settings import MqttSettings, MqttTls, Settings
 from agent.service.check_result import CheckResult, fail, ok, warn
+from agent.service.doctor import doctor_broker
 from agent.service.doctor.certificates import expires_at_s
 
 TIMEOUT_S = 3.0
+UNIX_PATH_BYTES = 107
+"""unix(7): 108 with the zero at the end."""
 SOON_S = 14 * 86_400.0
 """A certificate that ends within two weeks is worth a warning."""
 
@@ -23,7 +26,7 @@ def http_port(settings: Settings) -> CheckResult:
     """The port is free, or an agent answers on it already."""
     where = settings.http
     if where.unix_socket is not None:
-        return ok("http", f"unix socket {where.unix_socket}")
+        return _unix_socket(where.unix_socket)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -35,6 +38,16 @@ def http_port(settings: Settings) -> CheckResult:
         mend = "correct http.host and http.port in the settings"
         return fail("http", f"cannot listen on {where.host}:{where.port}: {error.strerror or error}", mend)
     return ok("http", f"{where.host}:{where.port} is free")
+
+
+def _unix_socket(path: Path) -> CheckResult:
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        return fail(
+            "http", f"{path} is longer than the {UNIX_PATH_BYTES} bytes of a socket's name", "shorten http.unix_socket"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return fail("http", f"no socket can be made in {path.parent}", f"sudo install -d -o $USER {path.parent}")
+    return ok("http", f"unix socket {path}")
 
 
 def _taken(host: str, port: int) -> CheckResult:
@@ -122,8 +135,7 @@ def broker(settings: Settings) -> CheckResult:
     begin_s = time.monotonic()
     try:
         with socket.create_connection((mqtt.host, mqtt.port), timeout=TIMEOUT_S) as connection:
-            if mqtt.tls is not None:
-                _context(mqtt.tls).wrap_socket(connection, server_hostname=mqtt.host).close()
+            why = _greeted(mqtt, connection)
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", None) or error.reason or str(error)
         return fail(
@@ -133,7 +145,23 @@ def broker(settings: Settings) -> CheckResult:
         why = error.strerror or str(error)
         mend = "check mqtt.host, mqtt.port and the network; telemetry waits in the outbox meanwhile"
         return warn("broker", f"{where} is not reachable: {why}", mend)
+    if why:
+        mend = "correct mqtt.username, mqtt.password_file or the broker's access list"
+        return fail("broker", f"{where} does not take us: {why}", mend)
     return ok("broker", f"{where} answers in {(time.monotonic() - begin_s) * 1000:.0f} ms")
+
+
+def _greeted(mqtt: MqttSettings, connection: socket.socket) -> str:
+    """Why the broker refuses; "" where it takes us, or where we cannot read the password, which another check says."""
+    password: bytes | None = None
+    if mqtt.password_file is not None:
+        if not os.access(mqtt.password_file, os.R_OK):
+            return ""
+        password = mqtt.password_file.read_bytes().strip()
+    if mqtt.tls is None:
+        return doctor_broker.refusal(connection, mqtt.username, password)
+    with _context(mqtt.tls).wrap_socket(connection, server_hostname=mqtt.host) as wrapped:
+        return doctor_broker.refusal(wrapped, mqtt.username, password)
 
 
 def _context(tls: MqttTls) -> ssl.SSLContext:

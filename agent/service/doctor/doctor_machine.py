@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.backends.probe import RuntimeInventory
@@ -13,10 +14,19 @@ from agent.sensors.rapl import find_domains
 from agent.sensors.sysfs import Missing, SysfsReader
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.detection import Detected
+from agent.service.found_sensors import SensorFinding
 
 MIN_PYTHON = (3, 10)
 MIN_WALL_S = 1_735_689_600.0
 """2025-01-01: before it, the clock was never set (boards without a battery start in 1970 or at their image's date)."""
+MAX_WALL_S = 4_102_444_800.0
+"""2100-01-01."""
+DAY_S = 86_400.0
+WITNESSES = (
+    "usr/lib/clock-epoch", "var/lib/systemd/timesync/clock", "var/lib/dpkg/status", "etc/qeil/agent.yaml",
+    "var/lib/qeil/outbox.db",
+)  # fmt: skip
+"""Files that some hand or program wrote when it was later than a clock that was set back shows."""
 LOW_MEMORY_BYTES = 512 * 2**20
 MIN_MEMORY_BYTES = 128 * 2**20
 SHARED_IMPORT = frozenset({
@@ -47,9 +57,28 @@ def clock(wall_s: float, root: Path) -> CheckResult:
     """The clock was set, and something keeps it right: certificates and telemetry need it."""
     if wall_s < MIN_WALL_S:
         return fail("clock", "the clock was never set (before 2025)", "sudo timedatectl set-ntp true, and wait for it")
+    later_s, witness = _newest(root)
+    if later_s - wall_s > DAY_S:
+        behind = f"the clock is at least {(later_s - wall_s) / DAY_S:.0f} days behind: {witness} is from later"
+        return fail("clock", behind, "sudo timedatectl set-ntp true, and wait for it")
+    if wall_s > MAX_WALL_S:
+        return fail("clock", "the clock is far in the future (after 2100)", "sudo timedatectl set-ntp true")
     if (root / "run/systemd/timesync/synchronized").exists() or (root / "run/chrony").is_dir():
         return ok("clock", "set, and kept by a time service")
     return warn("clock", "set, but nothing shows that it is synchronised", "sudo timedatectl set-ntp true")
+
+
+def _newest(root: Path) -> tuple[float, str]:
+    """The latest time that something here has seen, and what: a clock that is before it goes wrong."""
+    names = (*WITNESSES, str(Path(__file__).absolute())[1:])
+    return max((_modified_s(root / name), f"/{name}") for name in names)
+
+
+def _modified_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def memory(root: Path) -> CheckResult:
@@ -98,20 +127,25 @@ def runtime_conflict(distributions: frozenset[str]) -> CheckResult:
 
 def device_nodes(root: Path) -> CheckResult:
     """This user may open the accelerators' device nodes."""
-    nodes = [
+    found = nodes(root)
+    closed = [node for node in found if not os.access(node, os.R_OK | os.W_OK)]
+    if closed:
+        groups = sorted({group_of(node) for node in closed})
+        mend = f"sudo usermod -aG {','.join(groups)} $USER, then log in again"
+        return warn("device nodes", f"no permission for {', '.join(str(n) for n in closed)}", mend)
+    if not found:
+        return ok("device nodes", "none: this machine shows no accelerator but the CPU")
+    return ok("device nodes", f"{', '.join(node.name for node in found)} open to this user")
+
+
+def nodes(root: Path) -> list[Path]:
+    """Device nodes of accelerators that are here."""
+    return [
         root / folder / name
         for folder, prefix in NODES
         for name in _names(root / folder)
         if name.startswith(prefix)
     ]  # fmt: skip
-    closed = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
-    if closed:
-        groups = sorted({_group(node) for node in closed})
-        mend = f"sudo usermod -aG {','.join(groups)} $USER, then log in again"
-        return warn("device nodes", f"no permission for {', '.join(str(n) for n in closed)}", mend)
-    if not nodes:
-        return ok("device nodes", "none: this machine shows no accelerator but the CPU")
-    return ok("device nodes", f"{', '.join(node.name for node in nodes)} open to this user")
 
 
 def _names(folder: Path) -> list[str]:
@@ -121,21 +155,22 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _group(node: Path) -> str:
+def group_of(node: Path) -> str:
+    """The group that owns a device node, as `usermod -aG` takes it."""
     try:
         return grp.getgrgid(node.stat().st_gid).gr_name
     except (KeyError, OSError):
         return "render"
 
 
-def sensors(detected: Detected) -> list[CheckResult]:
+def sensors(survey: Sequence[SensorFinding]) -> list[CheckResult]:
     """What is measured here, and what each missing sensor costs."""
     results = []
     for kind, check, cost, mend in (
         ("zone", "temperature", "heat is not watched", "set no_thermal_sensor in the policy as you want it"),
         ("rail", "power", "joules will be modelled", "nothing to do, or connect a power sensor and declare its rail"),
     ):
-        found = [f for f in detected.sensors if f.what == kind]
+        found = [f for f in survey if f.what == kind]
         good = [f for f in found if f.value is not None]
         if good:
             results.append(ok(check, ", ".join(f"{f.name} {f.value:.1f} {f.unit}" for f in good)))

@@ -16,6 +16,7 @@ from agent.workload.file_facts import facts_in_child
 
 NEEDS = {".onnx": ("ONNX Runtime", "onnx"), ".tflite": ("LiteRT", "litert")}
 """Runtime and extra of a format."""
+GIT_LFS = b"version https://git-lfs"
 
 
 def models(
@@ -35,6 +36,8 @@ def inside(path: Path) -> str | None:
         if path.is_dir():
             read_sizes(path)
         else:
+            if _begins(path, GIT_LFS):
+                return f"{path} is only a pointer of Git LFS: git lfs pull fetches the file"
             artifact = open_artifact(path)
             facts_in_child(path, artifact.format, artifact.digest)
     except (BadInput, ModelLoadFailed) as error:
@@ -42,6 +45,11 @@ def inside(path: Path) -> str | None:
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return None
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _files(settings: Settings) -> Iterator[tuple[str, Path]]:

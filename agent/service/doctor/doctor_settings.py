@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.errors import ConfigError, StorageError
+from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.service.calibration import calibration
 from agent.service.check_result import CheckResult, fail, ok, warn
@@ -59,6 +60,14 @@ def policy(settings: Settings) -> CheckResult:
         return ok("policy", f"{yaml_files.load_policy(path).name} ({path})")
     except ConfigError as error:
         return fail("policy", error.message, "correct the file, or name another policy in the settings")
+
+
+def policy_in_force(settings: Settings) -> Policy | None:
+    """The policy, where it can be read; `policy` says why it cannot."""
+    try:
+        return yaml_files.load_policy(share.find_policy(settings.policy))
+    except ConfigError:
+        return None
 
 
 def profile(settings: Settings, detected: Detected | None) -> CheckResult:
