@@ -46,3 +46,16 @@ def test_users_and_folders_of_the_service_are_declared():
     assert "u qeil" in (ROOT / "systemd" / "sysusers.conf").read_text()
     assert "/var/lib/qeil" in (ROOT / "systemd" / "tmpfiles.conf").read_text()
     assert re.search(r"^User=qeil$", UNIT.read_text(), re.MULTILINE)
+
+
+def test_the_door_to_power_modes_is_where_the_agent_knocks_and_shut_to_others():
+    from agent.sensors.power_modes import DOOR
+
+    opened = (ROOT / "systemd" / "qeil-power-mode.socket").read_text()
+    assert f"ListenStream=/{DOOR}\n" in opened
+    assert "SocketGroup=qeil\nSocketMode=0660\nAccept=yes\n" in opened
+    build = (ROOT / "deploy/debian/build").read_text()
+    answered_by = re.search(
+        r"^ExecStart=/(\S+)$", (ROOT / "systemd/qeil-power-mode@.service").read_text(), re.MULTILINE
+    )
+    assert f'("systemd/qeil-power-mode", "{answered_by.group(1)}")' in build

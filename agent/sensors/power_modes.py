@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,13 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.schema.device import Accelerator, OperatingPoint
+from agent.sensors import power_mode_door
 from agent.sensors.sysfs import Missing, SysfsReader
 
 PROGRAM = "usr/sbin/nvpmodel"
+DOOR = "run/qeil-power-mode.sock"
+"""Socket of the root service that calls the program for an agent that is not root, where the owner has enabled it."""
 MAX_TABLE_BYTES = 1 << 20
 MAX_OUTPUT_BYTES = 4096
 LIMIT_S = 10.0
 """Longest that one call may take."""
+_WHO = "only root may set it: systemctl enable --now qeil-power-mode.socket lets the agent ask"
 _MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE)
 _IN_FORCE = re.compile(r"NV Power Mode:\s*(\S+)\s*\n\s*(\d+)\s*$", re.MULTILINE)
 
@@ -209,10 +214,13 @@ def _relative(point: OperatingPoint, found: OperatingPoint) -> OperatingPoint:
 
 
 def _started(root: Path, *words: str) -> subprocess.Popen[bytes] | str:
-    program = root / PROGRAM
+    program, door = root / PROGRAM, root / DOOR
+    command = [str(program)]
+    if door.is_socket():
+        command = [sys.executable, "-I", power_mode_door.__file__, str(door)]
     try:
         return subprocess.Popen(
-            [str(program), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
         )  # fmt: skip
     except OSError as error:
@@ -232,7 +240,7 @@ def _said(root: Path, program: subprocess.Popen[bytes]) -> str:
     if program.returncode == 0:
         return text
     line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-    return f"{root / PROGRAM}: {line[:200]} (exit {program.returncode}); it must be run by root"
+    return f"{root / PROGRAM}: {line[:200]} (exit {program.returncode}); {_WHO}"
 
 
 def _run(root: Path, *words: str) -> str:
