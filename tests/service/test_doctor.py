@@ -146,6 +146,12 @@ def test_the_surroundings_are_this_process():
 # ---------------------------------------------------------------------------------------------- machine
 
 
+def test_a_runtime_is_installed_where_this_program_looks_for_it():
+    packaged = doctor_machine.install("litert", doctor_machine.PACKAGED / "agent/service/doctor/x.py")
+    assert "--target /opt/qeil/runtimes ai-edge-litert" in packaged
+    assert doctor_machine.install("onnx").endswith("-m pip install 'qeil-agent[onnx]'")
+
+
 def test_a_clock_that_is_behind_what_was_already_written_here_was_set_back(tmp_path):
     witness = tmp_path / "var/lib/dpkg/status"
     witness.parent.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,9 @@ SHARED_IMPORT = frozenset({
     "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training", "onnxruntime-vitisai", "onnxruntime-cann",
 })  # fmt: skip
 """Distributions that install into the same folder `onnxruntime`, so that the last one wins silently."""
+PACKAGED = Path("/usr/lib/qeil")
+"""Where the Debian package puts the agent."""
+WHEELS = {"onnx": "onnxruntime onnx", "litert": "ai-edge-litert"}
 UNUSED_COUNTER = ("the kernel's power counter", "the power sensor")
 """How detection's notes begin on a counter that is there and not used: both commands tell the same."""
 NODES = (
@@ -98,22 +102,29 @@ def runtimes(inventory: RuntimeInventory) -> list[CheckResult]:
     """Something can run models."""
     if inventory.onnxruntime is None and inventory.litert is None:
         why = f" ({inventory.notes[0]})" if inventory.notes else ""
-        return [fail("runtimes", f"no runtime is usable{why}", "pip install 'qeil-agent[onnx,litert]'")]
+        return [fail("runtimes", f"no runtime is usable{why}", install("onnx,litert"))]
     results = []
     for check, version, extra, formats in (
         ("onnxruntime", inventory.onnxruntime, "onnx", ".onnx"),
         ("litert", inventory.litert, "litert", ".tflite"),
     ):
         if version is None:
-            results.append(
-                warn(check, f"not usable: {formats} models cannot run", f"pip install 'qeil-agent[{extra}]'")
-            )
+            results.append(warn(check, f"not usable: {formats} models cannot run", install(extra)))
         else:
             results.append(ok(check, f"{version}"))
     results += [
         warn("plugins", note, "reinstall or remove the package") for note in inventory.notes if "plugin" in note
     ]
     return results
+
+
+def install(extra: str, program: Path | None = None) -> str:
+    """The command that installs a runtime beside this program: another one where a Debian package brought it."""
+    program = program or Path(__file__)
+    if PACKAGED in program.parents:
+        names = " ".join(WHEELS[name] for name in extra.split(","))
+        return f"sudo python3 -m pip install --target /opt/qeil/runtimes {names} && sudo systemctl restart qeil"
+    return f"{sys.executable} -m pip install 'qeil-agent[{extra}]'"
 
 
 def runtime_conflict(distributions: frozenset[str]) -> CheckResult:

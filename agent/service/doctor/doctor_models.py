@@ -11,6 +11,7 @@ from agent.errors import BadInput, ModelLoadFailed
 from agent.llm.sizes import read_sizes
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok
+from agent.service.doctor import doctor_machine
 from agent.service.serving.artifacts import open_artifact
 from agent.workload.file_facts import facts_in_child
 
@@ -67,7 +68,7 @@ def _model(check: str, path: Path, there: dict[str, bool], unreadable: Callable[
     suffix = path.suffix.lower()
     if not there.get(suffix, True):
         runtime, extra = NEEDS[suffix]
-        return fail(check, f"needs {runtime}", f"pip install 'qeil-agent[{extra}]'")
+        return fail(check, f"needs {runtime}", doctor_machine.install(extra))
     problem = unreadable(path)
     if problem is not None:
         return fail(check, problem, "copy the file again, or name another in the settings")
