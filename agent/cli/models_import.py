@@ -15,8 +15,9 @@ from agent.errors import BadInput
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="new folder for the decoder")
 @click.option("--context", type=click.IntRange(16, 1 << 20), help="positions at most [default: trained for, <= 8192]")
+@click.option("--kv-int8", is_flag=True, help="also modes whose keys and values take a quarter; measures their quality")
 @click.option("--json", "as_json", is_flag=True, help="the manifest as JSON")
-def import_command(file: Path, out: Path, context: int | None, as_json: bool) -> None:
+def import_command(file: Path, out: Path, context: int | None, kv_int8: bool, as_json: bool) -> None:
     """Turn the GGUF FILE into an ONNX decoder with the same weights, its tokenizer and chat template."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,7 +39,7 @@ def import_command(file: Path, out: Path, context: int | None, as_json: bool) ->
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        made = import_gguf(file, out, context=context, progress=show)
+        made = import_gguf(file, out, context=context, small_cache=kv_int8, progress=show)
     manifest = made.manifest
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
@@ -51,7 +52,12 @@ def import_command(file: Path, out: Path, context: int | None, as_json: bool) ->
         f"{sizes['layers']} layers, context {sizes['context']}, {formats} taken over without loss"
     )
     click.echo(
-        f"{out}: {weights_mb:.0f} MB of weights for the modes {' and '.join(manifest['graphs'])}, "
+        f"{out}: {weights_mb:.0f} MB of weights for the modes {', '.join(manifest['graphs'])}, "
         f"{sizes['kv_bytes_per_token'] / 1e3:.0f} kB of cache per token, in {time.monotonic() - started_s:.1f} s"
     )
+    for mode, found in manifest.get("quality", {}).items():
+        click.echo(
+            f"{mode}: {found['kl_nats']:.2g} nats from exact on {found['tokens']} tokens it wrote itself (measured), "
+            f"{sizes['kv_bytes_per_token'] * manifest['cache_item_bytes'].get(mode, 4) / 4e3:.0f} kB of cache per token"
+        )
     click.echo(f'try: qeil generate {out} "Hello"')

@@ -15,7 +15,7 @@ from agent.llm.chat import ChatTemplate
 from agent.llm.sizes import DecoderSizes, read_json, read_sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderFolder(DecoderSizes):
     """What a decoder folder holds, its text part included."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,14 @@ class Imported:
     manifest: dict[str, Any]
 
 
-def import_gguf(path: Path, out: Path, *, context: int | None = None, progress: Progress | None = None) -> Imported:
+def import_gguf(
+    path: Path, out: Path, *, context: int | None = None, small_cache: bool = False, progress: Progress | None = None
+) -> Imported:
     """Turn the GGUF file `path` into the new or empty folder `out`.
 
     `context` bounds the positions that the angles are made for (default: what the model was trained for, at most
-    8192). Raises BadInput where the file is damaged or of an unknown kind (the tensor or key is named), StorageError
+    8192). With `small_cache` modes are added that keep keys and values in 8 bits; the runtime measures what they cost.
+    Raises BadInput where the file is damaged or of an unknown kind (the tensor or key is named), StorageError
     where the folder cannot be written. Nothing is left behind on failure.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -56,6 +59,8 @@ def import_gguf(path: Path, out: Path, *, context: int | None = None, progress: 
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         manifest = _write(source, scratch, context, progress or _silent)
+        if small_cache:
+            _add_small_cache(manifest, scratch, progress or _silent)
         if out.exists():
             out.rmdir()
         scratch.rename(out)
@@ -86,6 +91,20 @@ def _write(source: GgufFile, out: Path, context: int | None, progress: Progress)
     manifest = _manifest(source, decoder, weights, out, progress)
     _write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def _add_small_cache(manifest: dict[str, Any], out: Path, progress: Progress) -> None:
+    from agent.llm.small_cache import add_small_cache  # noqa: PLC0415 - the only part that needs the runtime
+
+    progress("8-bit cache", 0, 1)
+    added = add_small_cache(out)
+    manifest["graphs"] |= added.graphs
+    manifest["scoring_graphs"] |= added.scoring_graphs
+    manifest["quality"] = {mode: asdict(found) for mode, found in added.quality.items()}
+    manifest["cache_item_bytes"] = dict.fromkeys(added.graphs, 1)
+    for name in (*added.graphs.values(), *added.scoring_graphs.values()):
+        manifest["files"][name] = _digest(out / name, progress)
+    _write_json(out / MANIFEST, manifest)
 
 
 def graph_name(mode: str, *, every_position: bool = False) -> str:

@@ -16,7 +16,9 @@ from agent.llm.peer import Peer, PeerLost
 
 Floats = npt.NDArray[np.float32]
 Cached = npt.NDArray[Any]
-_KV_TYPES: Mapping[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_KV_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
+}  # fmt: skip
 _TAKEN = ("input_ids", "attention_mask", "position_ids", "use_cache_branch")
 PREFILL_STEP = 256
 """Prompt tokens of one call: how long a cancellation can wait."""
@@ -210,7 +212,9 @@ def cache_type(
     kind = types.get(f"past_key_values.{names[0]}", "nothing")
     if kind not in _KV_TYPES or unknown:
         what = f"the input {min(unknown)!r}" if unknown else f"a cache of {kind}"
-        raise ModelLoadFailed(f"{where}: {what} is not known here; expected a decoder with a float cache")
+        raise ModelLoadFailed(
+            f"{where}: {what} is not known here; expected a decoder with a cache of floats or 8-bit integers"
+        )
     return _KV_TYPES[kind]
 
 

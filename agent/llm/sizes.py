@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,20 @@ class DecoderSizes:
     weight_bytes: int
     shared_cache: bool
     """Whether the graph writes into the cache that it reads; else it gives back a longer one."""
+    cache_item_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Size of a key's or value's element by mode, where it is not that of float32."""
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Measured distance from the mode `exact` in nats, by mode."""
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one position, in float32."""
-        return 2 * self.layers * self.kv_heads * self.head_size * 4
+        return self.cache_bytes()
+
+    def cache_bytes(self, mode: str | None = None) -> int:
+        """Keys and values of one position in a mode; without one as float32."""
+        item_bytes = 4 if mode is None else self.cache_item_bytes.get(mode, 4)
+        return 2 * self.layers * self.kv_heads * self.head_size * item_bytes
 
     def graph(self, mode: str | None = None) -> Path:
         """File of the graph of a mode. Raises BadInput naming the modes there are."""
@@ -84,7 +93,8 @@ def _imported(path: Path) -> DecoderSizes:
         path, str(manifest["name"]), int(sizes["layers"]), int(sizes["kv_heads"]), int(sizes["head_size"]),
         int(sizes["vocabulary"]), int(sizes["context"]), dict(manifest["graphs"]), str(manifest["default_mode"]),
         _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
-        True,
+        True, {str(mode): int(size) for mode, size in manifest.get("cache_item_bytes", {}).items()},
+        {str(mode): float(found["kl_nats"]) for mode, found in manifest.get("quality", {}).items()},
     )  # fmt: skip
 
 

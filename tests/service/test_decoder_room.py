@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_what_is_left_open_shrinks_until_it_fits_and_says_so(free_bytes):
 def test_what_does_not_fit_is_refused_with_what_would(options, free_bytes, says):
     with pytest.raises(PlacementError, match=says):
         make_room(SIZES, DecoderOptions(prefix_cache_bytes=0, **options), free_bytes)
+
+
+SMALL = dataclasses.replace(
+    SIZES, graphs={"exact": "m.onnx", "exact-kv8": "k.onnx"}, cache_item_bytes={"exact-kv8": 1},
+    quality={"exact-kv8": 0.004},
+)  # fmt: skip
+
+
+def test_a_mode_with_a_smaller_cache_takes_a_quarter_and_is_named_where_only_it_fits():
+    small = forecast_bytes(SMALL, 16, 4096, 0, mode="exact-kv8") - forecast_bytes(SMALL, 8, 4096, 0, mode="exact-kv8")
+    assert small == pytest.approx(8 * 4096 * 46_080 / 4, rel=0.02)
+    asked = {"prefix_cache_bytes": 0, "rows": 16, "context_tokens": 4096}
+    with pytest.raises(PlacementError, match=r"in the mode exact-kv8 they would fit, 0\.004 nats from exact"):
+        make_room(SMALL, DecoderOptions(**asked), 1.5e9)
+    assert make_room(SMALL, DecoderOptions(**asked, mode="exact-kv8"), 1.5e9).rows == 16
 
 
 def test_a_context_beyond_the_models_own_ends_there():
