@@ -155,7 +155,10 @@ def around(entry: Row) -> Iterator[str]:
     elif settled is not None:
         leak = "leakage unknown"
         if settled["leakage_w"] is not None:
-            leak = f"{settled['leakage_w']:.3g} W of leakage, loop gain {settled['loop_gain']:.2g} (runs away at 1)"
+            leak = (
+                f"{settled['leakage_w']:.3g} W of it leakage, loop gain {settled['loop_gain']:.2g} (runs away at 1), "
+                f"power {100 * settled['drift_in_an_hour']:+.1f} % in an hour at fixed clocks"
+            )
         yield f"back to back in air of 25 °C it settles at {settled['temperature_c']:.0f} °C by its own heat; {leak}"
     if about["energy_by_yield_j"] is not None:
         apart = "the same to rounding" if about["forms_apart"] < 1e-12 else f"{about['forms_apart']:.1e} apart"

@@ -11,13 +11,11 @@ import numpy as np
 
 from agent.physics.contention import concurrent_times, domain_bandwidth
 from agent.physics.energy import energy_by_yield
-from agent.physics.leakage import fixed_point
 from agent.placement import clocks, costing
+from agent.placement.warming import Settled, settled
 from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
 from agent.schema.workload import Workload
 
-AIR_C = 25.0
-"""Air in which a junction is said to settle."""
 _MOST_UNUSED = 0.5
 """Work that leaves more of the arithmetic idle is bound by something else than its clock."""
 
@@ -40,18 +38,6 @@ class Thriftiest:
     clock_share: float
     time_s: float
     energy_j: float
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Its junction after running back to back in air of `AIR_C`, heated by nothing else."""
-
-    temperature_c: float | None
-    """None: it runs away."""
-    leakage_w: float | None
-    """None, as the gain, where it runs away or the profile knows no leakage."""
-    loop_gain: float | None
-    """Kelvin that the leakage of one kelvin adds; from 1 on it runs away."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +65,7 @@ def surroundings(
     return Surroundings(
         _beside(profile, accelerator, runtime, cost),
         _thriftiest(workload, profile, accelerator, runtime, cost, temperature_c),
-        _settled(profile, accelerator, cost), second, apart,
+        settled(profile, accelerator, cost), second, apart,
     )  # fmt: skip
 
 
@@ -133,21 +119,3 @@ def _thriftiest(
     point = OperatingPoint(name="thriftiest", clock_share=share)
     there = costing.model_cost(workload, profile, accelerator, runtime, temperature_c, point)
     return None if there.energy_j is None else Thriftiest(share, there.time_s, there.energy_j)
-
-
-def _settled(profile: DeviceProfile, accelerator: Accelerator, cost: costing.ModelCost) -> Settled | None:
-    nodes = profile.thermal.nodes if profile.thermal is not None else ()
-    node = next((n for n in nodes if n.name == accelerator.thermal_node), None)
-    if node is None or node.to_ambient_w_per_k is None or cost.switching_j is None or cost.time_s <= 0:
-        return None
-    leak = accelerator.leakage
-    known = leak is not None
-    found = fixed_point(
-        AIR_C, 1.0 / node.to_ambient_w_per_k.value, cost.switching_j / cost.time_s + accelerator.base_power_w.value,
-        0.0 if leak is None else leak.power_w.value, 0.0 if leak is None else leak.activation_energy_ev.value,
-        25.0 if leak is None else leak.reference_c,
-    )  # fmt: skip
-    if not bool(found.stable):
-        return Settled(None, None, None)
-    leakage_w, gain = float(found.leakage_power_w), float(found.loop_gain)
-    return Settled(float(found.temperature_c), leakage_w if known else None, gain if known else None)

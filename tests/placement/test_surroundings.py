@@ -155,51 +155,6 @@ def test_below_the_floor_a_slower_clock_saves_nothing_so_the_floor_is_the_least(
     assert clocks.thriftiest_share(accelerator, 1e9, 1e-12, 100.0) == 1.0
 
 
-def cooled(leakage: dict | None = None, w_per_k: float = 0.5) -> DeviceProfile:
-    gpu = unit("gpu", runtimes=runtime(1.0), thermal_node="die", leakage=leakage, base_power_w=quantity(4.0))
-    document = board(unit("gpu")).model_dump(mode="json")
-    document["accelerators"] = [gpu]
-    node = {"name": "die", "heat_capacity_j_per_k": quantity(10.0), "to_ambient_w_per_k": quantity(w_per_k)}
-    document["thermal"] = {"nodes": [node]}
-    return DeviceProfile.model_validate(document)
-
-
-def test_a_junction_settles_where_power_over_conductance_says():
-    found = around(work(1e9, 1.0), cooled()).settled
-
-    assert found is not None
-    assert found.temperature_c == pytest.approx(25.0 + (4.0 + 0.1) / 0.5, rel=1e-6)
-    assert found.leakage_w is None
-    assert found.loop_gain is None
-
-
-def test_leakage_heats_and_is_heated_and_may_run_away():
-    leak = {"power_w": quantity(1.0), "reference_c": 25.0, "activation_energy_ev": quantity(0.2)}
-
-    warm = around(work(1e9, 1.0), cooled(leak)).settled
-    lost = around(work(1e9, 1.0), cooled({**leak, "power_w": quantity(30.0)})).settled
-
-    assert warm is not None
-    assert warm.temperature_c is not None
-    assert warm.temperature_c > 35.2
-    assert warm.leakage_w is not None
-    assert warm.leakage_w > 1.0
-    assert warm.loop_gain is not None
-    assert 0.0 < warm.loop_gain < 1.0
-    assert lost is not None
-    assert (lost.temperature_c, lost.leakage_w, lost.loop_gain) == (None, None, None)
-
-
-def test_without_a_way_to_the_air_or_joules_nothing_settles():
-    document = cooled().model_dump(mode="json")
-    document["thermal"]["nodes"][0]["to_ambient_w_per_k"] = None
-    assert around(work(1e9, 1.0), DeviceProfile.model_validate(document)).settled is None
-
-    document = cooled().model_dump(mode="json")
-    document["accelerators"][0]["energy_j_per_flop"] = {}
-    assert around(work(1e9, 1.0), DeviceProfile.model_validate(document)).settled is None
-
-
 @pytest.mark.parametrize(("backing", "told"), [(1e9, "; swap would add 0.5 s to every pass"), (None, "")])
 def test_what_does_not_fit_says_what_swap_would_add(backing, told):
     document = board(unit("gpu", runtimes=runtime(1.0))).model_dump(mode="json")
