@@ -62,9 +62,16 @@ def check_file(path: Path) -> list[Problem]:
 
 
 def _remarks(path: Path) -> list[str]:
-    """What is no mistake in the file but will not work as it stands."""
+    """What is no mistake in the file but will not work as it stands, or is out of every known range."""
     document = yaml_files.read_document(path)
-    if yaml_files.detect_kind(document.data, path) != "settings":
+    kind = yaml_files.detect_kind(document.data, path)
+    if kind == "board":
+        from agent.evaluation import plausibility
+
+        found = plausibility.remarks(yaml_files.load_profile(path))
+        keys = [(document.line(r.place), ".".join(map(str, r.place)), r.text) for r in found]
+        return [f"{path}:{line}: {key}: {text}" for line, key, text in keys]
+    if kind != "settings":
         return []
     return [*check_settings.absent_models(path, document), *check_settings.foreign_variables(os.environ)]
 

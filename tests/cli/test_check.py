@@ -73,6 +73,20 @@ def test_folders_are_searched_to_the_bottom_and_each_file_is_read_once(
     assert capsys.readouterr().out == "2 files checked, no problems\n"
 
 
+def test_a_figure_that_no_memory_has_is_remarked_on_and_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = share.find_profile("jetson-agx-orin").read_text()
+    (tmp_path / "slip.yaml").write_text(text.replace("value: 3.8e-11", "value: 3.8e-8"))
+
+    code = run(["check", str(tmp_path / "slip.yaml")])
+
+    told = capsys.readouterr()
+    assert code == 0
+    assert told.out == "1 file checked, no problems\n"
+    assert "slip.yaml:44: memory_domains.0.energy_j_per_byte: 3.8e-08 J/byte, where memory chips take" in told.err
+
+
 def test_no_path_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check"]) == 2
     assert "Missing argument" in capsys.readouterr().err
