@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.schema.settings import HttpSettings, ModelEntry, Settings
-from agent.service.doctor import doctor_service, service_unit
+from agent.service.doctor import doctor_service, doctor_settings, service_unit
 from agent.service.doctor.service_unit import Account
 
 SHIPPED = Path(__file__).parents[2] / "systemd" / "qeil.service"
@@ -44,6 +44,10 @@ def test_without_a_unit_or_for_other_settings_nothing_is_said(tmp_path):
     config = install(tmp_path, ProtectHome="no", PrivateTmp="no")
     assert told(tmp_path, tmp_path / "mine.yaml") == []
     assert told(tmp_path, None) == []
+    assert doctor_service.serves(config, tmp_path)
+    assert not doctor_service.serves(tmp_path / "mine.yaml", tmp_path)
+    advice = doctor_settings.calibrated(settings(tmp_path, state_dir=tmp_path / "s"), None, 0.0, in_service=True).mend
+    assert advice.startswith("sudo -u qeil qeil calibrate")  # what root writes there the service cannot read
     assert [result for result, _ in told(tmp_path, config)] == ["ok"]
 
 

@@ -111,7 +111,7 @@ def _for_settings(
         *doctor_models.models(settings, around.inventory),
         doctor_settings.state_folder(settings),
         doctor_settings.disk_space(settings),
-        doctor_settings.calibrated(settings, detected, around.wall_s),
+        doctor_settings.calibrated(settings, detected, around.wall_s, doctor_service.serves(config, around.root)),
         doctor_links.http_port(settings),
         *doctor_links.certificates(settings, around.wall_s),
         doctor_links.broker(settings),

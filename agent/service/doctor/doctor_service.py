@@ -25,8 +25,8 @@ CREDENTIALS = Path("/run/credentials")
 def service(settings: Settings, config: Path | None, root: Path) -> list[CheckResult]:
     """What the service will not be able to do; one good line where it can do everything, none where it is not installed
     or uses other settings."""
-    unit = installed(root)
-    if unit is None or config is None or unit.config is None or config.absolute() != root / str(unit.config)[1:]:
+    unit = _unit(config, root)
+    if unit is None or config is None:
         return []
     account = unit.account()
     if account is None:
@@ -39,6 +39,18 @@ def service(settings: Settings, config: Path | None, root: Path) -> list[CheckRe
         *_nodes(unit, account, root),
     ]
     return wrong or [ok("service", f"{unit.file.name} may read and write what the settings name, as {account.name}")]
+
+
+def serves(config: Path | None, root: Path) -> bool:
+    """Whether a service is installed that runs with these settings."""
+    return _unit(config, root) is not None
+
+
+def _unit(config: Path | None, root: Path) -> ServiceUnit | None:
+    unit = installed(root)
+    if unit is None or config is None or unit.config is None:
+        return None
+    return unit if config.absolute() == root / str(unit.config)[1:] else None
 
 
 def _hidden(settings: Settings, config: Path, unit: ServiceUnit, account: Account) -> Iterator[CheckResult]:

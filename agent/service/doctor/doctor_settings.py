@@ -20,6 +20,7 @@ from agent.storage import environment, share, state_file, yaml_files
 from agent.storage.problem import problems_of
 from agent.storage.yaml_text import Document
 
+SERVICE_USER = "qeil"
 SPARE_BYTES = 64 * 2**20
 """Disk that state, logs and calibration need beside the outbox."""
 MOST_LINES = 12
@@ -105,9 +106,11 @@ def state_folder(settings: Settings) -> CheckResult:
     return ok("state folder", str(folder) if place == folder else f"{folder} (will be made)")
 
 
-def calibrated(settings: Settings, detected: Detected | None, wall_s: float) -> CheckResult:
+def calibrated(settings: Settings, detected: Detected | None, wall_s: float, in_service: bool = False) -> CheckResult:
     """Whether this board was measured, and when."""
-    advice = "qeil calibrate (about two minutes, with nothing else computing)"
+    # What root would write there, the service's user could not read.
+    by = f"sudo -u {SERVICE_USER} qeil calibrate --config /etc/qeil/agent.yaml" if in_service else "qeil calibrate"
+    advice = f"{by} (about two minutes, with nothing else computing)"
     path = settings.state_dir / calibration.FILE
     try:
         data = state_file.read_json(path)
