@@ -9,6 +9,9 @@ from typing import Any
 
 from agent.errors import QeilError, StorageError
 
+TRACED = 5
+"""Questions whose checks are shown."""
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
@@ -19,9 +22,14 @@ th:first-child, td:first-child { text-align: left; }
 figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
 figure svg { width: 100%; height: auto; }
 .note { background: var(--soft); padding: .5rem .8rem; border-radius: .4rem; }
+@media (max-width: 36rem) {
+  table { font-size: .78rem; } th, td { padding: .3rem .25rem; white-space: normal; }
+}
 @media print {
-  body { max-width: none; font-size: 11pt; }
-  .scroll { overflow: visible; } figure { break-inside: avoid; }
+  body { max-width: none; font-size: 11pt; padding: 0; } table { font-size: 8.5pt; }
+  th, td { padding: .2rem .35rem; white-space: normal; }
+  .scroll { overflow: visible; } figure { break-inside: avoid; max-width: 13cm; } tr, h2, h3 { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
 }
 """
 
@@ -45,7 +53,7 @@ def render(document: dict[str, Any]) -> str:
         f"<h1>{_text(title)}</h1>", f"<p>{_text(_summary(document))}</p>",
         "<h2>Strategies on the same samples</h2>", _strategies(document),
         f"<figure>{_svg(_draw_strategies, document)}</figure>",
-        _matched(document),
+        _papers(document), _matched(document), _cascade(document["eac"]),
         "<h2>Chance that at least one of k samples is right</h2>", _passes(document),
         f"<figure>{_svg(_draw_coverage, document)}</figure>", f"<p class='note'>{_text(fit_sentence(document))}</p>",
         _skipped(document), "</main></body></html>",
@@ -115,6 +123,47 @@ def _matched(document: dict[str, Any]) -> str:
     )
 
 
+def _papers(document: dict[str, Any]) -> str:
+    """Coverage, power and what follows from them; nothing where no joules are known."""
+    head = ["strategy", "covered", "joules", "s", "W", "IPW %/W", "ECE 1/J"]
+    rows = [
+        [
+            row["strategy"], f"{row['coverage']:.1%}", f"{row['energy_j']:.3g}", f"{row['seconds']:.3g}",
+            *("–" if row[key] is None else f"{row[key]:.3g}" for key in ("mean_power_w", "ipw", "ece")),
+        ]
+        for row in document["strategies"] if row["energy_j"] is not None
+    ]  # fmt: skip
+    title = f"<h2>As the papers have it, joules {_text(document['provenance'])}</h2>"
+    return title + _table(head, rows) if rows else ""
+
+
+def _cascade(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    head = ["", "right", "95 % interval", "verifier calls", "joules of checks"]
+    rows = [
+        [
+            name, f"{row['accuracy']:.1%}", f"{row['accuracy_interval'][0]:.1%} – {row['accuracy_interval'][1]:.1%}",
+            str(row["verifier_calls"]), f"{row['checks_j']:.3g}",
+        ]
+        for name, row in (("cascade", found), ("every answer verified", found["every"]))
+    ]  # fmt: skip
+    asked = [one for one in found["trace"] if one["checks"]]
+    steps = [
+        [
+            one["question"], step["answer"], step["check"], step["outcome"], f"{step['joules']:.3g}",
+            f"{step['belief']:.0%}",
+        ]
+        for one in asked[:TRACED] for step in one["checks"]
+    ]  # fmt: skip
+    avoided = "" if found["avoided"] is None else f"<p>{found['avoided']:.0%} of the verifier's calls avoided.</p>"
+    shown = "" if not steps else (
+        f"<h3>Checks of the first {min(TRACED, len(asked))} questions of {len(asked)} that were checked</h3>"
+        + _table(["question", "answer", "check", "verdict", "joules", "belief afterwards"], steps)
+    )  # fmt: skip
+    return f"<h2>Cascade of checks (EAC)</h2>{_table(head, rows)}{avoided}{shown}"
+
+
 def _passes(document: dict[str, Any]) -> str:
     rows = [[k, f"{v:.1%}", f"{low:.1%} – {high:.1%}"] for k, (v, low, high) in document["pass_at"].items()]
     return _table(["k", "pass@k", "95 % interval"], rows)
@@ -143,7 +192,7 @@ def _svg(draw: Any, document: dict[str, Any]) -> str:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
-    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     draw(figure.subplots(), document)
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": draw.__name__}):
