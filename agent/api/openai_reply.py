@@ -87,7 +87,7 @@ class Answer:
         if self._chat and not choice.pieces and choice.end is None and choice.offset == 0:
             made.append(self._chunk([{"index": index, "delta": {"role": "assistant", "content": ""}}]))
             choice.offset = 1
-        if piece.text or piece.logprob is not None:
+        if piece.text or self._listed(piece):
             delta = {"delta": {"content": piece.text}} if self._chat else {"text": piece.text}
             made.append(self._chunk([{"index": index, **delta, **self._logprobs([piece], choice)}]))
         if piece.end is not None:
@@ -112,7 +112,7 @@ class Answer:
         """Keep a piece."""
         choice = self._choices[piece.sample]
         choice.text.append(piece.text)
-        if piece.logprob is not None:
+        if self._listed(piece):
             choice.pieces.append(piece)
         choice.end = piece.end or choice.end
 
@@ -128,8 +128,13 @@ class Answer:
             choices.append({"index": index, **content, **logprobs, "finish_reason": choice.end})
         return self._head | {"choices": choices, "usage": usage_document(done)} | _sampling(done)
 
+    def _listed(self, piece: TextPiece) -> bool:
+        """Whether it stands in the list of log probabilities; a prompt's first token does without one."""
+        asked = self._asked.text
+        return piece.logprob is not None or (asked.logprobs is not None and piece.prompt and piece.token >= 0)
+
     def _logprobs(self, pieces: Sequence[TextPiece], choice: _Choice) -> dict[str, Any]:
-        if pieces[0].logprob is None:
+        if not self._listed(pieces[0]):
             return {"logprobs": None}
         if self._chat:
             return {"logprobs": {"content": [_chat_logprob(piece) for piece in pieces], "refusal": None}}
@@ -141,7 +146,8 @@ class Answer:
             "logprobs": {
                 "tokens": [piece.token_text for piece in pieces],
                 "token_logprobs": [piece.logprob for piece in pieces],
-                "top_logprobs": [dict(piece.likeliest) for piece in pieces], "text_offset": offsets,
+                "top_logprobs": [None if piece.logprob is None else dict(piece.likeliest) for piece in pieces],
+                "text_offset": offsets,
             }
         }  # fmt: skip
 

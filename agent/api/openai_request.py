@@ -108,7 +108,8 @@ class _Completion(_Common):
     prompt: StrictStr | tuple[StrictStr] | Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=1 << 20)]
     logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_LIKELIEST)] | None = None
     best_of: StrictInt | None = None
-    echo: Literal[False] | None = None
+    echo: StrictBool | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=0, le=1 << 20)] | None = None
     suffix: None = None
 
 
@@ -173,7 +174,8 @@ def _own(asked: _Chat | _Completion) -> dict[str, Any]:
     prompt: Any = asked.prompt
     if isinstance(prompt, tuple) and isinstance(prompt[0], str):
         prompt = prompt[0]
-    return {"prompt": prompt, "max_tokens": asked.max_tokens or LEGACY_MAX_TOKENS, "logprobs": asked.logprobs}
+    most = LEGACY_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
+    return {"prompt": prompt, "max_tokens": most, "logprobs": asked.logprobs, "echo": bool(asked.echo)}
 
 
 def _form(asked: _Common) -> TextForm | None:
@@ -208,7 +210,12 @@ def _consistent(asked: _Chat | _Completion) -> None:
             raise Param("top_logprobs needs logprobs: true", "top_logprobs")
         if asked.max_tokens is not None and asked.max_completion_tokens not in {None, asked.max_tokens}:
             raise Param("max_tokens and max_completion_tokens contradict each other; send one", "max_tokens")
-    elif asked.best_of not in {None, asked.n or 1}:
+        return
+    if asked.max_tokens == 0 and not asked.echo:
+        raise Param("max_tokens of 0 needs echo: true; else send at least 1", "max_tokens")
+    if asked.echo and asked.qeil is not None:
+        raise Param("echo and qeil contradict each other; send one", "echo")
+    if asked.best_of not in {None, asked.n or 1}:
         raise Param("best_of other than n is not offered here; send n", "best_of")
 
 

@@ -210,7 +210,8 @@ class DecoderLane(ChildLane):
 
 
 def _piece(
-    sample: int, token: int, text: str, end: Any, logprob: float | None = None, token_text: str = "", best: Any = ()
-) -> TextPiece:
+    sample: int, token: int, text: str, end: Any, logprob: float | None = None, token_text: str = "", best: Any = (),
+    prompt: bool = False,
+) -> TextPiece:  # fmt: skip
     likeliest = tuple((str(name), float(value)) for name, value in best)
-    return TextPiece(sample, token, text, end, logprob, token_text, likeliest)
+    return TextPiece(sample, token, text, end, logprob, token_text, likeliest, prompt)

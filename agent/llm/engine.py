@@ -15,6 +15,7 @@ import numpy as np
 
 from agent.control import text_guard
 from agent.errors import BadInput, Overloaded, TooLarge
+from agent.llm.echo import PromptEcho
 from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK, PrefixCache
 from agent.llm.row import Piece, Prompt, Row
@@ -90,6 +91,12 @@ class _Run:
     """Log probabilities of the prompt's tokens, where it is screened."""
     last: Floats | None = None
     """Logits behind the last block."""
+    echo: PromptEcho | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether the logits of every position of the prompt are needed."""
+        return self.job.prompt.screen is not None or (self.echo is not None and self.echo.listens)
 
 
 @dataclass(eq=False)
@@ -120,6 +127,8 @@ class Engine:
         self._waiting: deque[_Run] = deque()
         self._lead: _Run | None = None
         self._slot = 0
+        self._block = BLOCK
+        """Positions of a prompt at a time where all their logits are needed: 1 where the graph gives the last only."""
         self._sent = False
         """Whether a peer computes a block of the prompt, or of one that was cancelled meanwhile."""
         self._events: list[Event] = []
@@ -140,7 +149,7 @@ class Engine:
         """Queue a job. Raises BadInput, TooLarge (never fits; says what would), Overloaded (the queue is full)."""
         prompt, pool = job.prompt, self.pool
         prompt.check(self.session.folder.vocabulary)
-        if not job.rows or (job.written and len(job.rows) > 1) or len(job.written) >= prompt.max_tokens:
+        if not job.rows or (job.written and (len(job.rows) > 1 or len(job.written) >= prompt.max_tokens)):
             raise BadInput("a job needs rows, and only a single unfinished one can be gone on with")
         if len(job.rows) > pool.rows:
             raise TooLarge(f"{len(job.rows)} samples at once do not fit: this model is served with {pool.rows} rows")
@@ -158,6 +167,7 @@ class Engine:
             raise Overloaded(f"{self._max_waiting} texts wait already")
         run = _Run(job, (*prompt.ids, *job.written), left=len(job.rows))
         run.usage.prompt_tokens = len(prompt.ids)
+        run.echo = PromptEcho(self.session.folder, prompt) if prompt.echo and not job.written else None
         self._waiting.append(run)
 
     def cancel(self, number: int) -> None:
@@ -209,7 +219,7 @@ class Engine:
             return False
         run = self._lead = self._waiting.popleft()
         self._slot = len(self._places)
-        for block in self.prefixes.find(run.ids) if run.job.prompt.screen is None else ():
+        for block in self.prefixes.find(run.ids) if not run.listens else ():
             self.pool.write(self._slot, run.done, block)
             run.done += BLOCK
         run.usage.cached_tokens = run.done
@@ -219,7 +229,8 @@ class Engine:
         """The next block of a prompt; False while a peer still computes it and rows have something to do."""
         started_s = self._clock()
         session = self.session
-        end = min(len(run.ids), run.done + BLOCK)
+        echoing = run.echo is not None and run.echo.listens
+        end = min(len(run.ids), run.done + (self._block if echoing else BLOCK))
         logits = None
         if not self._sent:
             ids = np.array([run.ids[run.done : end]], np.int64)
@@ -232,11 +243,16 @@ class Engine:
             return False
         self._sent = False
         run.usage.elsewhere_s += session.took_elsewhere_s()
+        if echoing and len(logits[0]) < end - run.done:
+            self._block = 1  # these positions are computed again, with the same bits
+            return True
         run.usage.prefilled_tokens += end - run.done
         if end % BLOCK == 0 and self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
             self.prefixes.add(run.ids[:end], self.pool.read(self._slot, run.done, end))
         if run.job.prompt.screen is not None:
             self._listen(run, logits[0], end)
+        if run.echo is not None and echoing:
+            run.echo.listen(logits[0])
         run.done = end
         if end == len(run.ids):
             self._lead = None
@@ -276,6 +292,8 @@ class Engine:
     def _join(self, run: _Run, logits: Floats) -> None:
         """All samples choose their first token; those that go on become rows."""
         joined = []
+        if run.echo is not None and not self._echoed(run, run.echo):
+            return
         for index in run.job.rows:
             row = Row(self.session.folder, run.job.prompt, index, run.job.written)
             if self._took(run, row, logits):
@@ -284,6 +302,16 @@ class Engine:
             # The prompt's own slot is the first of these or lies behind them all; the copy is in order either way.
             self.pool.copy(self._slot, len(self._places), run.done)
             self._places.append(place)
+
+    def _echoed(self, run: _Run, echo: PromptEcho) -> bool:
+        """Send the prompt for every row; whether something is to be written behind it."""
+        only = run.job.prompt.max_tokens == 0
+        for index in run.job.rows:
+            pieces = [*echo.pieces(index), *([echo.end(index)] if only else ())]
+            self._events += [Written(run.job.number, piece) for piece in pieces]
+        if only:
+            self._events.append(Finished(run.job.number, run.usage))
+        return not only
 
     def _decode(self) -> None:
         started_s = self._clock()

@@ -35,12 +35,14 @@ class Prompt:
     """Tokens are chosen among those that keep it; log probabilities stay those of all tokens."""
     screen: tuple[str, float] | None = None
     """Reaction to an end of the prompt that the model finds absurd, and the bound in nats."""
+    echo: bool = False
+    """Begin every row with the prompt; then `max_tokens` may be 0."""
     through_end: bool = False
     """Go on past tokens that end a text, so that a measurement has a known length."""
 
     def check(self, vocabulary: int) -> None:
         """Raises BadInput where it is empty, out of bounds or of another vocabulary."""
-        if not self.ids or self.max_tokens < 1 or not 1 <= self.samples <= MAX_SAMPLES:
+        if not self.ids or self.max_tokens < (0 if self.echo else 1) or not 1 <= self.samples <= MAX_SAMPLES:
             raise BadInput(f"needs a prompt, max_tokens of at least 1 and 1 to {MAX_SAMPLES} samples")
         if min(self.ids) < 0 or max(self.ids) >= vocabulary:
             raise BadInput(f"token ids of the prompt go beyond the vocabulary of {vocabulary}")
@@ -56,6 +58,8 @@ class Piece:
     end: End | None = None
     logprob: float | None = None
     likeliest: tuple[tuple[int, float], ...] = ()
+    prompt: bool = False
+    """A token that was asked with, not written."""
 
 
 class Row:

@@ -26,6 +26,8 @@ SUFFIX: Final = "-kv8"
 TEXTS, TOKENS = 8, 64
 MARGIN: Final = 1.5
 """Room above the largest value seen: what lies beyond is cut, which costs more than a coarser step."""
+SETTLED = 4
+"""Positions at the beginning of a text that do not count: with one or two tokens before them a model says anything."""
 _SCALES = 12
 """Number of the input for the scale of the keys; that of the values follows."""
 
@@ -156,7 +158,7 @@ def _rewritten(path: Path, name: str, scales: Mapping[str, Floats]) -> str:
 def _distance(session: DecoderSession, texts: Sequence[Sequence[int]], expected: Sequence[Floats]) -> Quality:
     gaps: list[float] = []
     for text, right in zip(texts, expected, strict=True):
-        for row, true in zip(_logits(session, [text])[0], right, strict=True):
+        for row, true in zip(_logits(session, [text])[0][SETTLED:], right[SETTLED:], strict=True):
             mine, theirs = log_probabilities(row), log_probabilities(true)
             gaps.append(float((np.exp(theirs) * (theirs - mine)).sum()))
     return Quality(max(0.0, float(np.mean(gaps))), len(gaps))

@@ -39,6 +39,8 @@ class TextRequest:
     seed: int = 0
     logprobs: int | None = None
     """Give the log probability of each token and of so many of the likeliest."""
+    echo: bool = False
+    """Begin every text with the prompt; `max_tokens` may be 0 then."""
     form: TextForm | None = None
     request_id: str = ""
     screen: tuple[str, float] | None = None
@@ -59,6 +61,8 @@ class TextPiece:
     token_text: str = ""
     likeliest: tuple[tuple[str, float], ...] = ()
     """(text, log probability) of tokens, where `logprobs` were asked for."""
+    prompt: bool = False
+    """A token of the prompt, for a request with `echo`; token -1 only ends a text."""
 
 
 @dataclass(frozen=True)

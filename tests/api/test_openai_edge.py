@@ -167,3 +167,36 @@ def test_feedback_that_cannot_be_used_is_one_sentence(http, body, status, says):
     reply = http.post("/v1/feedback", content=body)
     assert reply.status_code == status
     assert says in reply.json()["error"]["message"]
+
+
+ECHOED = [
+    TextPiece(0, 5, "The", None, None, "The", (), prompt=True),
+    TextPiece(0, 6, " sky", None, -2.5, " sky", ((" sun", -1.0),), prompt=True),
+    TextPiece(0, 7, " is", "length", -0.5, " is", ((" is", -0.5),)),
+    DONE,
+]
+
+
+def test_an_echoed_prompt_stands_in_front_with_its_log_probabilities(http, texts):
+    texts.script = ECHOED
+    asked = {"model": "m", "prompt": "The sky", "echo": True, "logprobs": 1, "max_tokens": 1}
+    choice = http.post("/v1/completions", json=asked).json()["choices"][0]
+    assert choice["text"] == "The sky is"
+    assert choice["logprobs"] == {
+        "tokens": ["The", " sky", " is"], "token_logprobs": [None, -2.5, -0.5],
+        "top_logprobs": [None, {" sun": -1.0}, {" is": -0.5}], "text_offset": [0, 3, 7],
+    }  # fmt: skip
+    chunks, _ = events(http.post("/v1/completions", json={**asked, "stream": True}))
+    assert "".join(c["choices"][0]["text"] for c in chunks) == "The sky is"
+    assert [c["choices"][0]["logprobs"]["text_offset"] for c in chunks[:3]] == [[0], [3], [7]]
+
+
+def test_an_echo_alone_ends_without_a_token_of_its_own(http, texts):
+    texts.script = [*ECHOED[:2], TextPiece(0, -1, "", "length", prompt=True), DONE]
+    asked = {"model": "m", "prompt": "The sky", "echo": True, "logprobs": 1, "max_tokens": 0}
+    choice = http.post("/v1/completions", json=asked).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("The sky", "length")
+    assert choice["logprobs"]["tokens"] == ["The", " sky"]
+    texts.script = [TextPiece(0, 6, "The sky", prompt=True), TextPiece(0, -1, "", "length", prompt=True), DONE]
+    choice = http.post("/v1/completions", json={**asked, "logprobs": None}).json()["choices"][0]
+    assert (choice["text"], choice["logprobs"]) == ("The sky", None)

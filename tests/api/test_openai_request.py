@@ -105,11 +105,26 @@ def test_a_wrong_field_is_named(change, param, says):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [({"best_of": 3}, "best_of"), ({"echo": True}, "echo"), ({"prompt": ["a", "b"]}, "prompt")]
+    ("change", "says"),
+    [
+        ({"best_of": 3}, "best_of"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"max_tokens": 0}, "needs echo"),
+        ({"echo": True, "qeil": {}}, "contradict"),
+        ({"echo": 1}, "echo"),
+    ],
 )
 def test_what_completions_do_not_offer_is_refused(change, says):
     with pytest.raises(BadInput, match=says):
         read({**PLAIN, **change}, chat=False)
+
+
+def test_echo_asks_for_the_prompt_in_front_or_for_nothing_else():
+    text = read({**PLAIN, "echo": True, "logprobs": 1, "max_tokens": 0}, chat=False).text
+    assert (text.echo, text.max_tokens, text.logprobs) == (True, 0, 1)
+    assert read(PLAIN, chat=False).text.echo is False
+    with pytest.raises(BadInput, match="unknown field echo"):
+        read({**CHAT, "echo": True})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"\xff\xfe", b"[" * 100_000])

@@ -82,10 +82,10 @@ class FakeDecoder:
     def stop(self, timeout_s):
         self.stopped = True
 
-    def says(self, number, *pieces, done=False):
+    def says(self, number, *pieces, done=False, prompt=False):
         on_event = self.jobs[number][1]
         for sample, token, end in pieces:
-            on_event(number, TextPiece(sample, token, f"t{token}", end))
+            on_event(number, TextPiece(sample, token, f"t{token}", end, prompt=prompt))
         if done:
             on_event(number, LaneUsage(3, 0, 3, 4, 2.0, 0.1, 0.2))
 
@@ -169,6 +169,21 @@ def test_a_text_that_had_not_begun_is_begun_again_beside_one_that_had():
     world.tick(1.0)
     world.loaded()
     assert [(job["rows"], job["written"]) for job, _ in world.lane.jobs.values()] == [((0,), []), ((1,), [6])]
+
+
+def test_an_echoed_prompt_is_sent_once_though_its_lane_dies_in_the_middle():
+    world = World().loaded()
+    _, events = world.write(TextRequest("m", prompt="x", max_tokens=2, echo=True))
+    world.lane.says(1, (0, 5, None), prompt=True)
+    world.lane.kill("killed")
+    world.tick()
+    world.tick(1.0)
+    world.loaded()
+    assert world.lane.jobs[1][0]["echo"] is True
+    world.lane.says(1, (0, 5, None), (0, 6, None), prompt=True)
+    world.lane.says(1, (0, 7, None), (0, 8, "length"), done=True)
+    assert [piece.token for piece in events] == [5, 6, 7, 8]
+    assert world.finished[0][0].tokens == world.keeper.counters["tokens"] == 2
 
 
 def test_a_process_in_standby_takes_over_at_once():

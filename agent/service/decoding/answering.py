@@ -67,7 +67,9 @@ class Answering:
 
     def plan_of(self, request: TextRequest) -> SamplingPlan | None:
         """The policy's plan, where it is for every request: those for one text that may be drawn differently."""
-        always = self._policy().sampling.always and request.samples == 1 and request.temperature > 0
+        always = (
+            self._policy().sampling.always and request.samples == 1 and request.temperature > 0 and not request.echo
+        )
         return SamplingPlan() if always else None
 
     def answer(self, request: TextRequest, plan: SamplingPlan, on_event: Callable[[TextEvent], None]) -> TextHandle:

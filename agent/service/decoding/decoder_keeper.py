@@ -255,8 +255,9 @@ class DecoderKeeper:
             if stream.over or number not in stream.numbers:
                 return
             if isinstance(event, TextPiece):
-                stream.took(event)
-                self.counters["tokens"] += 1
+                if not stream.took(event):
+                    return
+                self.counters["tokens"] += not event.prompt
                 told: TextEvent | None = event
             elif isinstance(event, LaneUsage):
                 stream.usages.append(event)

@@ -4,7 +4,7 @@
 
 One thread receives and computes by turns, a second one writes the heartbeat. The process ends with its parent, as that
 of every lane. Fields of a job: id; prompt (text), ids or messages; max_tokens or null; rows; written; stops; sampling;
-logprobs; form: null or its kind and source.
+logprobs; form: null or its kind and source; echo.
 """
 
 from __future__ import annotations
@@ -206,10 +206,11 @@ def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
         ids = tuple(folder.encode(fields["prompt"]))
     room = engine.pool.capacity - len(ids)
     form = None if fields.get("form") is None else grammars.compile(TextForm(*fields["form"]))
+    most = max(1, room) if fields["max_tokens"] is None else fields["max_tokens"]
     prompt = Prompt(
-        ids, fields["max_tokens"] or max(1, room), len(fields["rows"]), tuple(fields["stops"]),
+        ids, most, len(fields["rows"]), tuple(fields["stops"]),
         Sampling(**fields["sampling"]), fields["logprobs"], form,
-        None if fields.get("screen") is None else tuple(fields["screen"]),
+        None if fields.get("screen") is None else tuple(fields["screen"]), bool(fields.get("echo")),
     )  # fmt: skip
     return Job(fields["id"], prompt, tuple(fields["rows"]), tuple(fields["written"]))
 
@@ -217,9 +218,12 @@ def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
 def _fields(engine: Engine, event: Written) -> list[Any]:
     piece = event.piece
     fields: list[Any] = [event.number, piece.row, piece.token, piece.text, piece.end]
-    if piece.logprob is not None:
+    if piece.logprob is not None or piece.prompt:
         shown = engine.session.folder.shown
-        fields += [piece.logprob, shown(piece.token), [[shown(token), value] for token, value in piece.likeliest]]
+        name = shown(piece.token) if piece.token >= 0 else ""
+        fields += [piece.logprob, name, [[shown(token), value] for token, value in piece.likeliest]]
+    if piece.prompt:
+        fields.append(True)
     return fields
 
 

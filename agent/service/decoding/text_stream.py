@@ -28,6 +28,9 @@ class TextStream:
     usages: list[LaneUsage] = field(default_factory=list)
     _written: dict[int, list[int]] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
+    _echoed: dict[int, int] = field(default_factory=dict)
+    """Pieces of the prompt that were sent on, by sample; `_again`: those of them that a new lane will send again."""
+    _again: dict[int, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -45,14 +48,23 @@ class TextStream:
         """Tokens sent on."""
         return sum(len(tokens) for tokens in self._written.values())
 
-    def took(self, piece: TextPiece) -> None:
-        """A token is about to be sent on."""
-        self._written.setdefault(piece.sample, []).append(piece.token)
+    def took(self, piece: TextPiece) -> bool:
+        """A piece came; whether it is to be sent on."""
+        sample = piece.sample
+        if piece.prompt and self._again.get(sample, 0) > 0:
+            self._again[sample] -= 1
+            return False
+        if piece.prompt:
+            self._echoed[sample] = self._echoed.get(sample, 0) + 1
+        else:
+            self._written.setdefault(sample, []).append(piece.token)
         if piece.end is not None:
-            self._ended.add(piece.sample)
+            self._ended.add(sample)
+        return True
 
     def jobs(self) -> list[dict[str, Any]]:
         """What is left to write: one job, or after a loss one for each text that had begun."""
+        self._again = dict(self._echoed)
         left = [row for row in self.rows if row not in self._ended]
         fresh = [row for row in left if not self._written.get(row)]
         jobs = [self._job((row,), self._written[row]) for row in left if row not in fresh]
@@ -64,7 +76,7 @@ class TextStream:
             "prompt": asked.prompt if isinstance(asked.prompt, str) else None,
             "ids": asked.prompt if isinstance(asked.prompt, tuple) else None,
             "messages": asked.messages, "max_tokens": asked.max_tokens, "rows": rows, "written": written,
-            "stops": asked.stops, "logprobs": asked.logprobs, "screen": asked.screen,
+            "stops": asked.stops, "logprobs": asked.logprobs, "screen": asked.screen, "echo": asked.echo,
             "form": None if asked.form is None else [asked.form.kind, asked.form.source],
             "sampling": {
                 "temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p,
