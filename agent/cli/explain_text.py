@@ -136,6 +136,11 @@ def print_placement(entry: Row, chosen: bool, every: bool) -> None:
 def around(entry: Row) -> Iterator[str]:
     """The placement beside others, at another clock, warm, and its energy in the second form."""
     about = entry["surroundings"]
+    if None not in (about["intensity_flops_per_byte"], about["ridge_flops_per_byte"]):
+        yield (
+            f"{about['intensity_flops_per_byte']:.3g} operations per byte moved; arithmetic binds from "
+            f"{about['ridge_flops_per_byte']:.3g} on"
+        )
     beside, thrifty, settled = about["beside"], about["thriftiest"], about["settled"]
     if beside is not None:
         left, alone = beside["bandwidth_bytes_per_s"] / 1e9, beside["bandwidth_alone_bytes_per_s"] / 1e9

@@ -19,6 +19,7 @@ GENERAL_CORE = 20.0
 2014: tens of pJ an instruction at 45 nm, an operation about one)."""
 _OLDEST_NM, _NEWEST_NM = 28.0, 3.0
 _ON_CHIP = "sram"
+_HOT_C = 85.0
 
 Place = tuple[str | int, ...]
 
@@ -38,8 +39,10 @@ def remarks(profile: DeviceProfile) -> tuple[Remark, ...]:
         found += _of_memory(("memory_domains", index), domain)
     for index, accelerator in enumerate(profile.accelerators):
         found += _of_operations(("accelerators", index), accelerator)
+        found += _of_bandwidth(("accelerators", index, "runtimes"), accelerator)
         if accelerator.leakage is not None:
-            found += _of_leakage(("accelerators", index, "leakage"), accelerator.leakage)
+            cap = accelerator.power_cap_w
+            found += _of_leakage(("accelerators", index, "leakage"), accelerator.leakage, cap.value if cap else None)
     return tuple(found)
 
 
@@ -74,7 +77,23 @@ def operation_range_j(precision: Precision) -> tuple[float, float]:
     return newest, coefficients.system_energy(_OLDEST_NM, precision).high
 
 
-def _of_leakage(place: Place, leak: Leakage) -> Iterator[Remark]:
+def _of_bandwidth(place: Place, accelerator: Accelerator) -> Iterator[Remark]:
+    """Shares of the data sheet's bandwidth below what any software path reaches at its slowest."""
+    worst = min(c.low for c in coefficients.DECODE_BANDWIDTH_SHARE.values())
+    for index, runtime in enumerate(accelerator.runtimes):
+        share = runtime.bandwidth_efficiency
+        if share is not None and share.value < worst / ROOM:
+            text = f"reaches {share.value:.1%} of the bandwidth; the slowest software path known reaches {worst:.0%}"
+            yield Remark((*place, index, "bandwidth_efficiency"), text)
+
+
+def _of_leakage(place: Place, leak: Leakage, cap_w: float | None) -> Iterator[Remark]:
+    most = max(c.high for c in coefficients.LEAKAGE_SHARE_85C.values())
+    law = (leak.power_w.value, leak.activation_energy_ev.value, leak.reference_c)
+    hot_w = float(leakage.leakage_power(_HOT_C, *law))
+    if cap_w is not None and hot_w > most * cap_w:
+        text = f"is {hot_w:.3g} W at {_HOT_C:g} °C, above {most:.0%} of the cap of {cap_w:g} W, the most silicon leaks"
+        yield Remark((*place, "power_w"), text)
     doubling_c = float(leakage.doubling_from_activation(leak.activation_energy_ev.value, leak.reference_c))
     known = coefficients.LEAKAGE_DOUBLING_C.values()
     low, high = min(k.low for k in known), max(k.high for k in known)

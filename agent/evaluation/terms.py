@@ -11,6 +11,7 @@ from agent.evaluation.hardware import Accelerator, Site
 from agent.evaluation.regression import Term, level
 from agent.evaluation.rows import Case, Load
 from agent.physics.operating_point import operating_point_scaling
+from agent.physics.roofline import issue_time
 
 VOLTAGE_EXPONENT = 0.6
 """s of V ∝ f^s above the voltage floor: the upper end of what one family's rails show (power exponents 1.4–2.2); the
@@ -186,7 +187,7 @@ def _issue_terms(case: Case, load: Load) -> list[Term]:
     """Cycles to unpack and issue weights: a ceiling while decoding on a GPU, an extra before a prompt is multiplied."""
     kind, _, path, _ = _where(case)
     precision = case.format.name
-    seconds = CYCLES_PER_WEIGHT * load.cycles / (case.site.units * case.site.clock_hz)
+    seconds = float(issue_time(CYCLES_PER_WEIGHT * load.cycles, case.site.units, case.site.clock_hz))
     if load.phase == "prefill":
         return [Term("added", seconds, ("w:all", f"w.kind:{kind}", f"w.path:{path}", f"w.prec:{path}/{precision}"))]
     if kind != "gpu":

@@ -218,8 +218,12 @@ def _stage_cost(
     cache_s = cached / runtime.cache_bytes_per_s.value if runtime.cache_bytes_per_s else 0.0
     if total + traffic + linked + host_bytes + cache_s + node_s == 0.0:
         return StageCost(0.0, 0.0, _static_w(accelerator, temperature_c), 1.0, "compute", 0.0)
+    crossing_s = roofline.partition_time(
+        total, traffic, coverage=1.0, host_peak_flops_per_s=peak, host_bandwidth_bytes_per_s=bandwidth, boundaries=1.0,
+        boundary_bytes=host_bytes, boundary_bytes_per_s=bandwidth,
+    )  # fmt: skip
     roof = roofline.attainable(
-        total, traffic, peak, bandwidth, cache_s=cache_s, link_s=linked / bandwidth, partition_s=host_bytes / bandwidth,
+        total, traffic, peak, bandwidth, cache_s=cache_s, link_s=linked / bandwidth, partition_s=crossing_s,
         overhead_s=node_s,
     )  # fmt: skip
     time_s, dasi, binding, memory_s = float(roof.time_s), float(roof.dasi), str(roof.binding), float(roof.memory_s)

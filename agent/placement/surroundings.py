@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.physics import roofline
 from agent.physics.contention import concurrent_times, domain_bandwidth
 from agent.physics.energy import energy_by_yield
 from agent.placement import clocks, costing
 from agent.placement.warming import Settled, settled
 from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
-from agent.schema.workload import Workload
+from agent.schema.workload import Work, Workload
 
 _MOST_UNUSED = 0.5
 """Work that leaves more of the arithmetic idle is bound by something else than its clock."""
@@ -51,6 +52,10 @@ class Surroundings:
     """The second form of the energy equation, switching / Φ."""
     forms_apart: float | None
     """Relative difference of the two forms: rounding."""
+    intensity_flops_per_byte: float | None
+    """Operations per byte moved; None where nothing is moved."""
+    ridge_flops_per_byte: float | None
+    """Intensity from which arithmetic binds, at the achieved peak and bandwidth; None for work without operations."""
 
 
 def surroundings(
@@ -66,7 +71,30 @@ def surroundings(
         _beside(profile, accelerator, runtime, cost),
         _thriftiest(workload, profile, accelerator, runtime, cost, temperature_c),
         settled(profile, accelerator, cost), second, apart,
+        *_intensities(workload, profile, accelerator, runtime),
     )  # fmt: skip
+
+
+def _intensities(
+    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, runtime: Runtime
+) -> tuple[float | None, float | None]:
+    moved = sum(s.weight_bytes + s.activation_bytes + s.kv_bytes for s in workload.stages)
+    work = [w for stage in workload.stages for w in stage.work if w.flops]
+    flops = [w.flops for w in work]
+    intensity = float(roofline.operational_intensity(sum(flops), moved)) if moved else None
+    if not work:
+        return intensity, None
+    peaks = [_achieved(w, accelerator, runtime) for w in work]
+    beta = profile.memory_domain(accelerator.memory_domain).bandwidth_bytes_per_s.value
+    bandwidth = roofline.effective(beta, _share(accelerator, runtime))
+    return intensity, float(roofline.ridge_point(roofline.blended_peak(flops, peaks), bandwidth))
+
+
+def _achieved(work: Work, accelerator: Accelerator, runtime: Runtime) -> float:
+    precision = costing.computed_in(work.precision, accelerator)
+    known = costing.efficiency_of(work.family, precision, runtime)
+    share = costing.ASSUMED_SHARE if known is None else known.share.value
+    return float(roofline.effective(accelerator.peak_flops_per_s[precision].value, min(1.0, share)))
 
 
 def _beside(profile: DeviceProfile, own: Accelerator, runtime: Runtime, cost: costing.ModelCost) -> Beside | None:
@@ -78,7 +106,7 @@ def _beside(profile: DeviceProfile, own: Accelerator, runtime: Runtime, cost: co
         return None
     domain = profile.memory_domain(own.memory_domain)
     beta = domain.bandwidth_bytes_per_s.value
-    drawn = np.array([costing.bandwidth_share(own, runtime), *map(_drawn, others)])
+    drawn = np.array([_share(own, runtime), *map(_drawn, others)])
     granted = domain_bandwidth(drawn * beta, np.zeros(drawn.size, dtype=np.intp), beta)
     computing_s = np.array([s.time_s - s.launches_s if s.overlaps else 0.0 for s in cost.stages])
     memory_s = np.array([s.memory_s for s in cost.stages])
@@ -94,9 +122,14 @@ def _beside(profile: DeviceProfile, own: Accelerator, runtime: Runtime, cost: co
     )  # fmt: skip
 
 
+def _share(accelerator: Accelerator, runtime: Runtime) -> float:
+    # A calibration may measure more than the figure that the profile assumes of an unknown machine's memory.
+    return min(1.0, costing.bandwidth_share(accelerator, runtime))
+
+
 def _drawn(accelerator: Accelerator) -> float:
     """Share of its domain's bandwidth that it draws at most, through any of its runtimes."""
-    shares = [costing.bandwidth_share(accelerator, runtime) for runtime in accelerator.runtimes]
+    shares = [_share(accelerator, runtime) for runtime in accelerator.runtimes]
     return max(shares, default=costing.ASSUMED_BANDWIDTH_SHARE)
 
 

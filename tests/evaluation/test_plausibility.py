@@ -60,6 +60,18 @@ def test_a_shipped_board_has_nothing_to_remark_on(path):
             ("accelerators", 0, "leakage", "activation_energy_ev"),
             "doubles leakage every 8 °C",
         ),
+        (
+            profile(power_cap_w=quantity(10.0), leakage={
+                "power_w": quantity(5.0), "activation_energy_ev": quantity(float(activation_from_doubling(30.0)))
+            }),
+            ("accelerators", 0, "leakage", "power_w"),
+            "of the cap of 10 W",
+        ),
+        (
+            profile(runtimes=[{"backend": "onnx", "provider": "P", "bandwidth_efficiency": quantity(0.01)}]),
+            ("accelerators", 0, "runtimes", 0, "bandwidth_efficiency"),
+            "reaches 1.0% of the bandwidth",
+        ),
     ],
 )  # fmt: skip
 def test_a_figure_out_of_every_known_range_is_remarked_on_with_its_key(made, place, told):

@@ -82,6 +82,14 @@ def test_the_same_silicon_under_another_name_is_no_neighbour_and_counts_once_amo
     assert found.time_s == pytest.approx(0.2)
 
 
+def test_more_than_the_whole_bandwidth_measured_counts_as_the_whole():
+    found = around(work(1.0, 1e8), board(unit("gpu", runtimes=runtime(1.4)), unit("npu", runtimes=runtime(1.4))))
+
+    assert found.beside is not None
+    assert found.beside.bandwidth_bytes_per_s == pytest.approx(0.5e9)
+    assert found.ridge_flops_per_byte == pytest.approx(1e10 / 1e9)
+
+
 def test_one_alone_at_its_memory_has_nobody_beside_it():
     apart = board(unit("gpu"), unit("npu", memory_domain="own"), domains=("ram", "own"))
 
@@ -100,6 +108,23 @@ def test_measured_kernel_times_add_what_waiting_for_memory_costs():
     assert found.beside.time_s == pytest.approx(1.4)
     assert found.energy_by_yield_j is None
     assert found.forms_apart is None
+
+
+def test_intensity_and_ridge_are_operations_per_byte_of_the_model_and_of_the_accelerator():
+    found = around(work(1e9, 1e8), board(unit("gpu", runtimes=runtime(0.5))))
+
+    assert found.intensity_flops_per_byte == pytest.approx(10.0)
+    assert found.ridge_flops_per_byte == pytest.approx(1e10 / 0.5e9)
+    assert around(work(1e9, 0.0), board(unit("gpu"))).intensity_flops_per_byte is None
+    assert around(work(0.0, 1e6), board(unit("gpu"))).ridge_flops_per_byte is None
+
+
+def test_an_efficiency_that_nobody_measured_is_the_assumed_one():
+    bare = [{"backend": "onnx", "provider": "P", "bandwidth_efficiency": quantity(1.0)}]
+
+    found = around(work(1e9, 1e8), board(unit("gpu", runtimes=bare)))
+
+    assert found.ridge_flops_per_byte == pytest.approx(costing.ASSUMED_SHARE * 1e10 / 1e9)
 
 
 @given(st.floats(1e6, 1e12), st.floats(1e3, 1e9), st.floats(0.0, 100.0))
