@@ -16,7 +16,7 @@ from typing import Literal
 Outcome = Literal["pass", "fail", "unknown"]
 """unknown: the check crashed, timed out or had no opinion; it costs and says nothing."""
 
-StopReason = Literal["decided", "joules", "nothing_to_gain", "no_candidate"]
+StopReason = Literal["decided", "joules", "not_worth_it", "nothing_to_gain", "no_candidate"]
 
 FREE_J = 1e-9
 """Joules that a check without a cost is priced at, so that free checks come first, the most telling of them first."""
@@ -107,7 +107,13 @@ def start(chances: Sequence[float]) -> Cascade:
     return Cascade(tuple(chances))
 
 
-def choose(cascade: Cascade, checks: Sequence[Check], decided: float = 0.95, budget_j: float | None = None) -> Next:
+def choose(
+    cascade: Cascade,
+    checks: Sequence[Check],
+    decided: float = 0.95,
+    budget_j: float | None = None,
+    worth_j: float | None = None,
+) -> Next:
     """The open pair with the most expected bits per joule, or the reason to stop.
 
     Args:
@@ -115,6 +121,8 @@ def choose(cascade: Cascade, checks: Sequence[Check], decided: float = 0.95, bud
         checks: all checks there are; a pair is asked once.
         decided: belief in one candidate, or in none of them, at which nothing more is asked.
         budget_j: joules for all checks of this question; what would pass it is not asked.
+        worth_j: joules that one more right answer is worth; a check that is expected to raise the chance of being
+            right by less than it costs is not asked. None: bits alone decide.
     """
     if not cascade.belief:
         return Next(None, None, 0.0, "no_candidate")
@@ -124,9 +132,12 @@ def choose(cascade: Cascade, checks: Sequence[Check], decided: float = 0.95, bud
     pairs = [(i, c) for i in range(len(cascade.belief)) for c in checks if (i, c.name) not in asked]
     worth = [(i, c, gain_bits(cascade.belief, i, c)) for i, c in pairs]
     worth = [(i, c, gain) for i, c, gain in worth if gain >= MIN_GAIN_BITS]
-    affordable = [p for p in worth if budget_j is None or cascade.spent_j + p[1].cost_j <= budget_j]
+    paying = [p for p in worth if worth_j is None or worth_j * rise(cascade.belief, p[0], p[1]) > p[1].cost_j]
+    if worth and not paying:
+        return Next(None, None, 0.0, "not_worth_it")
+    affordable = [p for p in paying if budget_j is None or cascade.spent_j + p[1].cost_j <= budget_j]
     if not affordable:
-        return Next(None, None, 0.0, "joules" if worth else "nothing_to_gain")
+        return Next(None, None, 0.0, "joules" if paying else "nothing_to_gain")
     candidate, check, gain = max(affordable, key=lambda p: (p[2] / max(p[1].cost_j, FREE_J), -p[0]))
     return Next(candidate, check.name, gain, None)
 
@@ -137,6 +148,17 @@ def gain_bits(belief: Sequence[float], candidate: int, check: Check) -> float:
     after = passes * _entropy(_posterior(belief, candidate, check, True))
     after += (1.0 - passes) * _entropy(_posterior(belief, candidate, check, False))
     return max(0.0, _entropy(belief) - after)
+
+
+def rise(belief: Sequence[float], candidate: int, check: Check) -> float:
+    """Expected rise of the belief in whichever candidate is believed most afterwards, by asking the check, ≥ 0.
+
+    0 for a check whose outcome would change no answer (expected value of sample information, Raiffa & Schlaifer 1961).
+    """
+    passes = belief[candidate] * check.passes_right + (1.0 - belief[candidate]) * check.passes_wrong
+    after = passes * max(_posterior(belief, candidate, check, True))
+    after += (1.0 - passes) * max(_posterior(belief, candidate, check, False))
+    return max(0.0, after - max(belief))
 
 
 def learnt(checks: Mapping[str, Check], cascade: Cascade, truth: int | None) -> dict[str, Check]:

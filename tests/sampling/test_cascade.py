@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sampling.cascade import Check, choose, gain_bits, learnt, start
+from agent.sampling.cascade import Check, choose, gain_bits, learnt, rise, start
 
 FORMAT = Check("format", 0.0, (19.0, 1.0), (12.0, 8.0))
 LOGPROB = Check("logprob", 0.01, (14.0, 6.0), (6.0, 14.0))
@@ -96,3 +96,23 @@ def test_impossible_chances_are_refused(chances):
 def test_impossible_checks_are_refused(fields):
     with pytest.raises(ValueError, match="check x"):
         Check(**{"name": "x", "cost_j": 1.0, "right": (1.0, 1.0), "wrong": (1.0, 1.0), **fields})
+
+
+def test_a_check_that_would_change_no_answer_is_worth_no_joules():
+    weak = Check("weak", 1.0, (6.0, 5.0), (5.0, 6.0))
+    sure = Check("sure", 1.0, (19.0, 1.0), (1.0, 19.0))
+    belief = (0.8, 0.1)
+    assert rise(belief, 0, weak) == pytest.approx(0.0, abs=1e-12)
+    assert rise((0.45, 0.4), 0, sure) > 0.1
+    state = start(belief)
+    assert choose(state, [weak]).check == "weak"
+    assert choose(state, [weak], worth_j=1e6).stop == "not_worth_it"
+
+
+def test_a_check_is_asked_while_what_it_raises_is_worth_what_it_costs():
+    sure = Check("sure", 1.0, (19.0, 1.0), (1.0, 19.0))
+    state = start((0.45, 0.4))
+    gained = max(rise(state.belief, i, sure) for i in (0, 1))
+    assert choose(state, [sure], worth_j=1.01 / gained).check == "sure"
+    assert choose(state, [sure], worth_j=0.99 / gained).stop == "not_worth_it"
+    assert choose(state, [sure], worth_j=1.01 / gained, budget_j=0.5).stop == "joules"

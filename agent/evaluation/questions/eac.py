@@ -58,7 +58,9 @@ def measured(results: Sequence[Answered], book: CheckBook, strategy: Strategy, t
         weighed = ensemble.decide(votes, known, calibration)
         chances = {} if weighed is None else weighed.calibrated()
         state = cascade.start([chances.get(answer, 0.0) for answer in answers])
-        state, stop = (state, decision.reason) if settled else _asked(state, checks, answers, verdicts)
+        state, stop = (
+            (state, decision.reason) if settled else _asked(state, checks, answers, verdicts, strategy.worth_j)
+        )
         found.append(_judged(result, progress, answers, verdicts, state, stop))
         truth = answers.index(result.question.truth) if result.question.truth in answers else None
         checks = cascade.learnt(checks, state, truth)
@@ -77,10 +79,14 @@ def _priced(checks: dict[str, Check], verdicts: dict[tuple[str, str], Verdict | 
 
 
 def _asked(
-    state: Cascade, checks: dict[str, Check], answers: Sequence[str], verdicts: dict[tuple[str, str], Verdict | None]
+    state: Cascade,
+    checks: dict[str, Check],
+    answers: Sequence[str],
+    verdicts: dict[tuple[str, str], Verdict | None],
+    worth_j: float | None,
 ) -> tuple[Cascade, str]:
     while True:
-        step = cascade.choose(state, list(checks.values()), DECIDED)
+        step = cascade.choose(state, list(checks.values()), DECIDED, worth_j=worth_j)
         if step.candidate is None or step.check is None:
             return state, step.stop or "nothing_to_gain"
         verdict = verdicts[answers[step.candidate], step.check]

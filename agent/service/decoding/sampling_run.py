@@ -178,7 +178,7 @@ class SamplingRun:
             request, asking.plan, candidates, progress.joules / len(progress.samples),
             None if budget_j is None else max(0.0, budget_j - progress.joules), self._begin_write,
             lambda checked: self._end(checked) if isinstance(checked, QeilError) else self._answer(reason, checked),
-            self._book.check,
+            self._book.check, asking.strategy.worth_j,
         )  # fmt: skip
         verification.next()
         return True

@@ -65,13 +65,14 @@ class Verification:
         write: Callable[[TextRequest, Callable[[TextEvent], None]], TextHandle],
         done: Callable[[Checked | QeilError], None],
         check: Callable[[str, float], Check],
+        worth_j: float | None = None,
     ) -> None:
-        """`check(name, joules)` gives a check with its rates.
+        """`check(name, joules)` gives a check with its rates; `worth_j` as in `cascade.choose`.
 
         `request.first_sample` is the number of the next sample that nobody has drawn.
         """
         self._request, self._plan, self._candidates, self._budget_j = request, plan, candidates, budget_j
-        self._write, self._done = write, done
+        self._write, self._done, self._worth_j = write, done, worth_j
         self._state: Cascade = cascade.start([candidate.chance for candidate in candidates])
         self._checks = {
             SELF_CHECK: check(SELF_CHECK, SELF_CHECK_SHARE * sample_j),
@@ -83,7 +84,7 @@ class Verification:
 
     def next(self) -> TextHandle | None:
         """Ask the next check; None where it is over, which `done` has been told."""
-        chosen = cascade.choose(self._state, list(self._checks.values()), DECIDED, self._budget_j)
+        chosen = cascade.choose(self._state, list(self._checks.values()), DECIDED, self._budget_j, self._worth_j)
         stop = chosen.stop or ("checks" if len(self._state.trace) >= MAX_CHECKS else None)
         if stop is not None or chosen.candidate is None or chosen.check is None:
             self._end(stop or "nothing_to_gain")
