@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.service import metrics
+from tests.fleet.served import Served
 from tests.service.world import World
 
-DASHBOARD = json.loads((Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "qeil.json").read_text())
+FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "grafana"
+DASHBOARD, FLEET = (json.loads((FOLDER / name).read_text()) for name in ("qeil.json", "fleet.json"))
 UNITS = ("seconds", "joules", "celsius", "watts", "bytes")
 BARE = ("ms", "percent", "count", "millijoules", "kb", "mb")
 
@@ -42,8 +44,18 @@ def test_the_dashboard_asks_only_for_metrics_that_there_are(families):
     assert len(asked) >= 10
 
 
-def test_panels_are_numbered_once_and_do_not_overlap():
-    panels = DASHBOARD["panels"]
+def test_the_fleets_dashboard_asks_only_for_what_a_controller_tells(tmp_path):
+    served = Served(tmp_path)
+    told = set(re.findall(r"^# TYPE (\S+)", served.operations.metrics({}).decode(), re.MULTILINE))
+    served.stop()
+    asked = set(re.findall(r"qeil_[a-z_]+", json.dumps(FLEET)))
+    assert asked <= told
+    assert len(asked) >= 10
+
+
+@pytest.mark.parametrize("dashboard", [DASHBOARD, FLEET], ids=["board", "fleet"])
+def test_panels_are_numbered_once_and_do_not_overlap(dashboard):
+    panels = dashboard["panels"]
     assert len({p["id"] for p in panels}) == len(panels)
     cells = [
         (x, y)

@@ -163,6 +163,11 @@ class Inventory:
             return _real(json.loads(text).get("offset_s"))
         return None
 
+    def missing_rows(self) -> int:
+        """Of all boards together."""
+        with self._engine.connect() as db:
+            return sum(self._missing(db).values())
+
     def _missing(self, db: Connection) -> dict[BoardKey, int]:
         """Rows that did not come although later ones did, long enough ago that they should have been sent again."""
         table = tables.streams

@@ -143,6 +143,14 @@ class Operations:
             states = db.execute(select(table.c.online, func.count()).group_by(table.c.online)).all()
         samples = tuple(({"online": str(bool(s[0])).lower()}, float(s[1])) for s in states)
         families.append(Metric("qeil_fleet_boards", "gauge", "boards by what birth and will said last", samples))
+        missing = "rows that neither came nor were told to be lost, for longer than missing_s"
+        families.append(
+            Metric("qeil_fleet_missing_rows", "gauge", missing, (({}, float(self._inventory.missing_rows())),))
+        )
+        going = tuple(
+            ({"rollout": key, "status": status}, float(n)) for key, status, n in self._rollouts.boards_of_open()
+        )
+        families.append(Metric("qeil_fleet_rollout_boards", "gauge", "boards of open rollouts by state", going))
         refusals = tuple(
             ({"board": board, "code": code}, float(n)) for (board, code), n in sorted(self._consumer.refused.items())
         )

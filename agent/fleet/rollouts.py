@@ -148,6 +148,18 @@ class Rollouts:
             "boards": {c[0]: int(c[1]) for c in counts}, "offer": json.loads(row["envelope"]),
         }  # fmt: skip
 
+    def boards_of_open(self) -> list[tuple[str, str, int]]:
+        """(rollout, state of its boards, how many), of rollouts that are not over."""
+        table, inside = tables.rollouts, tables.rollout_boards
+        query = (
+            select(inside.c.rollout, inside.c.status, func.count())
+            .join(table, table.c.id == inside.c.rollout)
+            .where(table.c.status.in_(OPEN))
+            .group_by(inside.c.rollout, inside.c.status)
+        )
+        with self._engine.connect() as db:
+            return [(str(r[0]), str(r[1]), int(r[2])) for r in db.execute(query)]
+
     # ------------------------------------------------------------------ the controller's thread
 
     def round(self, send: Send) -> None:

@@ -43,6 +43,7 @@ class Served:
         (folder / "tokens").chmod(0o600)
         status = LinkStatus(True, 1.0, 1, None, 1.0, {})
         operations = Operations(engine, inventory, outgoing, self.rollouts, writers, lambda: status, clock.wall_s)
+        self.operations = operations
         self.rest = Rest(operations, Tokens(folder / "tokens"), clock.wall_s)
         self._stop = [writers.stop, engine.dispose]
 

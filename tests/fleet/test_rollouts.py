@@ -120,6 +120,16 @@ def test_one_that_breaks_three_of_a_hundred_boards_is_aborted_early_and_leaves_n
     assert set(found["boards"]) <= {"kept", "reverted", "withdrawn"}
 
 
+def test_boards_of_open_rollouts_are_counted_by_state(store):
+    fleet = Fleet(store, 30)
+    key = fleet.begin(rings=(1.0,))
+    assert fleet.makers[0].boards_of_open() == [(key, "pending", 30)]
+    fleet.turn()
+    assert sum(count for _, _, count in fleet.makers[0].boards_of_open()) == 30
+    fleet.run(key)
+    assert fleet.makers[0].boards_of_open() == []
+
+
 def test_silent_boards_count_as_failed_and_are_not_offered_it_any_more_after_an_abort(store):
     fleet = Fleet(store, 100)
     fleet.ends = lambda board: None
