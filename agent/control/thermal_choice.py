@@ -103,7 +103,8 @@ def choose(
     full_w = np.array([max(point.power_w for point in unit.points) for unit in units])
     zones = [zone for zone in zones if _binds(zone, full_w)]
     now = [(before or {}).get(unit.name, Setting()) for unit in units]
-    if not zones and not (held and any(setting.point or setting.moved_share for setting in now)):
+    tied = any(setting.point or setting.moved_share for setting in now) if held else False
+    if not zones and not tied:
         return Choice({unit.name: Setting() for unit in units})
     if not rule.move:
         units = [replace(unit, moves=()) for unit in units]

@@ -145,6 +145,12 @@ def test_of_limits_that_say_the_same_one_counts_and_of_others_each():
     assert 80.0 * alone["a"].pace + 10.0 * alone["b"].pace == pytest.approx(40.0)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_limits_the_stricter_one_counts(order):
+    zones = [flat([8.0], hard_c=999.0), flat([5.0], hard_c=999.0)][::order]
+    assert choose([unit()], zones, RULE).settings["a"].pace == pytest.approx(0.5)
+
+
 def test_a_zone_at_its_ceiling_is_no_other_zones_limit():
     """No room at all binds those who heat that zone, and nobody else."""
     chosen = choose([unit("a"), unit("b")], [flat([8.0, 0.0], base_c=81.0), flat([0.0, 5.0])], RULE).settings
