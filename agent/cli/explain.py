@@ -111,7 +111,7 @@ def explain_model(
     sizes = Sizes(options["precision"], options["prompt_tokens"], options["generate_tokens"], options["batch"])
     wishes = _limited(wishes, power_cap_w, deadline_ms)
     served, _ = of_settings(Ask(model, config=options["config"], state=state), board, wishes)
-    workload = read_workloads(served.model, options["phase"], sizes)[0]
+    workload = read_workloads(served.model, options["phase"], sizes, served.mode)[0]
     assumed = options["profile"] is None
     try:
         document = _document(workload, board, wishes, state)

@@ -37,6 +37,8 @@ class Ask:
     state: State = field(default_factory=State)
     points: bool = False
     goal: Goal | None = None
+    mode: str | None = None
+    """Of a language model's folder; None: its default."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def plan_model(ask: Ask) -> dict[str, Any]:
     try:
         ask.state.check(board)
         ask, variants = of_settings(ask, board, policy)
-        workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes))
+        workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes, ask.mode))
         case = _Case(board, policy, workloads, ask.state, generated(ask.sizes), effort)
         document = _planned(case, ask.points)
     except ValueError as error:

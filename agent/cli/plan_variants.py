@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def of_settings(ask: Ask, board: DeviceProfile, policy: Policy) -> tuple[Ask, list[dict[str, Any]]]:
     """The ask about the file that would serve first, and what is to be said of each file of the model.
 
-    The ask as it is and nothing where the settings have no model of that name with variants.
+    The ask as it is and nothing where the settings have no model of that name with variants; a language model's folder
+    and mode.
     """
     from agent.service import configuration
     from agent.service.board import make_board
@@ -27,7 +28,8 @@ def of_settings(ask: Ask, board: DeviceProfile, policy: Policy) -> tuple[Ask, li
     settings = configuration.load_settings(ask.config, {}, dict(os.environ))
     entry = next((e for e in model_store.tensor_models(settings) if e.name == ask.model), None)
     if entry is None:
-        return ask, []
+        text = next((e for e in model_store.language_models(settings) if e.name == ask.model), None)
+        return (ask if text is None else replace(ask, model=str(text.path), mode=text.decoder.mode)), []
     # Simulated accelerators are in the profile already, and compute nothing here.
     whole = make_board(board, (), lambda _: board)
     planned = Planner(whole, None).plan_model(policy, entry, ask.state)

@@ -34,9 +34,14 @@ def generated(sizes: Sizes) -> int:
     return DEFAULT_TOKENS if sizes.generate_tokens is None else sizes.generate_tokens
 
 
-def read_workloads(model: str, wanted: Wanted, sizes: Sizes) -> tuple[Workload, ...]:
-    """One workload, or prefill and decode for `both`. Raises BadInput for a phase or size that the model has not."""
+def read_workloads(model: str, wanted: Wanted, sizes: Sizes, mode: str | None = None) -> tuple[Workload, ...]:
+    """One workload, or prefill and decode for `both`; of a decoder folder that of its `mode`.
+
+    Raises BadInput for a phase or size that the model has not.
+    """
     path = Path(model)
+    if path.is_dir():
+        return _of_folder(path, wanted, sizes, mode)
     if path.suffix in (".onnx", ".tflite") or path.exists():
         return _of_file(path, wanted, sizes)
     from agent.workload.catalogue import resolve_name
@@ -73,6 +78,18 @@ def _of_entry(entry: CatalogueEntry, phase: Phase, both: bool, sizes: Sizes) -> 
         tokens=sizes.prompt_tokens, context=context, max_stages=FINEST if both else MAX_STAGES,
     )  # fmt: skip
     return workload.model_copy(update={"notes": (*notes, *workload.notes)})
+
+
+def _of_folder(path: Path, wanted: Wanted, sizes: Sizes, mode: str | None) -> tuple[Workload, ...]:
+    """Of a language model; where no phase is asked for, of one written token."""
+    from agent.llm.sizes import read_sizes
+
+    folder = read_sizes(path)
+    found = _of_file(folder.graph(mode), "decode" if wanted == "forward" else wanted, sizes)
+    said = f"mode {mode or folder.default_mode}"
+    if wanted == "forward":
+        said += "; one written token, --phase prefill for the prompt"
+    return tuple(w.model_copy(update={"model": path.resolve().name, "notes": (said, *w.notes)}) for w in found)
 
 
 def _of_file(path: Path, wanted: Wanted, sizes: Sizes) -> tuple[Workload, ...]:

@@ -17,7 +17,7 @@ _WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("height", ("height", "h", "rows")),
     ("width", ("width", "w", "cols")),
     ("samples", ("samples", "audio")),
-    ("sequence", ("seq", "length", "len", "token", "time", "frames", "total", "t", "s", "l")),
+    ("sequence", ("seq", "length", "len", "token", "time", "frames", "steps", "t", "s", "l")),
 )
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
@@ -59,7 +59,7 @@ class Sizes:
         if name in self._dims:
             return self._dims[name]
         lower = name.lower()
-        if "total" in lower and "seq" in lower:
+        if lower == "total" or ("total" in lower and "seq" in lower):
             return self._kind("past") + self._kind("sequence")
         for kind, words in _WORDS:
             if any(lower == w or (len(w) > 2 and w in lower) for w in words):

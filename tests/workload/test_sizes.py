@@ -12,7 +12,8 @@ from agent.workload.sizes import Sizes
     ("name", "expected"),
     [
         ("batch_size", 1), ("N", 1), ("sequence_length", 128), ("seq_len", 128), ("past_sequence_length", 0),
-        ("height", 224), ("width", 224), ("total_sequence_length", 128), ("anything", 1), ("unk__214", 1),
+        ("height", 224), ("width", 224), ("total_sequence_length", 128),
+        ("steps", 128), ("total", 128), ("anything", 1), ("unk__214", 1),
         ("past_sequence_length + 1", 1), ("2*sequence", 256), ("sequence/0", 0), ("f(sequence) + 1", 2),
     ],
 )  # fmt: skip
@@ -26,6 +27,7 @@ def test_a_given_name_wins_over_its_kind():
     assert sizes.resolve("encoder_sequence_length", 1, 2) == 9
     assert sizes.resolve("sequence_length", 1, 2) == 7
     assert sizes.resolve("total_sequence_length", 1, 2) == 12
+    assert (sizes.resolve("total", 1, 2), sizes.resolve("steps", 1, 2)) == (12, 7)
     assert sizes.resolve("past_sequence_length + sequence_length", 1, 2) == 12
     assert sizes.notes() == ()
 
