@@ -98,6 +98,7 @@ def _print_board(board: Row) -> None:
     _print_rows(board)
     _print_claims(board)
     _print_swings(board)
+    _print_growth(board)
     click.echo(f"Why, on {board['board']}")
     for sentence in board["explanation"]:
         click.echo(f"  {sentence}")
@@ -212,3 +213,27 @@ def _print_swings(board: Row) -> None:
         for s in board["sensitivity"]
     ]  # fmt: skip
     print_table(f"What the mean change depends on, widest first, on {board['board']} (modelled)", columns, lines)
+
+
+def _print_growth(board: Row) -> None:
+    """Energy and latency over the weights' bytes, where the models support a law."""
+    if not board["growth"]:
+        return
+    columns = ["phase", "placement", "of a pass", "grows as W^", "95 %", "R²", "at 1 GB of weights", "models"]
+    units = {"energy": "J", "latency": "s"}
+    lines = [
+        [
+            g["phase"], g["placement"], g["quantity"],
+            *(
+                ["–", "–", "–", f"no law: {g['unsupported_because']}"]
+                if g["exponent"] is None or g["unsupported_because"]
+                else [
+                    f"{g['exponent']:.2f}", f"{g['low']:.2f} to {g['high']:.2f}", f"{g['r_squared']:.2f}",
+                    f"{g['at_reference']:.3g} {units[g['quantity']]}",
+                ]
+            ),
+            str(g["models"]),
+        ]
+        for g in board["growth"]
+    ]  # fmt: skip
+    print_table(f"How a pass grows with the bytes of its weights W on {board['board']} (modelled)", columns, lines)

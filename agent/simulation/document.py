@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.schema.scenario import Assumption, Scenario
@@ -11,6 +11,7 @@ from agent.simulation.claims import Mean, Verdict, mean_change, verdicts
 from agent.simulation.coefficients import Coefficient
 from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, Progress, compare
 from agent.simulation.explanation import explain
+from agent.simulation.growth import growth
 from agent.simulation.references import Resolved
 from agent.simulation.sensitivity import Swing, swings
 from agent.simulation.uncertainty import BoardSpread, Spread, board_spread
@@ -63,6 +64,7 @@ def _board(resolved: Resolved, board: BoardResult, progress: Progress) -> dict[s
         "rows": [row for c, s in zip(board.cases, spread.spreads, strict=True) for row in _rows(scenario, c, s)],
         "claims": [_claim(verdict, spread, scenario.baseline) for verdict in judged],
         "sensitivity": [_swing(swing) for swing in found],
+        "growth": [asdict(law) | {"provenance": PROVENANCE} for law in growth(board, scenario.placements)],
         "coefficients": {"stated": spread.stated, "unstated": spread.unstated, "assumed": spread.assumed},
         "explanation": explain(scenario, board, judged, spread, found),
         "notes": sorted({note for c in board.cases for p in c.placed if p.tables for note in p.tables.notes}),
