@@ -156,6 +156,20 @@ def test_a_zone_without_a_network_is_held_to_the_thresholds():
     assert decision.zones[0].limit_c == 90.0
 
 
+def test_a_zone_that_was_never_read_is_shown_without_a_model_and_counts_as_hot():
+    board = Board().run(1, read=lambda _: None, fault="absent")
+    (zone,) = board.zones
+    assert (zone.temperature_c, zone.k_per_w, zone.learnt, zone.doubt) == (None, None, False, "absent")
+    assert not board.verdict.permit
+
+
+def test_a_zone_whose_network_is_known_no_more_is_shown_without_one():
+    board = Board().run(3)
+    look = Look((ZoneInput("soc", 50.0, None, 0.0, True, ()),), (Source("a", (FULL,), 0.0, 0.0),), {})
+    _, decision = step(board.state, look, LIMITS, board.now_s)
+    assert decision.zones[0].k_per_w is None
+
+
 def test_in_air_hotter_than_the_ceiling_it_stops_before_the_trip():
     board = Board(ambient_c=30.0).run(400, demand=0.3)
     for ambient_c in np.linspace(30.0, 84.5, 150):
