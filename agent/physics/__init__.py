@@ -10,7 +10,7 @@ argument's name for NaN or impossible input.
 
 from __future__ import annotations
 
-from agent.physics.coefficients import Coefficient, arithmetic_energy, memory_energy, system_energy
+from agent.physics.coefficients import Coefficient, arithmetic_energy, system_energy
 from agent.physics.contention import concurrent_times, domain_bandwidth, shared_bandwidth
 from agent.physics.energy import StageEnergy, blended_j_per_flop, energy_by_yield, stage_energy, switching_energy
 from agent.physics.leakage import (
@@ -80,7 +80,6 @@ __all__ = [
     "leakage_power",
     "leakage_slope",
     "link_time",
-    "memory_energy",
     "operating_point_scaling",
     "operational_intensity",
     "partition_time",

@@ -110,7 +110,7 @@ LEAKAGE_SHARE_85C = {
 
 POWER_EXPONENT = {
     "below_floor": Coefficient(0.86, 0.78, 0.93, "1", "published", "Orin Nano rail, decode, 612→918 MHz (smolhub.com)"),
-    "above_floor": Coefficient(1.78, 1.4, 2.15, "1", "published", "Orin Nano rail, decode, 918→1020 MHz (smolhub.com)"),
+    "above_floor": Coefficient(1.8, 1.4, 2.15, "1", "published", "Orin Nano rail, decode, 918→1020 MHz (smolhub.com)"),
 }
 """Exponent of rail power in clock on both sides of the voltage floor; the rail includes static power."""
 
@@ -161,10 +161,3 @@ def system_energy(node_nm: float, precision: str) -> Coefficient:
     value = far * (node_nm / 7.0) ** exponent * OPERAND_BITS[precision] / 16
     source = f"system-level fp16 at 7 and 4 nm, (node/7)^{exponent:.2f}, times operand bits/16"
     return Coefficient(value, value / 2, value * 2, "J/flop", "assumed", source)
-
-
-def memory_energy(memory_type: str) -> Coefficient:
-    """Return J/byte of a memory type; ValueError lists the known ones."""
-    if memory_type not in MEMORY:
-        raise ValueError(f"memory_type {memory_type!r} is not known; known are {', '.join(MEMORY)}")
-    return MEMORY[memory_type]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from agent.physics.operating_point import Scaling, best_energy_clock, operating_point_scaling, voltage_ratio
+from agent.physics.coefficients import POWER_EXPONENT
+from agent.physics.operating_point import (
+    Scaling,
+    best_energy_clock,
+    operating_point_scaling,
+    voltage_exponent,
+    voltage_ratio,
+)
 from agent.schema.device import Accelerator, OperatingPoint
 
-VOLTAGE_EXPONENT = 0.4
-"""s of V ∝ f^s above the voltage floor: the middle of what rails of one family show (power exponents 1.4–2.2)."""
+VOLTAGE_EXPONENT = float(voltage_exponent(POWER_EXPONENT["above_floor"].value))
+"""s of V ∝ f^s above the voltage floor: 0.4, the middle of what rails of one family show."""
 FULL = OperatingPoint(name="full")
 
 
