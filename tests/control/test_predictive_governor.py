@@ -163,6 +163,19 @@ def test_a_zone_that_was_never_read_is_shown_without_a_model_and_counts_as_hot()
     assert not board.verdict.permit
 
 
+def test_a_zone_shows_why_its_reading_is_not_believed():
+    board = Board().run(60, demand=0.3)
+    assert board.zones[0].doubt == ""
+    assert board.run(1, read=lambda _: 140.0).zones[0].doubt.startswith("reads 140.0 °C where the model has")
+
+
+def test_a_lower_point_is_left_once_the_air_has_cooled():
+    board = Board(points=(FULL, SLOW)).run(250)
+    assert board.state.settings["a"].point == 1
+    board.ambient_c = 10.0
+    assert board.run(150).state.settings["a"].point == 0
+
+
 def test_a_zone_whose_network_is_known_no_more_is_shown_without_one():
     board = Board().run(3)
     look = Look((ZoneInput("soc", 50.0, None, 0.0, True, ()),), (Source("a", (FULL,), 0.0, 0.0),), {})
