@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     tiers = {case.row.row_id: case.row.tier for case in known}
     kin = {case.row.row_id: case.site.accelerator.kin for case in known}
+    board = {case.row.row_id: case.site.board for case in known}
     for name in options.scheme or SCHEMES:
         group_of = SCHEMES[name]
         folds = len({group_of(case) for case in known}) if name == "boards" else options.folds
@@ -116,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "boards":
             for family, scores in grouped(held, lambda item: kin[item.row_id]).items():
                 sys.stdout.write(_line(f"  {family}", scores) + "\n")
+            for site, scores in grouped(held, lambda item: board[item.row_id]).items():
+                sys.stdout.write(_line(f"    {site}", scores) + "\n")
     return 0
 
 
