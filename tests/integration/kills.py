@@ -124,7 +124,7 @@ class Killing:
             self.outcome.in_flight_kills += db.execute(query).fetchone()[0] > 0
             db.close()
 
-    def settle(self, timeout_s: float = 120.0) -> None:
+    def settle(self, timeout_s: float = 300.0) -> None:
         """A last life that ends in order, once everything that waits is through."""
         process = self.start()
         end_s = time.monotonic() + timeout_s
