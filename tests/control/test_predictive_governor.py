@@ -176,6 +176,19 @@ def test_a_lower_point_is_left_once_the_air_has_cooled():
     assert board.run(150).state.settings["a"].point == 0
 
 
+@pytest.mark.parametrize(("period_s", "times_s"), [
+    (1.0, [2.0, 15.0, 30.0, 60.0, 300.0]), (7.5, [15.0, 30.0, 60.0, 300.0]), (0.01, [0.2, 15.0, 30.0, 60.0, 300.0]),
+])  # fmt: skip
+def test_forecasts_begin_two_looks_ahead_and_rise(period_s, times_s):
+    assert predictive_governor._grid(60.0, period_s) == times_s
+
+
+def test_the_cause_tells_the_limit_of_the_zone_that_binds():
+    board = Board().run(300)
+    limit_c = board.zones[0].limit_c - RULE.headroom_c
+    assert f"(limit {limit_c:.1f}) within" in board.state.causes["a"]
+
+
 def test_a_zone_whose_network_is_known_no_more_is_shown_without_one():
     board = Board().run(3)
     look = Look((ZoneInput("soc", 50.0, None, 0.0, True, ()),), (Source("a", (FULL,), 0.0, 0.0),), {})
