@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent.cli.progress import Progress
-from agent.cli.tables import print_table
+from agent.cli.tables import dash, print_table
 
 Row = dict[str, Any]
 
@@ -89,6 +89,7 @@ def _print(document: dict[str, Any], details: bool) -> None:
         print_reasons(document)
     for board in document["boards"] if details or not several else ():
         _print_board(board)
+    _print_answers(document)
     _print_means(document)
     if several and not details:
         click.echo("--details: each board's rows with uncertainty, what they depend on, and why; --json: everything")
@@ -103,6 +104,26 @@ def _print_board(board: Row) -> None:
     for sentence in board["explanation"]:
         click.echo(f"  {sentence}")
     click.echo()
+
+
+def _print_answers(document: dict[str, Any]) -> None:
+    """Published pass@k at the power that is modelled for each placement, beside what is published."""
+    lines = [
+        [
+            row["board"], row["of"], row["placement"], dash(row["pass_at_k"], ".1%"), dash(row["power_w"], ".1f"),
+            dash(row["ipw"], ".3g"), dash(row["times_baseline"], ".2f"),
+            *(
+                [f"{there['power_w']:g}", f"{there['ipw']:g}", dash(there["times_baseline"], "g")]
+                if there["placement"] == row["placement"] else ["", "", ""]
+            ),
+        ]
+        for row in document["answers"] for there in [row["published"]]
+    ]  # fmt: skip
+    if lines:
+        print_table(
+            "Answers right at power: pass@k as published (a placement changes no answer), watts modelled",
+            ["board", "models", "placement", "pass@k", "W", "IPW %/W", "× baseline", "published W", "IPW", "×"], lines,
+        )  # fmt: skip
 
 
 def _print_means(document: dict[str, Any]) -> None:

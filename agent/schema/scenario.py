@@ -68,6 +68,20 @@ class Claim(FileModel):
     caveats: tuple[str, ...] = Field(default=(), max_length=16, description="why it need not mean the same as ours")
 
 
+class PublishedAnswers(FileModel):
+    """Somebody's share of right answers and the power it came at; a placement is taken to change no answer."""
+
+    pass_at_k: float | None = Field(
+        default=None, gt=0, le=1, description="share of questions that one of k samples answers rightly; null: unknown"
+    )
+    power_w: float = Field(gt=0, description="mean power that is published")
+    ipw: float = Field(gt=0, description="intelligence per watt that is published")
+    times_baseline: float | None = Field(default=None, gt=0, description="of the baseline's IPW, as published")
+    placement: str
+    workload: str | None = Field(default=None, description="name of one workload; left out: the mean over all")
+    source: str = Field(min_length=1, description="where it is published, as precisely as is known")
+
+
 class Assumption(FileModel):
     """One assumption and the two values it is tried with."""
 
@@ -110,6 +124,7 @@ class Scenario(FileModel):
     )
     baseline: str = Field(description="the placement that all changes are relative to")
     claims: tuple[Claim, ...] = Field(default=(), max_length=16)
+    answers: tuple[PublishedAnswers, ...] = Field(default=(), max_length=16)
     sensitivity: Sensitivity | None = None
     seed: int = Field(ge=0, lt=2**32, description="same seed, same bytes")
     search_evaluations: int | None = Field(
@@ -127,6 +142,10 @@ class Scenario(FileModel):
         for index, claim in enumerate(self.claims):
             _listed(f"claims.{index}.placement", claim.placement, self.placements)
             _listed(f"claims.{index}.relative_to", claim.relative_to, self.placements)
+        for index, figure in enumerate(self.answers):
+            _listed(f"answers.{index}.placement", figure.placement, self.placements)
+            if figure.workload is not None and figure.workload not in [w.label for w in self.workloads]:
+                raise ValueError(f"answers.{index}.workload: {figure.workload!r} is none of the workloads' names")
         if self.sensitivity is not None:
             _listed("sensitivity.placement", self.sensitivity.placement, self.placements)
             _once("sensitivity.assumptions", [a.vary for a in self.sensitivity.assumptions])

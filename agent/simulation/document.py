@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.schema.scenario import Assumption, Scenario
+from agent.simulation.answers import answers
 from agent.simulation.claims import Mean, Verdict, mean_change, verdicts
 from agent.simulation.coefficients import Coefficient
 from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, Progress, compare
@@ -28,6 +29,7 @@ def simulate(resolved: Resolved, progress: Progress) -> dict[str, Any]:
         "seed": scenario.seed, "search_evaluations": scenario.search_evaluations, "baseline": scenario.baseline,
         "placements": list(scenario.placements), "provenance": PROVENANCE,
         "boards": [_board(resolved, board, progress) for board in boards],
+        "answers": [row for board in boards for row in answers(scenario, board)],
         "means": [mean for board in boards for mean in _means(scenario, board)],
     }  # fmt: skip
 
