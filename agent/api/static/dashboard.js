@@ -47,7 +47,7 @@ function announce(before, now) {
 function conditions(list) {
   at("conditions").hidden = !list.length;
   show(at("conditions-list"), ...list.map((c) => el("article", { class: "card condition" },
-    el("h3", {}, c.type.replaceAll("_", " ")),
+    el("h3", {}, c.type.replaceAll("_", " ").replace(":", ": ")),
     el("p", {}, `${c.cause} – ${c.consequence}`),
     el("p", { class: "dim" }, `To mend: ${c.mend} · since ${new Date(c.since).toLocaleString()}`))));
 }
@@ -67,12 +67,18 @@ function accelerator(a) {
       figure("Power", watts(a.power_w), a.power_w === null ? "no sensor" : power)),
     bar,
     el("dl", { class: "facts" },
-      el("dt", {}, "May run"), el("dd", { class: a.permit ? "good" : "bad" }, permit(a)),
+      el("dt", {}, "May run"), el("dd", { class: a.permit ? "good" : resting(a) ? "dim" : "bad" }, permit(a)),
       el("dt", {}, "Restarts"), el("dd", {}, String(a.restarts)),
       a.last_fault ? el("dt", {}, "Last fault") : null, a.last_fault ? el("dd", {}, a.last_fault) : null));
 }
 
+/** Nothing is loaded there, so that nothing asks for a permit: no fault. */
+function resting(a) {
+  return !a.permit && a.state === "idle";
+}
+
 function permit(a) {
+  if (resting(a)) return "nothing is loaded here";
   if (!a.permit) return "no: permit withheld";
   return a.capacity_share < 1 ? `yes, at ${percent(a.capacity_share)} of its capacity` : "yes, at full capacity";
 }
