@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,6 +67,14 @@ class Decoder:
         return self.layers * 2 * self.kv_heads * self.head_size * 4
 
 
+# Far beyond what any model was trained with, near enough that every angle stays a number.
+_BASES = (2.0, 1e15)
+_DIVISORS = (1e-6, 1e6)
+_FACTORS = (1.0, 1e6)
+_TURNS = (1e-3, 1e6)
+_AMPLITUDES = (1e-3, 1e3)
+
+
 class _Keys:
     """Typed reading of `{architecture}.{key}`."""
 
@@ -78,7 +87,16 @@ class _Keys:
         if isinstance(value, bool) or not isinstance(value, int | float):
             what = "is missing" if value is None else f"is {str(value)[:40]!r}, expected one number"
             raise BadInput(f"{self.source}: metadata key {name} {what}")
+        if not math.isfinite(value):
+            raise BadInput(f"{self.source}: metadata key {name} is {value}, expected a finite number")
         return float(value)
+
+    def within(self, key: str, bounds: tuple[float, float], default: float | None = None) -> float:
+        value = self.number(key, default)
+        if not bounds[0] <= value <= bounds[1]:
+            name = f"{self.architecture}.{key}"
+            raise BadInput(f"{self.source}: metadata key {name} is {value}, expected {bounds[0]:g} to {bounds[1]:g}")
+        return value
 
     def count(self, key: str, default: int | None = None) -> int:
         value = self.number(key, default)
@@ -138,10 +156,10 @@ def _windows(keys: _Keys, family: Family, layers: int) -> tuple[int, ...]:
 
 
 def _bases(keys: _Keys, windows: tuple[int, ...]) -> tuple[float, ...]:
-    base = keys.number("rope.freq_base", 10_000.0)
+    base = keys.within("rope.freq_base", _BASES, 10_000.0)
     if keys.architecture != "gemma3":
         return (base,) * len(windows)
-    local = keys.number("rope.freq_base_swa", 10_000.0)
+    local = keys.within("rope.freq_base_swa", _BASES, 10_000.0)
     return tuple(local if window else base for window in windows)
 
 
@@ -157,18 +175,20 @@ def _divisor(keys: _Keys, window: int) -> float:
     if _scaling(keys) != "linear":
         return 1.0
     local = bool(window) and keys.architecture == "gemma3"
-    return 1.0 if local else keys.number("rope.scaling.factor")
+    return 1.0 if local else keys.within("rope.scaling.factor", _DIVISORS)
 
 
 def _yarn(keys: _Keys) -> Yarn | None:
     if _scaling(keys) != "yarn":
         return None
     found = Yarn(
-        factor=keys.number("rope.scaling.factor"),
+        factor=keys.within("rope.scaling.factor", _FACTORS),
         trained=keys.count("rope.scaling.original_context_length"),
-        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
-        attention=keys.number("rope.scaling.yarn_attn_factor", keys.number("rope.scaling.attn_factor", 1.0)),
+        beta_fast=keys.within("rope.scaling.yarn_beta_fast", _TURNS, 32.0),
+        beta_slow=keys.within("rope.scaling.yarn_beta_slow", _TURNS, 1.0),
+        attention=keys.within(
+            "rope.scaling.yarn_attn_factor", _AMPLITUDES, keys.within("rope.scaling.attn_factor", _AMPLITUDES, 1.0)
+        ),
     )
     if keys.number("rope.scaling.yarn_ext_factor", 1.0) not in (1.0, -1.0):
         raise BadInput(f"{keys.source}: metadata key {keys.architecture}.rope.scaling.yarn_ext_factor is not supported")
@@ -176,6 +196,9 @@ def _yarn(keys: _Keys) -> Yarn | None:
         raise BadInput(
             f"{keys.source}: metadata key {keys.architecture}.rope.scaling.yarn_log_multiplier is not supported"
         )
-    if found.factor < 1.0 or not found.beta_fast > found.beta_slow > 0:
-        raise BadInput(f"{keys.source}: metadata keys {keys.architecture}.rope.scaling.* make no YaRN scaling")
+    if found.beta_fast <= found.beta_slow:
+        raise BadInput(
+            f"{keys.source}: metadata key {keys.architecture}.rope.scaling.yarn_beta_fast is {found.beta_fast:g}, "
+            f"expected more than yarn_beta_slow, {found.beta_slow:g}"
+        )
     return found

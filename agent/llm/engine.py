@@ -220,7 +220,7 @@ class Engine:
         run = self._lead = self._waiting.popleft()
         self._slot = len(self._places)
         for block in self.prefixes.find(run.ids) if not run.listens else ():
-            self.pool.write(self._slot, run.done, block)
+            self.pool.write(self._slot, run.done, run.done + BLOCK, block)
             run.done += BLOCK
         run.usage.cached_tokens = run.done
         return True
@@ -244,11 +244,10 @@ class Engine:
         self._sent = False
         run.usage.elsewhere_s += session.took_elsewhere_s()
         if echoing and len(logits[0]) < end - run.done:
-            self._block = 1  # these positions are computed again, with the same bits
+            self._block = 1  # these positions are computed again
             return True
         run.usage.prefilled_tokens += end - run.done
-        if end % BLOCK == 0 and self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
-            self.prefixes.add(run.ids[:end], self.pool.read(self._slot, run.done, end))
+        self._remember(run, end)
         if run.job.prompt.screen is not None:
             self._listen(run, logits[0], end)
         if run.echo is not None and echoing:
@@ -259,6 +258,13 @@ class Engine:
             if self._passes(run):
                 self._join(run, logits[0, -1])
         return True
+
+    def _remember(self, run: _Run, end: int) -> None:
+        """Keep a block that was computed in one step: smaller ones round otherwise, and a hit gives the same bits."""
+        start = end - BLOCK
+        if run.done != start or end % BLOCK or not self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
+            return
+        self.prefixes.add(run.ids[:end], self.pool.read(self._slot, start, end))
 
     @staticmethod
     def _listen(run: _Run, logits: Floats, end: int) -> None:

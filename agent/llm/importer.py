@@ -218,6 +218,8 @@ class _Import:
         d = self.decoder
         if d.family.rotary == "none":
             return
+        if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
+            raise BadInput(f"{self.source.path}: tensor rope_freqs.weight holds other than finite factors above 0")
         for layer in range(d.layers):
             name = rope_table(d, layer)
             if f"cos.{name}" in self.file.stored:

@@ -69,9 +69,12 @@ class KvPool:
         """A copy of some positions, (layers and sides, kv_heads, positions, head_size)."""
         return np.array(self._all[:, row, :, start:end])
 
-    def write(self, row: int, start: int, block: Cached) -> None:
-        """Put positions back that `read` gave."""
-        self._all[:, row, :, start : start + block.shape[2]] = block
+    def write(self, row: int, start: int, end: int, block: Cached) -> None:
+        """Put positions back that `read` gave. Raises ValueError where the block holds others than so many."""
+        target = self._all[:, row, :, start:end]
+        if block.shape != target.shape or target.shape[2] != end - start:
+            raise ValueError(f"a block of shape {block.shape} does not fill positions {start} to {end} of a row")
+        target[...] = block
 
     def release(self) -> None:
         """Give all memory back to the system; every row is empty then."""

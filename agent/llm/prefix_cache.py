@@ -43,7 +43,9 @@ class PrefixCache:
         return block_bytes <= self.max_bytes and _keys(ids)[-1] not in self._blocks
 
     def add(self, ids: Sequence[int], block: Cached) -> None:
-        """Keep the last block of `ids`."""
+        """Keep the last block of `ids`. Raises ValueError where it is not a whole one."""
+        if block.shape[2] != BLOCK or not ids or len(ids) % BLOCK:
+            raise ValueError(f"a block of {block.shape[2]} positions behind {len(ids)} tokens is not one of {BLOCK}")
         self._blocks[_keys(ids)[-1]] = block
         self.size_bytes += block.nbytes
         while self.size_bytes > self.max_bytes:

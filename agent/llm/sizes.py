@@ -7,6 +7,7 @@ Three kinds of folder: what `qeil models import` writes (manifest.json), what ON
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from agent.errors import BadInput
 
 MAX_JSON_BYTES = 256 << 20
 KNOWN_BY = ("manifest.json", "genai_config.json", "config.json")
+ITEM_BYTES = (1, 2, 4)
+"""Sizes that an element of a cache can have: 8-bit integers, float16, float32."""
 _GRAPHS = ("model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
 
@@ -81,9 +84,22 @@ def read_sizes(path: Path) -> DecoderSizes:
         )
     read = {"manifest.json": _imported, "genai_config.json": _genai, "config.json": _optimum}[found]
     try:
-        return read(path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        sizes = read(path)
+        _check(sizes)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BadInput(f"{path / found}: not the description of a decoder ({error}); make the folder again") from error
+    return sizes
+
+
+def _check(sizes: DecoderSizes) -> None:
+    """Refuse sizes that no decoder has, as forecasts of memory count with them. Raises ValueError."""
+    for name in ("layers", "kv_heads", "head_size", "vocabulary", "context"):
+        if (count := getattr(sizes, name)) < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
+    if unknown := {*sizes.cache_item_bytes, *sizes.quality} - {*sizes.graphs}:
+        raise ValueError(f"{min(unknown)} has a size or quality and no graph")
+    if sizes.weight_bytes < 0:
+        raise ValueError(f"stage_bytes add up to {sizes.weight_bytes}, expected at least 0")
 
 
 def _imported(path: Path) -> DecoderSizes:
@@ -93,9 +109,22 @@ def _imported(path: Path) -> DecoderSizes:
         path, str(manifest["name"]), int(sizes["layers"]), int(sizes["kv_heads"]), int(sizes["head_size"]),
         int(sizes["vocabulary"]), int(sizes["context"]), dict(manifest["graphs"]), str(manifest["default_mode"]),
         _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
-        True, {str(mode): int(size) for mode, size in manifest.get("cache_item_bytes", {}).items()},
-        {str(mode): float(found["kl_nats"]) for mode, found in manifest.get("quality", {}).items()},
+        True, {mode: _item_bytes(mode, size) for mode, size in manifest.get("cache_item_bytes", {}).items()},
+        {mode: _distance(mode, found["kl_nats"]) for mode, found in manifest.get("quality", {}).items()},
     )  # fmt: skip
+
+
+def _item_bytes(mode: str, size: Any) -> int:
+    if isinstance(size, bool) or size not in ITEM_BYTES:
+        raise ValueError(f"cache_item_bytes of {mode} is {size}, expected 1, 2 or 4")
+    return int(size)
+
+
+def _distance(mode: str, kl_nats: Any) -> float:
+    """In nats; what is measured is never below 0."""
+    if isinstance(kl_nats, bool) or not math.isfinite(found := float(kl_nats)) or found < 0:
+        raise ValueError(f"quality of {mode} is {kl_nats} nats, expected 0 or more")
+    return found
 
 
 def _genai(path: Path) -> DecoderSizes:

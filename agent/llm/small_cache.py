@@ -7,6 +7,7 @@ position turns them differently; for values the largest of a head.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from agent.errors import BadInput
 from agent.llm.folder import DecoderFolder, open_folder
 from agent.llm.generation import Prompt, generate
 from agent.llm.graph_nodes import MICROSOFT
@@ -53,7 +55,10 @@ class SmallCache:
 
 
 def add_small_cache(path: Path) -> SmallCache:
-    """Add graphs with 8-bit keys and values to an imported folder, and measure them. Raises ModelLoadFailed."""
+    """Add graphs with 8-bit keys and values to an imported folder, and measure them.
+
+    Raises ModelLoadFailed, BadInput where there is nothing to measure on.
+    """
     folder = open_folder(path)
     threads = len(os.sched_getaffinity(0))
     written = own_texts(folder, threads, seed=0)
@@ -161,4 +166,10 @@ def _distance(session: DecoderSession, texts: Sequence[Sequence[int]], expected:
         for row, true in zip(_logits(session, [text])[0][SETTLED:], right[SETTLED:], strict=True):
             mine, theirs = log_probabilities(row), log_probabilities(true)
             gaps.append(float((np.exp(theirs) * (theirs - mine)).sum()))
-    return Quality(max(0.0, float(np.mean(gaps))), len(gaps))
+    mean = float(np.mean(gaps)) if gaps else math.nan
+    if not math.isfinite(mean):
+        name, tokens = session.folder.name, len(texts[0])
+        raise BadInput(
+            f"{name}: texts of {tokens} tokens do not tell what a small cache costs in quality; import it without"
+        )
+    return Quality(max(0.0, mean), len(gaps))

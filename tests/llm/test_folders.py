@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -153,6 +154,34 @@ def test_a_damaged_folder_is_refused_with_the_file(genai, name, content, says):
         (genai / name).write_text(content)
     with pytest.raises(BadInput, match=says):
         open_folder(genai)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("cache_item_bytes", {"exact": -4}, "cache_item_bytes of exact is -4, expected 1, 2 or 4"),
+        ("cache_item_bytes", {"exact": 0}, "cache_item_bytes of exact is 0, expected"),
+        ("cache_item_bytes", {"exact": 1.7}, "cache_item_bytes of exact is 1.7, expected"),
+        ("cache_item_bytes", {"exact": True}, "cache_item_bytes of exact is True, expected"),
+        ("cache_item_bytes", {"none such": 1}, "none such has a size or quality and no graph"),
+        ("quality", {"fast": {"kl_nats": float("nan")}}, "quality of fast is nan nats, expected 0 or more"),
+        ("quality", {"fast": {"kl_nats": float("inf")}}, "quality of fast is inf nats"),
+        ("quality", {"fast": {"kl_nats": -1e-9}}, "quality of fast is -1e-09 nats"),
+        ("quality", {"none such": {"kl_nats": 0.1}}, "none such has a size or quality and no graph"),
+        ("decoder", {"layers": -2}, "layers is -2, expected at least 1"),
+        ("decoder", {"context": 0}, "context is 0, expected at least 1"),
+        ("decoder", {"context": float("inf")}, "not the description of a decoder"),
+        ("stage_bytes", {"more": -(10**12)}, "stage_bytes add up to -"),
+    ],
+)
+def test_a_manifest_of_sizes_that_no_decoder_has_is_refused_with_the_entry(tiny, tmp_path, part, change, says):
+    out = shutil.copytree(tiny.folder.path, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest[part] = manifest.get(part, {}) | change
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=re.escape(says)) as refused:
+        read_sizes(out)
+    assert "manifest.json" in refused.value.message
 
 
 def test_a_folder_without_a_decoder_is_no_decoder_folder(tmp_path):

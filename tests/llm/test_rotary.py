@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.errors import BadInput
+from agent.llm.architecture import read_decoder
 from agent.llm.importer import import_gguf
 from agent.llm.rotary import Yarn, tables
 from tests.llm.reference import write_model
@@ -43,8 +48,8 @@ def test_tables_hold_the_angle_of_every_position():
         ({}, None),
         ({"yarn_ext_factor": 0.5}, "yarn_ext_factor is not supported"),
         ({"yarn_log_multiplier": 0.1}, "yarn_log_multiplier is not supported"),
-        ({"yarn_beta_slow": 64.0}, "make no YaRN scaling"),
-        ({"factor": 0.5}, "make no YaRN scaling"),
+        ({"yarn_beta_slow": 64.0}, r"scaling\.yarn_beta_fast is 32, expected more than yarn_beta_slow, 64"),
+        ({"factor": 0.5}, r"llama\.rope\.scaling\.factor is 0\.5, expected 1 to 1e\+06"),
         ({"type": "longrope"}, "'longrope' is not supported"),
     ],
 )
@@ -59,4 +64,73 @@ def test_files_say_how_their_angles_are_stretched(tmp_path, change, says):
         assert import_gguf(source, tmp_path / "out").folder.is_dir()
         return
     with pytest.raises(BadInput, match=says):
+        import_gguf(source, tmp_path / "out")
+
+
+METADATA = {
+    "general.architecture": "llama", "llama.context_length": 64, "llama.embedding_length": 64, "llama.block_count": 1,
+    "llama.feed_forward_length": 96, "llama.attention.head_count": 4, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+    "llama.rope.scaling.original_context_length": 32,
+}  # fmt: skip
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("rope.freq_base", (1.0, 0.0, -10.0, INF, NAN)),
+        ("rope.scaling.factor", (INF, NAN, 0.0, -4.0)),
+        ("rope.scaling.original_context_length", (0, -1, 0.5, INF, NAN)),
+        ("rope.scaling.attn_factor", (INF, NAN, 0.0, -1.0)),
+        ("rope.scaling.yarn_attn_factor", (INF, NAN, 0.0, -1.0)),
+        ("rope.scaling.yarn_beta_fast", (INF, NAN, 1e308)),
+        ("rope.scaling.yarn_beta_slow", (0.0, NAN, 1e-320, -1.0)),
+        ("rope.scaling.yarn_ext_factor", (NAN,)),
+        ("attention.layer_norm_rms_epsilon", (NAN,)),
+        ("block_count", (INF, NAN)),
+    ],
+)
+def test_numbers_that_make_no_angles_are_refused_by_their_key(key, values):
+    for value in values:
+        with pytest.raises(BadInput, match=rf"^m\.gguf: metadata key llama\.{re.escape(key)} is [^\n]*$"):
+            read_decoder(METADATA | {f"llama.{key}": value}, 259, "m.gguf")
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, INF, NAN])
+def test_a_linear_scaling_divides_by_a_number_above_0(value):
+    change = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": value}
+    with pytest.raises(BadInput, match=r"llama\.rope\.scaling\.factor is "):
+        read_decoder(METADATA | change, 259, "m.gguf")
+
+
+ANY = st.one_of(st.floats(), st.floats(1e-3, 1e6), st.sampled_from([1.0, 2.0, 1e6, 1e15]))
+
+
+@given(
+    st.fixed_dictionaries({
+        "rope.scaling.type": st.sampled_from(["yarn", "linear"]), "rope.freq_base": ANY, "rope.scaling.factor": ANY,
+        "rope.scaling.original_context_length": st.integers(1, 1 << 24), "rope.scaling.yarn_beta_fast": ANY,
+        "rope.scaling.yarn_beta_slow": ANY, "rope.scaling.attn_factor": ANY,
+    })
+)  # fmt: skip
+def test_whatever_is_accepted_makes_finite_angles(changes):
+    metadata = METADATA | {f"llama.{key}": value for key, value in changes.items()}
+    try:
+        d = read_decoder(metadata, 259, "m.gguf")
+    except BadInput:
+        return
+    made = tables(d.head_size, d.rope_bases[0], d.rope_divisors[0], None, d.yarn, 64)
+    assert all(np.isfinite(table).all() for table in made)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, INF, NAN])
+def test_factors_per_frequency_are_above_0(tmp_path, factor):
+    def broken(tensors):
+        values, kind = tensors["rope_freqs.weight"]
+        broken_one = np.where(np.arange(len(values)) == 3, np.float32(factor), values)
+        return tensors | {"rope_freqs.weight": (broken_one, kind)}
+
+    source = write_model(tmp_path / "m.gguf", factors=True, change=broken)
+    with pytest.raises(BadInput, match=r"rope_freqs\.weight holds other than finite factors above 0"):
         import_gguf(source, tmp_path / "out")

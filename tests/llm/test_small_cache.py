@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from agent.errors import BadInput
 from agent.llm.engine import Engine, Job, Written
 from agent.llm.folder import open_folder
 from agent.llm.graph_part import GraphPart, cut
@@ -61,6 +62,12 @@ def test_without_being_asked_for_there_is_no_such_mode(tmp_path):
     folder = open_folder(import_gguf(write_model(tmp_path / "m.gguf"), tmp_path / "out").folder)
     assert [*folder.graphs] == ["exact", "fast"]
     assert folder.quality == {}
+
+
+def test_a_context_too_short_to_measure_quality_is_refused_instead_of_called_exact(tmp_path):
+    with pytest.raises(BadInput, match="texts of 4 tokens do not tell what a small cache costs"):
+        import_gguf(write_model(tmp_path / "m.gguf"), tmp_path / "out", context=4, small_cache=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_of_a_batch_are_those_of_separate_runs(imported):
