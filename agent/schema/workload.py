@@ -20,8 +20,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 """Arithmetic precision of the multiply–accumulates (weights of int4 stages may be computed in a wider type)."""
 
 Routine = Literal[
-    "conv", "conv_1d", "pointwise", "depthwise", "gemm", "attention", "fused_attention", "arithmetic", "function", "normalisation",
-    "root_normalisation", "softmax", "pooling", "quantise", "movement", "view",
+    "conv", "conv_1d", "pointwise", "depthwise", "gemm", "attention", "fused_attention", "arithmetic", "function",
+    "normalisation", "root_normalisation", "softmax", "pooling", "quantise", "movement", "view",
 ]  # fmt: skip
 """What a kernel does, finer than the family: decides how its time follows from its operations and bytes."""
 
