@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +55,14 @@ def evaluate(rng: np.random.Generator) -> physics.Prediction:
         floor_clock_hz=9e8,
         voltage_exponent=0.4,
     )
-    terms = physics.at_operating_point(reference, scaling)
+    terms = replace(
+        reference,
+        peak_flops_per_s=np.multiply(reference.peak_flops_per_s, scaling.peak),
+        bandwidth_bytes_per_s=np.multiply(reference.bandwidth_bytes_per_s, scaling.bandwidth),
+        issue_cycles_per_s=np.multiply(reference.issue_cycles_per_s, scaling.peak),
+        j_per_flop=np.multiply(reference.j_per_flop, scaling.energy_per_op),
+        leakage_w=np.multiply(reference.leakage_w, scaling.leakage),
+    )
     penalty = physics.penalty(rng.uniform(0.1, 1.1, accelerator), knee=0.85, slope=0.1)
     temperature_c = rng.uniform(25.0, 90.0, (STAGES, ACCELERATORS, POINTS))
     return physics.predict(load, terms, temperature_c=temperature_c, penalty=penalty)

@@ -10,6 +10,8 @@ import click
 from agent.cli.tables import dash, print_table
 
 Row = dict[str, Any]
+_ROUNDING = 1e-9
+"""Two ways of adding up the same joules differ by less."""
 
 
 def amount(value: float, unit: str) -> str:
@@ -166,8 +168,13 @@ def around(entry: Row) -> Iterator[str]:
             )
         yield f"back to back in air of 25 °C it settles at {settled['temperature_c']:.0f} °C by its own heat; {leak}"
     if about["energy_by_yield_j"] is not None:
-        apart = "the same to rounding" if about["forms_apart"] < 1e-12 else f"{about['forms_apart']:.1e} apart"
-        yield f"in the other form, switching / Φ: {about['energy_by_yield_j']:.4g} J, {apart}"
+        same = about["forms_apart"] < _ROUNDING
+        apart = "the same to rounding" if same else f"{about['forms_apart']:.2g} of it apart: one of the forms is wrong"
+        of = "" if about["leakage_known"] else " (its leakage is unknown: base power alone)"
+        yield (
+            f"{'' if same else '‼ '}in the other form, switching / Φ from operations, bytes and powers{of}: "
+            f"{about['energy_by_yield_j']:.4g} J, {apart}"
+        )
 
 
 def _more(value: float, than: float) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ACTING = ("passive", "hot", "critical")
 _UNITS = {"capacity": "J/K", "ambient": "W/K", "fan": "W/K at full speed"}
+_COLDEST_C, _HOTTEST_C = -60, 200
 _WHAT_HELPS = {
     "capacity": "let the load rest and run in turns of a few minutes",
     "ambient": "record until temperatures settle, at two loads at least",
@@ -98,9 +99,11 @@ def _trips(fit: HeatFit, profile: str | None, given: dict[str, float]) -> dict[s
     from agent.storage import share, yaml_files
 
     zones = fit.recording.zones
-    for name in given:
+    for name, trip_c in given.items():
         if name not in zones:
             raise BadInput(f"--trip {name}: is no zone of the recording (zones: {', '.join(zones)})")
+        if not _COLDEST_C <= trip_c <= _HOTTEST_C:
+            raise BadInput(f"--trip {name}={trip_c:g}: is no temperature from {_COLDEST_C} to {_HOTTEST_C} °C")
     if profile is None:
         return given
     board: DeviceProfile = yaml_files.load_profile(share.find_profile(profile))
@@ -151,6 +154,10 @@ def heat_document(fit: HeatFit, trips: dict[str, float]) -> dict[str, Any]:
             {"zone": zone, "parameter": name, "would_help": _WHAT_HELPS.get(name, _WHAT_HELPS_A_LINK)}
             for zone, name in fit.undetermined
         ],
+        "unnamed_heat": [
+            {"zone": zone, "power_w": power.power_w, "standard_error_w": power.standard_error_w}
+            for zone, power in zip(recording.zones, fit.unnamed, strict=True) if power.power_w
+        ],
         "notes": list(recording.notes),
     }  # fmt: skip
 
@@ -193,8 +200,24 @@ def _print(document: dict[str, Any]) -> None:
     for item in document["undetermined"]:
         guess = "; until then where it settles is a guess" if item["parameter"] == "ambient" else ""
         click.echo(f"‼ {item['zone']}: {item['parameter']} is not determined: {item['would_help']}{guess}")
+    for item in document["unnamed_heat"]:
+        click.echo(f"‼ {_unnamed(item)}")
     for note in document["notes"]:
         click.echo(f"note: {note}")
+
+
+def _unnamed(item: dict[str, Any]) -> str:
+    power_w, zone = item["power_w"], item["zone"]
+    size = f"about {abs(power_w):.2g} W (± {item['standard_error_w']:.1g})"
+    if power_w > 0:
+        return (
+            f"{zone}: something warms this zone by {size} that the recording does not name (a part without a power "
+            "column, or air warmer than ambient_c); the figures allow for it, as a constant"
+        )
+    return (
+        f"{zone}: something takes {size} from this zone that the recording does not name (air colder than ambient_c, "
+        f"or {zone}_w counts what heats another zone); the figures allow for it, as a constant"
+    )
 
 
 def _cells(quantity: dict[str, Any], what: str, missing: bool) -> list[str]:
@@ -236,6 +259,8 @@ def _block(document: dict[str, Any], name: str) -> str:
         f"qeil heat {name}: {document['windows']} windows of {document['window_s']:g} s, "
         f"replayed to {document['replay_rms_c']:.2g} K"
     )
+    for item in document["unnamed_heat"]:
+        source += f"; beside a constant {item['power_w']:.2g} W in {item['zone']} that it does not name [assumed]"
 
     def measured(value: float, rel: float | None) -> dict[str, Any]:
         sure = {} if rel is None else {"rel_uncertainty": float(f"{rel:.2g}")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from agent.errors import BadInput
@@ -17,9 +18,9 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
         try:
             value = float(number)
         except ValueError:
-            name = ""
-        if not name:
-            raise BadInput(f"{option} {text!r}: write {PAIR}, for example gpu=70")
+            name, value = "", 0.0
+        if not name or not math.isfinite(value):
+            raise BadInput(f"{option} {text!r}: write {PAIR} with a finite number, for example gpu=70")
         if name in found:
             raise BadInput(f"{option} {name}: given twice, as {found[name]:g} and as {value:g}; give one of them")
         found[name] = value

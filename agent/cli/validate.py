@@ -80,10 +80,24 @@ def _print(result: Validation, every_row: bool) -> None:
             f"‼ {len(nameless)} rows ({some}) name no software that is known and are predicted from hardware alone: "
             "write it into notes (TensorRT, llama.cpp, ONNX Runtime …)"
         )
+    _print_modes(document["unknown_power_modes"])
     for why, ids in sorted(reasons.items(), key=lambda pair: -len(pair[1]))[:SHOWN_REASONS]:
         click.echo(f"  not mapped, {len(ids)} rows ({', '.join(ids[:4])}{' …' if len(ids) > 4 else ''}): {why}")
     if len(reasons) > SHOWN_REASONS:
         click.echo(f"  and {len(reasons) - SHOWN_REASONS} more reasons; --json lists every row")
+
+
+def _print_modes(unknown: list[dict[str, str]]) -> None:
+    modes: dict[tuple[str, str], list[str]] = {}
+    for item in unknown:
+        modes.setdefault((item["board"], item["power_mode"]), []).append(item["row_id"])
+    for (board, mode), ids in list(modes.items())[:SHOWN_REASONS]:
+        click.echo(
+            f"‼ {len(ids)} rows ({', '.join(ids[:4])}{' …' if len(ids) > 4 else ''}): power mode {mode!r} of {board} "
+            "is not known, its full clocks are assumed: state the clocks column (GPU 612 MHz; EMC 2133)"
+        )
+    if len(modes) > SHOWN_REASONS:
+        click.echo(f"‼ and {len(modes) - SHOWN_REASONS} more power modes that are not known; --json lists every row")
 
 
 def _print_scores(title: str, first: str, groups: dict[str, Any]) -> None:

@@ -21,6 +21,10 @@ _CLOCK = {
     "cpu": r"CPU (?:(?:\d+)x)?(\d{3,4}(?:\.\d+)?)",
     "memory": r"EMC (\d{3,4})",
 }
+_FULL = re.compile(
+    r"(?<!non-)\bmax(n|p|imum)?(?![a-z0-9])|default|not stated|stock|full|performance|super|^(n/?a|-+|unknown)$", re.I
+)
+"""Power modes that mean the board's own full clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Site:
     host_clock_share: float
     dla: Accelerator | None = None
     dla_clock_hz: float = 0.0
+    unknown_mode: str = ""
+    """The row's power mode where the table has none such and full clocks stand in for it."""
 
     @property
     def operating_point(self) -> str:
@@ -129,6 +135,7 @@ class Hardware:
             dla=dla,
             dla_clock_hz=1e6 * float(_clock("dla", row) or mode.get("dla", {}).get("clock_mhz") or 0.0)
             or (dla.clock_hz if dla else 0.0),
+            unknown_mode="" if mode or _clock(kind, row) or _FULL.search(row.power_mode) else row.power_mode.strip(),
         )
 
     def _named(self, text: str) -> Iterator[dict[str, Any]]:

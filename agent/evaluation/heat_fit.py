@@ -1,7 +1,8 @@
 """What a recording teaches of a board's heat: capacities, conductances, how well they replay it, and where it leads.
 
 Every zone is identified against all others (`physics.identification`); the window over which samples are summed is the
-one whose network replays the recording best. What the recording does not determine is named. Owns no file.
+one whose network replays the recording best. What the recording does not determine is named, and so is a constant
+power that it must have left out. Owns no file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from agent.errors import BadInput
 from agent.evaluation.heat_recording import HeatRecording
 from agent.physics import identification
 from agent.physics.arguments import Array
-from agent.physics.identification import NodeEstimate
+from agent.physics.identification import NodeEstimate, RlsState, UnnamedPower
 from agent.physics.thermal import ThermalNetwork, steady_state, time_constants, time_to_reach, transition, with_fan
 
 WINDOWS_S = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
@@ -26,6 +27,9 @@ MOST_STEPS = 2000
 GAP = 10.0
 """An interval this many times the usual one is a gap: nothing is summed or replayed across it."""
 HORIZON_S = 86_400.0
+UNNAMED_SHARE = 0.05
+"""Of the mean power of all zones: less that is not recorded is not worth a word."""
+UNNAMED_SIGMAS = 3.0
 SEEN_SHARE = 2 / 3
 """Part of the recording that the check on the rest is identified from."""
 
@@ -48,6 +52,8 @@ class HeatFit:
     """Replayed against recorded."""
     unseen_rms_c: float | None
     """The last third replayed by a network of the first two thirds; None where those determine none."""
+    unnamed: tuple[UnnamedPower, ...]
+    """Of each zone: the constant power that the recording leaves out and the estimates allow for; 0 where none is."""
 
     @property
     def supported(self) -> bool:
@@ -76,13 +82,16 @@ class HeatFit:
         return time_constants(self.network)
 
     def mean_power_w(self) -> Array:
-        """(n,): over the whole recording."""
-        return _mean(self.recording.power_w, self.recording.time_s)
+        """(n,): over the whole recording, with what it left out."""
+        return self._whole(_mean(self.recording.power_w, self.recording.time_s))
 
     def highest_power_w(self) -> Array:
-        """(n,): mean of the window in which all zones together drew most."""
+        """(n,): mean of the window in which all zones together drew most, with what the recording left out."""
         found = [_mean(p.power_w, p.time_s) for p in _pieces(self.recording, self.window_s)]
-        return max(found, key=lambda power: float(power.sum()))
+        return self._whole(max(found, key=lambda power: float(power.sum())))
+
+    def _whole(self, recorded_w: Array) -> Array:
+        return np.maximum(0.0, recorded_w + _powers(self.unnamed))
 
     def settles_c(self, power_w: Array, fan: float | None = None) -> Array:
         """(n,): where the zones settle at a power, in the air of the recording's end; fan: another speed, in [0, 1]."""
@@ -113,7 +122,7 @@ def fit_heat(recording: HeatRecording) -> HeatFit:
     seen = int(recording.time_s.size * SEEN_SHARE)
     first, last = recording.part(0, seen), recording.part(seen, recording.time_s.size)
     earlier = _identified(first) if first.time_s.size > 1 and last.time_s.size > 1 else None
-    unseen = None if earlier is None else _rms(_replay(last, earlier.estimates), last.temperature_c)
+    unseen = None if earlier is None else _rms(_replay(last, earlier.estimates, earlier.unnamed), last.temperature_c)
     estimates = best.estimates
     fans = np.array([max(0.0, node.fan_w_per_k) for node in estimates])
     told = recording.fan is not None and not any("fan" in node.undetermined for node in estimates)
@@ -121,7 +130,7 @@ def fit_heat(recording: HeatRecording) -> HeatFit:
     assert network is not None  # noqa: S101  (it replayed the recording)
     return HeatFit(
         recording, estimates, best.window_s, best.windows, network, fans if told else None, best.replay_c, best.rms_c,
-        unseen if unseen is not None and math.isfinite(unseen) else None,
+        unseen if unseen is not None and math.isfinite(unseen) else None, best.unnamed,
     )  # fmt: skip
 
 
@@ -132,38 +141,77 @@ class _Attempt:
     windows: int
     replay_c: Array
     rms_c: float
+    unnamed: tuple[UnnamedPower, ...]
 
 
 def _identified(recording: HeatRecording) -> _Attempt | None:
-    """The attempt that replays best; None where no window gives a network."""
+    """The attempt that replays best, with what the recording left out; None where no window gives a network."""
+    plain = _from_named(recording)
+    return None if plain is None else _with_unnamed(recording, plain)
+
+
+def _with_unnamed(recording: HeatRecording, plain: _Attempt) -> _Attempt:
+    """The attempt once more with a constant power in each zone where one shows; as it was where none does.
+
+    One shows where it stands out from its own uncertainty and from the powers, and lets the replay come closer.
+    """
+    beside = _beside(recording, list(_pieces(recording, plain.window_s)))
+    least_w = UNNAMED_SHARE * float(_mean(recording.power_w, recording.time_s).sum())
+    shows = [abs(power.power_w) > max(least_w, UNNAMED_SIGMAS * power.standard_error_w) for _, power in beside]
+    if not any(shows):
+        return plain
+    estimates = tuple(b[0] if show else e for b, e, show in zip(beside, plain.estimates, shows, strict=True))
+    unnamed = tuple(b[1] if show else e for b, e, show in zip(beside, plain.unnamed, shows, strict=True))
+    replay_c = _replay(recording, estimates, unnamed)
+    rms_c = _rms(replay_c, recording.temperature_c)
+    if not rms_c < plain.rms_c:
+        return plain
+    return _Attempt(estimates, plain.window_s, plain.windows, replay_c, rms_c, unnamed)
+
+
+def _from_named(recording: HeatRecording) -> _Attempt | None:
+    """The best attempt from the powers as they are recorded."""
     found: list[_Attempt] = []
     fewest = 3 * (len(recording.zones) + 2)
+    nothing = tuple(UnnamedPower(0.0, math.inf) for _ in recording.zones)
     for window_s in WINDOWS_S:
         pieces = list(_pieces(recording, window_s))
         if len(pieces) < fewest:
             continue
         estimates = _estimates(recording, pieces)
-        replay_c = _replay(recording, estimates)
+        replay_c = _replay(recording, estimates, nothing)
         rms_c = _rms(replay_c, recording.temperature_c)
         if math.isfinite(rms_c):
-            found.append(_Attempt(estimates, window_s, len(pieces), replay_c, rms_c))
+            found.append(_Attempt(estimates, window_s, len(pieces), replay_c, rms_c, nothing))
     return min(found, key=lambda attempt: attempt.rms_c, default=None)
 
 
 def _estimates(recording: HeatRecording, pieces: list[HeatRecording]) -> tuple[NodeEstimate, ...]:
+    return tuple(identification.estimate(state) for state in _states(recording, pieces, 0))
+
+
+def _beside(recording: HeatRecording, pieces: list[HeatRecording]) -> list[tuple[NodeEstimate, UnnamedPower]]:
+    return [identification.estimate_beside(state) for state in _states(recording, pieces, 1)]
+
+
+def _states(recording: HeatRecording, pieces: list[HeatRecording], lengths: int) -> Iterator[RlsState]:
+    """What each zone's windows teach; lengths: 1 to give the length of each window as a last regressor, else 0."""
     nodes = len(recording.zones)
-    found = []
     for i in range(nodes):
-        state = identification.start(2 + nodes)
+        state = identification.start(2 + nodes + lengths)
         others = [j for j in range(nodes) if j != i]
         for piece in pieces:
             regressors, response = identification.window(
                 piece.time_s, piece.temperature_c[i], piece.power_w[i], 0.0 if piece.fan is None else piece.fan,
                 ambient_c=piece.ambient_c, neighbours_c=piece.temperature_c[others],
             )  # fmt: skip
-            state = identification.update(state, regressors, response)
-        found.append(identification.estimate(state))
-    return tuple(found)
+            length_s = [float(piece.time_s[-1] - piece.time_s[0])] * lengths
+            state = identification.update(state, np.append(regressors, length_s), response)
+        yield state
+
+
+def _powers(unnamed: tuple[UnnamedPower, ...]) -> Array:
+    return np.array([power.power_w for power in unnamed])
 
 
 def _network(estimates: tuple[NodeEstimate, ...], fan: float) -> ThermalNetwork | None:
@@ -173,14 +221,14 @@ def _network(estimates: tuple[NodeEstimate, ...], fan: float) -> ThermalNetwork 
         return None  # a capacity that is unknown, or a node without a way to the air
 
 
-def _replay(recording: HeatRecording, estimates: tuple[NodeEstimate, ...]) -> Array:
+def _replay(recording: HeatRecording, estimates: tuple[NodeEstimate, ...], unnamed: tuple[UnnamedPower, ...]) -> Array:
     """(n, m): temperatures stepped from the first sample of each stretch without a gap; NaN where no network is."""
     replayed = np.full(recording.temperature_c.shape, np.nan)
     steps = _Steps(estimates)
     for begin, end in _stretches(recording.time_s):
         stretch = recording.part(begin, end)
         marks = _marks(stretch.time_s.size)
-        power_w = _means(stretch.power_w, stretch.time_s, marks)
+        power_w = _means(stretch.power_w, stretch.time_s, marks) + _powers(unnamed)[:, np.newaxis]
         air_c = _means(stretch.ambient_c, stretch.time_s, marks)
         fans = None if stretch.fan is None else _means(stretch.fan, stretch.time_s, marks)
         now = replayed[:, begin] = stretch.temperature_c[:, 0]

@@ -49,6 +49,11 @@ class Validation:
             "rows": self.rows,
             "mapped": self.mapped,
             "unmapped": [dataclasses.asdict(item) for item in self.unmapped],
+            "unknown_power_modes": [
+                {"row_id": row_id, "board": case.site.board, "power_mode": case.site.unknown_mode}
+                for row_id, case in self.cases.items()
+                if case.site.unknown_mode
+            ],
             "summary": _scores(by_quantity(self.comparisons)),
             "fitted_on": {
                 "measurements": len(self.fitted_rows),

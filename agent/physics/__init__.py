@@ -15,7 +15,6 @@ from agent.physics.contention import concurrent_times, domain_bandwidth, shared_
 from agent.physics.energy import StageEnergy, blended_j_per_flop, energy_by_yield, stage_energy, switching_energy
 from agent.physics.leakage import (
     FixedPoint,
-    activation_from_doubling,
     doubling_from_activation,
     fixed_point,
     leakage_power,
@@ -28,7 +27,7 @@ from agent.physics.merit import (
     price_power_performance,
 )
 from agent.physics.operating_point import Scaling, best_energy_clock, operating_point_scaling
-from agent.physics.prediction import AcceleratorTerms, Prediction, StageLoad, at_operating_point, predict
+from agent.physics.prediction import AcceleratorTerms, Prediction, StageLoad, predict
 from agent.physics.pressure import cpq, penalty, swap_time, usable_bytes
 from agent.physics.roofline import (
     CEILINGS,
@@ -58,9 +57,7 @@ __all__ = [
     "StageEnergy",
     "StageLoad",
     "ThermalNetwork",
-    "activation_from_doubling",
     "arithmetic_energy",
-    "at_operating_point",
     "attainable",
     "best_energy_clock",
     "blended_j_per_flop",

@@ -54,6 +54,15 @@ class NodeEstimate:
         return not self.undetermined
 
 
+@dataclass(frozen=True, slots=True)
+class UnnamedPower:
+    """Power into a node beside the recorded one, taken as constant; below 0 where something cools it."""
+
+    power_w: float
+    standard_error_w: float
+    """Infinite where the data does not determine it."""
+
+
 def start(parameters: int, forgetting: float = 1.0) -> RlsState:
     """Return the state before any data: parameters 0 with a diffuse covariance.
 
@@ -155,6 +164,24 @@ def estimate(state: RlsState, max_rel_uncertainty: float = 0.25) -> NodeEstimate
     rel[1:] = np.where(known, spread / np.where(known, values, 1.0), np.inf)
     undetermined = tuple(name for name, share_ in zip(_names(theta.size), rel, strict=True) if share_ > limit)
     return NodeEstimate(1.0 / inverse_capacity, values[:-2], float(values[-2]), float(values[-1]), rel, undetermined)
+
+
+def estimate_beside(state: RlsState, max_rel_uncertainty: float = 0.25) -> tuple[NodeEstimate, UnnamedPower]:
+    """Return `estimate` of a state whose last regressor is the length of the window, and the power that explains it.
+
+    ∫dt carries a power P₀ that warms the node all the time without being recorded: P₀ = θ_last/θ_0. ValueError for
+    a state with fewer than 4 parameters.
+    """
+    theta, spread = state.parameters, state.covariance
+    named = RlsState(theta[:-1], spread[:-1, :-1], state.squared_error, state.weight - 1.0, state.forgetting)
+    node = estimate(named, max_rel_uncertainty)
+    spare, inverse_capacity = state.weight - theta.size, float(theta[0])
+    if spare <= 0 or inverse_capacity <= 0 or spread[-1, -1] > 1e-3 * _DIFFUSE:
+        return node, UnnamedPower(0.0, np.inf)
+    power_w = float(theta[-1]) / inverse_capacity
+    variance = spread[-1, -1] - 2.0 * power_w * spread[0, -1] + power_w**2 * spread[0, 0]
+    noise = max(state.squared_error / spare, np.finfo(np.float64).eps)
+    return node, UnnamedPower(power_w, float(np.sqrt(max(variance, 0.0) * noise)) / inverse_capacity)
 
 
 def _names(parameters: int) -> tuple[str, ...]:

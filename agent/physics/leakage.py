@@ -60,24 +60,10 @@ def leakage_slope(
     return power * (2.0 / kelvin + scale / np.square(kelvin))
 
 
-def activation_from_doubling(doubling_c: ArrayLike, reference_c: ArrayLike = 25.0) -> Array:
-    """Return the E_a [eV] with which leakage at reference + doubling is exactly twice that at the reference.
-
-    E_a = k_B·T0·T1/(T1 − T0)·(ln 2 − 2·ln(T1/T0)). Prior for FinFET: 20–75 °C per doubling; 10 °C is folklore from old
-    bulk processes. ValueError where the T² factor alone already doubles sooner (from 123.5 °C at 25 °C).
-    """
-    step = positive("doubling_c", doubling_c)
-    start = celsius("reference_c", reference_c) + ZERO_CELSIUS_K
-    end = start + step
-    activation = BOLTZMANN_EV_PER_K * start * end / step * (math.log(2.0) - 2.0 * np.log(end / start))
-    if np.any(activation < 0):
-        raise ValueError("doubling_c is too long: the T² of sub-threshold leakage alone doubles sooner")
-    return np.asarray(activation)
-
-
 def doubling_from_activation(activation_ev: ArrayLike, reference_c: ArrayLike = 25.0) -> Array:
-    """Return the temperature rise [°C] above the reference that doubles leakage; inverse of the function above.
+    """Return the temperature rise [°C] above the reference that doubles leakage.
 
+    FinFET: 20–75 °C per doubling; 10 °C is folklore from old bulk processes.
     Solves 2u + a·(1 − e^−u) = ln 2 for u = ln(T1/T0), a = E_a/(k_B·T0), by Newton from 0. The left side is concave and
     rising, so the iterates climb to the root and cannot overshoot it.
     """

@@ -8,14 +8,13 @@ explanation and simulation cannot disagree. Arguments are arrays that broadcast:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics import energy, leakage, roofline
 from agent.physics.arguments import Array, nonnegative, positive, positive_or_unlimited
-from agent.physics.operating_point import Scaling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,18 +63,6 @@ class Prediction:
     bytes_moved: Array
     """Memory bytes before the pressure penalty; weights that stay in cache excluded."""
     leakage_power_w: Array
-
-
-def at_operating_point(terms: AcceleratorTerms, scaling: Scaling) -> AcceleratorTerms:
-    """Return the terms at another operating point; base power, DRAM energy and the cap stay."""
-    return replace(
-        terms,
-        peak_flops_per_s=np.multiply(terms.peak_flops_per_s, scaling.peak),
-        bandwidth_bytes_per_s=np.multiply(terms.bandwidth_bytes_per_s, scaling.bandwidth),
-        issue_cycles_per_s=np.multiply(terms.issue_cycles_per_s, scaling.peak),
-        j_per_flop=np.multiply(terms.j_per_flop, scaling.energy_per_op),
-        leakage_w=np.multiply(terms.leakage_w, scaling.leakage),
-    )
 
 
 def predict(

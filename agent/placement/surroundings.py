@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.physics import roofline
+from agent.physics import leakage, pressure, roofline
 from agent.physics.contention import concurrent_times, domain_bandwidth
 from agent.physics.energy import energy_by_yield
 from agent.placement import clocks, costing
@@ -49,9 +49,12 @@ class Surroundings:
     thriftiest: Thriftiest | None
     settled: Settled | None
     energy_by_yield_j: float | None
-    """The second form of the energy equation, switching / Φ."""
+    """The second form of the energy equation, switching / Φ, counted anew: joules from operations, bytes and their
+    coefficients, Φ as the share of switching in the power drawn. Only the time is that of the placement."""
     forms_apart: float | None
-    """Relative difference of the two forms: rounding."""
+    """Relative difference of the two forms: rounding, unless one of them is wrong."""
+    leakage_known: bool
+    """Whether Φ has leakage of its own; else only the base power, at any temperature."""
     intensity_flops_per_byte: float | None
     """Operations per byte moved; None where nothing is moved."""
     ridge_flops_per_byte: float | None
@@ -63,16 +66,61 @@ def surroundings(
     temperature_c: float,
 ) -> Surroundings:  # fmt: skip
     """Everything around one placement; cost: of the whole model there at that temperature."""
-    second = apart = None
-    if cost.energy_j and cost.switching_j:
-        second = float(energy_by_yield(cost.switching_j, cost.switching_j / cost.energy_j))
-        apart = abs(second / cost.energy_j - 1.0)
+    second = _by_yield(workload, profile, accelerator, cost, temperature_c)
+    apart = None if second is None or not cost.energy_j else abs(second / cost.energy_j - 1.0)
     return Surroundings(
         _beside(profile, accelerator, runtime, cost),
         _thriftiest(workload, profile, accelerator, runtime, cost, temperature_c),
-        settled(profile, accelerator, cost), second, apart,
+        settled(profile, accelerator, cost), second, apart, accelerator.leakage is not None,
         *_intensities(workload, profile, accelerator, runtime),
     )  # fmt: skip
+
+
+def _by_yield(
+    workload: Workload, profile: DeviceProfile, accelerator: Accelerator, cost: costing.ModelCost, temperature_c: float
+) -> float | None:
+    """Switching / Φ from the profile's coefficients, beside `costing` and not from its joules; None where unknown."""
+    if not cost.switching_j:
+        return None
+    operations_j = 0.0
+    for work in (w for stage in workload.stages for w in stage.work if w.flops):
+        precision = costing.priced_as(costing.computed_in(work.precision, accelerator), accelerator)
+        assert precision is not None  # noqa: S101  (else its switching energy would be unknown)
+        operations_j += work.flops * accelerator.energy_j_per_flop[precision].value
+    domain = profile.memory_domain(accelerator.memory_domain)
+    bytes_j = _crossing_bytes(workload, profile, accelerator) * domain.energy_j_per_byte.value
+    switching_j = operations_j + bytes_j
+    if not switching_j:
+        return 0.0
+    static_w = accelerator.base_power_w.value
+    leak = accelerator.leakage
+    if leak is not None:
+        static_w += float(leakage.leakage_power(
+            temperature_c, leak.power_w.value, leak.activation_energy_ev.value, leak.reference_c
+        ))  # fmt: skip
+    switching_w = switching_j / cost.time_s
+    return float(energy_by_yield(switching_j, switching_w / (switching_w + static_w)))
+
+
+def _crossing_bytes(workload: Workload, profile: DeviceProfile, accelerator: Accelerator) -> float:
+    """Bytes through memory or the link in one pass, with the pressure penalty; without what stays in a cache."""
+    stages = workload.stages
+    weights = sum(s.weight_bytes for s in stages)
+    cached = sum(s.kv_bytes for s in stages)
+    held = weights + cached + sum(s.idle_weight_bytes for s in stages) + max(s.arena_bytes for s in stages)
+    domain = profile.memory_domain(accelerator.memory_domain)
+    full = pressure.cpq(held, 0.0, 0.0, domain.capacity_bytes.value, domain.reserved_bytes.value)
+    penalty = float(pressure.penalty(
+        min(1.0, float(full)), knee=accelerator.cpq_knee, slope=accelerator.cpq_kappa
+    ))  # fmt: skip
+    if accelerator.sram_bytes is not None:
+        spilt = max(0.0, weights - accelerator.sram_bytes.value)
+        return (spilt + cached) * penalty + stages[0].input_bytes + stages[-1].output_bytes
+    cache_bytes = -1.0 if accelerator.cache_bytes is None else accelerator.cache_bytes.value
+    if held <= cache_bytes:
+        return 0.0
+    streamed = sum(s.activation_bytes for s in stages if s.arena_bytes > cache_bytes)
+    return (weights + cached + streamed) * penalty
 
 
 def _intensities(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,9 @@ def read_document(path: Path) -> Document:
     """Plain data and lines of one file. Raises ConfigError where it cannot be read or is no YAML mapping."""
     file = str(path)
     try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe would be waited for, a device has no end
+            raise config_error([Problem(file, 0, "", "is no regular file but a pipe, socket or device; give a file")])
         with path.open("rb") as stream:
             raw = stream.read(yaml_text.MAX_BYTES + 1)
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, save
 
-from agent.cli.explain_text import flip_sentence
+from agent.cli.explain_text import around, flip_sentence
 from agent.cli.main import run
 from agent.storage import share
 
@@ -119,6 +119,26 @@ def test_explain_of_own_tables_agrees_with_plan(capsys):
     text = ok(capsys, "explain", "--problem", str(PROBLEM), "--deadline-ms", "3.5", "--power-cap-w", "9")
     assert "runner-up: " in text
     assert "would change it: " in text
+
+
+@pytest.mark.parametrize(
+    ("apart", "known", "told"),
+    [
+        (1e-15, True, "in the other form, switching / Φ from operations, bytes and powers: 2 J, the same to rounding"),
+        (1e-15, False, "powers (its leakage is unknown: base power alone): 2 J, the same to rounding"),
+        (0.02, True, "2 J, 0.02 of it apart: one of the forms is wrong"),
+    ],
+)
+def test_both_forms_of_the_energy_are_compared_aloud(apart, known, told):
+    nothing = dict.fromkeys(
+        ("intensity_flops_per_byte", "ridge_flops_per_byte", "beside", "thriftiest", "settled"), None
+    )
+    about = {**nothing, "energy_by_yield_j": 2.0, "forms_apart": apart, "leakage_known": known}
+
+    (sentence,) = around({"surroundings": about})
+
+    assert sentence.endswith(told)
+    assert sentence.startswith("‼") == (apart > 1e-9)
 
 
 def test_explain_wants_one_thing_to_explain(capsys):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -79,6 +81,27 @@ def test_what_is_not_determined_is_told_with_what_would_help(tmp_path):
     assert "is not determined:" in run(short)
 
 
+def test_heat_that_the_recording_does_not_name_is_told_and_stands_in_the_block(tmp_path, file):
+    warmed = tmp_path / "warmed.csv"
+    warmed.write_text(as_csv(recording(noise_c=0.05, every_s=5.0, unrecorded_w=4.0)))
+
+    assert "‼ gpu: something warms this zone by about 4" in run(warmed)
+    (found,) = json.loads(run(warmed, "--json"))["unnamed_heat"]
+    assert (found["zone"], found["power_w"]) == ("gpu", pytest.approx(4.0, rel=0.15))
+    block = yaml.safe_load(run(warmed, "--yaml"))["thermal"]
+    assert "W in gpu that it does not name [assumed]" in block["nodes"][0]["to_ambient_w_per_k"]["source"]
+    assert "something" not in run(file)
+    assert json.loads(run(file, "--json"))["unnamed_heat"] == []
+
+
+def test_heat_that_leaves_a_zone_unnamed_is_told_as_such(tmp_path):
+    known = recording(noise_c=0.05, every_s=5.0)
+    cooled = tmp_path / "cooled.csv"
+    cooled.write_text(as_csv(replace(known, power_w=known.power_w + 2.0 * np.array([[1.0], [0.0]]))))
+
+    assert "‼ gpu: something takes about 2" in run(cooled)
+
+
 def test_the_plot_is_written_the_same_each_time(tmp_path, file):
     one, two = tmp_path / "one.svg", tmp_path / "two.svg"
     run(file, "--plot", one)
@@ -92,6 +115,9 @@ def test_the_plot_is_written_the_same_each_time(tmp_path, file):
     ("options", "why"),
     [
         (["--trip", "npu=80"], "--trip npu: is no zone of the recording"),
+        (["--trip", "cpu=nan"], "--trip 'cpu=nan': write NAME=NUMBER with a finite number"),
+        (["--trip", "cpu=1e400"], "--trip 'cpu=1e400': write NAME=NUMBER with a finite number"),
+        (["--trip", "cpu=-300"], "--trip cpu=-300: is no temperature from -60 to 200 °C"),
         (["--heats", "gpu"], "--heats 'gpu': write COLUMN=ZONE"),
         (["--plot", "x.txt"], "ends in .svg"),
     ],

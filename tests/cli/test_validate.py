@@ -83,6 +83,26 @@ def test_every_row_has_units_and_its_operating_point(tmp_path):
     assert details[2]["operating_point"] == "8 units × 918 MHz, memory 3199 MHz"
 
 
+def test_a_power_mode_that_the_board_has_not_is_counted_and_named(tmp_path):
+    head = HEAD.strip() + ",power_mode,clocks\n"
+    stem = "B,orin-nx-16gb,GPU,yolov8n,vision,3,1,,,"
+    modes = ("20W", "20W", "15W", "", "MAXN", "default/not stated", "MAXN_SUPER")
+    rows = "".join(f"{i},{stem}{mode},\n" for i, mode in enumerate(modes)) + f"9,{stem}20W,GPU 612 MHz\n"
+    path = table(tmp_path, head + rows)
+
+    assert "‼ 2 rows (0, 1): power mode '20W' of Jetson Orin NX 16GB is not known, its full clocks" in run(path)
+    found = json.loads(run(path, "--json"))["unknown_power_modes"]
+    assert [item["row_id"] for item in found] == ["0", "1"]
+    assert found[0] == {"row_id": "0", "board": "Jetson Orin NX 16GB", "power_mode": "20W"}
+
+
+def test_of_many_power_modes_that_are_not_known_the_rest_is_counted(tmp_path):
+    head = HEAD.strip() + ",power_mode\n"
+    rows = "".join(f"{i},B,orin-nx-16gb,GPU,yolov8n,vision,3,1,,,{101 + i}W\n" for i in range(14))
+
+    assert "‼ and 2 more power modes that are not known" in run(table(tmp_path, head + rows))
+
+
 def test_a_plot_has_a_panel_for_every_quantity_there_is_and_no_other(tmp_path):
     pytest.importorskip("matplotlib")
     drawn = tmp_path / "parity.svg"

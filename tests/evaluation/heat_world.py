@@ -13,10 +13,14 @@ ZONES = ("gpu", "cpu")
 
 
 def recording(
-    fan: bool = True, noise_c: float = 0.0, length_s: float = 1800.0, every_s: float = 2.0, seed: int = 3
-) -> HeatRecording:
-    """Both zones loaded in turns of two minutes; the fan changes every five, or stays at a fifth."""
-    rng = np.random.default_rng(seed)
+    fan: bool = True, noise_c: float = 0.0, length_s: float = 1800.0, every_s: float = 2.0, seed: int = 3,
+    unrecorded_w: float = 0.0,
+) -> HeatRecording:  # fmt: skip
+    """Both zones loaded in turns of two minutes; the fan changes every five, or stays at a fifth.
+
+    unrecorded_w: warms the first zone all the time and is in no power.
+    """
+    rng, beside_w = np.random.default_rng(seed), np.array([unrecorded_w, 0.0])
     times = np.arange(0.0, length_s, every_s)
     turns = rng.choice([1.0, 6.0, 12.0, 18.0], (int(length_s // 120) + 1, 2))
     powers = turns[(times // 120).astype(int)]
@@ -26,7 +30,7 @@ def recording(
     for i in range(times.size - 1):
         # Between samples power and fan go from one to the other.
         cooled = with_fan(TRUE, FAN_W_PER_K, float(fans[i : i + 2].mean()))
-        now = step(cooled, now, powers[i : i + 2].mean(axis=0), every_s, ambient_c=25.0)
+        now = step(cooled, now, powers[i : i + 2].mean(axis=0) + beside_w, every_s, ambient_c=25.0)
         temperatures.append(now)
     seen = np.array(temperatures).T + rng.normal(0.0, noise_c, (2, times.size))
     return HeatRecording(

@@ -25,6 +25,29 @@ def test_the_board_that_made_the_recording_is_found_through_the_noise_of_its_sen
     assert fit.unseen_rms_c == pytest.approx(0.1, abs=0.05)
 
 
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_no_unnamed_heat_shows_where_every_power_is_recorded(seed):
+    for known in (recording(noise_c=0.1, seed=seed), recording(fan=False, noise_c=0.1, seed=seed)):
+        fit = fit_heat(known)
+        assert [power.power_w for power in fit.unnamed] == [0.0, 0.0]
+        assert fit.mean_power_w() == pytest.approx(known.power_w.mean(axis=1), rel=0.02)
+
+
+@pytest.mark.parametrize("left_out_w", [4.0, -2.0])
+def test_a_power_that_the_recording_leaves_out_shows_and_does_not_spoil_the_conductances(left_out_w):
+    known = recording(noise_c=0.05, unrecorded_w=max(0.0, left_out_w))
+    fit = fit_heat(replace(known, power_w=known.power_w + np.array([[max(0.0, -left_out_w)], [0.0]])))
+
+    gpu, cpu = fit.unnamed
+    assert gpu.power_w == pytest.approx(left_out_w, rel=0.15)
+    assert 0 < gpu.standard_error_w < 0.25 * abs(left_out_w)
+    assert cpu.power_w == 0.0
+    assert fit.estimates[0].ambient_w_per_k == pytest.approx(0.25, rel=0.15)
+    assert fit.rms_c < 0.3
+    assert fit.unseen_rms_c is not None
+    assert fit.unseen_rms_c < 0.6
+
+
 def test_a_fan_that_was_not_recorded_is_not_asked_for():
     fit = fit_heat(recording(fan=False))
 

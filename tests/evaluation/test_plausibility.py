@@ -8,7 +8,6 @@ from typing import Any, get_args
 import pytest
 
 from agent.evaluation.plausibility import operation_range_j, remarks
-from agent.physics.leakage import activation_from_doubling
 from agent.schema.device import DeviceProfile
 from agent.schema.workload import Precision
 from agent.storage import yaml_files
@@ -16,6 +15,7 @@ from tests.placement.test_costing import board, unit
 from tests.service.world import quantity
 
 PROFILES = sorted((Path(__file__).parents[2] / "device_profiles").glob("*.yaml"))
+DOUBLES_IN_8_C_EV, DOUBLES_IN_30_C_EV = 0.6294, 0.1409
 
 
 def profile(memory: dict[str, Any] | None = None, **accelerator: Any) -> DeviceProfile:
@@ -55,14 +55,14 @@ def test_a_shipped_board_has_nothing_to_remark_on(path):
         ),
         (
             profile(leakage={
-                "power_w": quantity(1.0), "activation_energy_ev": quantity(float(activation_from_doubling(8.0)))
+                "power_w": quantity(1.0), "activation_energy_ev": quantity(DOUBLES_IN_8_C_EV)
             }),
             ("accelerators", 0, "leakage", "activation_energy_ev"),
             "doubles leakage every 8 °C",
         ),
         (
             profile(power_cap_w=quantity(10.0), leakage={
-                "power_w": quantity(5.0), "activation_energy_ev": quantity(float(activation_from_doubling(30.0)))
+                "power_w": quantity(5.0), "activation_energy_ev": quantity(DOUBLES_IN_30_C_EV)
             }),
             ("accelerators", 0, "leakage", "power_w"),
             "of the cap of 10 W",
@@ -89,7 +89,7 @@ def test_a_general_core_may_spend_more_on_an_operation_than_an_accelerator():
 
 
 def test_usual_leakage_is_not_remarked_on():
-    usual = quantity(float(activation_from_doubling(30.0)))
+    usual = quantity(DOUBLES_IN_30_C_EV)
 
     assert remarks(profile(leakage={"power_w": quantity(1.0), "activation_energy_ev": usual})) == ()
 

@@ -90,6 +90,28 @@ def test_too_little_data_supports_nothing():
         assert found.capacity_j_per_k == math.inf
 
 
+def test_a_constant_power_that_no_reading_has_is_found_with_its_uncertainty():
+    state = identification.start(4)
+    for times, path, power_w, fan in drive([0.0, 0.3, 1.0], noise_c=0.02):
+        regressors, response = identification.window(times, path[:, 0], power_w[:, 0] - 3.0, fan, ambient_c=AMBIENT_C)
+        state = identification.update(state, np.append(regressors, times[-1] - times[0]), response)
+
+    node, unnamed = identification.estimate_beside(state)
+
+    assert unnamed.power_w == pytest.approx(3.0, abs=3 * unnamed.standard_error_w + 0.1)
+    assert 0 < unnamed.standard_error_w < 0.5
+    assert node.supported
+    assert node.ambient_w_per_k == pytest.approx(0.4, rel=0.05)
+    assert node.fan_w_per_k == pytest.approx(0.6, rel=0.05)
+
+
+def test_nothing_is_said_of_a_power_beside_that_the_data_cannot_tell():
+    node, unnamed = identification.estimate_beside(identification.start(4))
+
+    assert node.undetermined == ("capacity", "ambient", "fan")
+    assert (unnamed.power_w, unnamed.standard_error_w) == (0.0, math.inf)
+
+
 def test_old_cooling_is_forgotten_when_dust_halves_it():
     before, after = drive([0.0, 1.0], windows=200), drive([0.0, 1.0], fan_w_per_k=0.3, windows=200, seed=2)
 

@@ -75,19 +75,6 @@ def test_a_cap_stretches_the_predicted_time():
     assert float(p.energy.mean_power_w) == pytest.approx(2.2)
 
 
-def test_half_the_clock_halves_compute_and_saves_switching_energy():
-    half = physics.operating_point_scaling(
-        4, 0.5e9, 3e9,
-        reference_units=4, reference_clock_hz=1e9, reference_memory_clock_hz=3e9,
-        floor_clock_hz=0.4e9, voltage_exponent=0.4,
-    )  # fmt: skip
-    slow = predicted(terms=physics.at_operating_point(TERMS, half))
-
-    assert float(slow.roofline.compute_s) == pytest.approx(2 * float(predicted().roofline.compute_s))
-    assert slow.energy.switching_j < predicted().energy.switching_j
-    assert slow.leakage_power_w < predicted().leakage_power_w
-
-
 def test_stages_accelerators_and_points_broadcast_and_match_single_calls():
     flops = np.array([1e8, 1e9, 1e10])
     peaks = np.array([1e11, 1e12])
@@ -102,32 +89,3 @@ def test_stages_accelerators_and_points_broadcast_and_match_single_calls():
 
     assert table.shape == (3, 2, 4)
     assert table[1, 0, 2] == float(one)
-
-
-def test_race_to_idle_and_pace_have_an_interior_optimum():
-    clocks = np.linspace(0.3e9, 2e9, 60)
-    points = physics.operating_point_scaling(
-        8, clocks, 3e9,
-        reference_units=8, reference_clock_hz=2e9, reference_memory_clock_hz=3e9,
-        floor_clock_hz=0.9e9, voltage_exponent=0.5,
-    )  # fmt: skip
-    compute_bound = replace(TERMS, base_power_w=0.2, leakage_w=0.1, bandwidth_bytes_per_s=1e13, overhead_s=0.0)
-    best = int(np.argmin(predicted(terms=physics.at_operating_point(compute_bound, points)).energy.energy_j))
-
-    assert 0 < best < 59
-
-
-def test_an_operating_point_moves_each_term_by_its_own_knob():
-    point = physics.operating_point_scaling(
-        2, 0.5e9, 1e9,
-        reference_units=4, reference_clock_hz=1e9, reference_memory_clock_hz=4e9,
-        floor_clock_hz=0.25e9, voltage_exponent=0.5,
-    )  # fmt: skip
-    moved = physics.at_operating_point(replace(TERMS, issue_cycles_per_s=8e9), point)
-
-    assert float(moved.peak_flops_per_s) == pytest.approx(0.25e12)
-    assert float(moved.issue_cycles_per_s) == pytest.approx(2e9)
-    assert float(moved.bandwidth_bytes_per_s) == pytest.approx(1.25e9)
-    assert float(moved.j_per_flop) == pytest.approx(0.5e-12)
-    assert float(moved.leakage_w) == pytest.approx(0.5 * 0.5 * 0.5**0.5)
-    assert (moved.j_per_byte, moved.base_power_w, moved.overhead_s) == (4e-11, 1.0, 1e-4)

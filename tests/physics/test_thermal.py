@@ -163,7 +163,7 @@ def test_a_fan_cooled_module_at_fixed_clocks_drifts_less_than_three_percent_in_a
     network = thermal.with_fan(
         thermal.ThermalNetwork([3.0, 60.0, 400.0], [[0, 4, 0], [4, 0, 3], [0, 3, 0]], [0.0, 0.0, 0.5]), [0, 0, 1.2], 0.6
     )
-    activation_ev = leakage.activation_from_doubling(30.0)
+    activation_ev = 0.1409  # doubles in 30 °C
     leak_25c_w, fixed_w = 1.0, 25.5
     temperature_c = np.array([35.0, 34.0, 33.0])
     board_w = []

@@ -132,7 +132,61 @@ def test_both_forms_of_the_energy_equation_agree(flops, weight_bytes, base_w):
     found = around(work(flops, weight_bytes), board(unit("gpu", base_power_w=quantity(base_w))))
 
     assert found.forms_apart is not None
-    assert found.forms_apart <= 1e-12
+    assert found.forms_apart <= 1e-9
+
+
+TWO_STAGES = Workload(
+    model="m", digest="", format="onnx", phase="forward",
+    stages=tuple(
+        Stage(
+            name=name, work=(Work(family="gemm", precision="fp32", flops=flops),), weight_bytes=4e6, nodes=1,
+            activation_bytes=2e6, arena_bytes=arena, input_bytes=1e5, output_bytes=1e4, kv_bytes=3e5,
+        )
+        for name, flops, arena in (("a", 1e9, 1e5), ("b", 2e9, 1e7))
+    ),
+)  # fmt: skip
+LEAKAGE = {"power_w": quantity(0.5), "activation_energy_ev": quantity(0.15)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"cache_bytes": quantity(1e6)}, {"cache_bytes": quantity(1e9)}, {"sram_bytes": quantity(5e6)}],
+)
+def test_both_forms_count_the_same_bytes_through_caches_and_links(changes):
+    found = around(TWO_STAGES, board(unit("gpu", leakage=LEAKAGE, **changes)), 70.0)
+
+    assert found.forms_apart is not None
+    assert found.forms_apart <= 1e-9
+    assert found.leakage_known
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"energy_j_per_flop": {"fp32": quantity(3e-12)}}, {"base_power_w": quantity(1.5)}, {"leakage": None},
+        {"leakage": {**LEAKAGE, "activation_energy_ev": quantity(0.3)}},
+    ],
+)  # fmt: skip
+def test_a_coefficient_that_differs_on_one_of_the_two_paths_shows(changes):
+    told, other = (board(unit("gpu", **{"leakage": LEAKAGE, **more})) for more in ({}, changes))
+    own, accelerator = told.accelerators[0], other.accelerators[0]
+    cost = costing.model_cost(TWO_STAGES, told, own, own.runtimes[0], 70.0)
+
+    found = surroundings(TWO_STAGES, other, accelerator, accelerator.runtimes[0], cost, 70.0)
+
+    assert found.forms_apart is not None
+    assert found.forms_apart > 0.01
+    assert found.leakage_known == (accelerator.leakage is not None)
+
+
+def test_joules_of_switching_that_nothing_in_the_workload_accounts_for_show():
+    profile = board(unit("gpu"))
+    own = profile.accelerators[0]
+    cost = costing.model_cost(TWO_STAGES, profile, own, own.runtimes[0], 45.0)
+
+    found = surroundings(work(0.0, 0.0), profile, own, own.runtimes[0], cost, 45.0)
+
+    assert found.forms_apart == 1.0
 
 
 def test_the_thriftiest_clock_has_fewer_joules_than_those_on_both_sides_of_it():

@@ -63,6 +63,15 @@ def test_a_file_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> 
         load_profile(tmp_path)
 
 
+def test_a_pipe_or_a_device_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        for load in (load_settings, load_policy, load_profile):
+            with pytest.raises(ConfigError, match="is no regular file but a pipe, socket or device"):
+                load(path)
+
+
 def test_an_endless_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "huge.yaml"
     path.touch()
