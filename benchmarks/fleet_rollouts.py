@@ -4,7 +4,8 @@
 controllers follow, with its default plan, over boards of paper. Each board's excess is its joules per inference after
 over before: the change, times noise of its own (a log normal of `--noise`). Boards settle one after the other, and the
 rule is asked after each, later after each twentieth part of those that settled. The same for boards of which a share
-breaks (`--broken`), and for a fleet in which boards fail now and then whatever they are given (`--flaky`).
+breaks (`--broken`), and for fleets in which boards fail now and then whatever they are given: `--flaky`, and the share
+that the plan accepts.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def main() -> None:
     given = parser.parse_args()
     repeats = 10 if given.quick else given.repeats
     cases = {
-        "neutral": (0.0, 0.0), "neutral, flaky boards": (0.0, given.flaky), "worse": (given.change, 0.0),
+        "neutral": (0.0, 0.0), "neutral, flaky boards": (0.0, given.flaky),
+        "neutral, as many fail as may": (0.0, Plan().max_failed), "worse": (given.change, 0.0),
         "broken": (0.0, given.broken),
     }  # fmt: skip
     for name, (change, broken) in cases.items():

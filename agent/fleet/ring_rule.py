@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.control.worse import Evidence, weighed_all
+from agent.fleet.failures import too_many
 from agent.schema.fleet import Plan
 
 COHORTS = 10_000
-_NEGLIGIBLE = 1e-12
 BOUND = 0.25
 """Largest rise of joules per inference, as a log ratio, that one board may count for."""
 FAILED = frozenset({"reverted", "refused", "silent"})
@@ -67,26 +67,6 @@ def evidence(plan: Plan, excesses: Sequence[float]) -> Evidence:
     return weighed_all(excesses, math.log1p(plan.max_worse), BOUND)
 
 
-def chance(boards: int, failed: int, share: float) -> float:
-    """That `failed` or more of `boards` fail where `share` of all do: the upper tail of the binomial distribution.
-
-    1 where that is no more than is to be expected.
-    """
-    if failed <= share * boards:
-        return 1.0
-    if share == 0:
-        return 0.0
-    ways = math.lgamma(boards + 1) - math.lgamma(failed + 1) - math.lgamma(boards - failed + 1)
-    term = math.exp(ways + failed * math.log(share) + (boards - failed) * math.log1p(-share))
-    total = term
-    for more in range(failed + 1, boards + 1):
-        term *= (boards - more + 1) / more * share / (1 - share)
-        total += term
-        if term < _NEGLIGIBLE * total:
-            break
-    return total
-
-
 def step(plan: Plan, progress: Progress, now_s: float) -> Step:
     """The next step."""
     reason = _abort(plan, progress)
@@ -110,7 +90,8 @@ def step(plan: Plan, progress: Progress, now_s: float) -> Step:
 
 def _abort(plan: Plan, progress: Progress) -> str:
     settled = progress.kept + progress.failed
-    if settled >= plan.min_boards and chance(settled, progress.failed, plan.max_failed) <= plan.risk:
+    enough = min(plan.min_boards, settled + progress.waiting + progress.under_way)
+    if settled >= enough and too_many(settled, progress.failed, plan.max_failed, plan.risk):
         share = progress.failed / settled
         return f"{progress.failed} of {settled} boards failed or fell silent ({share:.1%}; {plan.max_failed:.1%} may)"
     found = evidence(plan, progress.excesses)

@@ -71,10 +71,16 @@ class Plan(FileModel):
         default=0.002, ge=0, le=1,
         description="accepted share of boards that refuse, revert or fall silent; more, beyond chance, aborts",
     )  # fmt: skip
-    min_boards: int = Field(default=5, ge=1, description="that many settled boards before failures count")
+    min_boards: int = Field(
+        default=5, ge=1, description="that many settled boards, or all of the rings so far, before failures count"
+    )
     silent_s: float = Field(default=3600.0, gt=0, description="an offered board without an end counts as silent")
     max_worse: float = Field(default=0.02, ge=0, lt=0.2, description="accepted rise of joules per inference")
-    risk: float = Field(default=0.05, gt=0, lt=0.5, description="how unlikely what aborts would be, were all well")
+    risk: float = Field(
+        default=0.05, gt=0, lt=0.5,
+        description="chance, at most, that failures abort it where max_failed is the true share, however often they are"
+        " looked at; the same for joules and max_worse",
+    )  # fmt: skip
     approvals: int = Field(default=1, ge=1, le=5, description="people who must want it, the one who asks included")
     select: str = Field(default="", max_length=1024, description="which boards; all of the tenant by default")
 

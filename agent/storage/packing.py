@@ -69,7 +69,7 @@ class Stored:
         try:
             text = self.payload if self.base is None else _unpacked(self.payload, self.base)
             found = json.loads(text)
-        except (zlib.error, ValueError, TypeError) as error:
+        except (zlib.error, ValueError, TypeError, RecursionError) as error:
             raise DamagedRow(f"row {self.seq} of {self.cls}, boot {self.boot}: {error}") from error
         if not isinstance(found, dict):
             raise DamagedRow(f"row {self.seq} of {self.cls}, boot {self.boot}: no JSON object")

@@ -24,25 +24,26 @@ PAGE_BYTES = 1024
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
 ROWS = "SELECT cls, boot, seq, payload, (SELECT text FROM bases WHERE bases.id = base), base FROM rows"
 NEWEST = f"{ROWS} WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
+_NEWEST_OF_2 = "SELECT cls, boot, seq, payload, NULL, NULL FROM rows WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
 
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS rows (
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS rows (
     id INTEGER PRIMARY KEY, cls TEXT NOT NULL, boot INTEGER NOT NULL, seq INTEGER NOT NULL, payload BLOB,
     base INTEGER, UNIQUE (cls, boot, seq)
-);
-CREATE TABLE IF NOT EXISTS bases (id INTEGER PRIMARY KEY, text BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS dead (
+)""",
+    "CREATE TABLE IF NOT EXISTS bases (id INTEGER PRIMARY KEY, text BLOB NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS dead (
     id INTEGER PRIMARY KEY, cls TEXT NOT NULL, boot INTEGER NOT NULL, seq INTEGER NOT NULL,
     bytes INTEGER NOT NULL, reason TEXT NOT NULL
-);
-PRAGMA user_version = {LAYOUT};
-"""
+)""",
+    f"PRAGMA user_version = {LAYOUT}",
+)
 
 
 def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connection, str | None]:
     """Open or make the file for writing; the second value says what was found damaged and moved aside.
 
-    StorageError if the folder cannot be written.
+    StorageError if the folder cannot be written, or another process holds the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +51,8 @@ def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connectio
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise StorageError(f"{path}: {error}; another process writes to it, end that first") from error
         if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
             raise _unusable(path, str(error)) from error
         aside = path.with_suffix(f".damaged-{boot}")
@@ -87,9 +90,7 @@ def _connect(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_LIMIT_BYTES // PAGE_BYTES}")
         if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("integrity check failed")
-        if found == 2:
-            db.execute(_FROM_2)
-        db.executescript(_SCHEMA)
+        _lay_out(db)
         with db:
             db.execute("DELETE FROM rows WHERE payload IS NULL AND boot <> ?", (boot,))
         _cap(db, path, max_bytes)
@@ -97,6 +98,18 @@ def _connect(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _lay_out(db: sqlite3.Connection) -> None:
+    """Bring it to this layout, in one transaction: a kill leaves the layout before, whole.
+
+    Earlier builds added the column in a commit of its own; a file that they left so is taken over too.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        columns = {row[1] for row in db.execute("PRAGMA table_info(rows)")}
+        for statement in (*([_FROM_2] if columns and "base" not in columns else []), *_SCHEMA):
+            db.execute(statement)
 
 
 def _cap(db: sqlite3.Connection, path: Path, max_bytes: int) -> None:
@@ -141,7 +154,9 @@ def recent_rows(path: Path, count: int) -> list[OutboxRow]:
     except sqlite3.Error as error:
         raise StorageError(f"{path}: {error}") from error
     try:
-        return rows_from(reversed(stored(db.execute(NEWEST, (count,)).fetchall())))
+        packed = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bases'").fetchone()
+        query = NEWEST if packed else _NEWEST_OF_2
+        return rows_from(reversed(stored(db.execute(query, (count,)).fetchall())))
     except sqlite3.Error as error:
         raise StorageError(f"{path}: {error}") from error
     finally:

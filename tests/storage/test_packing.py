@@ -119,16 +119,6 @@ def test_what_is_no_packed_row_is_a_damaged_one(payload):
         Stored("tlm", 1, 3, payload, Packer("base").stored).document()
 
 
-def test_a_file_of_the_layout_before_is_taken_over(tmp_path):
-    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db")) as old, old:
-        old.executescript(
-            "CREATE TABLE rows (id INTEGER PRIMARY KEY, cls TEXT NOT NULL, boot INTEGER NOT NULL,"
-            " seq INTEGER NOT NULL, payload TEXT, UNIQUE (cls, boot, seq)); PRAGMA user_version = 2;"
-            """ INSERT INTO rows (cls, boot, seq, payload) VALUES ('tlm', 1, 0, '{"old": 1}');"""
-        )
-    box = make(tmp_path, 2)
-    assert box.recovered is None
-    box.append("tlm", ROW)
-    box.flush()
-    assert [r.payload for r in waiting(box)] == [{"old": 1}, ROW]
-    box.stop()
+def test_text_that_is_nested_without_end_is_a_damaged_row():
+    with pytest.raises(DamagedRow, match="row 3 of evt, boot 1"):
+        Stored("evt", 1, 3, "[" * 60_000, None).document()

@@ -185,7 +185,9 @@ class Reporting:
         """Begin to commit, and to connect where a broker is configured."""
         self.outbox.start()
         if self.outbox.recovered is not None:
-            self._condition("outbox_recovered", self.outbox.recovered, "older telemetry is lost", "keep or delete it")
+            told = "rows that were not sent are in there"
+            mend = "docs/fleet.md says how to get rows of another version back; else keep or delete it"
+            self._condition("outbox_recovered", self.outbox.recovered, told, mend)
         if self._link is not None and self._publisher is not None:
             self._link.start()
             self._publisher.start(self._link)
