@@ -31,7 +31,7 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-major
 @click.option("--model", help="as the server names it, or a folder made by `qeil models import`")
 @click.option("--url", help="an OpenAI-compatible server; left out: the folder runs in this process")
 @click.option("--mode", help="of a folder: exact (default) or fast")
-@click.option("--questions", type=click.IntRange(1), help="at most so many [default: all, generated: 200]")
+@click.option("--questions", type=click.IntRange(1, 1_000_000), help="at most so many [default: all, generated: 200]")
 @click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="per question")
 @click.option("--max-tokens", type=click.IntRange(1, 65536), default=256, show_default=True, help="per sample")
 @click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.7, show_default=True)

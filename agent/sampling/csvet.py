@@ -109,16 +109,17 @@ def _over(tally: Tally, budget: Budget, spent: Spent) -> StopReason | None:
     """The budget that the next batch would pass. A limit on something that nobody can read stops at once."""
     if tally.samples >= budget.max_samples:
         return "samples"
-    if _passes(budget.joules, spent.joules, spent.next_joules):
+    if passes(budget.joules, spent.joules, spent.next_joules):
         return "joules"
-    if _passes(budget.seconds, spent.seconds, spent.next_seconds):
+    if passes(budget.seconds, spent.seconds, spent.next_seconds):
         return "seconds"
-    if _passes(budget.temperature_c, spent.temperature_c, 0.0):
+    if passes(budget.temperature_c, spent.temperature_c, 0.0):
         return "temperature"
     return None
 
 
-def _passes(limit: float | None, now: float | None, more: float | None) -> bool:
+def passes(limit: float | None, now: float | None, more: float | None) -> bool:
+    """Whether `more` beyond `now` passes the limit, which None is not; what nobody can read passes any limit."""
     if limit is None:
         return False
     return now is None or more is None or now + more > limit

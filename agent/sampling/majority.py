@@ -5,13 +5,15 @@ that come in random order; if another answer than the leading one, i, won the vo
 some answer m with n_i < n_m. (Level with the most frequent is won: which of two such answers a vote gives is chance.)
 Given these final counts every order of the two is equally likely, so the chance
 that i is ever ahead of m by the line `boundary` draws is the share of lattice paths from (0, 0) to (n_i, n_m) that
-touch it – counted exactly, step by step, by
+touch it, counted step by step by
 
     u(x, y) = x/(x+y) · u(x−1, y) + y/(x+y) · u(x, y−1),   u = 0 on the line and beyond,
 
-the share of paths that stay below. Summed over all wrong answers, whatever their counts, it is at most α: looking after
-every sample is paid for, and so are answers that have not come up yet. In terms of sampling without replacement this is
-a sequential test of the margin (cf. Waudby-Smith & Ramdas, NeurIPS 2020, arXiv 2006.04347), with its error exact.
+the share of paths that stay below. Added up over the wrong answers, at the counts where that is largest, it is kept at
+α or less: looking after every sample is paid for, and so are answers that have not come up yet. The sum is an upper
+bound of the error (a union bound): exact where two answers share all samples and only one of them can reach the line,
+more than the error otherwise. In terms of sampling without replacement this is a sequential test of the margin (cf.
+Waudby-Smith & Ramdas, NeurIPS 2020, arXiv 2006.04347).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import math
 from agent.sampling.tally import Tally
 
 MAX_SAMPLES = 128
-"""N beyond which no line is drawn: the exact count takes N² steps for every line that is tried."""
+"""N beyond which no line is drawn: counting the paths takes N² steps for every line that is tried."""
 
 Line = tuple[int, ...]
 """Wins that settle the vote against 0, 1, 2, … samples of the runner-up."""
@@ -58,7 +60,7 @@ def tail(wins: int, losses: int, half: int) -> float:
 
 
 def wrong(line: Line, samples: int) -> float:
-    """Largest chance, over all final counts of at most so many samples, that a wrong answer touches the line.
+    """Upper bound, over all final counts of at most so many samples, of the chance that a wrong answer is believed.
 
     For m samples of the right answer the others share the rest, each of them with fewer than m; what they risk together
     is at most the rest times the largest risk per sample.

@@ -129,11 +129,13 @@ def batch_size(drawn: int, max_samples: int) -> int:
 def decide(strategy: Strategy, progress: Progress, temperature_c: float | None = None) -> Decision:
     """What to do after the samples drawn so far.
 
-    Costs of the next batch are expected to be the mean of the samples so far. Every rule ends at `max_samples` and at
-    its budgets; a budget of something that nobody measures or models is over at once.
+    Costs of the next batch are expected to be the mean of the samples so far, and it is cut to what the budgets leave.
+    Before the first one nobody knows what a sample costs: with a budget it has FIRST_BATCH samples at most, which may
+    pass it. Every rule ends at `max_samples` and at its budgets; a budget of something that nobody measures or models
+    is over at once.
     """
     drawn, limit = len(progress.samples), strategy.max_samples
-    following = _batch(strategy, progress)
+    following = _affordable(strategy, progress, _batch(strategy, progress))
     certified = csvet.certified_alpha(progress.tally)
     if drawn == 0:
         return Decision(following, "go_on", certified)
@@ -195,6 +197,21 @@ def _batch(strategy: Strategy, progress: Progress) -> int:
         looks = [min(look, strategy.max_samples) for look in baselines.DOUBLING_LOOKS if look > drawn]
         return max(0, (looks[0] if looks else drawn) - drawn)
     return strategy.max_samples - drawn
+
+
+def _affordable(strategy: Strategy, progress: Progress, following: int) -> int:
+    """So many of the following samples as the budgets allow, at least one: whether that fits is asked next."""
+    if strategy.budget_j is None and strategy.budget_s is None:
+        return following
+    if not progress.samples:
+        return min(following, FIRST_BATCH)
+    one = _spent(progress, 1, None)
+    for count in range(following, 1, -1):
+        joules = None if one.next_joules is None else one.next_joules * count
+        over_j = csvet.passes(strategy.budget_j, one.joules, joules)
+        if not over_j and not csvet.passes(strategy.budget_s, one.seconds, one.next_seconds * count):
+            return count
+    return min(1, following)
 
 
 def _spent(progress: Progress, following: int, temperature_c: float | None) -> Spent:

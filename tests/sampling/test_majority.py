@@ -1,4 +1,4 @@
-"""The line that settles a majority: its error is exact, it rises, and nothing is drawn that can change nothing."""
+"""The line that settles a majority: its error is bounded, it rises, and nothing is drawn that can change nothing."""
 
 from __future__ import annotations
 

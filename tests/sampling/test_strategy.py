@@ -99,3 +99,23 @@ def test_unknown_joules_of_one_sample_make_the_sum_unknown():
 def test_contradictory_options_are_refused(fields):
     with pytest.raises(ValueError, match=r"must|belongs"):
         Strategy(**fields)
+
+
+@pytest.mark.parametrize("certify", ["mode", "majority"])
+@pytest.mark.parametrize("most", [16, 32, 64, 128])
+def test_batches_are_cut_to_what_a_budget_leaves(certify, most):
+    progress, decision = replay(Strategy("csvet", most, budget_j=3.0, certify=certify), pool("abc" * most))
+    assert (len(progress.samples), decision.reason) == (3, "joules")
+
+
+@pytest.mark.parametrize("rule", ["majority", "best-of-n", "doubling"])
+def test_a_budget_of_seconds_cuts_the_published_rules_too(rule):
+    progress, decision = replay(Strategy(rule, 16, budget_s=3.6), pool("abcd" * 4))
+    assert (len(progress.samples), decision.reason) == (7, "seconds")
+
+
+def test_the_first_batch_is_small_where_a_budget_waits_and_nobody_knows_what_a_sample_costs():
+    assert decide(Strategy("majority", 16), Progress()).next_samples == 16
+    assert decide(Strategy("majority", 16, budget_j=100.0), Progress()).next_samples == 2
+    progress, decision = replay(Strategy("majority", 16, budget_j=5.0), pool("ab" * 8, joules=None))
+    assert (len(progress.samples), decision.reason) == (2, "joules")

@@ -130,7 +130,7 @@ def test_samples_without_an_answer_are_paid_for_but_do_not_vote():
 
 def test_the_budget_of_joules_ends_the_sampling():
     report = ask(Scribe(lambda row: str(row % 2)), SamplingPlan(budget_j=5.0, answer="number")).report
-    assert (report.stop_reason, report.samples_used) == ("joules", 4)
+    assert (report.stop_reason, report.samples_used) == ("joules", 5)
 
 
 def test_a_budget_that_the_first_batch_passes_is_said_with_what_it_took():

@@ -13,12 +13,14 @@ import os
 import shlex
 import statistics
 import subprocess
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput, StorageError
+from agent.evaluation.questions import line as checked
 from agent.evaluation.questions.endpoint import Drawn
 from agent.evaluation.questions.extraction import MARK, NAMED, NUMBER, canonical_number, extract
 from agent.evaluation.questions.journal import contents
@@ -109,15 +111,14 @@ class CheckBook:
     def _read(self, lines: Sequence[bytes], header: dict[str, Any] | None) -> None:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
                 if number == 1:
-                    there = row["header"]
+                    there = checked.header(line)
                     if header is not None and there != header:
                         raise BadInput(f"{self._path} holds verdicts of {there}, not {header}: choose another --out")
                     continue
-                key = row["question"], row["answer"], row["check"]
-                self._known[key] = Verdict(row["outcome"], row["joules"], row["provenance"])
-            except (ValueError, KeyError, TypeError) as error:
+                row = checked.parsed(line, checked.Checked)
+                self._known[row.question, row.answer, row.check] = Verdict(row.outcome, row.joules, row.provenance)
+            except ValueError as error:
                 raise BadInput(f"{self._path}:{number}: no verdict ({error}); choose another --out") from error
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -189,15 +190,16 @@ def _sure(drawn: Sequence[Drawn], usual: float | None) -> Outcome:
 
 
 def _self_check(question: Question, text: str, sampler: Sampler, seed: int, ask: Ask) -> Verdict:
+    """Whether the model says yes; whatever says more than yes or no, beside markup, is unknown."""
     drawn = sampler.sample(f"{question.prompt(ask)}\n\n{text}\n\n{ASKED}", 1, seed, greedy=True)[0]
-    said = drawn.text.strip().casefold()
-    outcome: Outcome = "pass" if said.startswith("yes") else "fail" if said.startswith("no") else "unknown"
-    return Verdict(outcome, drawn.joules, drawn.provenance)
+    said = "".join(char if char.isalnum() else " " for char in drawn.text).strip().casefold()
+    outcomes: dict[str, Outcome] = {"yes": "pass", "no": "fail"}
+    return Verdict(outcomes.get(said, "unknown"), drawn.joules, drawn.provenance)
 
 
 def _derived(question: Question, answer: str, sampler: Sampler, seed: int, ask: Ask) -> Verdict:
     """Whether the model comes to the answer again, asked in other words; a batch of its own for every answer."""
-    place = batch_seed(seed, question, sum(map(ord, answer)))
+    place = batch_seed(seed, question, zlib.crc32(answer.encode()))
     drawn = sampler.sample(f"{AGAIN} {question.prompt(ask)}", 1, place)[0]
     found = extract(question, drawn.text)
     outcome: Outcome = "unknown" if found is None else "pass" if found == answer else "fail"

@@ -17,6 +17,8 @@ TIMEOUT_S = 600.0
 RETRIES = 5
 """Times a request is sent again while the server says 429 or 503."""
 MAX_RETRY_WAIT_S = 30.0
+PROVENANCES = ("measured", "modelled")
+"""What joules of a server may be; anything else that one says of them is unknown."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ class Endpoint:
             raise QeilError(f"the server gave {len(choices)} samples where {count} were asked for")
         usage = data.get("usage") or {}
         energy = usage.get("energy") or {}
-        joules, total = energy.get("energy_j"), usage.get("completion_tokens")
+        joules, total = _known(energy.get("energy_j")), _known(usage.get("completion_tokens"))
         texts = [_text(choice) for choice in choices]
         counts = [_counted(choice) for choice in choices]
         tokens = [c if c is not None else round((total or 0) / count) for c in counts]
-        provenance = "unknown" if joules is None else str(energy.get("provenance", "unknown"))
+        said = energy.get("provenance")
+        provenance = said if joules is not None and said in PROVENANCES else "unknown"
         return [
             Drawn(text, n, took_s / count, None if joules is None else joules / count, provenance, _logprob(choice))
             for text, n, choice in zip(texts, tokens, choices, strict=True)
@@ -135,6 +138,12 @@ def _retry_after_s(header: str | None, attempt: int) -> float:
         return 0.5 * 2.0**attempt
 
 
+def _known(value: object) -> float | None:
+    """A number that is none below 0; None for whatever else a server says."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if usable else None  # type: ignore[arg-type]
+
+
 def _list(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
     value = data.get(key)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -157,7 +166,8 @@ def _counted(choice: dict[str, Any]) -> int | None:
 
 def _logprob(choice: dict[str, Any]) -> float | None:
     values = [float(token["logprob"]) for token in _tokens(choice) if "logprob" in token]
-    return sum(values) / len(values) if values else None
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def _message(raw: bytes) -> str:

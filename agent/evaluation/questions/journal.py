@@ -8,12 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput, StorageError
+from agent.evaluation.questions import line as checked
 from agent.evaluation.questions.endpoint import Drawn
 
 HEADER = "header"
@@ -42,12 +44,14 @@ class Samples:
         """Take the lines of a file. Raises BadInput for one that is no line of an evaluation."""
         for number, line in enumerate(lines, start=1):
             try:
-                document = json.loads(line)
                 if number == 1:
-                    self.header = dict(document[HEADER])
+                    self.header = checked.run_header(line)
                     continue
-                self._keep(document["question"], [Drawn(**d) for d in document["samples"]], bool(document["greedy"]))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                batch = checked.parsed(line, checked.Batch)
+                if batch.greedy and batch.question in self.greedy:
+                    raise ValueError(f"question: the greedy answer of {batch.question!r} was there before")
+                self._keep(batch.question, batch.drawn(), batch.greedy)
+            except ValueError as error:
                 raise BadInput(f"{path}:{number}: no line of an evaluation ({error})") from error
 
     def _keep(self, question: str, drawn: list[Drawn], greedy: bool) -> None:
@@ -67,11 +71,21 @@ def recorded(path: Path) -> Samples:
     raw = contents(file.parent, file.name)
     if raw is None:
         raise BadInput(f"{file}: there is no such file")
+    lines = raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1]
+    _once(file, lines)
     found = Samples()
-    found.read(file, raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1])
+    found.read(file, lines)
     if not found.header:
         raise BadInput(f"{file}: it is no recording of `qeil evaluate`, the line that says what it is of is missing")
     return found
+
+
+def _once(file: Path, lines: Sequence[bytes]) -> None:
+    """Raise BadInput for a line that is there twice: seconds differ, so no two batches are the same."""
+    first: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if (before := first.setdefault(line, number)) != number:
+            raise BadInput(f"{file}:{number}: no line of an evaluation (the same as line {before})")
 
 
 def contents(folder: Path, name: str) -> bytes | None:
@@ -82,7 +96,7 @@ def contents(folder: Path, name: str) -> bytes | None:
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if len(raw) > MAX_BYTES:
         raise BadInput(f"{file}: larger than {MAX_BYTES // 2**30} GiB")

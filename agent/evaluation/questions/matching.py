@@ -2,7 +2,8 @@
 
 Beta's nominal confidence does not hold when one looks after every sample, so that it is set to what its measured error
 asks for. An error is an answer that another one outnumbers in the whole pool. Both rules are lines of wins against
-losses; each is followed through several orders of every pool, all as likely as the one it was drawn in.
+losses, and both also stop where the samples left cannot change the vote; each is followed through several orders of
+every pool, all as likely as the one it was drawn in.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from agent.sampling import majority
 from agent.sampling.strategy import Sample
 
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
-THRESHOLDS = (
-    0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.925, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999,
-)  # fmt: skip
+THRESHOLDS = (*(per_mille / 1000 for per_mille in range(700, 1000, 5)), 0.999)
+"""Of Beta, in steps fine enough that it is not held to a higher one than it needs."""
 ORDERS = 20
 
 
@@ -45,8 +45,8 @@ class _Spent:
 def matched(results: Sequence[Answered], seed: int = 0) -> list[dict[str, Any]]:
     """For each alpha: errors, samples and tokens of the certified majority, and of Beta at no larger error.
 
-    Beta takes the lowest of its thresholds; its columns are None where none of them errs so rarely. Empty for pools
-    that are too large to certify a majority of.
+    Beta takes the lowest of its thresholds, which stops soonest; its columns are None where none of them errs so
+    rarely. Empty for pools that are too large to certify a majority of.
     """
     size = len(results[0].pool)
     if size > majority.MAX_SAMPLES:
@@ -57,12 +57,13 @@ def matched(results: Sequence[Answered], seed: int = 0) -> list[dict[str, Any]]:
         for result in results
         for order in [range(size), *(rng.permutation(size) for _ in range(ORDERS - 1))]
     ]
-    betas = {threshold: _follow(paths, _beta_line(threshold, size), size, False) for threshold in THRESHOLDS}
+    lines = {threshold: _beta_line(threshold, size) for threshold in THRESHOLDS}
+    spent = {line: _follow(paths, line, size) for line in dict.fromkeys(lines.values())}
     found = []
     for alpha in ALPHAS:
-        own = _follow(paths, majority.boundary(size, alpha), size, True)
-        threshold = next((t for t in THRESHOLDS if betas[t].error <= own.error), None)
-        beta = None if threshold is None else betas[threshold]
+        own = _follow(paths, majority.boundary(size, alpha), size)
+        threshold = next((t for t in THRESHOLDS if spent[lines[t]].error <= own.error), None)
+        beta = None if threshold is None else spent[lines[threshold]]
         found.append({
             "alpha": alpha, "error": own.error, "samples": own.samples, "tokens": own.tokens,
             "beta_threshold": threshold, "beta_error": beta and beta.error, "beta_samples": beta and beta.samples,
@@ -102,15 +103,15 @@ def _path(pool: Sequence[Sample]) -> _Path:
     return _Path(ahead, behind_all, tokens_all, won)
 
 
-def _follow(paths: Sequence[_Path], line: majority.Line, size: int, to_the_end: bool) -> _Spent:
-    """Stop each path on the line or, with `to_the_end`, where the samples left cannot change the vote."""
+def _follow(paths: Sequence[_Path], line: majority.Line, size: int) -> _Spent:
+    """Stop each path on the line or where the samples left cannot change the vote."""
     stops = []
     for path in paths:
         pairs = enumerate(zip(path.ahead, path.behind, strict=True), start=1)
         stops.append(next(
             (
                 n for n, (a, b) in pairs
-                if (b < len(line) and a and a >= line[b]) or (to_the_end and a - b > size - n)
+                if (b < len(line) and a and a >= line[b]) or a - b > size - n
             ),
             size,
         ))  # fmt: skip

@@ -119,7 +119,8 @@ def _matched(document: dict[str, Any]) -> str:
         "<h2>A certified majority, and Beta stopping that errs as often</h2>"
         + _table(head, rows)
         + "<p>An error is an "
-        "answer that another one outnumbers in the whole pool; means over 20 orders of every pool.</p>"
+        "answer that another one outnumbers in the whole pool. Both also stop where the samples left cannot change the "
+        "vote. Means over 20 orders of every pool.</p>"
     )
 
 

@@ -39,10 +39,11 @@ class Asked:
     """A model that says the same to everything."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.prompts = text, []
+        self.text, self.prompts, self.seeds = text, [], []
 
     def sample(self, prompt: str, count: int, seed: int, greedy: bool = False) -> list[Drawn]:
         self.prompts.append(prompt)
+        self.seeds.append(seed)
         return [drawn(self.text)] * count
 
 
@@ -141,3 +142,20 @@ def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "checks.jsonl").write_text('{"header": {}}\n{"question": 1}\n')
     with pytest.raises(BadInput, match=r"checks\.jsonl:2: no verdict"):
         CheckBook(tmp_path, None)
+
+
+@pytest.mark.parametrize(("said", "outcome"), [
+    ("yes", "pass"), ("**Yes**", "pass"), ("Yes.\n", "pass"), ("'No'", "fail"), ("NO!", "fail"),
+    ("No errors found: the answer is right.", "unknown"), ("Not wrong.", "unknown"), ("Noted. Yes.", "unknown"),
+    ("Yesterday I would have said no", "unknown"), ("Nothing is wrong with it; yes, it is right.", "unknown"),
+    ("", "unknown"),
+])  # fmt: skip
+def test_only_yes_and_no_are_verdicts_of_the_model(said, outcome, tmp_path):
+    assert checked(SUM, [drawn("99")], Asked(said), tmp_path)["99", "self_check"] == outcome
+
+
+def test_every_answer_is_derived_with_a_seed_of_its_own(tmp_path):
+    model = Asked("= 12")
+    checked(SUM, [drawn("12"), drawn("21"), drawn("102")], model, tmp_path)
+    again = [seed for prompt, seed in zip(model.prompts, model.seeds, strict=True) if prompt.startswith("Work")]
+    assert len(set(again)) == len(again) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,13 @@ def test_where_no_threshold_errs_so_rarely_beta_has_no_figures():
     pool = "aaaaaaaabbbbbbbb" * 8
     assert matching.matched(pools(pool + "a")) == []
     assert matching.matched(pools("ab" * 64))[0]["beta_tokens"] is not None
+
+
+def test_beta_also_stops_where_the_samples_left_cannot_change_the_vote(monkeypatch):
+    monkeypatch.setattr(matching, "THRESHOLDS", (0.999,))
+    assert matching.matched(pools("a" * 8))[0]["beta_samples"] == 5.0  # by its line alone it would take all eight
+
+
+def test_beta_is_not_held_to_a_threshold_much_higher_than_it_needs():
+    steps = [high - low for low, high in pairwise(matching.THRESHOLDS)]
+    assert all(0 < step < 0.0051 for step in steps)
