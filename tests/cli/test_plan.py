@@ -153,7 +153,7 @@ def test_the_settings_say_which_policy_and_board(capsys, tmp_path):
         (["resnet-50", *BOARD, "--temperature", "gpu"], "--temperature 'gpu': write NAME=NUMBER"),
         (["resnet-50", *BOARD, "--queue", "gpu=x"], "--queue 'gpu=x': write NAME=NUMBER"),
         (["resnet-50", *BOARD, "--queue", "=1"], "--queue '=1': write NAME=NUMBER"),
-        (["resnet-50", *BOARD, "--queue", "gpu=nan"], "queue_s['gpu'] is nan"),
+        (["resnet-50", *BOARD, "--queue", "gpu=nan"], "--queue 'gpu=nan': write NAME=NUMBER with a finite number"),
         (["resnet-50", *BOARD, "--phase", "both"], "no decoder language model"),
         (["resnet-50", *BOARD, "--phase", "decode"], "no phase decode"),
         (["resnet-50", *BOARD, "--batch", "0"], "0 is not in the range"),
