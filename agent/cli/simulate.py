@@ -79,27 +79,41 @@ def _days(path: Path, seed: int | None, plot: Path | None, as_json: bool) -> Non
 
 
 def _print(document: dict[str, Any], details: bool) -> None:
+    from agent.cli.simulate_experiment import print_experiment
     from agent.cli.simulate_table import print_comparison, print_reasons
 
     click.echo(f"{document['title']}: every number is {document['provenance']}; changes against {document['baseline']}")
     click.echo(f"pgsam chooses by policy {document['policy']}, seed {document['seed']}\n")
-    several = len(document["boards"]) > 1
+    several, one_table = len(document["boards"]) > 1, document["experiment"] is not None
+    if one_table:
+        print_experiment(document)
     if several:
         print_comparison(document)
         print_reasons(document)
-    for board in document["boards"] if details or not several else ():
-        _print_board(board)
-    _print_answers(document)
-    _print_means(document)
+    for board in document["boards"]:
+        if details or not several:
+            _print_board(board)
+        elif one_table and not board["beside"]:
+            _print_depends(board)
+    if details or not one_table:
+        _print_answers(document)
+        _print_means(document)
     if several and not details:
         click.echo("--details: each board's rows with uncertainty, what they depend on, and why; --json: everything")
 
 
 def _print_board(board: Row) -> None:
     _print_rows(board)
+    _print_depends(board)
+
+
+def _print_depends(board: Row) -> None:
+    """Claims, what they depend on and why: all of it empty for a board that is only compared."""
     _print_claims(board)
     _print_swings(board)
     _print_growth(board)
+    if not board["explanation"]:
+        return
     click.echo(f"Why, on {board['board']}")
     for sentence in board["explanation"]:
         click.echo(f"  {sentence}")

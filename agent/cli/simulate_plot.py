@@ -78,7 +78,8 @@ def _tornado(axes: Any, board: dict[str, Any]) -> None:
     swings = [s for s in board["sensitivity"] if s["unaffected"] is None and None not in s["energy_change"]][:_BARS]
     if not swings:
         axes.set_axis_off()
-        axes.set_title("no assumption that was varied changes the energy", fontsize=9)
+        varied = "no assumption that was varied changes the energy"
+        axes.set_title(varied if board["sensitivity"] else "assumptions are not varied for this board", fontsize=9)
         return
     for place, swing in enumerate(reversed(swings)):
         low, high = (100.0 * change for change in swing["energy_change"])

@@ -109,6 +109,69 @@ class Sensitivity(FileModel):
     assumptions: tuple[Assumption, ...] = Field(min_length=1, max_length=16)
 
 
+class Beside(FileModel):
+    """Boards that are compared only: no uncertainty, sensitivity, growth laws or reasons of their own."""
+
+    profiles: tuple[str, ...] = Field(min_length=1, max_length=16, description="names of device profiles, or paths")
+    search_evaluations: int = Field(
+        default=5000, ge=1, le=10**9, description="placements each search scores on them, at most"
+    )
+
+
+class HeatedBoard(FileModel):
+    """A device profile and the simulated board that describes its heat."""
+
+    profile: str = Field(description="as it is written in profiles or beside")
+    board: str = Field(description="name of a simulated board, or a path")
+
+
+class Endurance(FileModel):
+    """The scenario's requests one after another without a pause, all models in turn."""
+
+    placement: str = Field(description="runs under the agent's governor and without one; the baseline without one")
+    hours: float = Field(gt=0, le=24)
+    step_s: float = Field(default=5.0, ge=0.1, le=30, description="period of the simulation and of the sensors")
+    ambient_c: float = Field(ge=-40, le=70, description="air around the boards")
+    boards: tuple[HeatedBoard, ...] = Field(
+        default=(), max_length=16, description="a profile that has none here: unknown"
+    )
+
+
+class PublishedOperation(FileModel):
+    """Somebody's figures of heat and faults."""
+
+    throttles: int = Field(ge=0, description="thermal throttling events")
+    recovered_share: float = Field(ge=0, le=1, description="of all faults")
+    detection_s: float = Field(gt=0, description="until a fault is seen")
+    source: str = Field(min_length=1, description="where it is published, as precisely as is known")
+
+
+class MeasuredFaults(FileModel):
+    """What fault injection gave on real lanes of this agent."""
+
+    injected: int = Field(ge=1)
+    recovered: int = Field(ge=0)
+    detection_p99_s: tuple[float, float] = Field(description="lowest and highest of the runs")
+    capacity_back_s: float = Field(gt=0, description="longest")
+    source: str = Field(min_length=1, description="the command and the machine")
+
+    @model_validator(mode="after")
+    def _sense(self) -> MeasuredFaults:
+        if self.recovered > self.injected:
+            raise ValueError(f"recovered ({self.recovered}) must not be above injected ({self.injected})")
+        if not 0 < self.detection_p99_s[0] <= self.detection_p99_s[1]:
+            raise ValueError("detection_p99_s: the lowest, above 0, stands before the highest")
+        return self
+
+
+class Operation(FileModel):
+    """Heat and faults beside what is published of them."""
+
+    published: PublishedOperation
+    endurance: Endurance
+    measured: MeasuredFaults | None = None
+
+
 class Scenario(FileModel):
     """A comparison of placements on boards."""
 
@@ -117,6 +180,7 @@ class Scenario(FileModel):
     title: str
     kind: Literal["placement-comparison"]
     profiles: tuple[str, ...] = Field(min_length=1, max_length=16, description="names of device profiles, or paths")
+    beside: Beside | None = None
     policy: str = Field(description="name of a policy, or a path: decides which point of a front is chosen")
     workloads: tuple[ScenarioWorkload, ...] = Field(min_length=1, max_length=64)
     placements: tuple[str, ...] = Field(
@@ -126,14 +190,20 @@ class Scenario(FileModel):
     claims: tuple[Claim, ...] = Field(default=(), max_length=16)
     answers: tuple[PublishedAnswers, ...] = Field(default=(), max_length=16)
     sensitivity: Sensitivity | None = None
+    operation: Operation | None = None
     seed: int = Field(ge=0, lt=2**32, description="same seed, same bytes")
     search_evaluations: int | None = Field(
         default=None, ge=1, le=10**9, description="placements each search scores; null: the optimiser's own effort"
     )
 
+    @property
+    def every_profile(self) -> tuple[str, ...]:
+        """Names of all boards, those that are only set beside the others last."""
+        return (*self.profiles, *(self.beside.profiles if self.beside else ()))
+
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
-        _once("profiles", self.profiles)
+        _once("profiles", self.every_profile)
         _once("placements", self.placements)
         _once("workloads", [workload.label for workload in self.workloads])
         for index, placement in enumerate(self.placements):
@@ -149,7 +219,18 @@ class Scenario(FileModel):
         if self.sensitivity is not None:
             _listed("sensitivity.placement", self.sensitivity.placement, self.placements)
             _once("sensitivity.assumptions", [a.vary for a in self.sensitivity.assumptions])
+        if self.operation is not None:
+            self._heated(self.operation.endurance)
         return self
+
+    def _heated(self, endurance: Endurance) -> None:
+        _listed("operation.endurance.placement", endurance.placement, self.placements)
+        _once("operation.endurance.boards", [b.profile for b in endurance.boards])
+        for index, heated in enumerate(endurance.boards):
+            if heated.profile not in self.every_profile:
+                known = ", ".join(self.every_profile)
+                where = f"operation.endurance.boards.{index}.profile"
+                raise ValueError(f"{where}: {heated.profile!r} is none of the profiles: {known}")
 
 
 def _once(where: str, names: Sequence[str]) -> None:

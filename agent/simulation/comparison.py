@@ -74,17 +74,20 @@ def change_of(costs: Mapping[Key, Cost], key: Key, baseline: str, quantity: str)
 
 
 def compare(resolved: Resolved, progress: Progress) -> tuple[BoardResult, ...]:
-    """Every board of a scenario."""
-    steps = len(resolved.profiles) * sum(len(case.passes) for case in resolved.cases)
+    """Every board of a scenario, those that are only set beside the others last."""
+    effort = dict.fromkeys((p.name for p in resolved.profiles), resolved.scenario.search_evaluations)
+    effort |= {p.name: beside_effort(resolved.scenario) for p in resolved.beside}
+    profiles = (*resolved.profiles, *resolved.beside)
+    steps = len(profiles) * sum(len(case.passes) for case in resolved.cases)
     done = 0
     boards = []
-    for profile in resolved.profiles:
+    for profile in profiles:
         results = []
         for case in resolved.cases:
             placed: list[Placed] = []
             for workload in case.passes:
                 progress(f"{profile.name}: {case.label}, {workload.phase}", done, steps)
-                placed.append(_place(workload, profile, resolved))
+                placed.append(_place(workload, profile, resolved, effort[profile.name]))
                 done += 1
             results.append(case_result(case, placed, profile, resolved))
         boards.append(BoardResult(profile, tuple(results)))
@@ -96,9 +99,16 @@ def wanted(scenario: Scenario) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*scenario.placements, "least-energy", "least-latency")))
 
 
-def _place(workload: Workload, profile: DeviceProfile, resolved: Resolved) -> Placed:
+def beside_effort(scenario: Scenario) -> int | None:
+    """The smaller of both budgets: they are asked for a look, not for a proof."""
+    asked = scenario.beside.search_evaluations if scenario.beside else None
+    budgets = [b for b in (asked, scenario.search_evaluations) if b is not None]
+    return min(budgets, default=None)
+
+
+def _place(workload: Workload, profile: DeviceProfile, resolved: Resolved, evaluations: int | None) -> Placed:
     scenario = resolved.scenario
-    return place(workload, profile, resolved.policy, wanted(scenario), scenario.seed, scenario.search_evaluations)
+    return place(workload, profile, resolved.policy, wanted(scenario), scenario.seed, evaluations)
 
 
 def case_result(case: Case, placed: Sequence[Placed], profile: DeviceProfile, resolved: Resolved) -> CaseResult:

@@ -11,6 +11,7 @@ from agent.simulation.answers import answers
 from agent.simulation.claims import Mean, Verdict, mean_change, verdicts
 from agent.simulation.coefficients import Coefficient
 from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, Progress, compare
+from agent.simulation.experiment import experiment
 from agent.simulation.explanation import explain
 from agent.simulation.growth import growth
 from agent.simulation.references import Resolved
@@ -28,9 +29,13 @@ def simulate(resolved: Resolved, progress: Progress) -> dict[str, Any]:
         "scenario": scenario.name, "title": scenario.title, "kind": scenario.kind, "policy": resolved.policy.name,
         "seed": scenario.seed, "search_evaluations": scenario.search_evaluations, "baseline": scenario.baseline,
         "placements": list(scenario.placements), "provenance": PROVENANCE,
-        "boards": [_board(resolved, board, progress) for board in boards],
+        "boards": [
+            _board(resolved, board, progress) if board.profile in resolved.profiles else _beside(scenario, board)
+            for board in boards
+        ],
         "answers": [row for board in boards for row in answers(scenario, board)],
         "means": [mean for board in boards for mean in _means(scenario, board)],
+        "experiment": experiment(resolved, boards, progress),
     }  # fmt: skip
 
 
@@ -62,15 +67,30 @@ def _board(resolved: Resolved, board: BoardResult, progress: Progress) -> dict[s
         )  # fmt: skip
     judged = verdicts(board, scenario.claims)
     return {
-        "board": board.profile.name, "title": board.profile.title,
+        "board": board.profile.name, "title": board.profile.title, "beside": False,
         "rows": [row for c, s in zip(board.cases, spread.spreads, strict=True) for row in _rows(scenario, c, s)],
         "claims": [_claim(verdict, spread, scenario.baseline) for verdict in judged],
         "sensitivity": [_swing(swing) for swing in found],
         "growth": [asdict(law) | {"provenance": PROVENANCE} for law in growth(board, scenario.placements)],
         "coefficients": {"stated": spread.stated, "unstated": spread.unstated, "assumed": spread.assumed},
         "explanation": explain(scenario, board, judged, spread, found),
-        "notes": sorted({note for c in board.cases for p in c.placed if p.tables for note in p.tables.notes}),
+        "notes": _notes(board),
     }  # fmt: skip
+
+
+def _beside(scenario: Scenario, board: BoardResult) -> dict[str, Any]:
+    """A board that is compared only: the same keys, with nothing where nothing was computed."""
+    unknown = BoardSpread(tuple({} for _ in board.cases), {}, 0, 0, 0)
+    return {
+        "board": board.profile.name, "title": board.profile.title, "beside": True,
+        "rows": [row for case in board.cases for row in _rows(scenario, case, {})],
+        "claims": [_claim(verdict, unknown, scenario.baseline) for verdict in verdicts(board, scenario.claims)],
+        "sensitivity": [], "growth": [], "coefficients": None, "explanation": [], "notes": _notes(board),
+    }  # fmt: skip
+
+
+def _notes(board: BoardResult) -> list[str]:
+    return sorted({note for case in board.cases for p in case.placed if p.tables for note in p.tables.notes})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
@@ -11,6 +11,7 @@ from agent.evaluation.profile_efficiencies import as_planned
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import SINGLE, Scenario
+from agent.schema.simulated_board import SimulatedBoard
 from agent.simulation.cases import Case, make_case
 from agent.storage import share, yaml_files
 from agent.storage.problem import Problem, config_error, problems_of
@@ -26,6 +27,9 @@ class Resolved:
     profiles: tuple[DeviceProfile, ...]
     policy: Policy
     cases: tuple[Case, ...]
+    beside: tuple[DeviceProfile, ...] = ()
+    heated: dict[str, SimulatedBoard] = field(default_factory=dict)
+    """Simulated boards by the names of the profiles whose heat they describe."""
 
     def changed(self, **keys: int) -> Resolved:
         """The same with other values of `seed` or `search_evaluations`."""
@@ -41,16 +45,16 @@ def load(path: Path) -> Resolved:
     document = yaml_files.read_document(path)
     scenario = yaml_files.validate(document, Scenario, str(path))
     finder = _Finder(path, document)
-    profiles = tuple(
-        profile for i, name in enumerate(scenario.profiles) if (profile := finder.profile(name, ("profiles", i)))
-    )
+    profiles = finder.profiles(scenario.profiles, ("profiles",))
+    beside = finder.profiles(scenario.beside.profiles, ("beside", "profiles")) if scenario.beside else ()
+    heated = finder.heated(scenario, (*profiles, *beside))
     policy = finder.policy(scenario.policy)
     cases = tuple(case for i in range(len(scenario.workloads)) if (case := finder.case(scenario, i)))
-    if len(profiles) == len(scenario.profiles):
-        finder.accelerators(scenario.placements, profiles)
+    if len(profiles) + len(beside) == len(scenario.every_profile):
+        finder.accelerators(scenario.placements, (*profiles, *beside))
     if finder.problems or policy is None:
         raise config_error(finder.problems)
-    return Resolved(scenario, profiles, policy, cases)
+    return Resolved(scenario, profiles, policy, cases, beside, heated)
 
 
 def problems(path: Path) -> tuple[Problem, ...]:
@@ -69,6 +73,28 @@ class _Finder:
         self._path = path
         self._document = document
         self.problems: list[Problem] = []
+
+    def profiles(self, names: Sequence[str], key: KeyPath) -> tuple[DeviceProfile, ...]:
+        found = (self.profile(name, (*key, i)) for i, name in enumerate(names))
+        return tuple(profile for profile in found if profile is not None)
+
+    def heated(self, scenario: Scenario, profiles: Sequence[DeviceProfile]) -> dict[str, SimulatedBoard]:
+        if scenario.operation is None or len(profiles) < len(scenario.every_profile):
+            return {}
+        found = {}
+        names = dict(zip(scenario.every_profile, (p.name for p in profiles), strict=True))
+        for index, heated in enumerate(scenario.operation.endurance.boards):
+            board = self._simulated_board(heated.board, ("operation", "endurance", "boards", index, "board"))
+            if board is not None:
+                found[names[heated.profile]] = board
+        return found
+
+    def _simulated_board(self, name: str, key: KeyPath) -> SimulatedBoard | None:
+        try:
+            return yaml_files.load_simulated_board(share.find_simulated_board(self._placed(name)))
+        except ConfigError as error:
+            self._note(key, error)
+        return None
 
     def profile(self, name: str, key: KeyPath) -> DeviceProfile | None:
         try:

@@ -26,12 +26,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_papers_platform_stands_beside_the_papers_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["simulate", str(SCENARIOS / "qeil-v2.yaml"), *EFFORT]) == 0
+    assert run(["simulate", str(SCENARIOS / "qeil-v2.yaml"), *EFFORT, "--details"]) == 0
 
     out = capsys.readouterr().out
     assert all(family in out for family in FAMILIES)
     for placement in ("single:gpu", "single:cpu", "single:npu", "greedy", "pgsam"):
         assert out.count(f" {placement} ") >= 3 * len(FAMILIES)
+    for name in ("core-ultra-258v", "jetson-orin-nano-super", "raspberry-pi-5"):
+        assert name in out
+    assert "does not fit: 16.2 GB of" in out
+    assert "unknown: no thermal" in out
     assert "every number is modelled" in out
     assert "-75.6 %" in out
     assert "-38.3 %" in out
