@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from agent.cli.check import check_file
 from agent.cli.main import run
 from agent.simulation import references
-from agent.simulation.comparison import REQUEST, beside_effort, compare
+from agent.simulation.comparison import REQUEST, BoardResult, CaseResult, beside_effort, compare
 from agent.simulation.document import simulate
 from agent.simulation.endurance import loaded, mean_draw
 from agent.simulation.recovery import recovery
+from agent.simulation.request import request_cost
 from tests.simulation import board
 from tests.simulation.test_board_run import board_data
 
@@ -133,6 +136,22 @@ def test_an_accelerator_that_the_simulated_board_lacks_is_said(tmp_path: Path) -
     assert runs(document, "bench")["single:gpu", "none"]["unknown"] == "toy describes no gpu"
 
 
+def alternating(found: BoardResult, resolved: references.Resolved) -> CaseResult:
+    """The first case with every other stage on the CPU: much of it is transfers."""
+    case = found.cases[0]
+    placed = []
+    for p in case.placed:
+        assert p.tables is not None
+        names = p.tables.problem.accelerators
+        ends = (names.index("gpu"), names.index("cpu"))
+        row = np.array([ends[i % 2] for i in range(p.tables.problem.stage_count)], dtype=np.int8)
+        placed.append(replace(p, rows={"mixed": row}))
+    tables = [p.tables for p in placed if p.tables is not None]
+    rows = [p.rows["mixed"] for p in placed]
+    cost = request_cost(case.case, found.profile, resolved.policy, tables, rows)
+    return replace(case, placed=tuple(placed), costs={(REQUEST, "mixed"): cost})
+
+
 def test_the_watts_of_the_accelerators_add_up_to_those_of_the_requests(path: Path) -> None:
     resolved = references.load(path)
     first, _ = compare(resolved, quiet)
@@ -144,6 +163,12 @@ def test_the_watts_of_the_accelerators_add_up_to_those_of_the_requests(path: Pat
         assert sum(share for _, share in draw.values()) == pytest.approx(1.0)
         assert all(placement in (name, f"single:{name}") for name in draw) or not placement.startswith("single:")
     assert mean_draw(first, "single:none") == {}
+    mixed = alternating(first, resolved)
+    cost = mixed.costs[REQUEST, "mixed"]
+    draw = mean_draw(replace(first, cases=(mixed,)), "mixed")
+    assert draw.keys() == {"gpu", "cpu"}
+    assert sum(watts for watts, _ in draw.values()) == pytest.approx(cost.energy_j / cost.latency_s)
+    assert sum(share for _, share in draw.values()) == pytest.approx(1.0)
     hot = resolved.heated["bench"]
     assert [a.name for a in loaded(hot, {"npu": (3.0, 1.0)}).accelerators] == ["npu"]
     assert loaded(hot, {"npu": (3.0, 1.0)}).accelerators[0].power_w == 3.0
@@ -182,6 +207,16 @@ def test_one_table_stands_beside_what_is_published(path: Path, capsys: pytest.Ca
         assert words in table
     assert "What the mean change depends on" in out
     assert "--details" in out
+
+
+def test_a_board_beside_is_drawn_without_a_tornado(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "both.svg"
+
+    assert run(["simulate", str(path), "--plot", str(target)]) == 0
+
+    assert "what the energy depends on, bench" in target.read_text()
+    assert "assumptions are not varied for this board" in target.read_text()
 
 
 @pytest.mark.parametrize(("changes", "key", "words"), [
