@@ -108,6 +108,13 @@ def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit
     assert 0 < visitor.bytes < MAX_TRANSFERRED_BYTES
 
 
+def test_a_long_list_of_events_is_scrolled_from_the_keyboard(visit):
+    page = visit(viewport={"width": 390, "height": 844}).page
+    page.wait_for_selector("#placement-rows tr")
+    page.focus("#event-list")
+    assert page.evaluate("document.activeElement.id") == "event-list"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_no_barrier_is_left_for_people_and_their_tools(visit, scheme, width):
