@@ -68,6 +68,12 @@ class InferenceFailed(BackendError):
     code = "inference_failed"
 
 
+class InputRefused(InferenceFailed):
+    """The runtime refused the request's input and is sound: not to be run elsewhere, nor to speak against the lane."""
+
+    code = "input_refused"
+
+
 class LaneDied(BackendError):
     """The lane's process ended while the request was in flight."""
 

@@ -119,19 +119,21 @@ class LoadReport:
     @property
     def accelerated_fraction(self) -> float | None:
         """Share of the graph's nodes on the requested provider; None where the runtime does not tell."""
-        if self.nodes is None or self.nodes_on_requested is None or self.nodes == 0:
-            return None
-        return self.nodes_on_requested / self.nodes
+        on_requested = self.nodes_on_requested
+        return None if not self.nodes or on_requested is None else on_requested / self.nodes
 
 
 @dataclass(frozen=True)
 class LaneReply:
-    """A finished call. `outputs` are copies or views that stay valid as long as they are referenced."""
+    """A finished call. `outputs` are copies or views that stay valid as long as they are referenced. Where `together`
+    requests shared it, time and joules are one's share by rows, and `call_s` is the whole call's time."""
 
     outputs: dict[str, Tensor]
     execute_s: float
     energy_j: float | None = None
     energy_provenance: EnergyProvenance = "unknown"
+    together: int = 1
+    call_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class InferenceAnswer:
-    """An answer and what it cost."""
+    """An answer and what it cost; where `together` requests shared the call, its share by rows."""
 
     outputs: dict[str, Tensor]
     model: str
@@ -258,6 +260,7 @@ class InferenceAnswer:
     provenance: EnergyProvenance
     policy_digest: str
     replays: int = 0
+    together: int = 1
 
 
 @dataclass(frozen=True)

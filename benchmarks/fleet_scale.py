@@ -22,16 +22,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.fleet.consumer import Consumer
-from agent.fleet.messages import Rows, Told
-from agent.fleet.store import Store, Stored, open_engine
-from agent.fleet.writers import Writers
 from agent.service import logs
 from agent.service.clock import SystemClock
 from benchmarks import fleet_sockets
-from benchmarks.fleet_store import RECEIVE_MAXIMUM, link_to
-from tests.broker import Broker
-from tests.fleet.databases import Postgres
+from benchmarks.needed import needed
+
+with needed():
+    from agent.fleet.consumer import Consumer
+    from agent.fleet.messages import Rows, Told
+    from agent.fleet.store import Store, Stored, open_engine
+    from agent.fleet.writers import Writers
+    from benchmarks.fleet_store import RECEIVE_MAXIMUM, link_to
+    from tests.broker import Broker
+    from tests.fleet.databases import Postgres
 
 MAX_SAMPLES = 1_000_000
 SETTLE_S = 5.0

@@ -2,8 +2,9 @@
 
 `python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--messages N]`: the real link, consumer and
 store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback; messages
-of one 1 KB row wait in the broker until the consumers begin. The outbox takes batches of 100 rows of 1 KB, each on disk
-before the next.
+of one 1 KB row wait in the broker until the consumers begin. Where consumers, database and broker share the cores, the
+processor seconds of each per 1,000 messages say more than the rate. The outbox takes batches of 100 rows of 1 KB, each
+on disk before the next.
 """
 
 from __future__ import annotations
@@ -11,27 +12,31 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-
-from agent.fleet.consumer import Consumer
-from agent.fleet.store import Store, open_engine
-from agent.fleet.writers import Writers
-from agent.mqtt.link import Link
 from agent.mqtt.topics import ControllerTopics
 from agent.schema.fleet import FleetSettings
 from agent.schema.settings import MqttSettings
 from agent.service import logs
 from agent.service.clock import SystemClock
 from agent.storage.outbox import Outbox
-from tests.broker import Broker
-from tests.fleet.databases import Postgres
+from benchmarks.needed import needed
+
+with needed():
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    from agent.fleet.consumer import Consumer
+    from agent.fleet.store import Store, open_engine
+    from agent.fleet.writers import Writers
+    from agent.mqtt.link import Link
+    from tests.broker import Broker
+    from tests.fleet.databases import Postgres
 
 PADDING = "x" * 900
 RECEIVE_MAXIMUM = 2000
@@ -45,7 +50,7 @@ def publish(port: int, messages: int, boards: int) -> None:
     client.loop_start()
     last = None
     for i in range(messages):
-        document = {"v": 1, "boot": 1, "cls": "tlm", "seq0": i // boards, "rows": [{"ts": 1.0, "p": PADDING}]}
+        document = {"v": 1, "boot": 1, "cls": "tlm", "seq0": i // boards, "rows": [{"ts": time.time(), "p": PADDING}]}
         last = client.publish(f"qeil/v1/acme/b{i % boards}/up/tlm/agent", json.dumps(document), 1)
     if last is not None:
         last.wait_for_publish(120)
@@ -97,8 +102,29 @@ def consumer_process(port: int, database: str, name: str, ready: Any, go: Any, r
     rows[int(name[-1])] = max(counted, consumer.counters["rows"])
 
 
-def consume(database: str, messages: int, boards: int, consumers: int, folder: Path) -> dict[str, float]:
-    """Messages wait in the broker while the consumers are connected; they start with the clock."""
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process, and of its children that live or were waited for; 0 where it is gone."""
+    total, ticks = 0.0, os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        own, parent = int(path.parent.name), int(fields[1])
+        if own == pid:
+            total += sum(map(int, fields[11:15])) / ticks
+        elif parent == pid:
+            total += sum(map(int, fields[11:13])) / ticks
+    return total
+
+
+def consume(
+    database: str, messages: int, boards: int, consumers: int, folder: Path, server: int | None = None
+) -> dict[str, Any]:
+    """Messages wait in the broker while the consumers are connected; they start with the clock.
+
+    `server`: the database's process, whose processor seconds are told too.
+    """
     broker = Broker(folder, "max_queued_messages 1000000\nmax_inflight_messages 2000")
     open_engine(database).dispose()
     start = multiprocessing.get_context("spawn")
@@ -114,17 +140,36 @@ def consume(database: str, messages: int, boards: int, consumers: int, folder: P
             if not ready.acquire(timeout=60):
                 raise SystemExit("a consumer did not connect")
         publish(broker.port, messages, boards)
+        pids = {"consumers": [p.pid or 0 for p in running], "broker": [broker.process.pid if broker.process else 0]}
+        pids["database"] = [server] if server is not None else []
+        before = {name: sum(map(cpu_s, found)) for name, found in pids.items()}
         begun_s = time.monotonic()
         go.set()
         wait(lambda: sum(rows) >= messages)
         elapsed_s = time.monotonic() - begun_s
+        used = {
+            f"{name}_cpu_s_per_1000": round(1e3 * (sum(map(cpu_s, found)) - before[name]) / messages, 3)
+            for name, found in pids.items() if found
+        }  # fmt: skip
     finally:
         go.set()
         for process in running:
             process.join(20)
             process.kill()
         broker.stop()
-    return {"consumers": consumers, "messages": messages, "messages_per_s": round(messages / elapsed_s)}
+    rate = round(messages / elapsed_s)
+    found = {"consumers": consumers, "messages": messages, "messages_per_s": rate, **used, "load": os.getloadavg()[0]}
+    if server is not None:
+        found["two_consumers_at_most_times"] = at_most(used)
+    return found
+
+
+def at_most(used: dict[str, float], cores: int | None = None) -> float:
+    """How many times as fast as one consumer two could be at most: one takes one core, all together these cores."""
+    cores = cores or len(os.sched_getaffinity(0))
+    one, all_s = used["consumers_cpu_s_per_1000"], sum(used.values())
+    alone = min(1 / one, cores / all_s)
+    return round(min(2 / one, cores / all_s) / alone, 2)
 
 
 def outbox(folder: Path, batches: int) -> dict[str, float]:
@@ -162,7 +207,8 @@ def main() -> None:
         server = Postgres(folder) if given.postgres else None
         database = server.url if server is not None else given.database or f"sqlite:///{folder}/fleet.db"
         try:
-            found = consume(database, given.messages, given.boards, given.consumers, folder)
+            pid = server.pid if server is not None else None
+            found = consume(database, given.messages, given.boards, given.consumers, folder, pid)
         finally:
             if server is not None:
                 server.stop()

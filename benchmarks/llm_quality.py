@@ -25,7 +25,10 @@ from agent.llm.folder import DecoderFolder, open_folder
 from agent.llm.importer import import_gguf
 from agent.llm.session import DecoderSession
 from benchmarks.llm import packaged
-from tests.llm.reference import Reference
+from benchmarks.needed import needed
+
+with needed():
+    from tests.llm.reference import Reference
 
 Logits = npt.NDArray[np.float32]
 BLOCK = 128

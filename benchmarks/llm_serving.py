@@ -24,12 +24,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import openai
-import psutil
 import yaml
 
 from agent.llm.importer import import_gguf
 from benchmarks.llm import packaged
+from benchmarks.needed import needed
+
+with needed():
+    import openai
+    import psutil
 
 SAMPLES, TOKENS, STREAMS = 8, 64, 16
 STORY = "Once upon a time there was a small village by the sea where an old man built boats. " * 6

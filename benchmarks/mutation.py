@@ -1,9 +1,13 @@
 """Mutation run over deciders: flips each comparison and boolean operator, and asks the tests whether they notice.
 
     python benchmarks/mutation.py [--quick] [--modules thermal_governor,lane_health] [--limit N] [--part 1/4]
+        [--store FILE] [--for-s SECONDS]
 
 A mutant is the module with one operator changed, run against that module's tests in a process of its own from a copy of
-the package. Score: mutants that a test notices over all mutants. Survivors are printed with their line.
+the package. Score: mutants that a test notices over all mutants. Survivors are printed with their line. With --store
+what is known of a mutant is kept, by the text of module and tests, and is not run again; --for-s begins none later.
+
+Ends with 0 where the goal is met, 1 where it is not, 3 where mutants are left to run (again, with the same --store).
 """
 
 from __future__ import annotations
@@ -11,18 +15,25 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis  # noqa: F401  (read once for all runs, as are the next two)
 import numpy as np  # noqa: F401
 import pydantic  # noqa: F401
-import pytest
+
+from benchmarks.needed import needed
+
+with needed():
+    import hypothesis  # noqa: F401  (read once for all runs, as are the next two)
+    import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
@@ -35,6 +46,7 @@ TESTS = {
     "lane_health": ["tests/control/test_lane_health.py", "tests/control/test_deciders.py"],
     "fault_detector": ["tests/control/test_deciders.py", "tests/control/test_lane_health.py"],
     "admission": ["tests/control/test_deciders.py"],
+    "batch": ["tests/control/test_batch.py"],
     "routing": ["tests/control/test_deciders.py"],
     "lifecycle": ["tests/control/test_deciders.py"],
     "fallback": ["tests/control/test_deciders.py"],
@@ -59,6 +71,7 @@ FLIPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 TIMEOUT_S = 240
+UNFINISHED = 3
 FORK = multiprocessing.get_context("fork")
 ORDERLY = (
     "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-W", "ignore::pytest.PytestAssertRewriteWarning",
@@ -129,38 +142,95 @@ def _tests(copy_of: Path, paths: list[str]) -> None:
     os._exit(int(pytest.main([*ORDERLY, *paths])))
 
 
+@dataclass
+class Known:
+    """What was found of mutants before, in a file if one is given."""
+
+    path: Path | None
+    found: dict[str, bool]
+
+    @classmethod
+    def of(cls, path: Path | None) -> Known:
+        return cls(path, json.loads(path.read_text()) if path is not None and path.is_file() else {})
+
+    def keep(self, key: str, was_noticed: bool) -> None:
+        self.found[key] = was_noticed
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.found, indent=0))
+
+
+def key_of(mutant: Mutant) -> str:
+    """Of what decides whether it is noticed: the changed module and the tests that are run for it."""
+    texts = [mutant.source, *((ROOT / path).read_text() for path in TESTS[mutant.module])]
+    return f"{mutant.module}:{mutant.line}:{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:24]}"
+
+
+def copied(folder: Path) -> Path:
+    """A copy of all that the tests need."""
+    for name in ("agent", "tests", "device_profiles", "policies", "pyproject.toml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def run_module(module: str, chosen: list[Mutant], known: Known, copy_of: Path, until_s: float) -> list[Mutant]:
+    """The mutants that are known after it; no run is begun after `until_s` of the monotonic clock."""
+    waiting = [m for m in chosen if key_of(m) not in known.found]
+    if waiting and time.monotonic() < until_s:
+        untouched = Mutant(module, 0, "nothing", (ROOT / f"agent/control/{module}.py").read_text())
+        if noticed(untouched, copy_of):
+            sys.exit(f"{module}: its tests fail without any change; mend that first")
+    for mutant in waiting:
+        if time.monotonic() >= until_s:
+            break
+        known.keep(key_of(mutant), noticed(mutant, copy_of))
+    return [m for m in chosen if key_of(m) in known.found]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, every third mutant")
     parser.add_argument("--modules", default=",".join(TESTS))
     parser.add_argument("--limit", type=int, default=10_000, help="mutants per module, evenly spread")
     parser.add_argument("--part", default="1/1", help="K/N: of each module every Nth mutant, beginning with the Kth")
+    parser.add_argument("--store", type=Path, help="file that keeps what was found; what is there is not run again")
+    parser.add_argument("--for-s", type=float, default=float("inf"), help="begin no run after so many seconds")
     given = parser.parse_args()
+    until_s = time.monotonic() + given.for_s
     part, parts = (int(number) for number in given.part.split("/"))
     modules = list(QUICK) if given.quick else given.modules.split(",")
-    killed = total = 0
+    missing = {path.stem for path in (ROOT / "agent/control").glob("*.py")} - {"__init__", *TESTS}
+    if missing:
+        sys.exit(f"no tests are named here for {', '.join(sorted(missing))}")
+    if unknown := [name for name in modules if name not in TESTS]:
+        parser.error(f"no module of agent/control is called {', '.join(unknown)}; known: {', '.join(TESTS)}")
+    known = Known.of(given.store)
+    killed = total = left = 0
     with tempfile.TemporaryDirectory() as folder:
-        copy_of = Path(folder)
-        for name in ("agent", "tests", "device_profiles", "policies", "pyproject.toml"):
-            source = ROOT / name
-            ignore = shutil.ignore_patterns("__pycache__")
-            if source.is_dir():
-                shutil.copytree(source, copy_of / name, ignore=ignore)
-            else:
-                shutil.copy(source, copy_of / name)
+        copy_of = copied(Path(folder))
         for module in modules:
-            if noticed(Mutant(module, 0, "nothing", (ROOT / f"agent/control/{module}.py").read_text()), copy_of):
-                sys.exit(f"{module}: its tests fail without any change; mend that first")
             some = mutants(module)
             stride = 3 if given.quick else max(1, -(-len(some) // given.limit))
             chosen = some[::stride][part - 1 :: parts]
-            survivors = [mutant for mutant in chosen if not noticed(mutant, copy_of)]
-            killed += len(chosen) - len(survivors)
-            total += len(chosen)
-            print(f"{module:22} {len(chosen) - len(survivors):4} of {len(chosen):4} noticed", flush=True)
+            done = run_module(module, chosen, known, copy_of, until_s)
+            survivors = [mutant for mutant in done if not known.found[key_of(mutant)]]
+            killed += len(done) - len(survivors)
+            total += len(done)
+            left += len(chosen) - len(done)
+            waits = f", {len(chosen) - len(done)} not run yet" if len(done) < len(chosen) else ""
+            print(f"{module:22} {len(done) - len(survivors):4} of {len(done):4} noticed{waits}", flush=True)
             for mutant in survivors:
                 print(f"    survives: agent/control/{mutant.module}.py:{mutant.line} {mutant.what}", flush=True)
+    if not total:
+        print(f"{left} mutants are left; run it again with the same --store")
+        return UNFINISHED
     print(f"score {killed / total:.1%} of {total} mutants (goal: at least 90 %)")
+    if left:
+        print(f"{left} mutants are left; run it again with the same --store")
+        return UNFINISHED
     return 0 if given.quick or killed >= 0.9 * total else 1
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import statistics
 import sys
 import time
@@ -79,10 +80,9 @@ def singles(problem: Problem) -> np.ndarray:
 
 def genetic(problem: Problem, seed: int) -> dict[str, np.ndarray]:
     """Objectives found by NSGA-II in a second and in an equal number of evaluations; nothing without pymoo."""
-    try:
-        module = importlib.import_module("benchmarks.placement_nsga2")
-    except ModuleNotFoundError:
+    if importlib.util.find_spec("pymoo") is None:
         return {}
+    module = importlib.import_module("benchmarks.placement_nsga2")
     return {
         "nsga2 1 s": module.nsga2(problem, seed, "time", 1.0),
         "nsga2 100 k": module.nsga2(problem, seed, "n_eval", EQUAL_EVALUATIONS),

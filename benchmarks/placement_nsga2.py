@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.mutation import Mutation
-from pymoo.core.problem import Problem as Tables
-from pymoo.operators.crossover.ux import UniformCrossover
-from pymoo.operators.sampling.rnd import IntegerRandomSampling
-from pymoo.optimize import minimize
-from pymoo.termination import get_termination
 
 from agent.placement.pareto import Archive
 from agent.placement.problem import Problem
+from benchmarks.needed import needed
+
+with needed():
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.mutation import Mutation
+    from pymoo.core.problem import Problem as Tables
+    from pymoo.operators.crossover.ux import UniformCrossover
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+    from pymoo.optimize import minimize
+    from pymoo.termination import get_termination
 
 
 class _Placements(Tables):

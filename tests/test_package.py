@@ -56,6 +56,11 @@ def test_the_owner_finds_a_policy_to_edit_that_is_valid(tree):
     assert load_policy(tree / "etc/qeil/policies/site.yaml").name == "site"
 
 
+def test_debian_12s_event_loop_is_new_enough_for_the_wheel_too(recipe):
+    assert "python3-uvloop" in recipe.RECOMMENDS
+    assert '"uvloop>=0.17"' in (ROOT / "pyproject.toml").read_text()  # bookworm has 0.17
+
+
 def test_upgrades_ask_before_they_overwrite_anything_under_etc(tree):
     listed = (tree / "DEBIAN/conffiles").read_text().split()
     assert listed == sorted(f"/{p.relative_to(tree)}" for p in (tree / "etc").rglob("*") if p.is_file())

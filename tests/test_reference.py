@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from agent.cli.main import cli
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from tests.test_docs import blocks
@@ -71,6 +74,17 @@ def test_the_reference_is_what_the_code_says():
         check=False, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_every_option_says_what_it_is():
+    def options(command: click.Command, words: str) -> Iterator[tuple[str, click.Option]]:
+        for name in command.list_commands(click.Context(command)) if isinstance(command, click.Group) else ():
+            yield from options(command.get_command(click.Context(command), name), f"{words} {name}")
+        yield from ((f"{words} {p.opts[0]}", p) for p in command.params if isinstance(p, click.Option))
+
+    said = dict(options(cli, "qeil"))
+    assert said["qeil fleet ls --json"].help == "the boards as JSON"
+    assert [words for words, option in said.items() if not option.help and not option.hidden] == []
 
 
 def test_the_pictures_are_drawn_by_the_physics(tmp_path):

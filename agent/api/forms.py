@@ -33,7 +33,7 @@ class Forms:
         raw: list[bytes | memoryview] = []
         key: list[Any] = [
             answer.model, answer.version, answer.provenance, answer.placement, answer.provider,
-            answer.accelerated_fraction, answer.policy_digest, answer.replays,
+            answer.accelerated_fraction, answer.policy_digest, answer.replays, answer.together,
         ]  # fmt: skip
         for name, tensor in answer.outputs.items():
             if not decoded.wants_binary(name):

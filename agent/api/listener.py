@@ -9,8 +9,6 @@ import stat
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from agent.errors import ConfigError
 from agent.schema.settings import HttpSettings
 
@@ -50,6 +48,8 @@ def _why_not(settings: HttpSettings, error: OSError) -> str:
 
 def _holder(port: int) -> str:
     """Who listens there, as far as we may know: another user's processes are hidden from us."""
+    import psutil  # noqa: PLC0415 - needed by failures only, and a start need not wait for it
+
     try:
         connections = psutil.net_connections("inet")
         for connection in connections:

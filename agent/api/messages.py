@@ -177,7 +177,7 @@ def _entries(document: dict[str, Any], key: str, required: bool) -> list[dict[st
     entries = document.get(key)
     if entries is None and not required:
         return []
-    if not isinstance(entries, list) or (required and not entries):
+    if not isinstance(entries, list):
         raise BadInput(f"the request needs {key!r}: a list of tensors" if required else f"{key!r} must be a list")
     for entry in entries:
         if not isinstance(entry, dict):
@@ -267,4 +267,5 @@ def cost_of(answer: InferenceAnswer) -> dict[str, Any]:
         "execute_ms": answer.execute_s * 1e3,
         "policy_digest": answer.policy_digest,
         "replays": answer.replays,
+        **({"together": answer.together} if answer.together > 1 else {}),
     }

@@ -37,6 +37,8 @@ def model_document(model: TextModel) -> dict[str, Any]:
         "qeil": {
             "ready": model.ready, "reason": model.reason, "context_tokens": model.context_tokens, "rows": model.rows,
             "placement": model.placement, "pid": model.pid, "second_pid": model.second_pid,
+            "precision": model.precision or None, "token_j": model.token_j, "token_s": model.token_s,
+            "costs_from": model.cost_from,
         },
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from agent.schema.text import AnswerKind, CertifyName, SamplingPlan, StrategyNam
 MAX_STOPS: Final = 16
 MAX_TEXTS: Final = 64
 MAX_LIKELIEST: Final = 20
+MIN_CHOICES: Final = 2
 MAX_GRAMMAR: Final = 1 << 16
 """Characters of a grammar, and of a schema as JSON."""
 LEGACY_MAX_TOKENS: Final = 16
@@ -28,7 +29,8 @@ Stop = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built by the first request that needs them: most boards start without language models.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class _StreamOptions(_Model):
@@ -74,8 +76,10 @@ class _Qeil(_Model):
     worth_j: Annotated[Number, Field(gt=0)] | None = None
     budget_j: Annotated[Number, Field(gt=0)] | None = None
     budget_s: Annotated[Number, Field(gt=0)] | None = None
+    budget_c: Annotated[Number, Field(gt=0, le=150)] | None = None
     threshold: Annotated[Number, Field(gt=0, le=1)] | None = None
     certify: CertifyName | None = None
+    worth_samples: Annotated[Number, Field(gt=0)] | None = None
     answer: AnswerKind = "text"
     choices: Annotated[tuple[StrictStr, ...], Field(max_length=64)] = ()
     verify: StrictBool = False
@@ -204,6 +208,8 @@ def _consistent(asked: _Chat | _Completion) -> None:
         raise Param("stream_options is for stream: true", "stream_options")
     if asked.qeil is not None and asked.n not in {None, 1}:
         raise Param("qeil gives one answer of many samples, so n must be 1; max_samples bounds them", "n")
+    if asked.qeil is not None:
+        _choices_apart(asked.qeil)
     _whole_characters(asked)
     if isinstance(asked, _Chat):
         if asked.top_logprobs is not None and not asked.logprobs:
@@ -217,6 +223,24 @@ def _consistent(asked: _Chat | _Completion) -> None:
         raise Param("echo and qeil contradict each other; send one", "echo")
     if asked.best_of not in {None, asked.n or 1}:
         raise Param("best_of other than n is not offered here; send n", "best_of")
+
+
+def _choices_apart(qeil: _Qeil) -> None:
+    """Labels that a text can name, each another one. Raises Param."""
+    if not qeil.choices:
+        return
+    if len(qeil.choices) < MIN_CHOICES:
+        raise Param(f"qeil.choices must hold at least {MIN_CHOICES} labels to choose from", "qeil.choices")
+    seen: dict[str, str] = {}
+    for label in qeil.choices:
+        if not any(map(str.isalnum, label)) or label != label.strip():
+            raise Param(f"qeil.choices: {label!r} is no label a text can name; send letters or words", "qeil.choices")
+        if label.casefold() in seen:
+            raise Param(
+                f"qeil.choices: {seen[label.casefold()]!r} and {label!r} are the same in a text; label them apart",
+                "qeil.choices",
+            )
+        seen[label.casefold()] = label
 
 
 def _whole_characters(asked: _Chat | _Completion) -> None:

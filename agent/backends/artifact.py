@@ -5,7 +5,7 @@ Kept free of schemas on purpose: a lane's process that does not import pydantic 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -98,4 +98,11 @@ class Session(Protocol):
 
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run once; one C-contiguous array per name in `outputs`. Raises InferenceFailed."""
+        ...
+
+    def bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None] | None:
+        """A run that reads `feeds` and writes `outputs` where they lie, as often as it is called.
+
+        None where the runtime cannot. Raises InferenceFailed when it is called and an output has another shape.
+        """
         ...

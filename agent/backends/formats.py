@@ -6,7 +6,8 @@ Two datatypes have no numpy type of their own. BF16 travels as its 16 bits in `u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,17 @@ class Signature(NamedTuple):
         if self.datatype == "BYTES":
             return np.full(shape, "", dtype=np.object_)
         return np.zeros(shape, STORAGE[self.datatype])
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that came before with a number: x, x → x, x_1. Unlike ports need names of their own."""
+    given, taken = set(names), set[str]()
+    made: list[str] = []
+    for name in names:
+        free = name if name not in taken else next(n for i in count(1) if (n := f"{name}_{i}") not in given | taken)
+        taken.add(free)
+        made.append(free)
+    return tuple(made)
 
 
 def datatype_of(name: str, array: Array) -> str:

@@ -52,6 +52,8 @@ class LaneIO:
         self.watch(self._wake_fd, self._woken)
         self._bells = select.epoll()
         self._rung: dict[int, Callable[[], None]] = {}
+        self._lone: Callable[[], None] | None = None
+        """Where only one bell is watched: whoever comes here need not ask which one rang."""
         self.watch(self._bells.fileno(), self.serve)
         self._calls: deque[Callable[[], None]] = deque()
         self._members: list[Member] = []
@@ -123,6 +125,10 @@ class LaneIO:
 
     def serve(self) -> None:
         """Read what has arrived; never waits."""
+        lone = self._lone
+        if lone is not None:
+            lone()
+            return
         for fd, _ in self._bells.poll(0, MAX_EVENTS):
             ready = self._rung.get(fd)
             if ready is not None:
@@ -139,12 +145,17 @@ class LaneIO:
 
     def watch_bell(self, fd: int, ready: Callable[[], None]) -> None:
         """Call `ready`, on the thread that serves the doorbells, whenever the socket can be read or ended."""
-        self._rung[fd] = ready
         self._bells.register(fd, select.EPOLLIN)
+        with self._lock:
+            self._rung[fd] = ready
+            self._lone = ready if len(self._rung) == 1 else None
 
     def forget_bell(self, fd: int) -> None:
         """Stop watching a socket (if it is), before it is closed; from any thread."""
-        if self._rung.pop(fd, None) is not None:
+        with self._lock:
+            known = self._rung.pop(fd, None)
+            self._lone = next(iter(self._rung.values())) if len(self._rung) == 1 else None
+        if known is not None:
             self._bells.unregister(fd)
 
     # ------------------------------------------------------------------ reader thread only

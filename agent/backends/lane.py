@@ -83,7 +83,7 @@ class ProcessLane(ChildLane):
         `shapes` is needed for inputs with free dimensions. The slot is held while the arrays are referenced.
         """
         with self._lock:
-            loaded = self._models.get(model)
+            loaded = self._models.loaded.get(model)
             return None if loaded is None else loaded.reserve(shapes or {})
 
     def submit(
@@ -91,8 +91,10 @@ class ProcessLane(ChildLane):
     ) -> Future[LaneReply]:
         """Run once. Raises Overloaded (queue full, model not loaded), LaneDied; see `ports.Lane` for the future."""
         with self._lock:
-            channel = self._require()
-            loaded = self._models.get(model)
+            channel = self._channel
+            if channel is None or self._cause is not None or self._stopping:
+                channel = self._require()  # which says why not
+            loaded = self._models.loaded.get(model)
             if loaded is None:
                 raise NotLoaded(f"{model} is not loaded on {self.spec.accelerator}")
             number = self._numbers = self._numbers + 1
@@ -163,7 +165,7 @@ class ProcessLane(ChildLane):
         """Hand over a call unless its future is settled; False when no slot is free."""
         if call.future.done():
             return True
-        loaded = self._models.get(call.model)
+        loaded = self._models.loaded.get(call.model)
         if loaded is None:
             raise Overloaded(f"{call.model} was unloaded from {self.spec.accelerator}")
         if not loaded.send(channel, call):

@@ -47,16 +47,24 @@ class TensorArea:
         self._by_shapes: dict[tuple[Shape, ...], Layout] = {}
         self._by_code: dict[bytes, Layout] = {}
         self._views: dict[tuple[int, Layout], list[Array]] = {}
+        self._single = self._typed[0] if len(self._typed) == 1 and not self.text else None
 
     def recall(self, feeds: Mapping[str, Array]) -> tuple[list[Array], Layout] | None:
         """(arrays in order, layout) of inputs whose like was described before; None for any that need a check."""
         if len(feeds) != len(self.names) or self.text:
             return None
+        if self._single is not None:
+            name, wanted = self._single
+            only = feeds.get(name)
+            if only is None or (only.dtype is not wanted and only.dtype != wanted):
+                return None
+            layout = self._by_shapes.get((only.shape,))
+            return None if layout is None else ([only], layout)
         given: list[Array] = []
         shapes: list[Shape] = []
         for name, dtype in self._typed:
             array = feeds.get(name)
-            if array is None or array.dtype != dtype:
+            if array is None or (array.dtype is not dtype and array.dtype != dtype):
                 return None
             given.append(array)
             shapes.append(array.shape)
@@ -164,5 +172,8 @@ class TensorArea:
 
 def copy_in(views: Sequence[Array], arrays: Sequence[Array]) -> None:
     """Copy arrays to where their views are."""
+    if len(views) == len(arrays) == 1:
+        views[0][...] = arrays[0]
+        return
     for view, array in zip(views, arrays, strict=True):
         view[...] = array

@@ -7,7 +7,7 @@ leaves; it does not tell then who computes what, so it is not asked to. Needs ai
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,6 +65,10 @@ class CompiledSession:
             return [_read(self._outputs[name]) for name in outputs]
         except _ERRORS as error:
             raise InferenceFailed(f"{self._model}: {reason(error)}") from error
+
+    def bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None] | None:  # noqa: ARG002
+        """The runtime reads and writes memory of its own."""
+        return None
 
 
 def open_session(

@@ -19,6 +19,8 @@ MAX_TEXT_CHARS: Final = 2000
 
 Header = dict[str, Any]
 
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+"""A plain number: the library's own is an enumeration, which costs a look-up of its class."""
 _FD_BYTES: Final = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -37,6 +39,7 @@ class Channel:
         buffer = bytearray(MAX_PACKET_BYTES)
         self._buffers = [buffer]
         self._view = memoryview(buffer)
+        self._send, self._receive = sock.send, sock.recvmsg_into
 
     def send(self, header: Header, fd: int | None = None) -> None:
         """Send a JSON message. Raises BlockingIOError (full), Closed, BackendError (too large)."""
@@ -48,7 +51,7 @@ class Channel:
             raise BackendError(f"a lane message of {len(packet)} bytes exceeds {MAX_PACKET_BYTES} bytes")
         try:
             if fd is None:
-                self.sock.send(packet)
+                self._send(packet)
             else:
                 socket.send_fds(self.sock, [packet], [fd])
         except BlockingIOError:
@@ -59,21 +62,25 @@ class Channel:
     def receive(self) -> tuple[bytes, int | None]:
         """The next packet and its descriptor. Raises BlockingIOError (none, non-blocking), Closed."""
         try:
-            size, ancillary = self._next()
+            size, ancillary, _, _ = self._receive(self._buffers, _FD_BYTES, _CLOSE_ON_EXEC)
         except BlockingIOError:
             raise
+        except ConnectionResetError:
+            size, ancillary = self._after_reset()
         except OSError as error:
             raise Closed("the other side of the lane is gone") from error
         if size == 0:
             raise Closed("the other side of the lane is gone")
-        return self._view[:size].tobytes(), _first_fd(ancillary) if ancillary else None
+        return bytes(self._view[:size]), _first_fd(ancillary) if ancillary else None
 
-    def _next(self) -> tuple[int, list[tuple[int, int, bytes]]]:
+    def _after_reset(self) -> tuple[int, list[tuple[int, int, bytes]]]:
+        # Said once, before what arrived, of a side that ended with messages unread; its last answers follow.
         try:
-            return self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)[:2]
-        except ConnectionResetError:
-            # Said once, before what arrived, of a side that ended with messages unread; its last answers follow.
-            return self.sock.recvmsg_into(self._buffers, _FD_BYTES, socket.MSG_CMSG_CLOEXEC)[:2]
+            return self._receive(self._buffers, _FD_BYTES, _CLOSE_ON_EXEC)[:2]
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise Closed("the other side of the lane is gone") from error
 
     def close(self) -> None:
         """Close this end."""

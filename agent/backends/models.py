@@ -17,6 +17,7 @@ from agent.errors import (
     BadInput,
     DeadlineExceeded,
     InferenceFailed,
+    InputRefused,
     LaneOutOfMemory,
     ModelLoadFailed,
     Overloaded,
@@ -30,7 +31,7 @@ _ERRORS: Final[dict[str, type[QeilError]]] = {
     error.code: error
     for error in (
         ModelLoadFailed, InferenceFailed, PermitExpired, DeadlineExceeded, BackendError, BadInput, TooLarge, Overloaded,
-        LaneOutOfMemory,
+        LaneOutOfMemory, InputRefused,
     )
 }  # fmt: skip
 
@@ -49,15 +50,12 @@ class ModelTable:
 
     def __init__(self, accelerator: str) -> None:
         self._accelerator = accelerator
-        self._loaded: dict[str, LoadedModel] = {}
+        self.loaded: dict[str, LoadedModel] = {}
+        """The models that run under these names now."""
         self._loads: dict[int, Load] = {}
         self._unloads: dict[int, Future[None]] = {}
         self.retiring: dict[str, Future[None]] = {}
         """Models to unload once the calls that wait for them are sent."""
-
-    def get(self, model: str) -> LoadedModel | None:
-        """The model that runs under this name now."""
-        return self._loaded.get(model)
 
     def begin_load(self, channel: Channel, number: int, load: Load) -> None:
         """Order a load."""
@@ -72,7 +70,7 @@ class ModelTable:
         if later:
             return self.retiring.setdefault(model, Future())
         future = self.retiring.pop(model, None) or Future()
-        loaded = self._loaded.pop(model, None)
+        loaded = self.loaded.pop(model, None)
         if loaded is None:
             future.set_result(None)
         else:
@@ -116,7 +114,7 @@ class ModelTable:
         """Forget everything; the futures that are open."""
         futures: list[Future[Any]] = [load.future for load in self._loads.values()]
         futures += [*self._unloads.values(), *self.retiring.values()]
-        self._loaded.clear()
+        self.loaded.clear()
         self._loads.clear()
         self._unloads.clear()
         self.retiring.clear()
@@ -124,8 +122,8 @@ class ModelTable:
 
     def _install(self, channel: Channel, model: str, number: int, outcome: LoadOutcome) -> None:
         loaded = LoadedModel.create(model, number, outcome, channel)
-        before = self._loaded.get(model)
-        self._loaded[model] = loaded
+        before = self.loaded.get(model)
+        self.loaded[model] = loaded
         if before is not None:
             self._discard(channel, before.number)
 

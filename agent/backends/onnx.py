@@ -9,7 +9,8 @@ import ctypes
 import importlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import numpy as np
 from agent.backends import engine_cache
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
-from agent.errors import InferenceFailed, LaneOutOfMemory, ModelLoadFailed
+from agent.errors import InferenceFailed, InputRefused, LaneOutOfMemory, ModelLoadFailed
 
 CPU: Final = "CPUExecutionProvider"
 _ONNX_BFLOAT16: Final = 16
@@ -34,8 +35,14 @@ _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(bfloat16)": "BF16", "tensor(string)": "BYTES",
 }  # fmt: skip
 
+_IN_HOST_MEMORY: Final = frozenset({CPU, "XNNPACKExecutionProvider"})
+"""Providers that read a bound input where it lies. For others the runtime copies it once, when it is bound."""
 _NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "out of memory")
 """How the runtime and its providers say that an allocation failed."""
+_ABOUT_THE_INPUT: Final = "InvalidArgument"
+"""The runtime's class for what a kernel says of its operands, on whichever provider."""
+_OF_A_KERNEL: Final = frozenset({_ABOUT_THE_INPUT, "Fail", "RuntimeException", "NotImplemented"})
+"""What kernels raise. On the processor itself no device can be to blame for it."""
 
 
 class OnnxSession:
@@ -50,17 +57,49 @@ class OnnxSession:
         self.inputs = tuple(_signature(order.model, node) for node in session.get_inputs())
         self.outputs = tuple(_signature(order.model, node) for node in session.get_outputs())
         self.assignment = assignment
+        self._by_processor = session.get_providers() == [CPU] and CUSTOM_OPERATORS not in order.options
+        self._in_host_memory = _IN_HOST_MEMORY.issuperset(session.get_providers())
         self.bits = any(signature.datatype == "BF16" for signature in (*self.inputs, *self.outputs))
 
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
-        """Run once. Raises InferenceFailed with the runtime's own reason."""
+        """Run once. Raises InferenceFailed with the runtime's reason, InputRefused where that is about the input."""
         try:
             arrays = self._run_values(feeds, outputs) if self.bits else self._session.run(outputs, feeds)
         except self._errors as error:
-            said = reason(error)
-            kind = LaneOutOfMemory if any(words in said for words in _NO_MEMORY) else InferenceFailed
-            raise kind(f"{self._model}: {said}") from error
+            raise self._failure(error) from error
         return [array if array.flags.c_contiguous else np.ascontiguousarray(array) for array in arrays]
+
+    def bind(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None] | None:
+        """A run between memory that stays where it is: nothing is allocated, wrapped or copied for it."""
+        arrays = (*feeds.values(), *outputs.values())
+        if self.bits or not self._in_host_memory or any(a.dtype.kind == "O" or not a.nbytes for a in arrays):
+            return None
+        binding = self._session.io_binding()
+        try:
+            for put, tensors in ((binding.bind_input, feeds), (binding.bind_output, outputs)):
+                for name, array in tensors.items():
+                    put(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        except self._errors:
+            return None
+        return partial(self._run_bound, binding, arrays)
+
+    def _run_bound(self, binding: Any, _: tuple[Array, ...]) -> None:
+        """The arrays are an argument so that they live as long as what is bound to their memory."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except self._errors as error:
+            raise self._failure(error) from error
+        except MemoryError as error:
+            raise LaneOutOfMemory(f"{self._model}: out of memory while running") from error
+
+    def _failure(self, error: Exception) -> InferenceFailed | LaneOutOfMemory:
+        said = reason(error)
+        kind: type[InferenceFailed | LaneOutOfMemory] = InferenceFailed
+        if any(words in said for words in _NO_MEMORY):
+            kind = LaneOutOfMemory
+        elif type(error).__name__ in (_OF_A_KERNEL if self._by_processor else {_ABOUT_THE_INPUT}):
+            kind = InputRefused
+        return kind(f"{self._model}: {said}")
 
     def _run_values(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run where numpy has no type for a tensor, which therefore crosses as its bits."""
@@ -103,6 +142,7 @@ def open_session(order: LoadOrder) -> OnnxSession:
             session = _make_session(ort, order, options, notes)
         session.disable_fallback()
         _say_engines(order, before, notes)
+        _say_inputs(session, notes)
         assignment = _assignment(session, order.provider, recorded, notes)
     except errors as error:
         raise ModelLoadFailed(f"{order.model}: {reason(error)}") from error
@@ -183,6 +223,19 @@ def _make_session(ort: Any, order: LoadOrder, options: Any, notes: list[str]) ->
         notes.append(f"{order.provider} is not in this onnxruntime ({', '.join(ort.get_available_providers())})")
         return ort.InferenceSession(order.path, options, providers=[CPU])
     return ort.InferenceSession(order.path, options, providers=[(order.provider, _with_cache(order, own, None, notes))])
+
+
+def _say_inputs(session: Any, notes: list[str]) -> None:
+    """What of the file's inputs cannot be asked for. The runtime tells an unknown rank as it tells a single value."""
+    notes += [
+        f"input {node.name!r} is declared without sizes: it takes a single value (shape [])"
+        for node in session.get_inputs()
+        if not node.shape
+    ]
+    notes += [
+        f"input {node.name!r} has a default in the file, which is used; requests cannot give it"
+        for node in session.get_overridable_initializers()
+    ]
 
 
 def _say_engines(order: LoadOrder, before: frozenset[str], notes: list[str]) -> None:

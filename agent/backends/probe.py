@@ -74,8 +74,11 @@ def read_inventory(looking: subprocess.Popen[bytes], timeout_s: float) -> Runtim
         looking.communicate()
         return nothing("it did not answer in time")
     found, note = _answer(looking.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))
-    if found is None:
-        return nothing(note)
+    return nothing(note) if found is None else inventory_of(found)
+
+
+def inventory_of(found: Mapping[str, Any]) -> RuntimeInventory:
+    """An inventory that was written as JSON. Raises KeyError or TypeError for what is none."""
     lists = {key: tuple(found[key]) for key in ("providers", "plugins", "delegates", "notes")}
     return RuntimeInventory(**{**found, **lists, "devices": tuple(EpDevice(**d) for d in found["devices"])})
 

@@ -50,6 +50,17 @@ class Promise(Future[T], Generic[T]):
         self._cancelled = cancelled
         self.key = key
 
+    def set_result(self, result: T) -> None:
+        """As of Future, which also looks for who waits by other means than its condition."""
+        with self._condition:
+            if self._state != "PENDING" or self._waiters:
+                super().set_result(result)
+                return
+            self._result = result
+            self._state = "FINISHED"
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+
     def cancel(self) -> bool:
         """As of Future."""
         is_cancelled = super().cancel()

@@ -105,9 +105,10 @@ class Ring:
         """Whether more than half of the slots are free, so that a client may keep one for a while."""
         return len(self.free) * 2 > self.slots
 
-    def cancelled(self, index: int) -> bool:
-        """Whether the call in that slot was given up."""
-        return bool(self.memory[index * self.slot_bytes])
+    def mark(self, index: int) -> memoryview:
+        """The byte of a slot that is 1 once its call was given up."""
+        start = index * self.slot_bytes
+        return self.memory.data[start : start + 1]
 
     def offset(self, index: int, output: bool) -> int:
         """Where a slot's input or output area begins."""

@@ -17,7 +17,7 @@ from agent.backends.calls import Call
 from agent.backends.formats import Array, Signature, check_feeds, check_outputs
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.messages import Channel
-from agent.backends.packets import Done, counted, pack_run
+from agent.backends.packets import Done, pack_run, pack_work
 from agent.backends.segments import Lease, Ring
 from agent.errors import BackendError, InferenceFailed
 from agent.ports import LaneReply, Tensors
@@ -42,6 +42,8 @@ class OutputChoice(NamedTuple):
 
     indices: bytes
     area: TensorArea
+    asked: dict[tuple[int, Layout], bytes]
+    """The packed work of calls whose inputs lie so in that slot."""
 
 
 class LoadedModel:
@@ -87,7 +89,7 @@ class LoadedModel:
         if self.ring.missed >= GROWS_AFTER:
             self._grow(channel)
         inputs = self._inputs
-        choice = self._choice(call.outputs)
+        choice = self._choices.get(call.outputs) or self._choice(call.outputs)
         recalled = inputs.recall(call.inputs)
         if recalled is not None:
             arrays, layout = recalled
@@ -97,8 +99,9 @@ class LoadedModel:
             arrays = [call.inputs[name] for name in inputs.names]
             crossing = inputs.packed(arrays)
             layout = inputs.describe(arrays, crossing)
-        lease = self._written_in_place(arrays, layout)
-        fd, segment_bytes = None, 0
+        # An array of its own memory, which most are, lies in no slot.
+        lease = self._written_in_place(arrays, layout) if arrays and arrays[0].base is not None else None
+        fd, work = None, None
         if lease is None:
             lease = self.ring.acquire()
             if lease is None:
@@ -106,19 +109,25 @@ class LoadedModel:
             if layout.total <= inputs.room_bytes:
                 copy_in(inputs.views(lease.index, layout), crossing)
             else:
-                fd, segment_bytes = self._segment(crossing, layout), layout.total
+                fd = self._segment(crossing, layout)
+                work = pack_work(self.number, lease.index, layout.total, choice.indices, layout.encoded)
                 self.ring.miss(layout.total, 0)
-        deadline_ns = int(call.deadline_s * 1e9)
-        packet = pack_run(
-            call.number, self.number, lease.index, deadline_ns, segment_bytes, choice.indices, layout.encoded
-        )
+        if work is None:
+            work = choice.asked.get((lease.index, layout)) or self._asked(choice, lease.index, layout)
         try:
-            channel.send_packet(packet, fd)
+            channel.send_packet(pack_run(call.number, int(call.deadline_s * 1e9), work), fd)
         finally:
             if fd is not None:
                 os.close(fd)
         call.lease, call.area = lease, choice.area
         return True
+
+    def _asked(self, choice: OutputChoice, slot: int, layout: Layout) -> bytes:
+        if len(choice.asked) >= REMEMBERED * self.ring.slots:
+            choice.asked.clear()
+        work = pack_work(self.number, slot, 0, choice.indices, layout.encoded)
+        choice.asked[slot, layout] = work
+        return work
 
     def _grow(self, channel: Channel) -> None:
         """Slots for what did not fit. Calls under way keep theirs in the old ring, which goes with the last of them."""
@@ -131,21 +140,18 @@ class LoadedModel:
                 self._take(_made_ring(channel, self.number, input_bytes, output_bytes, ring.slots))
 
     def _choice(self, names: tuple[str, ...] | None) -> OutputChoice:
-        known = self._choices.get(names)
-        if known is not None:
-            return known
         all_names = [signature.name for signature in self._signatures]
         check_outputs(self.model, names or (), all_names)
         indices = [all_names.index(name) for name in (all_names if names is None else names)]
         area = TensorArea(self.ring, [self._signatures[index] for index in indices], output=True)
         if len(self._choices) >= REMEMBERED:
             self._choices.clear()
-        self._choices[names] = OutputChoice(counted(bytes(indices)), area)
+        self._choices[names] = OutputChoice(bytes(indices), area, {})
         return self._choices[names]
 
     def _written_in_place(self, arrays: list[Array], layout: Layout) -> Lease | None:
         """The lease that `reserve` gave these very arrays, or None."""
-        lease = segments.lease_of(arrays[0]) if arrays else None
+        lease = segments.lease_of(arrays[0])
         if lease is None or lease.ring is not self.ring:
             return None
         if len(lease.given) == len(arrays) and all(map(_is_given, lease.given, arrays)):
@@ -209,7 +215,7 @@ def read_reply(call: Call, done: Done, fd: int | None) -> LaneReply:
         arrays = area.views_of(lease.view(), segments.HEADER_BYTES + lease.ring.input_bytes, layout)
     else:
         arrays = [view.copy() for view in area.views(lease.index, layout)]
-    outputs = dict(zip(area.names, area.texts(arrays, layout), strict=True))
-    if done.energy_j is None:
-        return LaneReply(outputs, done.execute_s)
-    return LaneReply(outputs, done.execute_s, done.energy_j, "modelled")
+    if area.text:
+        arrays = area.texts(arrays, layout)
+    outputs = {area.names[0]: arrays[0]} if len(arrays) == 1 else dict(zip(area.names, arrays, strict=True))
+    return LaneReply(outputs, done.execute_s, done.energy_j, "unknown" if done.energy_j is None else "modelled")

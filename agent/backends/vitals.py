@@ -39,7 +39,8 @@ class VitalsPage:
         page = memoryview(buffer).cast("B")
         self._words = page.cast("q")
         self._reals = page.cast("d")
-        self._rest_until_ns = 0
+        self.rest_until_ns = 0
+        """When the process may begin its next run."""
         if memory is None:
             self.clear()
 
@@ -86,19 +87,21 @@ class VitalsPage:
 
     def end(self, now_ns: int) -> None:
         """The run ended; a paced lane rests before the next one."""
-        busy_ns = max(0, now_ns - self._words[_BUSY])
-        self._words[_BUSY] = 0
-        self._words[_BUSY_TOTAL] += busy_ns
+        words = self._words
+        busy_ns = now_ns - words[_BUSY]
+        words[_BUSY] = 0
+        if busy_ns > 0:
+            words[_BUSY_TOTAL] += busy_ns
         share = self._reals[_PACE]
-        if 0.0 < share < 1.0:
+        if 0.0 < share < 1.0 and busy_ns > 0:
             rest_ns = busy_ns * (1.0 / share - 1.0)
-            self._rest_until_ns = now_ns + int(min(rest_ns, MAX_REST_S * _NS_PER_S))
+            self.rest_until_ns = now_ns + int(min(rest_ns, MAX_REST_S * _NS_PER_S))
         else:
-            self._rest_until_ns = 0
+            self.rest_until_ns = 0
 
     def rest_s(self, now_ns: int) -> float:
         """Time that the next run has to wait for the pace; 0 where it may begin."""
-        return (self._rest_until_ns - now_ns) / _NS_PER_S if self._rest_until_ns > now_ns else 0.0
+        return (self.rest_until_ns - now_ns) / _NS_PER_S if self.rest_until_ns > now_ns else 0.0
 
     def paced(self) -> bool:
         """Whether it may be busy for a part of its time only."""

@@ -15,47 +15,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.backends import execution, segments
 from agent.backends.artifact import LoadOrder
 from agent.backends.eagerness import Eagerness
-from agent.backends.execution import Executor, LoadedSession
-from agent.backends.formats import Array
-from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
+from agent.backends.execution import Executor
+from agent.backends.layouts import TensorArea
 from agent.backends.messages import Channel, Closed, Header, parse, shorten
-from agent.backends.packets import RUN, Done, Run, pack_done, unpack_run
+from agent.backends.packets import HEAD_BYTES, RUN, pack_done, unpack_done, unpack_run, unpack_work
+from agent.backends.plans import Model, Plan
 from agent.backends.segments import Ring
 from agent.backends.vitals import VitalsPage
 from agent.backends.waiting import beat
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, PermitExpired, QeilError
 
-MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
-
-
-class _Choice(NamedTuple):
-    names: tuple[str, ...]
-    area: TensorArea
-
-
-@dataclass
-class _Model:
-    loaded: LoadedSession
-    inputs: TensorArea | None = None
-    choices: dict[bytes, _Choice] = field(default_factory=dict)
-
-    def choice(self, indices: bytes) -> _Choice:
-        """The outputs wanted, by their indices."""
-        known = self.choices.get(indices)
-        if known is None:
-            assert self.inputs is not None  # noqa: S101  (the caller checked)
-            signatures = [self.loaded.session.outputs[index] for index in indices]
-            area = TensorArea(self.inputs.ring, signatures, output=True)
-            if len(self.choices) >= REMEMBERED:
-                self.choices.clear()
-            known = self.choices[indices] = _Choice(area.names, area)
-        return known
+MAX_PLANS: Final = 512
+"""Forms of runs remembered, each in each slot; all are forgotten when there are more."""
 
 
 class Worker:
@@ -67,7 +43,8 @@ class Worker:
         self._name = name
         self._simulated = simulated
         self._executor = Executor()
-        self._models: dict[int, _Model] = {}
+        self._models: dict[int, Model] = {}
+        self._plans: dict[bytes, Plan] = {}
         self._loads: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._eagerness = Eagerness(channel.sock)
@@ -86,7 +63,7 @@ class Worker:
                 packet, fd = self._channel.receive()
                 if packet[0] == RUN:
                     self._eagerness.came(time.monotonic_ns())
-                    self._run(unpack_run(packet), fd)
+                    self._run(packet, fd)
                     self._eagerness.answered(time.monotonic_ns(), self._page.paced())
                     continue
                 header = parse(packet)
@@ -100,42 +77,64 @@ class Worker:
 
     # ------------------------------------------------------------------ main thread
 
-    def _run(self, run: Run, fd: int | None) -> None:
+    def _run(self, packet: bytes, fd: int | None) -> None:
+        """Run and answer, unless that is pointless or forbidden by now."""
+        number, deadline_ns = unpack_run(packet)
+        work = packet[HEAD_BYTES:]
         try:
-            done, segment = self._answer(run, fd)
+            plan = self._plans.get(work) or self._plan(work, fd)
+            page, now_ns = self._page, time.monotonic_ns()
+            if page.rest_until_ns > now_ns:
+                time.sleep(page.rest_s(now_ns))
+                now_ns = time.monotonic_ns()
+            if plan.mark[0] or now_ns > deadline_ns:
+                raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
+            if not page.permitted(now_ns):
+                raise PermitExpired(f"{self._name} holds no valid run permit")
+            page.begin(now_ns)
+            try:
+                done, segment = self._answer(plan, number)
+            finally:
+                page.end(time.monotonic_ns())
         except QeilError as error:
-            self._channel.send({"k": "failed", "id": run.number, "error": error.code, "text": shorten(error.message)})
+            self._channel.send({"k": "failed", "id": number, "error": error.code, "text": shorten(error.message)})
             return
         try:
-            self._channel.send_packet(pack_done(done), segment)
+            self._channel.send_packet(done, segment)
         finally:
             if segment is not None:
                 os.close(segment)
+        if plan.again is None and segment is None and not self._simulated:
+            plan.answered(unpack_done(done).tensors)
 
-    def _answer(self, run: Run, fd: int | None) -> tuple[Done, int | None]:
-        """Run unless it is pointless or forbidden by now; the descriptor is of outputs that do not fit the slot."""
-        segment = segments.attach(fd, run.segment_bytes) if fd is not None else None
-        model = self._models.get(run.load)
+    def _plan(self, packed: bytes, fd: int | None) -> Plan:
+        """What these bytes ask for."""
+        work = unpack_work(packed)
+        segment = segments.attach(fd, work.segment_bytes) if fd is not None else None
+        model = self._models.get(work.load)
         if model is None or model.inputs is None:
             raise BackendError(f"{self._name} does not hold that model any more")
-        now_ns = time.monotonic_ns()
-        rest_s = self._page.rest_s(now_ns)
-        if rest_s > 0:
-            time.sleep(rest_s)
-            now_ns = time.monotonic_ns()
-        if model.inputs.ring.cancelled(run.slot) or now_ns > run.deadline_ns:
-            raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
-        if not self._page.permitted(now_ns):
-            raise PermitExpired(f"{self._name} holds no valid run permit")
-        feeds = _feeds(model.inputs, run, segment)
-        choice = model.choice(run.outputs)
-        self._page.begin(now_ns)
-        try:
-            result = self._executor.run(model.loaded, feeds, choice.names)
-        finally:
-            self._page.end(time.monotonic_ns())
-        layout, segment_bytes, answer_fd = _place(model, choice, run.slot, result.arrays)
-        return Done(run.number, result.execute_s, result.energy_j, segment_bytes, layout.encoded), answer_fd
+        plan = Plan(model, model.inputs, work, segment)
+        if plan.lasting:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[packed] = plan
+        return plan
+
+    def _answer(self, plan: Plan, number: int) -> tuple[bytes, int | None]:
+        """(the packet that says so, the descriptor of outputs that do not fit the slot)."""
+        again = plan.again
+        if again is not None:
+            started_ns = time.monotonic_ns()
+            # Outputs of another shape, or the call's own fault: a plain run tells.
+            with contextlib.suppress(InferenceFailed):
+                again()
+                return pack_done(number, (time.monotonic_ns() - started_ns) / 1e9, None, 0, plan.encoded), None
+        result = self._executor.run(plan.model.loaded, plan.feeds, plan.names)
+        if again is not None:
+            plan.unbind()
+        encoded, segment_bytes, fd = plan.place(result.arrays)
+        return pack_done(number, result.execute_s, result.energy_j, segment_bytes, encoded), fd
 
     def _queue_load(self, header: Header, _: int | None) -> None:
         self._loads.put(header)
@@ -146,9 +145,11 @@ class Worker:
             ring = Ring(segments.attach(fd, header["bytes"]), header["slots"], header["in"], header["out"])
             model.inputs = TensorArea(ring, model.loaded.session.inputs, output=False)
             model.choices.clear()  # they lie in the ring before
+            self._plans.clear()
 
     def _unload(self, header: Header, _: int | None) -> None:
         self._models.pop(header["load"], None)
+        self._plans.clear()  # which hold it, and those of other models are soon made again
         self._channel.send({"k": "unloaded", "id": header["id"]})
         self._loads.put(None)
 
@@ -174,7 +175,7 @@ class Worker:
                 answer["error"] = "model_load_failed"
                 answer["text"] = shorten(f"{order.model}: {type(error).__name__}: {error}")
             else:
-                self._models[header["id"]] = _Model(loaded)
+                self._models[header["id"]] = Model(loaded)
                 answer["outcome"] = loaded.outcome.to_json()
                 if order.simulation is not None:
                     self._executor.warm(order.simulation, time.monotonic())
@@ -201,31 +202,6 @@ def _give_back() -> None:
     """Return to the system what a model that was unloaded left free in the heap. Only glibc can."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _feeds(area: TensorArea, run: Run, segment: Array | None) -> dict[str, Array]:
-    layout = area.decode(run.tensors)
-    views = area.views(run.slot, layout) if segment is None else area.views_of(segment, 0, layout)
-    return dict(zip(area.names, area.texts(views, layout), strict=True))
-
-
-def _place(model: _Model, choice: _Choice, slot: int, arrays: list[Array]) -> tuple[Layout, int, int | None]:
-    """Copy outputs into the slot, or where they do not fit into a segment: (layout, bytes and descriptor of that)."""
-    area = choice.area
-    crossing = area.packed(arrays)
-    layout = area.describe(arrays, crossing)
-    if layout.total <= area.room_bytes:
-        copy_in(area.views(slot, layout), crossing)
-        return layout, 0, None
-    if layout.total > MAX_SEGMENT_BYTES:
-        name = model.loaded.order.model
-        raise InferenceFailed(f"{name}: {layout.total} bytes of outputs exceed the {MAX_SEGMENT_BYTES} that may cross")
-    try:
-        fd, memory = segments.create("oversize", layout.total)
-    except OSError as error:
-        raise BackendError(f"no shared memory for {layout.total} bytes of outputs: {error.strerror}") from error
-    copy_in(area.views_of(memory, 0, layout), crossing)
-    return layout, layout.total, fd
 
 
 def work(given: argparse.Namespace, page: VitalsPage) -> None:

@@ -58,3 +58,16 @@ def headline(document: dict[str, Any]) -> str:
         ", the board of the settings (--profile NAME for another)" if document["board_from"] != "--profile" else ""
     )
     return f"{document['model']}, {document['phase']}, on {document['board']}{assumed}: every figure is modelled"
+
+
+def prediction(document: dict[str, Any]) -> str:
+    """What the choice is to an agent that runs: a prediction, which it holds against times of its own."""
+    if document["phase"] != "forward":
+        return (
+            "a prediction of one pass: an agent that serves a language model's folder weighs 512 tokens of prompt and "
+            "128 written ones together, in other figures: candidates in qeil status --json"
+        )
+    return (
+        "a prediction: a running agent times the placements that it has loaded, on the idle board, and may then serve "
+        "another one: qeil status"
+    )

@@ -100,6 +100,6 @@ def summed(refused: Sequence[str]) -> list[str]:
         lanes.setdefault(where, []).append(why)
     return [
         f"{where}: {whys[0]}" if len(whys) == 1
-        else f"{where}: {len(whys)} measurements not used, the first: {whys[0]} (qeil calibrate --json lists all)"
+        else f"{where}: {len(whys)} remarks on what was measured, first: {whys[0]} (qeil calibrate --json lists all)"
         for where, whys in lanes.items()
     ]  # fmt: skip

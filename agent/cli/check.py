@@ -13,6 +13,7 @@ from agent.cli import check_settings
 from agent.cli.main import EXIT_CONFIG
 from agent.errors import ConfigError
 from agent.storage import yaml_files
+from agent.storage.file_kinds import KINDS, schema_of
 from agent.storage.problem import Problem, problems_of
 
 
@@ -40,7 +41,7 @@ def check_file(path: Path) -> list[Problem]:
         document = yaml_files.read_document(path)
         kind = yaml_files.detect_kind(document.data, path)
         if kind is None:
-            kinds = ", ".join(yaml_files.SCHEMAS)
+            kinds = ", ".join(KINDS)
             message = (
                 f"cannot tell from its keys what this file is ({kinds}); `qeil schema KIND` lists the keys of each"
             )
@@ -53,7 +54,7 @@ def check_file(path: Path) -> list[Problem]:
             from agent.simulation import board_document
 
             return list(board_document.problems(path))
-        yaml_files.validate(document, yaml_files.SCHEMAS[kind], str(path))
+        yaml_files.validate(document, schema_of(kind), str(path))
         if kind == "settings":
             return check_settings.named_problems(path, document)
     except ConfigError as error:
@@ -73,7 +74,11 @@ def _remarks(path: Path) -> list[str]:
         return [f"{path}:{line}: {key}: {text}" for line, key, text in keys]
     if kind != "settings":
         return []
-    return [*check_settings.absent_models(path, document), *check_settings.foreign_variables(os.environ)]
+    return [
+        *check_settings.absent_models(path, document),
+        *check_settings.unfit_here(path, document),
+        *check_settings.foreign_variables(os.environ),
+    ]
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:

@@ -6,13 +6,16 @@ the telemetry that was written, and stops. Every number it prints says whether a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,8 +42,17 @@ CLIENTS = 8
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=Path(".demo"), show_default=True, help="everything it writes"
 )
-def demo_command(folder: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="what was measured as JSON, the rest on standard error")
+def demo_command(folder: Path, as_json: bool) -> None:
     """Detect, calibrate, serve real models, kill a lane under load, show the telemetry, stop."""
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        measured = _demo(folder)
+    if as_json:
+        click.echo(json.dumps(measured, ensure_ascii=False))
+
+
+def _demo(folder: Path) -> dict[str, Any]:
+    """Everything; what was measured."""
     if folder.exists():
         shutil.rmtree(folder)
     (folder / "state").mkdir(parents=True)
@@ -56,9 +68,9 @@ def demo_command(folder: Path) -> None:
         with demo_agent.Agent(config, folder / "agent.log") as agent:
             click.echo(f"ready {agent.url} after {agent.ready_s:.1f} s; log in {folder / 'agent.log'}")
             _step("4 of 6 · predicted and measured, on every placement")
-            _compare(agent.url, list(models))
+            rows = _compare(agent.url, list(models))
             _step("5 of 6 · kill -9 of the busiest lane under load")
-            _under_fire(agent.url, "magika")
+            fire = _under_fire(agent.url, "magika")
             _step("6 of 6 · telemetry")
             time.sleep(2.5)
             demo_agent.show_telemetry(folder, broker)
@@ -66,6 +78,7 @@ def demo_command(folder: Path) -> None:
         if broker is not None:
             broker.stop()
     click.echo("\nThe demo is over; everything it wrote is in " + str(folder))
+    return {"ready_s": agent.ready_s, "placements": rows, "under_fire": fire}
 
 
 def _step(title: str) -> None:
@@ -83,24 +96,26 @@ def _model_file(package: str, inside: str) -> Path:
 
 def _qeil(*arguments: str) -> None:
     command = [sys.executable, "-m", "agent.cli.main", *arguments]
-    done = subprocess.run(command, env=dict(os.environ), check=False)
+    sys.stdout.flush()
+    done = subprocess.run(command, env=dict(os.environ), stdout=sys.stdout.fileno(), check=False)
     if done.returncode != 0:
         raise QeilError(f"qeil {' '.join(arguments)} failed with exit code {done.returncode}")
 
 
-def _compare(url: str, models: list[str]) -> None:
+def _compare(url: str, models: list[str]) -> list[dict[str, Any]]:
     """Measure every loaded placement of every model one request at a time."""
     with AgentClient(url) as client:
-        rows = _measure_all(client, models)
+        rows, documents = _measure_all(client, models)
     print_table(
         "Whole model, one request at a time (median)",
         ["model", "placement", "on it", "predicted ms", "measured ms", "error", "energy", ""],
         rows,
     )
+    return documents
 
 
-def _measure_all(client: AgentClient, models: list[str]) -> list[list[str]]:
-    rows = []
+def _measure_all(client: AgentClient, models: list[str]) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    rows, documents = [], []
     simulated = {a["name"] for a in client.get("/status")["accelerators"] if a["simulated"]}
     for model in models:
         inputs = random_inputs(client.get(f"/v2/models/{model}"))
@@ -109,6 +124,7 @@ def _measure_all(client: AgentClient, models: list[str]) -> list[list[str]]:
             if candidate["state"] != "ready":
                 why = candidate["reason"] or candidate["state"]
                 rows.append([model, candidate["accelerator"], *["–"] * 5, why])
+                documents.append({"model": model, "placement": candidate["accelerator"], "not_ready": why})
                 continue
             placement = candidate["accelerator"]
             measured = demo_load.median_execute_ms(client, model, inputs, placement, REQUESTS_PER_PLACEMENT)
@@ -122,15 +138,20 @@ def _measure_all(client: AgentClient, models: list[str]) -> list[list[str]]:
                 dash(predicted, ".2f"), f"{measured.execute_ms:.2f}", error,
                 f"{dash(measured.energy_j, '.4g')} J {measured.provenance}", note,
             ])  # fmt: skip
-    return rows
+            documents.append({
+                "model": model, "placement": placement, "chosen": placement == status["placement"],
+                "simulated": placement in simulated, "predicted_ms": predicted, "measured_ms": measured.execute_ms,
+                "energy_j": measured.energy_j, "provenance": measured.provenance,
+            })  # fmt: skip
+    return rows, documents
 
 
-def _under_fire(url: str, model: str) -> None:
+def _under_fire(url: str, model: str) -> dict[str, Any]:
     with AgentClient(url) as client:
-        _kill_and_count(client, url, model)
+        return _kill_and_count(client, url, model)
 
 
-def _kill_and_count(client: AgentClient, url: str, model: str) -> None:
+def _kill_and_count(client: AgentClient, url: str, model: str) -> dict[str, Any]:
     inputs = random_inputs(client.get(f"/v2/models/{model}"))
     truth = client.infer(model, inputs).outputs
     placement = next(m for m in client.get("/status")["models"] if m["name"] == model)["placement"]
@@ -154,3 +175,7 @@ def _kill_and_count(client: AgentClient, url: str, model: str) -> None:
         click.echo(f"‼ {error}")
     if result.lost or result.wrong:
         raise QeilError("requests were lost or answered wrongly")
+    return {
+        "answered": result.answered, "lost": result.lost, "wrong": result.wrong, "moved": result.moved,
+        "slowest_ms": result.slowest_ms, "back_after_s": back_s - result.killed_s,
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from typing import IO
 import click
 import yaml
 
+from agent.cli.tables import counted
 from agent.errors import QeilError
 from agent.storage import share
 
@@ -148,7 +149,7 @@ def show_telemetry(folder: Path, broker: Broker | None) -> None:
     from agent.storage.outbox import recent_rows
 
     rows = recent_rows(folder / "state" / "outbox.db", 1_000)
-    click.echo(f"no broker here: the outbox holds {len(rows)} rows; the last one:")
+    click.echo(f"no broker here: the outbox holds {counted(len(rows), 'row')}; the last one:")
     for row in rows[-1:]:
         click.echo(f"  boot {row.boot} {row.cls} seq {row.seq}\n    {_short(json.dumps(row.payload))}")
 

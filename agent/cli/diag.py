@@ -14,7 +14,8 @@ from agent.cli.client import DEFAULT_URL
 
 @click.command("diag")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
+              help="where the agent listens")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="path, size, digest and contents as JSON")
 def diag_command(config: Path | None, url: str, as_json: bool) -> None:
     """Pack status, settings, recent telemetry and facts of the machine into one tar.gz, without secrets."""

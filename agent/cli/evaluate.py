@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.tables import dash, print_table
-from agent.errors import BadInput
+from agent.cli.evaluation_tables import print_evaluation, print_perplexity
+from agent.errors import BadInput, QeilError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from agent.evaluation.questions.document import Worth
     from agent.evaluation.questions.journal import Samples
     from agent.evaluation.questions.question import Questions
     from agent.evaluation.questions.scoring import Answered
 
 FILES = ("gsm8k", "arc")
 GENERATED = ("arithmetic", "logic", "choice", "sums", "additions")
+DEFAULT_SAMPLES = 16
 DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-majority"
 
 
@@ -32,21 +34,25 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-major
 @click.option("--url", help="an OpenAI-compatible server; left out: the folder runs in this process")
 @click.option("--mode", help="of a folder: exact (default) or fast")
 @click.option("--questions", type=click.IntRange(1, 1_000_000), help="at most so many [default: all, generated: 200]")
-@click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="per question")
+@click.option("--samples", type=click.IntRange(1, 1024),
+              help="per question [default: 16; with --replay as many as the run has]")  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1, 65536), default=256, show_default=True, help="per sample")
-@click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.7, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0.0, 5.0), default=0.7, show_default=True, help="of the samples")
 @click.option("--ask", type=click.Choice(["steps", "direct"]), default="steps", show_default=True,
               help="for numbers: with the way to the answer, or the answer alone")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
               help="error probability that csvet certifies at")  # fmt: skip
 @click.option("--worth-j", type=click.FloatRange(0, min_open=True), help="joules that a right answer is worth")
+@click.option("--worth-samples", type=click.FloatRange(0, min_open=True),
+              help="the same in samples: what so many of them cost")  # fmt: skip
 @click.option("--price-usd", type=click.FloatRange(0, min_open=True), help="price of the board, for PPP")
 @click.option("--compare", default=DEFAULT_COMPARED, show_default=True, help="strategies, with commas")
 @click.option("--verify", is_flag=True, help="also ask checks about the answers, for the cascade of checks (EAC)")
 @click.option("--verifier", help="program that is the dear check: JSON on stdin, exit status 0 right, 1 wrong")
 @click.option("--verifier-j", type=click.FloatRange(0), default=20.0, show_default=True,
               help="joules that one call of the program is said to cost")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              help="of generated questions and of the samples")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="folder of the run; the same again resumes it")  # fmt: skip
 @click.option("--replay", type=click.Path(path_type=Path, exists=True),
@@ -63,7 +69,19 @@ def evaluate_command(**options: Any) -> None:
     if options["replay"] is not None:
         _shown(_replayed(options), options)
         return
-    if options["verifier"] and not options["verify"]:
+    options["samples"] = options["samples"] or DEFAULT_SAMPLES
+    _refuse_contradictions(options)
+    endpoint = _asked(options)
+    try:
+        document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
+    finally:
+        endpoint.close()
+    _shown(document, options)
+
+
+def _refuse_contradictions(options: dict[str, Any]) -> None:
+    """Raise BadInput for options that do not go together or cannot be kept, before anything is asked."""
+    if options["verifier"] is not None and not options["verify"]:
         raise BadInput("--verifier names the program of a check, which needs --verify")
     for name in ("dataset", "model", "out"):
         if options[name] is None:
@@ -73,12 +91,18 @@ def evaluate_command(**options: Any) -> None:
             raise BadInput(f"--dataset {options['dataset']} needs --data FILE, the data set's own file")
     elif options["data"] is not None:
         raise BadInput(f"--dataset {options['dataset']} is generated and takes no --data")
-    endpoint = _asked(options)
-    try:
-        document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
-    finally:
-        endpoint.close()
-    _shown(document, options)
+    _refuse_misplaced(options)
+
+
+def _refuse_misplaced(options: dict[str, Any]) -> None:
+    if options["dataset"] == "wikitext" and (options["report"] is not None or options["verify"]):
+        raise BadInput("--report and --verify are of questions; wikitext has one figure, which is printed (--json)")
+    if options["url"] is not None and options["mode"] is not None:
+        raise BadInput("--mode is of a folder; a server runs its models in modes of its own, so --url takes none")
+    if options["verifier"] is not None:
+        from agent.evaluation.questions.checks import Program
+
+        Program(options["verifier"], options["verifier_j"]).argv()  # refused before the work
 
 
 def _shown(document: dict[str, Any], options: dict[str, Any]) -> None:
@@ -86,12 +110,9 @@ def _shown(document: dict[str, Any], options: dict[str, Any]) -> None:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
     if options["dataset"] == "wikitext":
-        click.echo(
-            f"{document['dataset']}: perplexity {document['perplexity']:.3f} over {document['tokens']} tokens of "
-            f"{document['documents']} passages ({document['low']:.3f} to {document['high']:.3f} at 95 %)"
-        )
+        print_perplexity(document)
         return
-    _print(document)
+    print_evaluation(document)
     if options["report"] is not None:
         click.echo(f"report: {options['report']}")
 
@@ -117,7 +138,7 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
     from agent.evaluation.questions.running import run
 
     document.strategies(
-        _names(options), options["samples"], options["alpha"], options["worth_j"], ()
+        _names(options), options["samples"], options["alpha"], _worth(options), ()
     )  # refused before the work
     questions = _load(options)
     header = {
@@ -126,10 +147,13 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     if options["ask"] != "steps":
         header["ask"] = options["ask"]  # left out otherwise: runs from before the option go on
+    header |= {"questions_sha256": questions.digest(), **_where(options)}
     journal = Journal(options["out"], header)
     try:
+        _told_of(journal.header, options["out"])
         with _Progress() as progressed:
-            run(questions, endpoint, journal, options["samples"], options["seed"], progressed, options["ask"])
+            failed = run(questions, endpoint, journal, options["samples"], options["seed"], progressed, options["ask"])
+        questions = _without(questions, failed)
         results = document.answered(questions, journal, options["samples"])
         if options["verify"]:
             _check(questions, endpoint, journal, options)
@@ -138,11 +162,37 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
     return _compared(questions, results, journal, options, options["out"])
 
 
+def _where(options: dict[str, Any]) -> dict[str, str | None]:
+    """What answers, for the header of a run: a server without what signs in to it, or a folder and its mode."""
+    if options["url"] is None:
+        return {"url": None, "mode": options["mode"] or "exact"}
+    return {"url": options["url"].rpartition("@")[2].rstrip("/"), "mode": None}
+
+
+def _told_of(header: dict[str, Any], run: Path) -> None:
+    """Say once that a recording does not tell which questions it is of."""
+    if "questions_sha256" not in header:
+        click.echo(f"‼ {run} holds no digest of its questions: that they are these is taken on trust", err=True)
+
+
+def _without(questions: Questions, failed: dict[str, str]) -> Questions:
+    """The questions that were answered; the others are counted, and the first of them named."""
+    from agent.evaluation.questions.question import Questions as Kept
+
+    kept = tuple(question for question in questions.questions if question.id not in failed)
+    for name, why in list(failed.items())[:1]:
+        said = f"{len(failed)} questions failed, the first, {name}, because {why}"
+        if not kept:
+            raise QeilError(f"no question was answered: {said}")
+        click.echo(f"‼ {said}; they are left out, and asked again when the run is resumed", err=True)
+    return Kept(questions.name, kept, questions.skipped)
+
+
 def _check(questions: Questions, endpoint: Any, journal: Samples, options: dict[str, Any]) -> None:
     """Ask every check about every candidate answer, from where the run was."""
     from agent.evaluation.questions.checks import CheckBook, Program, check_all
 
-    program = Program(options["verifier"], options["verifier_j"]) if options["verifier"] else None
+    program = Program(options["verifier"], options["verifier_j"]) if options["verifier"] is not None else None
     header = {"verifier": options["verifier"] or "derived again", "samples": options["samples"]}
     book = CheckBook(options["out"], header)
     try:
@@ -162,7 +212,7 @@ def _compared(
     from agent.evaluation.questions import document, report
 
     compared = document.strategies(
-        _names(options), len(results[0].pool), options["alpha"], options["worth_j"], results
+        _names(options), len(results[0].pool), options["alpha"], _worth(options), results
     )  # fmt: skip
     model = str(drawn.header["model"])
     checks = _cascaded(questions, results, run, options)
@@ -182,11 +232,22 @@ def _cascaded(
     book = CheckBook(run, None)
     if not len(book):
         return None
-    strategy = document.strategies(["qeil"], len(results[0].pool), options["alpha"], options["worth_j"], ())["qeil"]
+    strategy = document.strategies(["qeil"], len(results[0].pool), options["alpha"], _worth(options), ())["qeil"]
     found = eac.measured(results, book, strategy, questions.name)
     if found is None:
         click.echo("‼ no cascade: checks or joules of some answers are missing", err=True)
     return found
+
+
+def _worth(options: dict[str, Any]) -> Worth | None:
+    from agent.evaluation.questions.document import Worth
+
+    joules, samples = options["worth_j"], options["worth_samples"]
+    if joules is not None and samples is not None:
+        raise BadInput("--worth-j and --worth-samples say the same in two ways; give one")
+    if joules is not None:
+        return Worth(joules, "J")
+    return None if samples is None else Worth(samples, "samples")
 
 
 def _names(options: dict[str, Any]) -> list[str]:
@@ -205,6 +266,10 @@ def _replayed(options: dict[str, Any]) -> dict[str, Any]:
     drawn = recorded(options["replay"])
     options = {**options, **_source(drawn.header, options["data"])}
     asked = _load(options)
+    _told_of(drawn.header, options["replay"])
+    if drawn.header.get("questions_sha256", asked.digest()) != asked.digest():
+        raise BadInput(f"{options['replay']} is of other questions than {options['data'] or 'its seed makes now'}")
+    options["samples"] = options["samples"] or max((len(drawn.samples(q.id)) for q in asked.questions), default=0) or 1
     whole = [q for q in asked.questions if q.id in drawn.greedy and len(drawn.samples(q.id)) >= options["samples"]]
     if not whole:
         raise BadInput(f"{options['replay']}: no question has {options['samples']} samples; ask for fewer by --samples")
@@ -241,8 +306,9 @@ def _load(options: dict[str, Any]) -> Questions:
 def _perplexity(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
     from agent.evaluation.questions import perplexity
 
+    header = {"model": options["model"], **_where(options)}
     with _Progress() as progressed:
-        return perplexity.measure(options["data"], endpoint, options["questions"], progressed)
+        return perplexity.measure(options["data"], endpoint, options["questions"], progressed, options["out"], header)
 
 
 class _Progress:
@@ -265,92 +331,3 @@ class _Progress:
 
     def _report(self, step: int, steps: int) -> None:
         self._bar.update(self._task, completed=step, total=steps)
-
-
-def _print(document: dict[str, Any]) -> None:
-    from agent.evaluation.questions.document import PAPERS
-    from agent.evaluation.questions.report import fit_sentence
-
-    energy = "unknown" if document["energy_j"] is None else f"{document['energy_j']:.4g} J {document['provenance']}"
-    click.echo(
-        f"{document['model']} on {document['dataset']}: {document['n']} questions, "
-        f"{document['samples_per_question']} samples each, {document['tokens']} tokens, energy {energy}\n"
-    )
-    print_table(
-        "Strategies on the same samples",
-        ["strategy", "right", "95 %", "samples", "tokens", "J", "certified", "not mode"],
-        [
-            [
-                row["strategy"], f"{row['accuracy']:.1%}",
-                f"{row['accuracy_interval'][0]:.1%}–{row['accuracy_interval'][1]:.1%}", f"{row['samples']:.2f}",
-                f"{row['tokens']:.0f}", "–" if row["energy_j"] is None else f"{row['energy_j']:.3g}",
-                f"{row['certified_share']:.0%}",
-                "–" if row["not_the_pools_mode"] is None else f"{row['not_the_pools_mode']:.1%}",
-            ]
-            for row in document["strategies"]
-        ],
-    )  # fmt: skip
-    if any(row["strategy"] in PAPERS for row in document["strategies"]):
-        _print_papers(document)
-    if document["matched"]:
-        _print_matched(document)
-    if document["eac"] is not None:
-        _print_cascade(document["eac"])
-    print_table(
-        "Chance that at least one of k samples is right", ["k", "pass@k", "95 %"],
-        [[k, f"{v:.1%}", f"{low:.1%}–{high:.1%}"] for k, (v, low, high) in document["pass_at"].items()],
-    )  # fmt: skip
-    click.echo(fit_sentence(document))
-    for what, key, unit in (("IPW", "ipw", "%/W"), ("ECE", "ece", "1/J"), ("PPP", "ppp", "tokens/(s·USD·W)")):
-        if document[key] is not None:
-            click.echo(f"{what} {document[key]:.4g} {unit}, from {document['provenance']} joules")
-    if document["no_answer"]:
-        click.echo(f"‼ {document['no_answer']} samples gave no answer that could be read")
-    for skipped in document["skipped"][:10]:
-        click.echo(f"‼ line {skipped['line']} skipped: {skipped['reason']}")
-    if len(document["skipped"]) > 10:
-        click.echo(f"‼ and {len(document['skipped']) - 10} more lines skipped")
-
-
-def _print_matched(document: dict[str, Any]) -> None:
-    """A certified majority beside Beta stopping that errs as often."""
-    print_table(
-        "Certified majority, and Beta that errs as often",
-        ["alpha", "error", "tokens", "Beta at", "error", "tokens"],
-        [
-            [
-                f"{row['alpha']:g}", f"{row['error']:.2%}", f"{row['tokens']:.1f}", dash(row["beta_threshold"], "g"),
-                dash(row["beta_error"], ".2%"), dash(row["beta_tokens"], ".1f"),
-            ]
-            for row in document["matched"]
-        ],
-    )  # fmt: skip
-
-
-def _print_cascade(found: dict[str, Any]) -> None:
-    """The cascade of checks beside verifying every answer."""
-    print_table(
-        "Cascade of checks (EAC), and every answer verified",
-        ["", "right", "verifier calls", "J of checks"],
-        [
-            [name, f"{row['accuracy']:.1%}", str(row["verifier_calls"]), f"{row['checks_j']:.3g}"]
-            for name, row in (("cascade", found), ("every answer verified", found["every"]))
-        ],
-    )
-    if found["avoided"] is not None:
-        click.echo(f"{found['avoided']:.0%} of the verifier's calls avoided; verdicts and costs: --json, eac.trace\n")
-
-
-def _print_papers(document: dict[str, Any]) -> None:
-    """What the papers print of their three ways, for this machine."""
-    print_table(
-        f"As the papers have it, joules {document['provenance']}",
-        ["strategy", "covered", "J", "s", "W", "IPW %/W", "ECE 1/J"],
-        [
-            [
-                row["strategy"], f"{row['coverage']:.1%}", dash(row["energy_j"], ".3g"), f"{row['seconds']:.3g}",
-                dash(row["mean_power_w"], ".3g"), dash(row["ipw"], ".3g"), dash(row["ece"], ".3g"),
-            ]
-            for row in document["strategies"]
-        ],
-    )  # fmt: skip

@@ -35,7 +35,8 @@ MANY = click.IntRange(1, 1_048_576)
 @click.option(
     "--config", type=click.Path(path_type=Path), help="settings; the calibration in their state folder counts"
 )
-@click.option("--phase", type=click.Choice(["forward", "prefill", "decode"]), default="forward", show_default=True)
+@click.option("--phase", type=click.Choice(["forward", "prefill", "decode"]), default="forward", show_default=True,
+              help="of a model of the catalogue: what is computed")  # fmt: skip
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="of a model of the catalogue")
 @click.option("--prompt-tokens", type=MANY, help="tokens of input")
 @click.option("--generate-tokens", type=MANY, help="tokens that a request generates")
@@ -53,7 +54,7 @@ def explain_command(
     seed: int, every: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Say why MODEL (or one's own tables) is placed where it is, which limit binds, and what would change it."""
-    from agent.cli.board_choice import headline
+    from agent.cli.board_choice import headline, prediction
     from agent.cli.explain_text import print_parts, print_placement, print_why
 
     if (model is None) == (problem is None):
@@ -79,6 +80,8 @@ def explain_command(
     for entry in document["placements"]:
         print_placement(entry, entry["accelerator"] == document["chosen"], every)
     print_why(document)
+    if problem is None:
+        click.echo(f"  {prediction(document)}")
     for left_out in document["rejected"]:
         click.echo(f"left out: {left_out['accelerator']}: {left_out['why']}")
     for note in document["notes"]:

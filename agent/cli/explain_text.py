@@ -11,7 +11,7 @@ from agent.cli.tables import dash, print_table
 
 Row = dict[str, Any]
 _ROUNDING = 1e-9
-"""Two ways of adding up the same joules differ by less."""
+"""Two ways of adding up the same joules differ by less, and two placements that cost the same."""
 
 
 def amount(value: float, unit: str) -> str:
@@ -60,6 +60,8 @@ def flip_sentence(flip: Row) -> str:
     then = "nothing could be served" if flip["then"] is None else flip["then"]
     brings = effect(flip["energy_j"], flip["latency_s"])
     now, at = flip["now"], flip["at"]
+    if now and abs(at / now - 1) < _ROUNDING:
+        return f"{flip['what']}: a tie, any change of it decides: {then}"
     if now is None:
         start = f"{flip['what']} set to {exact(at, unit)}"
     elif flip["kind"] == "coefficient":

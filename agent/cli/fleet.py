@@ -17,6 +17,7 @@ from agent.cli.fleet_migrate import migrate_command
 from agent.cli.fleet_orders import apply_command, exec_command, rollback_command, rollout_group
 from agent.cli.fleet_serve import serve_command, token_command
 from agent.cli.fleet_simulate import simulate_command
+from agent.cli.fleet_sparkplug import sparkplug_command
 
 if TYPE_CHECKING:
     from agent.schema.base import FileModel
@@ -66,12 +67,16 @@ def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float)
 
     A command's id, iat and exp are filled in where they are missing.
     """
+    from agent.errors import ConfigError
     from agent.mqtt.envelope import sealed
+    from agent.schema.command import unknown
     from agent.storage import yaml_files
 
     document = yaml_files.read_document(file)
     schema, filled = _completed(document.data, expires_s)
     yaml_files.validate(type(document)(filled, document.positions), schema, str(file))
+    if wrong := filled["kind"] == "command" and unknown(filled["command"]):
+        raise ConfigError(f"{file}: command: {wrong}")
     text = json.dumps(filled, ensure_ascii=False, separators=(",", ":"))
     comment = f"{filled['kind']} {filled.get('id') or filled.get('ver')} for {filled['tenant']}/{filled['board']}"
     message = sealed(text, load_key(key_path).sign(text.encode(), comment))
@@ -100,5 +105,6 @@ def _completed(data: dict[str, Any], expires_s: float) -> tuple[type[FileModel],
 for _command in (
     bundle_command, serve_command, token_command, ls_command, show_command, watch_command, label_command, exec_command,
     apply_command, rollout_group, rollback_command, simulate_command, migrate_command,
+    sparkplug_command,
 ):  # fmt: skip
     fleet_command.add_command(_command)

@@ -67,7 +67,8 @@ def _sentence(error: urllib.error.HTTPError) -> str:
 
 def api_options(command: Command) -> Command:
     """--url and --token, also from QEIL_FLEET_URL and QEIL_FLEET_TOKEN."""
-    command = click.option("--url", envvar="QEIL_FLEET_URL", default=DEFAULT_URL, show_default=True)(command)
+    command = click.option("--url", envvar="QEIL_FLEET_URL", default=DEFAULT_URL, show_default=True, show_envvar=True,
+                           help="where the controller listens")(command)  # fmt: skip
     return click.option(
         "--token", envvar="QEIL_FLEET_TOKEN", default="", help="of `qeil fleet token` [QEIL_FLEET_TOKEN]"
     )(command)

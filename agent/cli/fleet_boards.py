@@ -13,8 +13,8 @@ from agent.cli.fleet_api import FleetApi, api_options
 
 @click.command("ls")
 @click.argument("select", default="")
-@click.option("--tenant")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--tenant", help="only the boards of this one")
+@click.option("--json", "as_json", is_flag=True, help="the boards as JSON")
 @api_options
 def ls_command(select: str, tenant: str | None, as_json: bool, url: str, token: str) -> None:
     """List boards. SELECT: parts such as site=berlin,stage!=test,canary,status=offline; `*` in values."""
@@ -27,7 +27,7 @@ def ls_command(select: str, tenant: str | None, as_json: bool, url: str, token: 
 
 def show_boards(boards: list[dict[str, Any]]) -> None:
     """As a table."""
-    from agent.cli.tables import dash, print_table
+    from agent.cli.tables import counted, dash, print_table
 
     rows = [
         [
@@ -39,12 +39,12 @@ def show_boards(boards: list[dict[str, Any]]) -> None:
         for b in boards
     ]  # fmt: skip
     columns = ("board", "status", "mode", "policy", "°C", "J per inference", "missing", "conditions")
-    print_table(f"{len(boards)} boards", columns, rows)
+    print_table(counted(len(boards), "board"), columns, rows)
 
 
 @click.command("show")
 @click.argument("board", metavar="TENANT/BOARD")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 @api_options
 def show_command(board: str, as_json: bool, url: str, token: str) -> None:
     """Show everything known of one board, and its last events."""
@@ -62,16 +62,18 @@ def show_command(board: str, as_json: bool, url: str, token: str) -> None:
     bundle = detail["bundle"]
     if bundle is not None:
         click.echo(f"bundle {bundle.get('ver')}: {bundle.get('status')} {bundle.get('message') or ''}".rstrip())
+    click.echo("last events, newest first:" if detail["events"] else "no events of it are stored")
     for event in detail["events"]:
         row = event["row"]
-        click.echo(f"{event['boot']}.{event['seq']} {row.get('event')} {row.get('message') or row.get('status') or ''}")
+        told = (row.get("event"), row.get("command"), row.get("message") or row.get("status"))
+        click.echo(" ".join([f"{event['boot']}.{event['seq']}", *(str(part) for part in told if part)]))
 
 
 @click.command("watch")
 @click.argument("select", default="")
-@click.option("--every", "every_s", type=click.FloatRange(0.2), default=2.0, show_default=True)
+@click.option("--every", "every_s", type=click.FloatRange(0.2), default=2.0, show_default=True, help="seconds")
 @click.option("--rounds", type=click.IntRange(0), default=0, help="stop after so many; 0: until interrupted")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="a JSON document per change")
 @api_options
 def watch_command(select: str, every_s: float, rounds: int, as_json: bool, url: str, token: str) -> None:
     """Tell what changes: boards that come, go, fall silent or change their mode or conditions."""

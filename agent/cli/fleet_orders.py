@@ -23,9 +23,11 @@ FINAL = frozenset({"ok", "failed", "rejected", "expired"})
 @click.argument("select")
 @click.argument("name", metavar="COMMAND")
 @click.argument("args", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--expires", "expires_s", type=click.FloatRange(1), default=300.0, show_default=True)
-@click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="for answers")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--expires", "expires_s", type=click.FloatRange(1), default=300.0, show_default=True,
+              help="seconds that the command is good for")  # fmt: skip
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True,
+              help="seconds to wait for answers")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="the answers as JSON")
 @key_option
 @api_options
 def exec_command(
@@ -40,8 +42,11 @@ def exec_command(
     token: str,
 ) -> None:
     """Run COMMAND on the boards that SELECT wants (such as board=edge-01), and wait for their answers."""
-    from agent.schema.command import Command
+    from agent.errors import ConfigError
+    from agent.schema.command import Command, unknown
 
+    if wrong := unknown(name):
+        raise ConfigError(wrong)
     api, key = FleetApi(url, token), load_key(key_path)
     boards = _boards(api, select)
     now_s = round(time.time(), 3)
@@ -68,8 +73,9 @@ def exec_command(
 @click.command("apply")
 @click.argument("select")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True, help="for reports")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True,
+              help="seconds to wait for reports")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="the answers as JSON")
 @key_option
 @api_options
 def apply_command(select: str, file: Path, wait_s: float, as_json: bool, key_path: Path, url: str, token: str) -> None:
@@ -120,7 +126,7 @@ def start_command(offer: Path, plan: Path | None, select: str, url: str, token: 
 
 
 @rollout_group.command("ls")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="all rollouts as JSON")
 @api_options
 def list_command(as_json: bool, url: str, token: str) -> None:
     """List rollouts, newest first."""
@@ -151,7 +157,8 @@ for _action, _about in (
 
 @click.command("rollback")
 @click.argument("rollout")
-@click.option("--expires", "expires_s", type=click.FloatRange(60), default=7 * 86_400.0, show_default=True)
+@click.option("--expires", "expires_s", type=click.FloatRange(60), default=7 * 86_400.0, show_default=True,
+              help="seconds that the offer is good for")  # fmt: skip
 @key_option
 @api_options
 def rollback_command(rollout: str, expires_s: float, key_path: Path, url: str, token: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ import click
 
 @click.command("serve")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="fleet.yaml")
-def serve_command(config: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="the ready line as JSON")
+def serve_command(config: Path, as_json: bool) -> None:
     """Run the controller until SIGTERM; prints `ready URL` once its API answers."""
     from agent.errors import ConfigError
     from agent.schema.fleet import FleetSettings
@@ -34,7 +36,7 @@ def serve_command(config: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         controller.start()
-        click.echo(f"ready {controller.url}")
+        click.echo(json.dumps({"ready": controller.url}) if as_json else f"ready {controller.url}")
         sys.stdout.flush()
         while not stop.wait(1.0):
             if not controller.alive():
@@ -45,10 +47,13 @@ def serve_command(config: Path) -> None:
 
 @click.command("token")
 @click.argument("name")
-@click.option("--role", type=click.Choice(["read", "operate", "admin"]), default="read", show_default=True)
+@click.option("--role", type=click.Choice(["read", "operate", "admin"]), default="read", show_default=True,
+              help="what it allows")  # fmt: skip
 @click.option("--days", type=click.FloatRange(min=0), default=90.0, show_default=True, help="0: never expires")
-@click.option("--file", type=click.Path(path_type=Path), default=Path("tokens"), show_default=True)
-def token_command(name: str, role: str, days: float, file: Path) -> None:
+@click.option("--file", type=click.Path(path_type=Path), default=Path("tokens"), show_default=True,
+              help="that its digest is added to")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="token, name, role and end as JSON")
+def token_command(name: str, role: str, days: float, file: Path, as_json: bool) -> None:
     """Make a token for NAME, print it once, and add its digest to the file of http.tokens_file."""
     from agent.errors import BadInput, StorageError
     from agent.fleet import tokens
@@ -63,4 +68,7 @@ def token_command(name: str, role: str, days: float, file: Path) -> None:
             stream.write(made.line() + "\n")
     except OSError as error:
         raise StorageError(f"{file}: {error.strerror}") from error
-    click.echo(secret)
+    if as_json:
+        click.echo(json.dumps({"token": secret, "name": name, "role": role, "expires_s": expires_s or None}))
+    else:
+        click.echo(secret)

@@ -25,19 +25,20 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in 
 
 
 @click.command("simulate")
-@click.option("--boards", type=click.IntRange(1, 100_000), default=100, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=1883, show_default=True)
-@click.option("--tenant", default="simulated", show_default=True)
-@click.option("--period", "period_s", type=click.FloatRange(0.05), default=10.0, show_default=True)
+@click.option("--boards", type=click.IntRange(1, 100_000), default=100, show_default=True, help="how many")
+@click.option("--host", default="127.0.0.1", show_default=True, help="of the broker")
+@click.option("--port", type=click.IntRange(1, 65535), default=1883, show_default=True, help="of the broker")
+@click.option("--tenant", default="simulated", show_default=True, help="of all the boards")
+@click.option("--period", "period_s", type=click.FloatRange(0.05), default=10.0, show_default=True,
+              help="seconds between two rows of telemetry of a board")  # fmt: skip
 @click.option("--energy-change", type=click.FloatRange(-0.9, 10), default=0.0, help="of an offered bundle; 0.08: +8 %")
 @click.option("--broken-share", type=click.FloatRange(0, 1), default=0.0, help="boards that revert every bundle")
 @click.option("--silent-share", type=click.FloatRange(0, 1), default=0.0, help="boards that never end a trial")
 @click.option("--for", "for_s", type=click.FloatRange(0), default=0.0, help="seconds; 0: until interrupted")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="of all that is drawn by chance")
 @click.option("--memory", is_flag=True, help="outboxes in memory: thousands of boards share one disk here")
 @click.option("--first", type=click.IntRange(0), default=0, help="number of the first board")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="what was connected and acknowledged as JSON")
 def simulate_command(
     boards: int, host: str, port: int, tenant: str, period_s: float, energy_change: float, broken_share: float,
     silent_share: float, for_s: float, seed: int, memory: bool, first: int, as_json: bool,

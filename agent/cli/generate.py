@@ -21,18 +21,20 @@ _FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schem
 @click.command("generate")
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
-@click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True)
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
+              help="where the agent listens")  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="of the answer")
 @click.option("--samples", "-n", type=click.IntRange(1, 64), default=1, show_default=True, help="continuations")
 @click.option("--temperature", type=click.FloatRange(0, 5), default=0.0, show_default=True, help="0: the likeliest")
 @click.option("--top-k", type=click.IntRange(0), default=0, help="only the k likeliest tokens")
 @click.option("--top-p", type=click.FloatRange(1e-6, 1), default=1.0, help="only the likeliest up to this share")
 @click.option("--min-p", type=click.FloatRange(0, 1), default=0.0, help="only those within this share of the likeliest")
 @click.option("--repetition", type=click.FloatRange(0.1, 10), default=1.0, help="above 1: repeat less")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="of what is drawn by chance")
 @click.option("--stop", "stops", multiple=True, help="end before this text; repeatable")
 @click.option("--mode", help="exact (default), fast: activations rounded to 8 bits, or another one of the folder")
-@click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default="one per core",
+              help="that compute; not with --url")  # fmt: skip
 @click.option("--form", help="json, or a file the text must keep to: a JSON schema (.json) or a GBNF grammar (.gbnf)")
 @click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")
 def generate_command(

@@ -31,7 +31,8 @@ MAX_PRINTED = 16
     help=".npy, .npz (a name per input) or .json; omitted: random values of the right shape",
 )
 @click.option("--placement", help="run on this accelerator, or a loaded split such as cpu+npu0")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
+              help="where the agent listens")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="outputs and costs as JSON")
 def infer_command(model: str, file: Path | None, placement: str | None, url: str, as_json: bool) -> None:
     """Send one request to MODEL and print the outputs and what they cost."""

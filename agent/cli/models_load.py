@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,35 +15,44 @@ POLL_S = 0.1
 _ENDED = frozenset({"ready", "unavailable"})
 
 _url_option = click.option(
-    "--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens"
+    "--url", default=DEFAULT_URL, show_default=True, show_envvar=True, envvar="QEIL_URL", help="where the agent listens"
 )
+_json_option = click.option("--json", "as_json", is_flag=True, help="the model's row of /status as JSON")
 
 
 @click.command("load")
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=120.0, show_default=True, help="seconds at most")
 @_url_option
-def load_command(name: str, wait_s: float, url: str) -> None:
+@_json_option
+def load_command(name: str, wait_s: float, url: str, as_json: bool) -> None:
     """Serve NAME, a model of the settings or the store, and wait until it answers."""
     with AgentClient(url) as client:
         client.post(f"/v2/repository/models/{name}/load")
         row = _settled(client, name, time.monotonic() + wait_s)
         if row.get("state") != "ready":
             raise AgentError(f"{name} is {row.get('state', 'not there yet')}: {row.get('reason') or 'no reason given'}")
-        click.echo(f"{name} is ready on {row['placement']} ({row['actual']}); try: qeil infer {name}")
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            click.echo(f"{name} is ready on {row['placement']} ({row['actual']}); try: qeil infer {name}")
 
 
 @click.command("unload")
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="seconds at most")
 @_url_option
-def unload_command(name: str, wait_s: float, url: str) -> None:
+@_json_option
+def unload_command(name: str, wait_s: float, url: str, as_json: bool) -> None:
     """Stop serving NAME and wait until it is not; its file and configuration stay."""
     with AgentClient(url) as client:
         client.post(f"/v2/repository/models/{name}/unload")
         if _row(client, name, time.monotonic() + wait_s, lambda row: not row):
             raise AgentError(f"{name} is still served after {wait_s:g} s; see qeil status")
-        click.echo(f"{name} is no longer served; back with: qeil models load {name}")
+        if as_json:
+            click.echo(json.dumps({"name": name, "state": "unloaded"}))
+        else:
+            click.echo(f"{name} is no longer served; back with: qeil models load {name}")
 
 
 def _settled(client: AgentClient, name: str, deadline_s: float) -> dict[str, Any]:

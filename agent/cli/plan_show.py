@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent.cli.board_choice import headline
+from agent.cli.board_choice import headline, prediction
 from agent.cli.tables import dash, print_table
 
 MAX_ROWS = 20
@@ -54,6 +54,8 @@ def show_model(document: dict[str, Any]) -> None:
             f"each token, {moved_ms:.4g} ms hand-over of the cache"
         )
     click.echo(_serving(document))
+    if document["served"]["accelerator"] is not None:
+        click.echo(f"  {prediction(document)}")
     if "variants" in document:
         print_table(
             "Files of the model (modelled)", ["", "file", "quality", "best on", "ms", "J", ""],
@@ -90,12 +92,21 @@ def _serving(document: dict[str, Any]) -> str:
     if served["accelerator"] is None:
         return f"served by qeil run: nothing; {served['why']}"
     if served["same_as_chosen"]:
-        return f"served by qeil run: the same, the whole model on {served['accelerator']}"
+        return f"served by qeil run: the same, the whole model on {served['accelerator']}{_file(document)}"
     joules = "energy unknown" if served["energy_j"] is None else f"{served['energy_j']:.4g} J"
     return (
-        f"served by qeil run: the whole model on {served['accelerator']}, {joules}, "
+        f"served by qeil run: the whole model on {served['accelerator']}{_file(document)}, {joules}, "
         f"{served['latency_s'] * 1e3:.4g} ms, {served['provenance']} (a split is served where it is better by a fifth)"
     )
+
+
+def _file(document: dict[str, Any]) -> str:
+    """Which file of the model that is, and its quality; empty where it has but one."""
+    row = next((row for row in document.get("variants", ()) if row["chosen"]), None)
+    if row is None:
+        return ""
+    file = "the model file" if row["variant"] == "model file" else f"variant {row['variant']}"
+    return f" from {file} (quality {dash(row['quality'], '.4g')})"
 
 
 def runs(stages: list[dict[str, str]]) -> str:

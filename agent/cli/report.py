@@ -18,7 +18,8 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 @click.command("report")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder")
 @click.option("--last", default="24h", show_default=True, help="how far back from the newest row: 90m, 24h, 7d")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True,
+              help="where the page is written")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="the windows and events as JSON instead of a page")
 def report_command(config: Path | None, last: str, out: Path, as_json: bool) -> None:
     """Write what the outbox still holds of a period as an HTML page with its plots inside.

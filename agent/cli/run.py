@@ -28,7 +28,7 @@ def run_command(config: Path | None, port: int | None) -> None:
     from agent.service.early_probe import EarlyStart
 
     interpreter.begin()
-    early = EarlyStart()  # first of all: it takes as long as importing the rest
+    early = EarlyStart(os.environ)  # first of all: it takes as long as importing the rest
     try:
         agent = _made(config, port, early)
     except BaseException:

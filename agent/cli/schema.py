@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from agent.storage.yaml_files import SCHEMAS, Kind
+from agent.storage.file_kinds import KINDS, Kind, schema_of
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a kind of file."""
-    schema = SCHEMAS[kind].model_json_schema()
+    schema = schema_of(kind).model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -22,7 +22,7 @@ def schema_text(kind: Kind) -> str:
 
 
 @click.command(name="schema")
-@click.argument("kind", type=click.Choice(list(SCHEMAS)))
+@click.argument("kind", type=click.Choice(KINDS))
 def schema_command(kind: Kind) -> None:
     """Print the JSON Schema of a kind of file.
 

@@ -11,6 +11,7 @@ import click
 
 from agent.cli.progress import Progress
 from agent.cli.tables import dash, print_table
+from agent.errors import ConfigError
 
 Row = dict[str, Any]
 
@@ -42,9 +43,12 @@ def simulate_command(
 
         check_target(plot)
     path = share.find_scenario(scenario)
-    if yaml_files.detect_kind(yaml_files.read_document(path).data, path) == "board-scenario":
+    kind = yaml_files.detect_kind(yaml_files.read_document(path).data, path)
+    if kind == "board-scenario":
         _days(path, seed, plot, as_json)
         return
+    if kind not in (None, "scenario"):
+        raise ConfigError(f"{path} is no scenario, by its keys it is a file of kind {kind}; qeil check looks at it")
     resolved = references.load(path)
     asked = {"seed": seed, "search_evaluations": evaluations}
     changes = {key: value for key, value in asked.items() if value is not None}

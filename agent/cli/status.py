@@ -12,7 +12,8 @@ from agent.cli.tables import dash, print_table
 
 
 @click.command("status")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
+              help="where the agent listens")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="the snapshot as JSON")
 def status_command(url: str, as_json: bool) -> None:
     """Show mode, accelerators, models and standing conditions of the running agent."""
@@ -49,6 +50,11 @@ def status_command(url: str, as_json: bool) -> None:
              "measured", "requests"],
             stages,
         )  # fmt: skip
+    for model in status["models"]:
+        if measured := timed(model):
+            click.echo(measured)
+        if model.get("samples"):
+            click.echo(f"repeated samples of {model['name']}: {model['samples']}")
     for condition in status["conditions"]:
         click.echo(f"‼ {condition['type']} since {condition['since']}: {condition['cause']}")
         click.echo(f"  means: {condition['consequence']} · mend: {condition['mend']}")
@@ -78,6 +84,17 @@ def _stage(model: str, placement: dict[str, Any], row: dict[str, Any]) -> list[s
         dash(row["measured_p50_ms"], ".2f"), dash(row["predicted_handover_ms"], ".2f"),
         dash(row["measured_handover_ms"], ".2f"), str(row["requests"]),
     ]  # fmt: skip
+
+
+def timed(model: dict[str, Any]) -> str:
+    """The placements that the agent timed itself, beside what was predicted of them; empty where it timed none."""
+    found = [c for c in model.get("candidates", ()) if c.get("timed_ms") is not None]
+    figures = [
+        f"{c['accelerator']} {c['timed_ms']:.3g} ms ({dash(c['predicted_ms'], '.3g')} predicted)"
+        + (", serves" if c["accelerator"] == model["placement"] else "")
+        for c in found
+    ]
+    return f"{model['name']} was timed on the idle board: {'; '.join(figures)}" if found else ""
 
 
 def _placement(row: dict[str, Any]) -> str:

@@ -10,6 +10,11 @@ def dash(value: float | None, format_: str) -> str:
     return "–" if value is None else format(value, format_)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 board`, `2 boards`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table that survives narrow terminals and pipes."""
     from rich.console import Console

@@ -57,7 +57,8 @@ class Watch:
 
 
 @click.command("top")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", help="where the agent listens")
+@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
+              help="where the agent listens")  # fmt: skip
 @click.option(
     "--interval", "interval_s", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="seconds"
 )
@@ -71,8 +72,10 @@ def top_command(url: str, interval_s: float, once: bool, as_json: bool) -> None:
             status, overview = watch.look()
             click.echo(json.dumps({"status": status, "overview": overview}, indent=2))
         elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            width, height = shutil.get_terminal_size(SIZE)
-            for line in screen(*watch.look(), width, height, datetime.now().astimezone()):
+            size = shutil.get_terminal_size(SIZE)
+            cut = sys.stdout.isatty() or "COLUMNS" in os.environ
+            now = datetime.now().astimezone()
+            for line in screen(*watch.look(), size.columns if cut else None, size.lines, now, live=False):
                 click.echo("".join(span.text for span in line).rstrip())
         else:
             _live(watch, interval_s)

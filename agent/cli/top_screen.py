@@ -12,6 +12,8 @@ Style = Literal["", "bold", "dim", "good", "warn", "bad", "head"]
 FAULTS = frozenset({"lane_died", "inference_failed", "model_refused", "policy_rejected", "thermal"})
 FEWEST_EVENTS = 3
 BAR = 6
+ROOM_FOR_CAUSES = 100
+"""Columns from which an accelerator's last fault is told beside the count."""
 _STATES: Mapping[str, Style] = {
     "ready": "good", "idle": "dim", "fault": "bad", "quarantined": "bad", "refused": "bad", "unavailable": "bad",
     "stopped": "bad",
@@ -29,17 +31,19 @@ Line = tuple[Span, ...]
 
 
 def screen(
-    status: Mapping[str, Any], overview: Mapping[str, Any], width: int, height: int, now: datetime
-) -> list[Line]:
-    """Exactly `height` lines, none wider than `width`; what does not fit is said to be missing.
+    status: Mapping[str, Any], overview: Mapping[str, Any], width: int | None, height: int, now: datetime,
+    live: bool = True,
+) -> list[Line]:  # fmt: skip
+    """Exactly `height` lines, none wider than `width` (None: nothing is cut); what does not fit is said to be missing.
 
-    overview: as /overview gives it, or empty for an agent without one. now: local time.
+    overview: as /overview gives it, or empty for an agent without one. now: local time. live: somebody can press keys.
     """
     lines = [_title(status["agent"], now, width), ()]
-    foot: Line = (Span("q quit · “–” nobody has measured or modelled that", "dim"),)
+    foot: Line = (Span(f"{'q quit · ' if live else ''}“–” nobody has measured or modelled that", "dim"),)
     conditions = _conditions(status["conditions"])
     room = height - len(lines) - 1 - 2 * 2 - min(len(conditions), 4) - FEWEST_EVENTS
-    accelerators = [_accelerator(a, overview) for a in status["accelerators"]]
+    causes = width is None or width >= ROOM_FOR_CAUSES
+    accelerators = [_accelerator(a, overview, causes) for a in status["accelerators"]]
     models = [_model(m, overview) for m in status["models"]]
     share = max(2, room - min(len(models), max(2, room // 2)))
     lines += [_ACCELERATOR_HEAD, *_fitting(accelerators, share, "accelerators"), ()]
@@ -50,7 +54,7 @@ def screen(
     lines += _events(overview.get("events", ()), left)
     lines = lines[: max(0, height - 1)]
     lines += [()] * (height - 1 - len(lines))
-    return [clipped(line, width) for line in (*lines, foot)]
+    return [line if width is None else clipped(line, width) for line in (*lines, foot)]
 
 
 def clipped(line: Line, width: int) -> Line:
@@ -66,13 +70,15 @@ def clipped(line: Line, width: int) -> Line:
     return tuple(out)
 
 
-def _title(agent: Mapping[str, Any], now: datetime, width: int) -> Line:
+def _title(agent: Mapping[str, Any], now: datetime, width: int | None) -> Line:
     mode = agent["mode"]
     left: Line = (
         Span(f"qeil {agent['board']}  ", "bold"), Span(mode.upper(), _STATES.get(mode, "warn")),
         Span(f"  policy {agent['policy']} ({agent['policy_digest'][:8]})  {agent['profile']}"),
     )  # fmt: skip
     clock = f"{now:%H:%M:%S}"
+    if width is None:
+        return (*left, Span(f"  {clock}", "dim"))
     left = clipped(left, max(0, width - len(clock) - 2))
     gap = " " * max(1, width - sum(len(s.text) for s in left) - len(clock))
     return (*left, Span(gap + clock, "dim"))
@@ -89,12 +95,15 @@ _MODEL_HEAD: Line = (
 )
 
 
-def _accelerator(a: Mapping[str, Any], overview: Mapping[str, Any]) -> Line:
+def _accelerator(a: Mapping[str, Any], overview: Mapping[str, Any], causes: bool) -> Line:
     more = overview.get("accelerators", {}).get(a["name"], {})
     load = more.get("busy_share")
     permit, style = _permit(a)
     name = f"{_short(a['name'], 9)} sim" if a["simulated"] else _short(a["name"], 13)
-    faults = f"{a['restarts']} {a['last_fault'] or ''}" if a["restarts"] else a["last_fault"] or "–"
+    cause = a["last_fault"] or ""
+    if cause and not causes:
+        cause = "" if a["restarts"] else "once"  # half a sentence says nothing; the events below have it
+    faults = f"{a['restarts'] or ''} {cause}".strip() or "–"
     return (
         Span(f"{name:<14}"), Span(f"{_short(a['state'], 11):<12}", _STATES.get(a["state"], "warn")),
         Span(f"{_bar(load)} {_percent(load):>5} "), Span(f"{dash(a['temperature_c'], '.1f'):>6}"),
@@ -162,15 +171,21 @@ def _events(events: Sequence[Mapping[str, Any]], room: int) -> list[Line]:
     for e in reversed(events):
         if len(lines) == room:
             break
-        told = [
-            str(v) for k, v in e.items() if k not in {"n", "ts", "event", "digest", "provenance"} and isinstance(v, str)
-        ]
         style: Style = "bad" if e["event"] in FAULTS else ""
         stamp = datetime.fromtimestamp(e["ts"]).astimezone()
         lines.append(
-            (Span(f"{stamp:%H:%M:%S} ", "dim"), Span(e["event"].replace("_", " "), style), Span(f"  {', '.join(told)}"))
+            (Span(f"{stamp:%H:%M:%S} ", "dim"), Span(e["event"].replace("_", " "), style), Span(f"  {_told(e)}"))
         )
     return lines or [(Span("no events yet", "dim"),)]
+
+
+def _told(event: Mapping[str, Any]) -> str:
+    """What happened, each thing once: `planned magika, magika was timed` names the model twice."""
+    if "old" in event and "new" in event:
+        return f"{event['old']} → {event['new']}"
+    silent = {"n", "ts", "event", "digest", "provenance"}
+    told = [str(v) for k, v in event.items() if k not in silent and isinstance(v, str)]
+    return ", ".join(t for i, t in enumerate(told) if not any(other.startswith(f"{t} ") for other in told[i + 1 :]))
 
 
 def _fitting(rows: Sequence[Line], room: int, what: str) -> list[Line]:

@@ -43,7 +43,7 @@ def validate_command(table: Path, as_json: bool, plot: Path | None, tier: str | 
     else:
         _print(result, every_row)
     if not result.mapped:
-        raise ConfigError(f"{table}: none of its {result.rows} rows can be predicted, so nothing was compared")
+        raise ConfigError(f"{table}: none of its rows ({result.rows}) can be predicted, so nothing was compared")
 
 
 def _check_tiers(table: Path, asked: frozenset[str] | None, there: set[str]) -> None:
@@ -77,7 +77,7 @@ def _print(result: Validation, every_row: bool) -> None:
     if nameless:
         some = f"{', '.join(nameless[:4])}{' …' if len(nameless) > 4 else ''}"
         click.echo(
-            f"‼ {len(nameless)} rows ({some}) name no software that is known and are predicted from hardware alone: "
+            f"‼ rows that name no known software, {len(nameless)} ({some}), are predicted from hardware alone: "
             "write it into notes (TensorRT, llama.cpp, ONNX Runtime …)"
         )
     _print_modes(document["unknown_power_modes"])

@@ -28,7 +28,8 @@ def shares(busy_j: float, used: Mapping[str, Used]) -> dict[str, float]:
     by_energy = len(known) == len(joules) and sum(known) > 0
     weights = {model: (u.modelled_j or 0.0) if by_energy else u.busy_s for model, u in ran.items()}
     total = sum(weights.values())
-    return {model: busy_j * weight / total for model, weight in weights.items()}
+    # Divided first: a product with the smallest numbers would be rounded away.
+    return {model: busy_j * (weight / total) for model, weight in weights.items()}
 
 
 def since(now: Used, then: Used | None) -> Used:

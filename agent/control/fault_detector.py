@@ -26,12 +26,16 @@ class LaneSigns:
     """Part of `busy_for_s` in which it was ready to run and got no core; None where nobody knows."""
     stopped: bool = False
     """The kernel holds the process."""
+    allowed_s: float = 0.0
+    """Time given to a call of a size that nobody has timed; 0 where there is none on the lane."""
 
 
 UNKNOWN_STARVATION_S = 1.0
 """Where nobody knows whether a lane waits for a core, no call is called hung earlier than this."""
 UNPREDICTED_S = 5.0
 """A call of which nothing is known yet is given this long."""
+UNTIMED = "hung in a request larger than any timed there"
+"""How the cause begins where the request is to blame and not the lane."""
 
 
 def hang_deadline_s(predicted_s: float | None, limits: Recovery, starvation_known: bool = True) -> float:
@@ -48,7 +52,9 @@ def judge(signs: LaneSigns, limits: Recovery) -> str | None:
         return None
     if signs.busy_for_s is not None:
         deadline_s = hang_deadline_s(signs.predicted_s, limits, signs.starved_s is not None)
-        if signs.busy_for_s - (signs.starved_s or 0.0) > deadline_s:
+        if signs.busy_for_s - (signs.starved_s or 0.0) > max(deadline_s, signs.allowed_s):
+            if signs.allowed_s > deadline_s:
+                return f"{UNTIMED}: one call takes {signs.busy_for_s:.1f} s (deadline {signs.allowed_s:.1f} s)"
             return f"hung: one call takes {signs.busy_for_s:.1f} s (deadline {deadline_s:.1f} s)"
     if signs.heartbeat_age_s is not None and signs.heartbeat_age_s > HEARTBEAT_LOST_S:
         return f"no heartbeat for {signs.heartbeat_age_s:.1f} s"

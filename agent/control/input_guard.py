@@ -60,8 +60,14 @@ def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bo
         len(tensor.shape) == len(spec.shape)
         and all(want in (-1, have) for have, want in zip(tensor.shape, spec.shape, strict=True))
     )
-    if not shape_fits or 0 in tensor.shape:
+    if not shape_fits:
         sentence = f"input {spec.name!r} has shape {list(tensor.shape)}, expected {_describe(spec)}"
+        return Verdict(False, "shape", sentence)
+    if 0 in tensor.shape:
+        sentence = (
+            f"input {spec.name!r} has shape {list(tensor.shape)} and holds no value; "
+            "not every runtime computes with empty tensors, so each dimension must be 1 at least"
+        )
         return Verdict(False, "shape", sentence)
     if reject_non_finite and tensor.dtype.kind == "f" and not _finite(tensor):
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(tensor))[0])

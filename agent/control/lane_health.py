@@ -41,6 +41,8 @@ class Died:
     """The process ended, or starting it or its canary failed."""
 
     cause: str
+    blameless: bool = False
+    """A request is to blame: the lane begins anew and is not counted out for it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def step(state: LaneHealth, event: LaneEvent, limits: Recovery, now_s: float) ->
             return replace(state, phase="ready", since_s=now_s), ()
         return state, ()
     if isinstance(event, Died):
-        return _died(state, event.cause, limits, now_s), ()
+        return _died(state, event, limits, now_s), ()
     if state.phase == "waiting" and now_s >= state.next_start_s:
         return replace(state, phase="starting", since_s=now_s, restarts=state.restarts + 1), ("start",)
     if state.phase == "open" and now_s >= state.next_start_s:
@@ -79,9 +81,13 @@ def capacity_share(state: LaneHealth, limits: Recovery, now_s: float) -> float:
     return limits.ramp_start_share + (1.0 - limits.ramp_start_share) * progress
 
 
-def _died(state: LaneHealth, cause: str, limits: Recovery, now_s: float) -> LaneHealth:
+def _died(state: LaneHealth, event: Died, limits: Recovery, now_s: float) -> LaneHealth:
     if state.phase in {"waiting", "open", "stopped"}:
         return state
+    cause = event.cause
+    if event.blameless:
+        next_s = now_s + limits.restart_backoff_s
+        return replace(state, phase="waiting", since_s=now_s, next_start_s=next_s, last_fault=cause, ramping=True)
     recent = tuple(t for t in state.deaths_s if now_s - t < limits.breaker_window_s)
     deaths = (*recent, now_s)[-limits.breaker_failures :]
     consecutive = state.consecutive + 1

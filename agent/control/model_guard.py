@@ -16,13 +16,17 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of one file. operators: (domain, type); outside: places of weights that leave the model's folder."""
+    """Of one file. operators: (domain, type); outside: places of weights that leave the model's folder.
+
+    beside: files of weights in the model's folder, with the bytes that each must have at least.
+    """
 
     digest: str
     size_bytes: int
     opset: int | None
     operators: frozenset[tuple[str, str]]
     outside: tuple[str, ...] = ()
+    beside: tuple[tuple[str, int], ...] = ()
 
 
 def judge(facts: ModelFacts, limits: ModelGuard) -> GuardVerdict:

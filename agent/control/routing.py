@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -14,26 +15,33 @@ class Route:
     usable: bool
     capacity_share: float
     queue: int
+    waits_s: float = 0.0
+    """Predicted time until what waits there now is done; 0 where nobody knows."""
 
 
-def choose(routes: Sequence[Route], ticket: int, max_queue: int, tried: Collection[str] = ()) -> int | None:
+def choose(
+    routes: Sequence[Route], ticket: int, max_queue: int, tried: Collection[str] = (), left_s: float = math.inf
+) -> int | None:
     """Index of the route to take, or None if none may run.
 
     The first usable route wins unless its queue is full or its lane is still ramping up and this request is not in
     its share; then the next one does. A request that no route would take for its share goes to the first usable
-    route with room: reduced capacity must not turn into refusals while there is room.
+    route with room: reduced capacity must not turn into refusals while there is room. Routes behind whose queue the
+    request would be late are passed over while there is one where it would not.
 
     Args:
         routes: in the planner's order of preference.
         ticket: running number of the request, spreads a share evenly and reproducibly.
         max_queue: bound of each lane's queue.
         tried: accelerators this request already failed on.
+        left_s: time until the request's deadline.
     """
     open_routes = [
         index
         for index, route in enumerate(routes)
         if route.usable and route.capacity_share > 0 and route.queue < max_queue and route.accelerator not in tried
     ]
+    open_routes = [index for index in open_routes if routes[index].waits_s < left_s] or open_routes
     for index in open_routes:
         if in_share(ticket, routes[index].capacity_share):
             return index

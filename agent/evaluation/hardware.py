@@ -12,6 +12,7 @@ from typing import Any
 from agent.errors import ConfigError
 from agent.evaluation.spelling import board_pattern, device_kind, mode_pattern
 from agent.evaluation.table import Measurement
+from agent.schema.nearest import listed
 from agent.storage import yaml_files
 from agent.storage.schema_problems import closest
 
@@ -107,7 +108,7 @@ class Hardware:
         """Accelerator and operating point of a row, or why there is none."""
         boards = list(self._named(row.board))
         if not boards:
-            return f"board {row.board!r} is not known{self._suggestion(row.board)} (known: {', '.join(self.known)})"
+            return f"board {row.board!r} is not known{self._suggestion(row.board)} ({listed(row.board, self.known)})"
         kind, _, extra = (device_kind(row.device, boards[0]["accelerators"]) or row.device).partition("+")
         board = next((board for board in boards if kind in board["accelerators"]), None)
         if board is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import ConfigError
+from agent.evaluation.csv_text import NumberedRows, read_text
 from agent.physics.arguments import Array
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
@@ -64,17 +65,7 @@ def read_recording(
     power column heats (`NOWHERE`: none), where it is not the one of the same name. Rows with an empty cell are left out
     and counted. Raises ConfigError with `file:line: column: what`.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES / 1e6:.0f} MB; record fewer samples per second")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
+    text = read_text(path, MAX_FILE_BYTES, "; record fewer samples per second")
     return parse_recording(text, str(path), ambient_c, zones, heats)
 
 
@@ -154,12 +145,12 @@ def _powers(
     return found
 
 
-def _rows(reader: object, header: list[str], known: list[str], name: str) -> tuple[dict[str, Array], int]:
+def _rows(reader: NumberedRows, header: list[str], known: list[str], name: str) -> tuple[dict[str, Array], int]:
     places = [header.index(column) for column in known]
     values: list[list[float]] = []
     gaps = 0
-    for cells in reader:  # type: ignore[attr-defined] # a csv.reader, whose type has no public name
-        where = f"{name}:{reader.line_num}"  # type: ignore[attr-defined]
+    for cells in reader:
+        where = f"{name}:{reader.line_num}"
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
@@ -212,5 +203,5 @@ def _made(
 
 
 def _notes(unused: list[str], gaps: int) -> list[str]:
-    notes = [f"{gaps} rows with empty cells are left out"] if gaps else []
+    notes = [f"{gaps} row{'s' * (gaps > 1)} with empty cells left out"] if gaps else []
     return [*notes, f"columns not used: {', '.join(unused)}"] if unused else notes

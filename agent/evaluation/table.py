@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from agent.errors import ConfigError
+from agent.evaluation.csv_text import read_text
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A table of MAX_ROWS rows is smaller; a larger file is not one."""
@@ -82,21 +83,7 @@ def read_table(path: Path) -> list[Measurement]:
 
     Numbers are finite and above 0 (token counts may be 0). Raises ConfigError with `file:line: column: what`.
     """
-    try:
-        with path.open("rb") as file:
-            # A device or pipe has no size, so what is read is bounded, not what the file claims to be.
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES / 1e6:.0f} MB, too large for a table")
-    if b"\0" in content:
-        line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: contains a NUL byte, so it is not text; save it as CSV in UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
+    text = read_text(path, MAX_FILE_BYTES, ", too large for a table")
     return parse_table(text, str(path))
 
 

@@ -9,7 +9,7 @@ other never wait for each other in a circle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,16 @@ from agent.fleet.messages import BoardKey
 
 RowKey = tuple[str, str, int, str, int]
 """Tenant, board, boot, class, number."""
+
+
+class Row(NamedTuple):
+    """JSON text, the day of its partition (PostgreSQL), and when it came."""
+
+    text: str
+    day: int
+    at_s: float
+
+
 StreamKey = tuple[str, str, int, str]
 StreamChange = tuple[int, int, int]
 """Highest number seen, rows that are new, rows told to be lost."""
@@ -45,7 +55,7 @@ class Bulk(Protocol):
         """A row for each board, known or not: heard of now, and its newest telemetry row where there is one."""
         ...
 
-    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+    def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
         """Insert what is not there yet; the keys that were new."""
         ...
 
@@ -73,17 +83,16 @@ class PostgresBulk:
         lines = _lines("tbl", [(*key, text or "") for key, text in found])
         db.exec_driver_sql(statement, {**lines, "now": now_s})
 
-    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+    def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
         """As in `Bulk`."""
-        found = sorted(texts)
+        found = sorted(rows)
         if not found:
             return []
         statement = (
-            f"INSERT INTO qeil_rows ({_ROW_COLUMNS}) SELECT t, b, o::bigint, c, s::bigint, %(now)s, p FROM"  # noqa: S608
-            f" {_table('tbocsp')} ON CONFLICT DO NOTHING RETURNING tenant, board, boot, cls, seq"
+            f"INSERT INTO qeil_rows ({_ROW_COLUMNS}, day) SELECT t, b, o::bigint, c, s::bigint, a::float, p,"  # noqa: S608
+            f" d::integer FROM {_table('tbocspda')} ON CONFLICT DO NOTHING RETURNING tenant, board, boot, cls, seq"
         )
-        lines = _lines("tbocsp", [(*key, texts[key]) for key in found])
-        answer = db.exec_driver_sql(statement, {**lines, "now": now_s}).all()
+        answer = db.exec_driver_sql(statement, _lines("tbocspda", [(*key, *rows[key]) for key in found])).all()
         return [(r[0], r[1], r[2], r[3], r[4]) for r in answer]
 
     def streams(self, db: Connection, changes: Mapping[StreamKey, StreamChange], now_s: float) -> None:
@@ -121,12 +130,13 @@ class SqliteBulk:
         if latest:
             db.exec_driver_sql(statement, [(*key, now_s, now_s, text) for key, text in sorted(latest.items())])
 
-    def rows(self, db: Connection, texts: Mapping[RowKey, str], now_s: float) -> list[RowKey]:
+    def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
         """As in `Bulk`."""
         statement = f"INSERT OR IGNORE INTO qeil_rows ({_ROW_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
         cursor = db.connection.cursor()
         try:
-            return [key for key in sorted(texts) if _inserted(cursor, statement, (*key, now_s, texts[key]))]
+            values = ((key, (*key, rows[key].at_s, rows[key].text)) for key in sorted(rows))
+            return [key for key, row in values if _inserted(cursor, statement, row)]
         finally:
             cursor.close()
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from agent.errors import StorageError
+from agent.errors import BadInput, StorageError
 from agent.fleet.messages import BoardKey, MessageRefused, Rows, Told, acknowledgement, parse
 from agent.fleet.store import Stored
 from agent.mqtt.inbound import Inbound
@@ -37,7 +37,7 @@ class Sink(Protocol):
     """Where a batch goes."""
 
     def take(self, batch: list[Rows | Told], now_s: float) -> Stored:
-        """Store everything or nothing; StorageError."""
+        """Store everything or nothing; StorageError, BadInput where it can never hold something of it."""
         ...
 
 
@@ -103,13 +103,14 @@ class Consumer:
         """Take what is there, at most a batch, and see it through; how many messages that were."""
         batch = self._collect(wait_s)
         parsed = [found for inbound in batch if (found := self._parsed(inbound)) is not None]
-        if parsed and not self._stored(parsed):
+        kept = self._stored(parsed) if parsed else []
+        if kept is None:
             return 0
         for inbound in batch:
             inbound.acknowledge()
         self.counters["messages"] += len(batch)
-        self._acknowledge(parsed)
-        for message in parsed:
+        self._acknowledge(kept)
+        for message in kept:
             if isinstance(message, Told):
                 self._on_told(message)
         return len(batch)
@@ -133,14 +134,30 @@ class Consumer:
             pass
         return batch
 
-    def _stored(self, parsed: list[Rows | Told]) -> bool:
-        """Store for as long as it takes; False only when told to stop meanwhile."""
+    def _stored(self, parsed: list[Rows | Told]) -> list[Rows | Told] | None:
+        """Store for as long as it takes; what was stored, None only when told to stop meanwhile.
+
+        What the database can never hold is looked for by halves and refused alone, so that it stops nobody else's.
+        """
         pause_s = RETRY_S
-        while not self._try(parsed):
+        while True:
+            try:
+                if self._try(parsed):
+                    return parsed
+            except BadInput:
+                return self._sifted(parsed)
             if self._stopping.wait(pause_s):
-                return False
+                return None
             pause_s = min(MAX_RETRY_S, 2 * pause_s)
-        return True
+
+    def _sifted(self, parsed: list[Rows | Told]) -> list[Rows | Told] | None:
+        if len(parsed) == 1:
+            self._refuse(MessageRefused("unstorable", parsed[0].board))
+            return []
+        half = len(parsed) // 2
+        first = self._stored(parsed[:half])
+        rest = None if first is None else self._stored(parsed[half:])
+        return None if first is None or rest is None else first + rest
 
     def _try(self, parsed: list[Rows | Told]) -> bool:
         try:

@@ -29,7 +29,7 @@ from agent.mqtt.topics import ControllerTopics
 from agent.ports import Clock
 from agent.schema.fleet import FleetSettings
 
-ROUND_S, KEEP_EVERY_S = 0.5, 600.0
+ROUND_S, KEEP_EVERY_S, KEEP_AGAIN_S = 0.5, 600.0, 60.0
 START_S = 10.0
 _log = structlog.get_logger("controller")
 
@@ -42,7 +42,7 @@ class Controller:
         self.settings = settings
         self._engine = open_engine(settings.database)
         keys = [parse_public_key(key) for key in settings.trusted_keys]
-        self.store = Store(self._engine)
+        self.store = Store(self._engine, settings.retention)
         self.inventory = Inventory(self._engine, settings.silent_s, settings.missing_s, clock.wall_s)
         self.outgoing = Outgoing(self._engine, keys, clock.wall_s)
         self.rollouts = Rollouts(self._engine, self.inventory, self.outgoing, settings.name, clock.wall_s)
@@ -129,10 +129,21 @@ class Controller:
         try:
             self.outgoing.round(self.send)
             self.rollouts.round(self.send)
-            if self._clock.monotonic_s() >= self._keep_s and not self.keeper.round():
-                self._keep_s = self._clock.monotonic_s() + KEEP_EVERY_S
         except StorageError as error:
             _log.warning("waits for the database", cause=error.message)
+        if self._clock.monotonic_s() >= self._keep_s:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Retention has its own trouble, such as a role without the right to its functions, and stops nothing else."""
+        wait_s = KEEP_EVERY_S
+        try:
+            if self.keeper.round():
+                wait_s = 0.0
+        except StorageError as error:
+            wait_s = KEEP_AGAIN_S
+            _log.warning("old rows stay", cause=error.message)
+        self._keep_s = self._clock.monotonic_s() + wait_s
 
     def alive(self) -> bool:
         """Whether every part makes progress."""

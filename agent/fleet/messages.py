@@ -107,7 +107,7 @@ def _told(document: dict[str, Any], board: BoardKey, kind: str) -> Told:
 
 
 def _text(document: dict[str, Any], board: BoardKey) -> str:
-    """As it is stored; what cannot be written again (nested too deep, numbers too long) is refused."""
+    """As it is stored; what cannot be written again (nested too deep, numbers too long or beyond floats) is refused."""
     try:
         return _ENCODER.encode(document)
     except (ValueError, RecursionError) as error:
@@ -123,7 +123,7 @@ def _no_number(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 """Made once: json.loads and json.dumps with arguments make new ones for each message."""
 
 

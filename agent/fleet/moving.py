@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import BadInput, StorageError
-from agent.fleet import tables
+from agent.fleet import partitions, tables
 
 CHUNK = 1000
 
@@ -17,7 +17,7 @@ def move(source: Engine, target: Engine) -> dict[str, int]:
     BadInput where the target holds something already; StorageError where a database fails or the counts differ (then
     nothing was copied). No controller may run on either meanwhile: what boards send is kept by them.
     """
-    moved = [table for table in tables.metadata.sorted_tables if table.name != tables.layout.name]
+    moved = [t for t in tables.metadata.sorted_tables if t.name not in {tables.layout.name, tables.rolled.name}]
     try:
         with source.connect() as old, target.begin() as new:
             if source.dialect.name == "postgresql":
@@ -26,7 +26,11 @@ def move(source: Engine, target: Engine) -> dict[str, int]:
                 if _count(new, table):
                     raise BadInput(f"the target holds rows in {table.name} already; give an empty database")
             for table in moved:
-                found = old.execution_options(stream_results=True, yield_per=CHUNK).execute(select(table)).mappings()
+                if table is tables.rows and target.dialect.name == "postgresql":
+                    partitions.copy(old, new, where=_unsummed(old))
+                    continue
+                wanted = select(table).where(text(_unsummed(old))) if table is tables.rows else select(table)
+                found = old.execute(wanted.execution_options(stream_results=True, yield_per=CHUNK)).mappings()
                 for part in found.partitions(CHUNK):
                     new.execute(insert(table), [dict(row) for row in part])
             counts = {table.name: (_count(old, table), _count(new, table)) for table in moved}
@@ -41,5 +45,13 @@ def move(source: Engine, target: Engine) -> dict[str, int]:
     return {name: there for name, (_, there) in counts.items()}
 
 
-def _count(db: Connection, table: object) -> int:
-    return int(db.execute(select(func.count()).select_from(table)).scalar_one())  # type: ignore[arg-type]
+def _count(db: Connection, table: Table) -> int:
+    query = select(func.count()).select_from(table)
+    if table is tables.rows:
+        query = query.where(text(_unsummed(db)))
+    return int(db.execute(query).scalar_one())
+
+
+def _unsummed(db: Connection) -> str:
+    """Of rows: sums of their hours do not hold them already, as those of a day that is being summed up."""
+    return partitions.NOT_SUMMED if db.dialect.name == "postgresql" else "1 = 1"

@@ -15,9 +15,12 @@ from typing import Literal
 
 from agent.control.worse import Evidence, weighed_all
 from agent.fleet.failures import too_many
-from agent.schema.fleet import Plan
+from agent.schema.fleet import DAYS, MaintenanceWindow, Plan
 
 COHORTS = 10_000
+MINUTE_S, DAY_S = 60, 86_400
+EPOCH_DAY = 3
+"""1970 began on a Thursday."""
 BOUND = 0.25
 """Largest rise of joules per inference, as a log ratio, that one board may count for."""
 FAILED = frozenset({"reverted", "refused", "silent"})
@@ -68,10 +71,12 @@ def evidence(plan: Plan, excesses: Sequence[float]) -> Evidence:
 
 
 def step(plan: Plan, progress: Progress, now_s: float) -> Step:
-    """The next step."""
+    """The next step. `now_s`: seconds since 1970; offers leave within the plan's windows only."""
     reason = _abort(plan, progress)
     if reason:
         return Step("abort", reason=reason)
+    if progress.waiting and not may_offer(plan, now_s):
+        return Step("wait")
     if progress.waiting:
         settled = progress.kept + progress.failed
         rate = plan.per_minute - progress.offered_last_minute
@@ -83,9 +88,32 @@ def step(plan: Plan, progress: Progress, now_s: float) -> Step:
     last = progress.ring >= len(plan.rings) - 1
     if last:
         return Step("done")
+    if progress.failed and not progress.kept:
+        return Step("abort", reason=f"all {progress.failed} boards of the first rings failed or fell silent")
     if progress.settled_s is None:
         return Step("settled")
     return Step("next_ring") if now_s - progress.settled_s >= plan.soak_s else Step("wait")
+
+
+def may_offer(plan: Plan, now_s: float) -> bool:
+    """Whether it is inside a maintenance window, or there is none. `now_s`: seconds since 1970."""
+    return not plan.windows or any(_inside(window, now_s) for window in plan.windows)
+
+
+def _inside(window: MaintenanceWindow, now_s: float) -> bool:
+    day, second = divmod(now_s, DAY_S)
+    begins_s, ends_s = _second(window.begins), _second(window.ends)
+    if begins_s < ends_s:
+        return begins_s <= second < ends_s and _on(window, int(day))
+    return (second >= begins_s and _on(window, int(day))) or (second < ends_s and _on(window, int(day) - 1))
+
+
+def _on(window: MaintenanceWindow, day: int) -> bool:
+    return DAYS[(day + EPOCH_DAY) % len(DAYS)] in window.days
+
+
+def _second(minute: str) -> int:
+    return int(minute[:2]) * 60 * MINUTE_S + int(minute[3:]) * MINUTE_S
 
 
 def _abort(plan: Plan, progress: Progress) -> str:

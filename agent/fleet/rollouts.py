@@ -208,7 +208,8 @@ class Rollouts:
             self._change(row["id"], ring=row["ring"] + 1, ring_s=now_s, settled_s=None)
         elif step.what == "done":
             self._change(row["id"], status="done")
-        self._offer_again(row, send, now_s)
+        if ring_rule.may_offer(plan, now_s):
+            self._offer_again(row, send, now_s)
 
     def _change(self, key: str, **values: Any) -> None:
         table = tables.rollouts
@@ -268,22 +269,22 @@ class Rollouts:
 
     def _deliver(self, row: Any, board: str, send: Send) -> None:
         """One that the link does not take is delivered again."""
-        if send(Topics(row["tenant"], board).bundle, row["envelope"].encode(), True, None):
-            self._sent_s[row["id"], board] = self._wall_s()
+        taken = send(Topics(row["tenant"], board).bundle, row["envelope"].encode(), True, None)
+        self._sent_s[row["id"], board] = self._wall_s() if taken else float("-inf")
 
     def _offer_again(self, row: Any, send: Send, now_s: float) -> None:
         """To boards that were offered it and have not reported it: the offer may never have left a controller."""
         inside, boards = tables.rollout_boards, tables.boards
         query = (
-            select(inside.c.board, boards.c.bundle)
+            select(inside.c.board, inside.c.offered_s, boards.c.bundle)
             .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
             .where(inside.c.rollout == row["id"], inside.c.status == "offered")
         )
         with self._engine.connect() as db:
             found = db.execute(query).all()
-        for board, text in found:
+        for board, offered_s, text in found:
             heard = bool(text) and json.loads(text).get("ver") == row["ver"]
-            if not heard and self._sent_s.get((row["id"], board), float("-inf")) < now_s - AGAIN_S:
+            if not heard and self._sent_s.get((row["id"], board), offered_s) < now_s - AGAIN_S:
                 self._deliver(row, board, send)
 
     def _withdraw(self, row: Any, send: Send) -> None:

@@ -29,7 +29,7 @@ def selection(text: str) -> Callable[[Facts], bool]:
 
 def _test(part: str) -> Callable[[Facts], bool]:
     found = _PART.fullmatch(part)
-    if found is None or (found[1] and found[3]):
+    if found is None or (found[1] and found[3]) or (found[4] or "").startswith("="):
         raise BadInput(f"{part!r} is no part of a selection; expected name, !name, name=value or name!=value")
     absent, name, operator, value = found.groups()
     if operator is None:

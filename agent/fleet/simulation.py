@@ -20,6 +20,7 @@ from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
 from agent.ports import Clock
+from agent.schema.command import unknown
 from agent.schema.settings import MqttSettings
 from agent.storage.outbox import Outbox
 
@@ -130,7 +131,7 @@ class SimulatedBoard(LoopBoard):
         document = _document(inbound.payload)
         kind = document.get("kind")
         if kind == "command":
-            fields = {"id": document.get("id"), "command": document.get("command"), "status": "ok", "attempts": 1}
+            fields = _answered(document)
             self._tell(self._topics.response(str(document.get("command"))), False, fields)
             self.outbox.append("evt", {**self._stamp(), "event": "command", **fields})
         elif kind == "desired":
@@ -177,6 +178,16 @@ def simulated(scenario: Scenario, mqtt: MqttSettings, folder: Path, clock: Clock
         board.loop = loop
     loop.producing = True
     return loop
+
+
+def _answered(document: dict[str, Any]) -> dict[str, Any]:
+    """What became of a command: done at once, or refused as a board refuses one that it does not know."""
+    name = str(document.get("command"))
+    fields = {"id": document.get("id"), "command": name}
+    wrong = unknown(name)
+    if wrong is None:
+        return {**fields, "status": "ok", "attempts": 1}
+    return {**fields, "status": "rejected", "code": "unknown_command", "message": wrong, "attempts": 0}
 
 
 def _document(payload: bytes) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from agent.errors import ConfigError, StorageError
-from agent.fleet import tables
-from agent.fleet.bulk import Bulk, PostgresBulk, RowKey, Session, SqliteBulk, StreamChange, StreamKey
+from agent.errors import BadInput, ConfigError, StorageError
+from agent.fleet import layouts, tables
+from agent.fleet.bulk import Bulk, PostgresBulk, Row, RowKey, Session, SqliteBulk, StreamChange, StreamKey
+from agent.fleet.days import day_of
 from agent.fleet.messages import BoardKey, Rows, Told, gap
+from agent.schema.fleet import Retention
 
 FINAL = ("ok", "failed", "rejected", "expired")
 
@@ -44,7 +46,7 @@ def open_engine(url: str) -> Engine:
         engine = create_engine(made, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _sqlite_durable)
-        tables.prepare(engine)
+        layouts.prepare(engine)
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StorageError(f"{made.render_as_string(hide_password=True)}: {cause}") from error
@@ -59,10 +61,12 @@ def _sqlite_durable(connection: Any, _record: object) -> None:
 
 
 class Store:
-    """Thread-safe through its engine's pool. Methods raise StorageError; a batch is then not stored at all."""
+    """Thread-safe through its engine's pool. Methods raise StorageError, or BadInput for what the database cannot hold;
+    a batch is then not stored at all."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, rules: Retention | None = None) -> None:
         self.engine = engine
+        self._rows_days = (rules or Retention()).rows_days
         self._bulk: Bulk = PostgresBulk() if engine.dialect.name == "postgresql" else SqliteBulk()
 
     def take(self, batch: Sequence[Rows | Told], now_s: float) -> Stored:
@@ -78,16 +82,19 @@ class Store:
                 self._bulk.streams(db, streams, now_s)
                 self._answers(db, said, told, now_s)
                 self._told(db, told, now_s)
+        except (DataError, UnicodeError, OverflowError) as error:
+            raise BadInput(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
         except SQLAlchemyError as error:
             raise StorageError(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
         return Stored(new, wanted - new)
 
     def _rows(self, db: Connection, said: Sequence[Rows], now_s: float) -> tuple[int, dict[StreamKey, StreamChange]]:
-        unique: dict[RowKey, str] = {}
+        unique: dict[RowKey, Row] = {}
         for rows in said:
-            for i, text in enumerate(rows.payloads):
-                unique.setdefault((*rows.board, rows.boot, rows.cls, rows.first + i), text)
-        new = set(self._bulk.rows(db, unique, now_s))
+            for i, (text, document) in enumerate(zip(rows.payloads, rows.documents, strict=True)):
+                day = day_of(rows.cls, document, now_s, self._rows_days)
+                unique.setdefault((*rows.board, rows.boot, rows.cls, rows.first + i), Row(text, day, now_s))
+        new = set(self._bulk.rows(db, unique))
         fresh = Counter(key[:4] for key in new)
         lost = _lost(said, new)
         top: dict[StreamKey, int] = defaultdict(lambda: -1)

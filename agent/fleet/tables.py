@@ -1,4 +1,4 @@
-"""Tables: the fleet's database, the same in SQLite and PostgreSQL, and how an older layout becomes this one."""
+"""Tables: the fleet's database, the same in SQLite and PostgreSQL but for what `partitions` does to telemetry."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
-    Engine,
     Float,
     Index,
     Integer,
@@ -15,16 +13,9 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    insert,
-    inspect,
-    select,
-    text,
-    update,
 )
 
-from agent.errors import StorageError
-
-LAYOUT = 2
+LAYOUT = 3
 metadata = MetaData()
 ROOM = {"fillfactor": 40}
 """Rows that every batch changes: room in their page spares PostgreSQL new entries in every index."""
@@ -39,7 +30,14 @@ rows = Table(
     Column("at_s", Float, nullable=False), Column("payload", Text, nullable=False),
     Index("qeil_rows_at", "at_s"),
 )  # fmt: skip
-"""Telemetry, events and gaps by their key."""
+"""Telemetry, events and gaps by their key. In PostgreSQL telemetry lies in partitions by day."""
+
+rolled = Table(
+    "qeil_rolled", metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", String(64), nullable=False), Column("board", String(64), nullable=False),
+)  # fmt: skip
+"""Days of PostgreSQL that are being summed up, and the last board whose rows the hours hold already."""
 
 hours = Table(
     "qeil_hours", metadata,
@@ -110,45 +108,3 @@ rollout_boards = Table(
     Column("offered_s", Float), Column("settled_s", Float), Column("worse", Float), Column("code", String(64)),
     Index("qeil_rollout_boards_status", "rollout", "status"),
 )  # fmt: skip
-
-
-def prepare(engine: Engine) -> None:
-    """Make the tables, or bring those that are there to this layout, one controller at a time.
-
-    StorageError for a newer layout. Where nothing is to be done no right to change tables is needed.
-    """
-    if inspect(engine).has_table(layout.name):
-        with engine.connect() as db:
-            if _found(db) == LAYOUT:
-                return
-    with engine.begin() as db:
-        if engine.dialect.name == "postgresql":
-            db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        metadata.create_all(db)  # tables that are there stay as they are
-        found = _found(db)
-        if found is None:
-            db.execute(insert(layout).values(version=LAYOUT))
-            return
-        for step in range(found, LAYOUT):
-            for change in _CHANGES[step].get(engine.dialect.name, ()):
-                db.execute(text(change))
-        db.execute(update(layout).values(version=LAYOUT))
-
-
-_LOCK = 0x7165696C
-_CHANGES: dict[int, dict[str, tuple[str, ...]]] = {
-    1: {
-        "postgresql": (
-            f"ALTER TABLE qeil_boards SET (fillfactor = {ROOM['fillfactor']})",
-            f"ALTER TABLE qeil_streams SET (fillfactor = {ROOM['fillfactor']})",
-        )
-    },
-}
-"""From each layout to the next, what beside new tables is to be done."""
-
-
-def _found(db: Connection) -> int | None:
-    found = db.execute(select(layout.c.version)).scalar_one_or_none()
-    if found is not None and found > LAYOUT:
-        raise StorageError(f"the database has layout {found}, this version knows {LAYOUT}; install a newer one")
-    return found

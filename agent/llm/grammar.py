@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -104,7 +105,8 @@ class Grammars:
         tokens = self._tokens
         matcher = LLMatcher(tokens, _grammar(form), log_level=0)
         if matcher.is_error():
-            raise BadInput(f"{_NAMES[form.kind]} is not usable: {_sentence(matcher.get_error())}")
+            wrong = str(matcher.get_error())
+            raise BadInput(f"{_NAMES[form.kind]} is not usable: {_pattern(form, wrong) or _sentence(wrong)}")
         return Form(matcher, self._folder.vocabulary)
 
 
@@ -127,6 +129,32 @@ def _grammar(form: TextForm) -> str:
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{_NAMES[form.kind]} is not JSON: {_sentence(error)}") from error
     return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE}))
+
+
+def _pattern(form: TextForm, error: str) -> str | None:
+    """Which pattern of a JSON schema was refused, by its keys, and why; None where the error is of none."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    if form.kind != "json_schema" or why is None or "regex parse error" not in error:
+        return None
+    keys = next((keys for keys, pattern in _patterns(json.loads(form.source)) if pattern.strip() in lines), "a pattern")
+    return f"{keys}: {why}"[:300]
+
+
+def _patterns(schema: object) -> Iterator[tuple[str, str]]:
+    """(keys that lead there, pattern) of every pattern in a JSON schema."""
+    waiting: list[tuple[str, object]] = [("", schema)]
+    while waiting:
+        keys, part = waiting.pop()
+        if isinstance(part, list):
+            waiting += [(f"{keys}{number}.", value) for number, value in enumerate(part)]
+        if not isinstance(part, dict):
+            continue
+        if isinstance(part.get("pattern"), str):
+            yield f"{keys}pattern", part["pattern"]
+        if isinstance(part.get("patternProperties"), dict):
+            yield from ((f"{keys}patternProperties", key) for key in part["patternProperties"])
+        waiting += [(f"{keys}{key}.", value) for key, value in part.items()]
 
 
 def _sentence(error: object) -> str:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from agent.errors import BadInput, ModelLoadFailed
 from agent.llm.folder import DecoderFolder
+from agent.llm.kv_pool import KvRows
 
-Cached = npt.NDArray[Any]
 Tensors = Mapping[str, npt.NDArray[Any]]
 SIDES = ("key", "value")
 
@@ -117,6 +117,8 @@ class GraphPart:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # The runtime would keep a plan of its memory for every length of text there ever was.
+        options.enable_mem_pattern = False
         graph: str | bytes = str(source) if isinstance(source, Path) else source.model
         if isinstance(source, Cut):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.path))
@@ -130,21 +132,29 @@ class GraphPart:
         self.types = {given.name: given.type for given in self.session.get_inputs()}
         self.names = [f"{i}.{side}" for i in self.layers for side in SIDES]
         self._binding: Any = None
-        self._held: tuple[weakref.ref[Cached], ...] = ()
+        self._held: weakref.ref[KvRows] | None = None
+        self._given: dict[str, npt.NDArray[Any]] = {}
+        """What is bound: small arrays, kept because the runtime reads them in place."""
         self._logits: dict[tuple[int, ...], tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        """What the logits are by the shape of the ids, once it is known."""
 
-    def run(self, given: Tensors, buffers: Sequence[Cached]) -> list[npt.NDArray[Any]]:
-        """The outputs; keys and values go into `buffers`, those of all layers of the model."""
-        binding = self._bound_to(buffers[2 * self.layers.start : 2 * self.layers.stop])
+    def run(self, given: Tensors, buffers: KvRows) -> list[npt.NDArray[Any]]:
+        """The outputs; keys and values go into `buffers`, those of all layers of the model.
+
+        After a step nothing is warm, as it went through all weights; so what is bound already is left as it is.
+        """
+        binding, held = self._bound_to(buffers), self._given
         for name, value in given.items():
-            if name in self.types:
-                binding.bind_cpu_input(name, value)
-        made = self._logits_for(given)
-        for name in self.outputs:
-            if made is None:
+            if name in self.types and held.get(name) is not value:
+                binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+                held[name] = value
+        known = self._logits.get(given["input_ids"].shape) if "input_ids" in given else None
+        made = None if known is None else np.empty(*known)
+        if made is None:
+            for name in self.outputs:
                 binding.bind_output(name)
-            else:
-                binding.bind_output(name, "cpu", 0, made.dtype.type, made.shape, made.ctypes.data)
+        else:
+            binding.bind_output("logits", "cpu", 0, made.dtype.type, made.shape, made.ctypes.data)
         self.session.run_with_iobinding(binding)
         if made is not None:
             return [made]
@@ -152,24 +162,19 @@ class GraphPart:
         self._learn(given, outputs)
         return outputs
 
-    def _bound_to(self, buffers: Sequence[Cached]) -> Any:
+    def _bound_to(self, buffers: KvRows) -> Any:
         """These buffers bound; as before where they are the same ones, since a hundred bindings take 0.5 ms."""
-        same = len(self._held) == len(buffers) and all(a() is b for a, b in zip(self._held, buffers, strict=True))
-        if self._binding is None or not same:
+        if self._held is None or self._held() is not buffers:
             binding = self.session.io_binding()
             for name in self.outputs:
                 binding.bind_output(name)  # bound first, so they are the first of get_outputs
-            for name, buffer in zip(self.names, buffers, strict=True):
+            for name, buffer in zip(self.names, buffers[2 * self.layers.start : 2 * self.layers.stop], strict=True):
                 where = ("cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
                 binding.bind_input(f"past_key_values.{name}", *where)
                 binding.bind_output(f"present.{name}", *where)
-            self._binding, self._held = binding, tuple(weakref.ref(buffer) for buffer in buffers)
+            self._binding, self._held = binding, weakref.ref(buffers)
+            self._given = {}
         return self._binding
-
-    def _logits_for(self, given: Tensors) -> npt.NDArray[Any] | None:
-        """Room for the logits, where it is known from an earlier run how many these inputs give."""
-        known = self._logits.get(given["input_ids"].shape) if "input_ids" in given else None
-        return None if known is None else np.empty(*known)
 
     def _learn(self, given: Tensors, outputs: Sequence[npt.NDArray[Any]]) -> None:
         """Only the logits follow from the shape of the ids; what crosses a cut may follow the mask."""

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from agent.errors import InferenceFailed
 from agent.llm.folder import DecoderFolder
-from agent.llm.graph_part import Cached, GraphPart, Tensors
-from agent.llm.kv_pool import KvPool, KvRows
+from agent.llm.graph_part import GraphPart, Tensors
+from agent.llm.kv_pool import Cached, KvPool, KvRows
 
 _LENGTH: Final = struct.Struct("<I")
 MAX_HEADER_BYTES: Final = 65_536

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed
 from agent.llm.folder import DecoderFolder
 from agent.llm.graph_part import Cut, GraphPart, cut
+from agent.llm.kv_pool import KvRows
 from agent.llm.peer import Peer, PeerLost
 
 Floats = npt.NDArray[np.float32]
-Cached = npt.NDArray[Any]
 _KV_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8,
 }  # fmt: skip
@@ -30,7 +30,7 @@ class Cache:
     def __init__(self, folder: DecoderFolder, rows: int, capacity: int, kv_type: type[np.generic] = np.float32) -> None:
         shape = (rows, folder.kv_heads, capacity, folder.head_size)
         self._kv_type = kv_type
-        self.buffers: list[Cached] = [np.zeros(shape, kv_type) for _ in range(2 * folder.layers)]
+        self.buffers = KvRows((np.zeros(shape, kv_type) for _ in range(2 * folder.layers)), 0, rows)
         self.rows, self.capacity, self.length = rows, capacity, 0
 
     @property
@@ -48,11 +48,11 @@ class Cache:
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these (ascending), by moving the kept ones to the front."""
-        for index, buffer in enumerate(self.buffers):
+        for buffer in self.buffers:
             for target, origin in enumerate(rows):
                 if target != origin:
                     buffer[target, :, : self.length] = buffer[origin, :, : self.length]
-            self.buffers[index] = buffer[: len(rows)]
+        self.buffers = KvRows((buffer[: len(rows)] for buffer in self.buffers), 0, len(rows))
         self.rows = len(rows)
 
 
@@ -83,7 +83,9 @@ class DecoderSession:
         self.earlier: Peer | None = None
         self.prompts: Peer | None = None
         self.elsewhere_s = 0.0
-        self._asked: tuple[Sequence[Cached], npt.NDArray[np.int64], Sequence[int]] | None = None
+        self._ids: dict[int, npt.NDArray[np.int64]] = {}
+        self._ones = np.ones(0, np.int64)
+        self._asked: tuple[KvRows, npt.NDArray[np.int64], Sequence[int]] | None = None
 
     @property
     def crossing(self) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ class DecoderSession:
         cache.length = total
         return logits
 
-    def forward(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats:
+    def forward(self, buffers: KvRows, ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats:
         """Run `ids` (rows, steps) behind the first `lengths[i]` positions of row i of the buffers.
 
         Their keys and values are written there; rows of unequal length take one step at a time. Returns the logits
@@ -125,7 +127,7 @@ class DecoderSession:
         except self._errors as error:
             raise InferenceFailed(f"decoder {self.folder.name}: {_first_line(error)}") from error
 
-    def prompt(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats | None:
+    def prompt(self, buffers: KvRows, ids: npt.NDArray[np.int64], lengths: Sequence[int]) -> Floats | None:
         """As `forward`, or None where a peer computes it: `prompted` gives it then."""
         if self.prompts is None:
             return self.forward(buffers, ids, lengths)
@@ -161,12 +163,25 @@ class DecoderSession:
         return self.forward(*self._asked)
 
     def _named(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-        """Every input but the cache, for a graph that writes into it; each row's own mask tells where."""
-        reach = lengths[:, None] + ids.shape[1]
-        mask = (np.arange(int(reach.max()))[None, :] < reach).astype(np.int64)
+        """Every input but the cache, for a graph that writes into it; each row's own mask tells where.
+
+        A step's ids lie in the same array every time and equal rows share a mask of ones: both cost next to nothing.
+        """
+        rows, steps = ids.shape
+        width = int(lengths.max()) + steps
+        if steps == 1:
+            kept = self._ids.setdefault(rows, np.empty((rows, 1), np.int64))
+            kept[...] = ids
+            ids = kept
+        if rows == 1 or lengths.min() == lengths.max():
+            if len(self._ones) < rows * width:
+                self._ones = np.ones(2 * rows * width, np.int64)
+            mask = self._ones[: rows * width].reshape(rows, width)
+        else:
+            mask = (np.arange(width)[None, :] < lengths[:, None] + steps).astype(np.int64)
         return self._given(np.ascontiguousarray(ids, np.int64), mask, lengths)
 
-    def _shared(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
+    def _shared(self, buffers: KvRows, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
         """The graph writes into the buffers."""
         given = self._named(ids, lengths)
         if self.layers_elsewhere:
@@ -179,7 +194,7 @@ class DecoderSession:
             given |= zip(self._crossing, answer[0], strict=True)
         return np.asarray(self._part.run(given, buffers)[0], np.float32)
 
-    def _grown(self, buffers: Sequence[Cached], ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
+    def _grown(self, buffers: KvRows, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Floats:
         """The graph gives longer tensors back. Shorter rows have a gap behind them, which the mask hides."""
         steps, longest = ids.shape[1], int(lengths.max())
         held = np.arange(longest)[None, :] < lengths[:, None]
@@ -197,11 +212,12 @@ class DecoderSession:
         self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> dict[str, npt.NDArray[Any]]:
         """Everything but the cache, as far as this graph takes it."""
-        known: dict[str, npt.NDArray[Any]] = {
-            "input_ids": ids, "attention_mask": mask, "position_ids": lengths[:, None] + np.arange(ids.shape[1]),
-            "use_cache_branch": np.array([bool(lengths.max())]),
-        }  # fmt: skip
-        return {name: value for name, value in known.items() if name in self._inputs or self.layers_elsewhere}
+        given: dict[str, npt.NDArray[Any]] = {"input_ids": ids, "attention_mask": mask}
+        if self.layers_elsewhere or "position_ids" in self._inputs:
+            given["position_ids"] = lengths[:, None] + np.arange(ids.shape[1])
+        if self.layers_elsewhere or "use_cache_branch" in self._inputs:
+            given["use_cache_branch"] = np.array([bool(lengths.max())])
+        return given if self.layers_elsewhere else {name: given[name] for name in given if name in self._inputs}
 
 
 def cache_type(

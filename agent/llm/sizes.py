@@ -45,6 +45,11 @@ class DecoderSizes:
     """Measured distance from the mode `exact` in nats, by mode."""
 
     @property
+    def family(self) -> str:
+        """What all precisions of a model have in common: where it differs, so do the texts."""
+        return f"{self.name}/{self.layers}/{self.kv_heads}/{self.head_size}/{self.vocabulary}"
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one position, in float32."""
         return self.cache_bytes()
@@ -107,11 +112,28 @@ def _imported(path: Path) -> DecoderSizes:
     sizes = manifest["decoder"]
     return DecoderSizes(
         path, str(manifest["name"]), int(sizes["layers"]), int(sizes["kv_heads"]), int(sizes["head_size"]),
-        int(sizes["vocabulary"]), int(sizes["context"]), dict(manifest["graphs"]), str(manifest["default_mode"]),
+        int(sizes["vocabulary"]), int(sizes["context"]), _graphs_of(manifest), str(manifest["default_mode"]),
         _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
         True, {mode: _item_bytes(mode, size) for mode, size in manifest.get("cache_item_bytes", {}).items()},
         {mode: _distance(mode, found["kl_nats"]) for mode, found in manifest.get("quality", {}).items()},
     )  # fmt: skip
+
+
+def _graphs_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Files of the modes, the scoring ones looked at too."""
+    graphs = {mode: _inside(f"graphs of {mode}", name) for mode, name in manifest["graphs"].items()}
+    for mode, name in manifest.get("scoring_graphs", {}).items():
+        _inside(f"scoring_graphs of {mode}", name)
+    if manifest["default_mode"] not in graphs:
+        raise ValueError(f"default_mode is {manifest['default_mode']!r}, graphs has {', '.join(graphs) or 'none'}")
+    return graphs
+
+
+def _inside(what: str, name: Any) -> str:
+    """A file's name in the folder itself: what is loaded is what lies there."""
+    if not isinstance(name, str) or not name.strip() or name in {".", ".."} or {*"/\\\0"} & {*name}:
+        raise ValueError(f"{what} is {name!r}, expected the name of a file in the folder")
+    return name
 
 
 def _item_bytes(mode: str, size: Any) -> int:
@@ -134,7 +156,7 @@ def _genai(path: Path) -> DecoderSizes:
     return DecoderSizes(
         path, path.name, int(decoder["num_hidden_layers"]), int(decoder["num_key_value_heads"]),
         int(decoder["head_size"]), int(model["vocab_size"]), int(model["context_length"]),
-        {"exact": str(decoder["filename"])}, "exact", _ids(model["eos_token_id"]), _weights(path),
+        {"exact": _inside("filename", decoder["filename"])}, "exact", _ids(model["eos_token_id"]), _weights(path),
         bool(description.get("search", {}).get("past_present_share_buffer", False)),
     )  # fmt: skip
 

@@ -9,6 +9,8 @@ from agent.llm.folder import DecoderFolder
 _BROKEN = "\ufffd"
 _CONTEXT_TOKENS = 6
 """Tokens decoded before the new ones, because how a token reads depends on its neighbours."""
+_LONGEST = 24
+"""Tokens decoded at once; up to then what was read before need not be decoded again."""
 
 
 class TextStream:
@@ -17,7 +19,9 @@ class TextStream:
     def __init__(self, folder: DecoderFolder, stops: Sequence[str] = ()) -> None:
         self._folder, self._stops = folder, tuple(stop for stop in stops if stop)
         self._ids: list[int] = []
-        self._from, self._done = 0, 0
+        self._from = 0
+        self._before = ""
+        """Text of the tokens from there on as far as it was given out."""
         self._held = ""
         self.stopped: str | None = None
 
@@ -31,11 +35,13 @@ class TextStream:
         return "" if self.stopped is not None else self._release(self._fresh(last=True), last=True)
 
     def _fresh(self, *, last: bool) -> str:
-        before = self._folder.decode(self._ids[self._from : self._done])
-        whole = self._folder.decode(self._ids[self._from :])
+        before, whole = self._before, self._folder.decode(self._ids[self._from :])
         if whole.endswith(_BROKEN) and not last:
             return ""  # a character whose last bytes are still to come
-        self._from, self._done = max(0, len(self._ids) - _CONTEXT_TOKENS), len(self._ids)
+        self._before = whole
+        if len(self._ids) - self._from > _LONGEST:
+            self._from = len(self._ids) - _CONTEXT_TOKENS
+            self._before = self._folder.decode(self._ids[self._from :])
         return whole[len(before) :]
 
     def _release(self, fresh: str, *, last: bool) -> str:

@@ -1,1 +1,1 @@
-"""The broker connection; `link` is the only module that knows paho."""
+"""The broker connection; `link` and `node_link` are the only modules that know paho."""

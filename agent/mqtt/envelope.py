@@ -36,9 +36,17 @@ def opened(payload: bytes, keys: Sequence[PublicKey]) -> tuple[Any, str]:
 def parse_json(data: bytes) -> Any:
     """Plain data. SignatureRefused (malformed) for anything that is no strict JSON."""
     try:
-        return json.loads(data, parse_constant=_no_number)
+        return json.loads(data, parse_constant=_no_number, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise SignatureRefused("malformed", f"no JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two equal keys counts depends on the reader: what was shown to the signer may not be what is obeyed."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def _no_number(name: str) -> None:

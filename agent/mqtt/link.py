@@ -89,6 +89,7 @@ class Link:
         self._last_error: str | None = None
         self._before = 0
         self._taken_over = False
+        self._renewing = False
         self._max_packet_bytes = MAX_PAYLOAD_BYTES
         self._receive_maximum = settings.max_inflight
         self._alive_s = clock.monotonic_s()
@@ -180,16 +181,19 @@ class Link:
         """Rows have a token; what nobody waits for has none."""
         client, in_flight = self._current
         info = client.publish(topic, payload, 1, retain, properties)
-        if info.rc == paho.MQTT_ERR_SUCCESS:
-            publication = in_flight.handed_over(info.mid, token)
-            if publication is not None:
-                self._on_published(publication)
+        if info.rc == paho.MQTT_ERR_SUCCESS and (early := in_flight.handed_over(info.mid, token)) is not None:
+            self._on_published(early)
         return info
 
     def publish_birth(self) -> None:
         """Renew the retained state, for example after a policy change."""
         if self._connected and not self._stop.is_set():
             self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None, True)
+
+    def renew(self) -> None:
+        """Connect anew: brokers send what was not acknowledged only with the next connection."""
+        self._renewing = self._connected
+        self._wake.ring()
 
     @property
     def connected(self) -> bool:
@@ -198,7 +202,7 @@ class Link:
 
     @property
     def max_payload_bytes(self) -> int:
-        """Largest payload the broker takes, less room for the header."""
+        """Largest payload for the broker."""
         return min(MAX_PAYLOAD_BYTES, self._max_packet_bytes - _HEADER_BYTES)
 
     @property
@@ -261,6 +265,9 @@ class Link:
 
     def step(self, timeout_s: float) -> bool:
         """Wait for work at most this long and do it; False when the connection is gone."""
+        if self._renewing:
+            self._leave(self._current[0], "connecting anew")
+            return False
         if not turn(self._current[0], self._wake, timeout_s):
             return False
         self._alive_s = self._clock.monotonic_s()
@@ -295,10 +302,13 @@ class Link:
     def _after(self, connections_before: int) -> float:
         now_s = self._clock.monotonic_s()
         self._lost("connection lost")
+        renewed, self._renewing = self._renewing, False
         if self._connections == connections_before:
             return self._backoff.refused()
         lived_s = now_s - (self._since_s or now_s)
         self._since_s = None
+        if renewed:
+            return 0.0
         storms = self._backoff.storms
         delay_s = self._backoff.ended(now_s, lived_s, self._taken_over)
         if self._backoff.storms > storms:
@@ -315,10 +325,14 @@ class Link:
             while info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published() and turn(client, self._wake, 0.1):
                 if self._clock.monotonic_s() > until_s:
                     break
+        self._leave(client, "stopped")
+
+    def _leave(self, client: paho.Client, cause: str) -> None:
+        """Disconnect in order, which publishes no will."""
         client.disconnect()
         while client.want_write() and turn(client, self._wake, 0.1):
             pass
-        self._lost("stopped")
+        self._lost(cause)
 
     def _lost(self, cause: str) -> None:
         was, self._connected = self._connected, False

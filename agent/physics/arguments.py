@@ -21,7 +21,11 @@ _LARGEST = math.nextafter(math.inf, 0.0)
 
 def _within(name: str, value: ArrayLike, low: float, high: float, rule: str) -> Array:
     array = np.asarray(value, dtype=np.float64)
-    if array.size and not (array.min() >= low and array.max() <= high):
+    if array.ndim == 0:  # most calls of a plan are about one number, of which the two cost ten times as much
+        right = low <= array.item() <= high
+    else:
+        right = array.size == 0 or bool(array.min() >= low and array.max() <= high)
+    if not right:
         flat = array.ravel()
         first = int(np.argmin((flat >= low) & (flat <= high)))
         where = f" at index {first}" if array.ndim else ""

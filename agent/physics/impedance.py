@@ -28,6 +28,8 @@ _NOISE_C = 1.0
 """Most that a reading is mistrusted, as a standard deviation, however badly it was foretold."""
 _NOISE_MEMORY = 60.0
 """Samples over which the size of the innovations is averaged."""
+_LEAST_KEPT = 1e-3
+"""Share of the information that is left after any gap: nothing at all would leave the air without a value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +47,11 @@ class ImpedancePrior:
     drift_c_per_sqrt_s: float = 0.02
     """Random walk of T_0: 0.02 is 1.2 °C in an hour."""
     memory_s: float = 7200.0
-    """Time in which what was learnt about resistances becomes as uncertain as the prior, unless confirmed."""
+    """Time constant with which what readings have told is forgotten, and what is believed before data comes back.
+
+    Forgetting is linear in information and towards the prior (Kulhavý and Zarrop, Int. J. Control 58, 1993): where
+    readings tell much, the prior weighs next to nothing; what they never tell is the prior again after some memories.
+    """
     sensor_c: float = 0.3
     """Smallest standard deviation of a reading."""
     mean: Array = field(init=False, repr=False)
@@ -57,6 +63,8 @@ class ImpedancePrior:
 
     Without that, whichever source is always on is taken for the cause of a fan that fails.
     """
+    information: Array = field(init=False, repr=False)
+    """Inverse of the covariance; none of T_0: the air has no prior but its last value."""
     low: Array = field(init=False, repr=False)
     high: Array = field(init=False, repr=False)
     """Least and greatest that each parameter can physically be."""
@@ -78,6 +86,9 @@ class ImpedancePrior:
         variance = np.concatenate([[100.0], (self.rel_uncertainty * flat) ** 2, [0.09]])
         object.__setattr__(self, "variance", variance)
         object.__setattr__(self, "covariance", _shared(variance, taus.size, self.sources))
+        information = np.zeros_like(self.covariance)
+        information[1:, 1:] = np.linalg.inv(self.covariance[1:, 1:])
+        object.__setattr__(self, "information", information)
         object.__setattr__(self, "low", np.concatenate([[-np.inf], 0.05 * flat, [-0.95]]))
         object.__setattr__(self, "high", np.append(np.full(flat.size + 1, np.inf), 0.0))
 
@@ -147,10 +158,8 @@ def observe(
     powers = nonnegative("power_w", power_w)
     duty = float(share("fan", fan))
     filtered, fan_k = _advance(state, prior, powers, duty, duration_s)
-    covariance = _loosened(state.covariance, prior, duration_s)
-    moved = ImpedanceState(
-        now_s, filtered, fan_k, state.mean, covariance, state.innovation_c2, state.samples
-    )  # fmt: skip
+    mean, covariance = _forgotten(state, prior, duration_s)
+    moved = ImpedanceState(now_s, filtered, fan_k, mean, covariance, state.innovation_c2, state.samples)
     return moved if temperature_c is None else correct(moved, prior, temperature_c)
 
 
@@ -166,15 +175,25 @@ def _advance(
     return filtered, fan_k
 
 
-def _loosened(covariance: Array, prior: ImpedancePrior, duration_s: float) -> Array:
-    loose = prior.covariance * (duration_s / prior.memory_s)
-    loose[0, 0] = prior.drift_c_per_sqrt_s**2 * duration_s
-    loose += covariance
+def _forgotten(state: ImpedanceState, prior: ImpedancePrior, duration_s: float) -> tuple[Array, Array]:
+    """Mean and covariance with part of the readings' information given up for as much of the prior's.
+
+    Variances that grow alike whatever is known would let each reading move what hours have shown: its noise becomes
+    news, the governor answers to it, and a quick resistance is learnt from the answers.
+    """
+    kept = max(_LEAST_KEPT, math.exp(-duration_s / prior.memory_s))
+    gained = (1.0 - kept) * prior.information
+    scaled = state.covariance @ gained
+    scaled.flat[:: scaled.shape[0] + 1] += kept
+    covariance = np.linalg.solve(scaled, state.covariance)
+    covariance = 0.5 * (covariance + covariance.T)
+    mean = state.mean + covariance @ (gained @ (prior.mean - state.mean))
+    covariance[0, 0] += prior.drift_c_per_sqrt_s**2 * duration_s
     # Bounded by the prior, so that hours without excitation cannot wind it up.
-    scale = np.sqrt(np.minimum(1.0, prior.variance / loose.diagonal()))
-    loose *= scale[:, None]
-    loose *= scale
-    return loose
+    scale = np.sqrt(np.minimum(1.0, prior.variance / covariance.diagonal()))
+    covariance *= scale[:, None]
+    covariance *= scale
+    return mean, covariance
 
 
 def correct(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
@@ -183,7 +202,8 @@ def correct(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) 
     row = _row(state)
     projected = state.covariance @ row
     # Errors of the model are correlated in time, so innovations count as noise; bounded, or a bad start would last.
-    variance = float(row @ projected) + max(prior.sensor_c**2, min(_NOISE_C**2, 0.5 * state.innovation_c2))
+    # All of them: a filter that takes noise for news lowers the power for it, and learns that this helped.
+    variance = float(row @ projected) + max(prior.sensor_c**2, min(_NOISE_C**2, state.innovation_c2))
     innovation = temperature_c - float(row @ state.mean)
     reach = _SPIKE * variance**0.5
     kept = min(max(innovation, -reach), reach)

@@ -6,7 +6,7 @@ a placement that the owner names ("cpu+npu") is searched over every position of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -29,6 +29,9 @@ MAX_POSITIONS = 200_000
 MIN_GAIN = 0.2
 """Share by which a split must beat the best whole placement: less is within what predictions are off by, and a split
 costs a cut, more memory and one more place to fail."""
+
+STAYS = 0.04
+"""Share by which a measured time must be better to change who serves: times differ by that from minute to minute."""
 
 Rows = NDArray[np.int8]
 
@@ -68,11 +71,13 @@ def best(
     None within one piece of silicon: its ways to compute differ by less than what predictions of them are off by, and
     every change of them costs a hand-over. sizes: bytes that cross behind each stage of the workload.
     """
+    names = list(dict.fromkeys(tables.silicon))
+    if len(names) < 2:
+        return []  # whatever were found: a search takes a quarter of a second of every start
     found = [solve(tables.problem, evaluations=EFFORT).assignments()]
     if objective.goal == "throughput":
         found.append(pipelines(tables.problem, tables.pace, tables.silicon))
     rows = np.unique(np.concatenate(found), axis=0)
-    names = list(dict.fromkeys(tables.silicon))
     unit = np.array([names.index(name) for name in tables.silicon])[rows]
     apart = rows[(unit != unit[:, :1]).any(axis=1)]
     return _ordered(tables, apart, objective, sizes, most, deadline_s) if len(apart) else []
@@ -115,6 +120,41 @@ def beats(split: SplitPoint, tables: Tables, whole: str, objective: Objective, i
     mine = np.array([split.objectives]) * np.array([slack, slack, 1.0])
     both = np.concatenate([other, mine])
     return int(preference.best_first(both, objective, preference.frame(both), 1)[0]) == 1
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A split and the seconds of one call of it as measured, hand-overs included."""
+
+    point: SplitPoint
+    time_s: float
+
+
+def fastest_as_measured(
+    whole: str, whole_s: float, splits: Sequence[Timed], tables: Tables, static_w: Mapping[str, float],
+    objective: Objective, serving: str | None,
+) -> str:  # fmt: skip
+    """Who is best by measured times: the whole model on that accelerator, or the label of one of the splits.
+
+    Joules follow: what an accelerator draws for being on [W, by name] lasts as long as was measured, the rest stays as
+    modelled. Who is not `serving` (None: the whole one is) must be better by STAYS.
+    """
+    problem = tables.problem
+    if whole not in problem.accelerators:
+        return whole  # its energy is unknown: the two cannot be compared
+    at = problem.accelerators.index(whole)
+    row = _objectives(tables, np.full((1, problem.stage_count), at, np.int8), objective)[0]
+    longer_s = whole_s - float(problem.latency[:, at].sum())
+    rows = [(float(row[0]) + static_w.get(whole, 0.0) * longer_s, whole_s, float(row[2]))]
+    for split in splits:
+        parts, (energy_j, _, under) = split.point.parts, split.point.objectives
+        predicted_s = sum(part.time_s + part.handover_s for part in parts)
+        on_j = sum(static_w.get(part.accelerator, 0.0) * part.time_s for part in parts)
+        rows.append((energy_j + on_j * (split.time_s / predicted_s - 1.0), split.time_s, under))
+    labels = [whole, *(split.point.label for split in splits)]
+    slack = np.array([1.0 if label == (serving or whole) else 1.0 + STAYS for label in labels])
+    made = np.array(rows) * np.stack([slack, slack, np.ones(len(rows))], axis=1)
+    return labels[int(preference.best_first(made, objective, preference.frame(made), 1)[0])]
 
 
 def _objectives(tables: Tables, rows: Rows, objective: Objective) -> Floats:

@@ -84,6 +84,15 @@ class Cascade:
         """The candidate believed in most, the first of equals; None without candidates."""
         return max(range(len(self.belief)), key=lambda i: (self.belief[i], -i), default=None)
 
+    @property
+    def spoken(self) -> bool:
+        """Whether any check said anything."""
+        return any(step.outcome != "unknown" for step in self.trace)
+
+    def refuted(self, decided: float) -> bool:
+        """Whether checks, and not the samples alone, leave "none of them" with at least this belief."""
+        return self.spoken and 1.0 - sum(self.belief) >= decided
+
     def after(self, candidate: int, check: Check, outcome: Outcome, cost_j: float) -> Cascade:
         """With one more outcome and what it really cost."""
         belief = self.belief if outcome == "unknown" else _posterior(self.belief, candidate, check, outcome == "pass")

@@ -72,12 +72,15 @@ def certified_alpha(tally: Tally) -> float:
     if not tally.counts:
         return 1.0
     leader = tally.leader()
-    row = tally.since[leader]
+    row = tally.since(leader)
     losses = max((count for j, count in enumerate(row) if j != leader), default=0)
     return min(1.0, math.exp(-log_e(row[leader], losses)) / share(leader))
 
 
-def step(tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: float | None = None) -> Verdict:
+def step(
+    tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: float | None = None,
+    worth_samples: float | None = None,
+) -> Verdict:  # fmt: skip
     """Decide after a look.
 
     Args:
@@ -88,6 +91,7 @@ def step(tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: floa
         worth_j: joules that one more right answer is worth; sampling stops when no number of further samples is
             expected to improve the answer by as much as they cost (`worth.pays`). None: certification and budgets
             alone decide.
+        worth_samples: the same in samples instead of joules: a right answer is worth what so many of them cost.
 
     Raises ValueError for an alpha out of range.
     """
@@ -98,8 +102,10 @@ def step(tally: Tally, budget: Budget, spent: Spent, alpha: float, worth_j: floa
     if leader is not None and reached <= alpha:
         return Verdict(True, "certified", leader, reached)
     reason = _over(tally, budget, spent)
-    if reason is None and worth_j is not None and spent.next_joules is not None:
+    price = None if worth_samples is None else 1.0 / worth_samples
+    if worth_j is not None and spent.next_joules is not None:
         price = spent.next_joules / spent.next_samples / worth_j
+    if reason is None and price is not None:
         left = budget.max_samples - tally.samples
         reason = None if pays(tally, spent.next_samples, left, price) else "not_worth_it"
     return Verdict(reason is not None, reason or "go_on", leader, reached)
@@ -113,9 +119,8 @@ def _over(tally: Tally, budget: Budget, spent: Spent) -> StopReason | None:
         return "joules"
     if passes(budget.seconds, spent.seconds, spent.next_seconds):
         return "seconds"
-    if passes(budget.temperature_c, spent.temperature_c, 0.0):
-        return "temperature"
-    return None
+    limit_c, now_c = budget.temperature_c, spent.temperature_c
+    return "temperature" if limit_c is not None and (now_c is None or now_c >= limit_c) else None
 
 
 def passes(limit: float | None, now: float | None, more: float | None) -> bool:

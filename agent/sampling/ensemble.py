@@ -18,6 +18,9 @@ CORRELATION = 0.2
 """ρ: share of a source's error that its samples of one question have in common."""
 MAX_RELIABILITY = 0.995
 """No source is believed beyond this, so that no single vote settles everything."""
+MIN_WEIGHT = 0.01
+"""Nats of a vote whose source has been right less often than by guessing. More votes never make an answer less likely:
+a source that errs picks no answer on purpose, so that one it avoids is none the better for it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def consensus(votes: Sequence[Vote], reliabilities: Reliabilities) -> dict[Hasha
     for source in dict.fromkeys(vote.source for vote in votes):
         own = [vote.answer for vote in votes if vote.source == source]
         reliability = min(MAX_RELIABILITY, reliabilities.of(source).mean)
-        weight = math.log(reliability * (alternatives - 1) / (1.0 - reliability))
+        weight = max(MIN_WEIGHT, math.log(reliability * (alternatives - 1) / (1.0 - reliability)))
         each = weight / (1.0 + (len(own) - 1) * CORRELATION)
         for answer in own:
             scores[answer] += each

@@ -81,9 +81,9 @@ def missing(tally: Tally, line: Line, left: int) -> int:
     are drawn nothing can be decided, so they may as well be drawn side by side.
     """
     fewest = _short(0, max(tally.counts, default=0), line, left)
-    for index, count in enumerate(tally.counts):
-        rival = max((c for j, c in enumerate(tally.counts) if j != index), default=0)
-        fewest = min(fewest, _short(count, rival, line, left))
+    most, second = (*sorted(tally.counts, reverse=True)[:2], 0, 0)[:2]
+    for count in set(tally.counts):  # who has the most has the second for a rival, all others have the most
+        fewest = min(fewest, _short(count, second if count == most else most, line, left))
     return min(fewest, left)
 
 

@@ -30,7 +30,8 @@ MAX_SAMPLES = 1024
 
 @dataclass(frozen=True)
 class Strategy:
-    """What was asked for. `threshold` is Beta's confidence or doubling's share; alpha and worth_j are of csvet."""
+    """What was asked for. `threshold` is Beta's confidence or doubling's share; alpha and the worth of a
+    right answer, in joules or in samples, are of csvet."""
 
     rule: Rule = "csvet"
     max_samples: int = 16
@@ -40,6 +41,9 @@ class Strategy:
     budget_j: float | None = None
     budget_s: float | None = None
     certify: Certify = "mode"
+    worth_samples: float | None = None
+    budget_c: float | None = None
+    """Temperature at which drawing ends."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_samples <= MAX_SAMPLES:
@@ -52,16 +56,29 @@ class Strategy:
             raise ValueError(f"threshold must be between 0 and 1, got {self.threshold:g}")
         if self.threshold is not None and self.rule not in {"beta", "doubling"}:
             raise ValueError(f"threshold belongs to beta and doubling, not to {self.rule}")
-        if self.worth_j is not None and not self.worth_j > 0:
-            raise ValueError(f"worth_j must be positive, got {self.worth_j:g}")
-        if self.worth_j is not None and self.rule != "csvet":
-            raise ValueError(f"worth_j belongs to csvet, not to {self.rule}")
+        self._check_certificate()
+        self._check_worth()
+
+    def _check_certificate(self) -> None:
         if self.certify == "majority" and self.rule != "csvet":
             raise ValueError(f"certify belongs to csvet, not to {self.rule}")
         if self.certify == "majority" and self.max_samples > majority.MAX_SAMPLES:
             raise ValueError(
                 f"certify majority goes up to {majority.MAX_SAMPLES} samples, got max_samples {self.max_samples}"
             )
+
+    def _check_worth(self) -> None:
+        for name, worth in (("worth_j", self.worth_j), ("worth_samples", self.worth_samples)):
+            if worth is not None and not worth > 0:
+                raise ValueError(f"{name} must be positive, got {worth:g}")
+            if worth is not None and self.rule != "csvet":
+                raise ValueError(f"{name} belongs to csvet, not to {self.rule}")
+        if self.worth_samples is not None and self.worth_j is not None:
+            raise ValueError("worth_j and worth_samples say the same in two ways; give one")
+
+    def worth(self, sample_j: float) -> float | None:
+        """Joules that a right answer is worth where a sample takes so many; None where nothing is said of it."""
+        return self.worth_j if self.worth_samples is None else self.worth_samples * sample_j
 
     @cached_property
     def line(self) -> majority.Line:
@@ -78,6 +95,14 @@ class Sample:
     seconds: float
     joules: float | None = None
     mean_logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a sample is expected to cost before one was drawn; joules None: unknown."""
+
+    joules: float | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -126,26 +151,34 @@ def batch_size(drawn: int, max_samples: int) -> int:
     return max(0, min(size, max_samples - drawn))
 
 
-def decide(strategy: Strategy, progress: Progress, temperature_c: float | None = None) -> Decision:
+def decide(
+    strategy: Strategy, progress: Progress, temperature_c: float | None = None, expected: Expected | None = None
+) -> Decision:
     """What to do after the samples drawn so far.
 
     Costs of the next batch are expected to be the mean of the samples so far, and it is cut to what the budgets leave.
-    Before the first one nobody knows what a sample costs: with a budget it has FIRST_BATCH samples at most, which may
-    pass it. Every rule ends at `max_samples` and at its budgets; a budget of something that nobody measures or models
-    is over at once.
+    At `budget_c` none is drawn; before the first sample only where the temperature is known, afterwards looked at after
+    at most BATCH samples. Before the first one costs are as `expected`: where not even one sample fits, none is drawn,
+    for the reason "budget".
+    Where nobody expects anything, a first batch with a budget has FIRST_BATCH samples at most, and may pass it. Every
+    rule ends at `max_samples` and at its budgets; a budget of something that nobody measures or models is over at once.
     """
     drawn, limit = len(progress.samples), strategy.max_samples
-    following = _affordable(strategy, progress, _batch(strategy, progress))
+    following = _affordable(strategy, progress, _batch(strategy, progress), expected)
     certified = csvet.certified_alpha(progress.tally)
+    if strategy.budget_c is not None:
+        following = min(following, BATCH)
+        if drawn == 0 and temperature_c is not None and temperature_c >= strategy.budget_c:
+            return Decision(0, "temperature", certified)
     if drawn == 0:
-        return Decision(following, "go_on", certified)
+        return Decision(following, "go_on" if following else "budget", certified)
     if strategy.certify == "majority" and following == 0 and drawn < limit:
         return Decision(0, "certified" if certified <= strategy.alpha else "majority", certified)
-    budget = Budget(limit, strategy.budget_j, strategy.budget_s)
+    budget = Budget(limit, strategy.budget_j, strategy.budget_s, strategy.budget_c)
     verdict = csvet.step(
         progress.tally, replace(budget, max_samples=limit if drawn < limit else progress.tally.samples),
         _spent(progress, following, temperature_c), strategy.alpha if strategy.rule == "csvet" else 1e-300,
-        strategy.worth_j,
+        strategy.worth_j, strategy.worth_samples,
     )  # fmt: skip
     if verdict.stop:
         return Decision(0, verdict.reason, certified)
@@ -190,7 +223,9 @@ def _batch(strategy: Strategy, progress: Progress) -> int:
             return size
         left = strategy.max_samples - drawn
         short = majority.missing(progress.tally, strategy.line, left)
-        return short if strategy.worth_j is None else min(size, short)
+        # One sample of an answer is no vote, even where those that are left could not outnumber it.
+        short = max(short, min(left, 2 - max(progress.tally.counts, default=0)))
+        return short if strategy.worth_j is None and strategy.worth_samples is None else min(size, short)
     if strategy.rule == "beta":
         return min(1, strategy.max_samples - drawn)
     if strategy.rule == "doubling":
@@ -199,12 +234,12 @@ def _batch(strategy: Strategy, progress: Progress) -> int:
     return strategy.max_samples - drawn
 
 
-def _affordable(strategy: Strategy, progress: Progress, following: int) -> int:
+def _affordable(strategy: Strategy, progress: Progress, following: int, expected: Expected | None) -> int:
     """So many of the following samples as the budgets allow, at least one: whether that fits is asked next."""
     if strategy.budget_j is None and strategy.budget_s is None:
         return following
     if not progress.samples:
-        return min(following, FIRST_BATCH)
+        return min(following, FIRST_BATCH) if expected is None else _expected_to_fit(strategy, expected, following)
     one = _spent(progress, 1, None)
     for count in range(following, 1, -1):
         joules = None if one.next_joules is None else one.next_joules * count
@@ -212,6 +247,15 @@ def _affordable(strategy: Strategy, progress: Progress, following: int) -> int:
         if not over_j and not csvet.passes(strategy.budget_s, one.seconds, one.next_seconds * count):
             return count
     return min(1, following)
+
+
+def _expected_to_fit(strategy: Strategy, expected: Expected, following: int) -> int:
+    for count in range(following, 0, -1):
+        joules = None if expected.joules is None else expected.joules * count
+        over_j = csvet.passes(strategy.budget_j, 0.0, joules)
+        if not over_j and not csvet.passes(strategy.budget_s, 0.0, expected.seconds * count):
+            return count
+    return 0
 
 
 def _spent(progress: Progress, following: int, temperature_c: float | None) -> Spent:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Immutable counts. `since[i][j]` counts answer j since answer i first appeared, that first sample left out.
-
-    Counting a contender only after its first sample makes its identity known beforehand, which is what keeps a test of
-    it honest although the answers were not known in advance.
-    """
+    """Immutable counts. `order`: which answer every sample gave, by its index."""
 
     answers: tuple[Hashable, ...] = ()
     counts: tuple[int, ...] = ()
-    since: tuple[tuple[int, ...], ...] = field(default=())
+    order: tuple[int, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -28,17 +24,30 @@ class Tally:
         if answer in self.answers:
             index = self.answers.index(answer)
             counts = tuple(c + (i == index) for i, c in enumerate(self.counts))
-            since = tuple(tuple(c + (j == index) for j, c in enumerate(row)) for row in self.since)
-            return Tally(self.answers, counts, since)
-        size = len(self.answers)
-        since = tuple((*row, 1) for row in self.since)
-        return Tally((*self.answers, answer), (*self.counts, 1), (*since, (0,) * (size + 1)))
+            return Tally(self.answers, counts, (*self.order, index))
+        return Tally((*self.answers, answer), (*self.counts, 1), (*self.order, len(self.answers)))
+
+    def since(self, index: int) -> tuple[int, ...]:
+        """Counts of all answers since this one first appeared, that first sample left out.
+
+        Counting a contender only after its first sample makes its identity known beforehand, which is what keeps a test
+        of it honest although the answers were not known in advance.
+        """
+        counts = [0] * len(self.answers)
+        for later in self.order[self.order.index(index) + 1 :]:
+            counts[later] += 1
+        return tuple(counts)
 
     def leader(self) -> int:
         """Index of the most frequent answer, the earliest where several are. Raises ValueError without samples."""
         if not self.counts:
             raise ValueError("no sample has given an answer yet")
         return max(range(len(self.counts)), key=lambda i: (self.counts[i], -i))
+
+    def most(self, count: int) -> tuple[Hashable, ...]:
+        """The answers with the most votes, at most so many, the leader first; the earlier one where votes are level."""
+        order = sorted(range(len(self.counts)), key=lambda i: (-self.counts[i], i))
+        return tuple(self.answers[i] for i in order[:count])
 
     def runner_up(self) -> int | None:
         """Index of the second most frequent answer; None while all agree."""

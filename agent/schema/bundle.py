@@ -54,6 +54,9 @@ class Offer(FileModel):
     by: str | None = Field(default=None, max_length=120, description="who offers it, for the record")
     min_agent: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="oldest agent for it")
     policy: Name | None = Field(default=None, description="name of the policy in it that comes into force")
+    profile: Name | None = Field(
+        default=None, description="name of the device profile in it whose figures come into force"
+    )
     models: tuple[Name, ...] = Field(default=(), max_length=256, description="models in it that are served")
     url: str | None = Field(default=None, max_length=2048, pattern=r"^(https?|file)://")
     chunk_bytes: int | None = Field(
@@ -68,6 +71,6 @@ class Offer(FileModel):
             raise ValueError(f"exp must lie after iat, by at most {MAX_LIFETIME_S} s")
         if self.url is None and self.chunk_bytes is None:
             raise ValueError("name a url, or chunk_bytes for an archive that comes over MQTT")
-        if self.policy is None and not self.models:
-            raise ValueError("a bundle names the policy or the models that it brings into force")
+        if self.policy is None and self.profile is None and not self.models:
+            raise ValueError("a bundle names the policy, the device profile or the models that it brings into force")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -103,3 +104,12 @@ KINDS: dict[str, CommandKind] = {
     "model-remove": CommandKind(ModelArgs, 60.0, repeatable=True),
     "evaluate": CommandKind(EvaluateArgs, 3660.0, repeatable=True),
 }
+
+
+def unknown(name: str) -> str | None:
+    """Why no board runs a command of that name, with the one that is meant; None where there is one."""
+    if name in KINDS:
+        return None
+    near = get_close_matches(name, KINDS, 1)
+    hint = f" (did you mean {near[0]}?)" if near else f"; known: {', '.join(KINDS)}"
+    return f"there is no command {name!r}{hint}"

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agent.schema.base import FileModel, Name, Quantity
+from agent.schema.references import known, unique
 from agent.schema.workload import Family, Precision, Routine
 
 AcceleratorKind = Literal["cpu", "gpu", "npu", "tpu", "dla"]
@@ -266,34 +267,22 @@ class DeviceProfile(FileModel):
 
     @model_validator(mode="after")
     def _references_resolve(self) -> DeviceProfile:
-        domains = _unique("memory_domains", [d.name for d in self.memory_domains])
-        accelerators = _unique("accelerators", [a.name for a in self.accelerators])
-        _unique("zones", [z.name for z in self.zones])
-        _unique("rails", [r.name for r in self.rails])
-        nodes = _unique("thermal.nodes", [n.name for n in self.thermal.nodes] if self.thermal else [])
+        domains = unique("memory_domains", [d.name for d in self.memory_domains])
+        accelerators = unique("accelerators", [a.name for a in self.accelerators])
+        unique("zones", [z.name for z in self.zones])
+        unique("rails", [r.name for r in self.rails])
+        nodes = unique("thermal.nodes", [n.name for n in self.thermal.nodes] if self.thermal else [])
         for index, accelerator in enumerate(self.accelerators):
-            _known(f"accelerators.{index}.memory_domain", accelerator.memory_domain, domains)
+            known(f"accelerators.{index}.memory_domain", accelerator.memory_domain, domains)
             if accelerator.thermal_node is not None:
-                _known(f"accelerators.{index}.thermal_node", accelerator.thermal_node, nodes)
+                known(f"accelerators.{index}.thermal_node", accelerator.thermal_node, nodes)
         for index, rail in enumerate(self.rails):
             for covered in rail.covers:
-                _known(f"rails.{index}.covers", covered, accelerators)
+                known(f"rails.{index}.covers", covered, accelerators)
         for index, link in enumerate(self.links):
             for end in link.between:
-                _known(f"links.{index}.between", end, domains | accelerators)
+                known(f"links.{index}.between", end, domains | accelerators)
         for domain in self.memory_domains:
             if domain.reserved_bytes.value >= domain.capacity_bytes.value:
                 raise ValueError(f"memory_domains: {domain.name}: reserved_bytes must be below capacity_bytes")
         return self
-
-
-def _unique(where: str, names: list[str]) -> frozenset[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{where}: the name {name!r} is used twice")
-    return frozenset(names)
-
-
-def _known(where: str, name: str, names: frozenset[str]) -> None:
-    if name not in names:
-        raise ValueError(f"{where}: there is no {name!r} (known: {', '.join(sorted(names)) or 'none'})")

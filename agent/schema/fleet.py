@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,8 @@ from agent.schema.base import FileModel, Name
 from agent.schema.settings import MqttSettings, TrustedKey
 
 Role = Literal["read", "operate", "admin"]
+MOST_FAILED = 0.5
+"""A plan with several rings accepts a smaller share of failures than this."""
 
 
 class FleetHttp(FileModel):
@@ -58,6 +60,25 @@ class Signed(FileModel):
     sig: str = Field(max_length=4096)
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Minute = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+class MaintenanceWindow(FileModel):
+    """When boards may be offered anything, in UTC; one that ends before it begins goes on past midnight."""
+
+    days: tuple[Day, ...] = Field(default=DAYS, min_length=1, max_length=7, description="on which it begins")
+    begins: Minute = Field(description="HH:MM, UTC")
+    ends: Minute = Field(description="HH:MM, UTC")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> MaintenanceWindow:
+        if self.begins == self.ends:
+            raise ValueError("a window that begins when it ends is none; leave windows out for any time")
+        return self
+
+
 class Plan(FileModel):
     """How a rollout proceeds."""
 
@@ -83,11 +104,23 @@ class Plan(FileModel):
     )  # fmt: skip
     approvals: int = Field(default=1, ge=1, le=5, description="people who must want it, the one who asks included")
     select: str = Field(default="", max_length=1024, description="which boards; all of the tenant by default")
+    windows: tuple[MaintenanceWindow, ...] = Field(
+        default=(), max_length=32, description="offers leave only within any of them; at any time without"
+    )
 
     @model_validator(mode="after")
     def _rings_grow(self) -> Plan:
         if any(not 0 < share <= 1 for share in self.rings) or list(self.rings) != sorted(set(self.rings)):
             raise ValueError("rings are growing shares above 0 and at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _rings_judge(self) -> Plan:
+        if len(self.rings) > 1 and self.max_failed >= MOST_FAILED:
+            raise ValueError(
+                f"max_failed {self.max_failed:g} accepts a ring in which most boards fail, so its rings stop nothing; "
+                f"stay below {MOST_FAILED:g}, or give rings: [1.0] to reach all whatever fails"
+            )
         return self
 
 

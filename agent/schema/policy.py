@@ -168,10 +168,33 @@ class RepeatedSampling(FileModel):
     worth_j: float | None = Field(default=None, gt=0, description="joules that one more right answer is worth")
     budget_j: float | None = Field(default=None, gt=0, description="joules for one question")
     budget_s: float | None = Field(default=None, gt=0, description="seconds of computing for one question")
+    budget_c: float | None = Field(
+        default=None, gt=0, le=150, description="°C of the accelerator at which no more samples are drawn"
+    )
     certify: Literal["mode", "majority"] = Field(
-        default="mode",
+        default="majority",
         description="of csvet: that an answer is the model's most likely one, or what max_samples would vote for",
     )
+    worth_samples: float | None = Field(
+        default=None, gt=0, description="the worth of a right answer in samples instead: what so many of them cost"
+    )
+    samples_on: str = Field(
+        default="auto", min_length=1,
+        description="auto: where a token of the model takes the fewest joules in time; asked; or a model's name",
+    )  # fmt: skip
+    verifier: str = Field(
+        default="auto", min_length=1,
+        description="auto: the most telling in time, a larger model too; asked: the one asked for; or a model's name",
+    )  # fmt: skip
+    coarser_nats: float = Field(
+        default=0.05, ge=0, description="how much farther from exact a precision may be that writes samples instead"
+    )
+
+    @model_validator(mode="after")
+    def _one_worth(self) -> RepeatedSampling:
+        if self.worth_j is not None and self.worth_samples is not None:
+            raise ValueError("worth_j and worth_samples say the same in two ways; give one")
+        return self
 
 
 class Rule(FileModel):

@@ -54,6 +54,20 @@ TrustedKey = Annotated[str, Field(pattern=r"^RW[QRST][0-9A-Za-z+/]{53}$")]
 """A minisign public key: the second line of its .pub file."""
 
 
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+class BundleSettings(FileModel):
+    """When the board begins with a bundle that is offered; until it expires it waits."""
+
+    hours: str | None = Field(
+        default=None, pattern=rf"^{_TIME}-{_TIME}$", description="only then, local time, as 22:00-05:00; null: always"
+    )
+    max_requests_per_s: float | None = Field(
+        default=None, ge=0, description="busier, over a minute, it waits; null: however busy"
+    )
+
+
 class MqttSettings(FileModel):
     """The broker. Absent from the settings: no MQTT at all."""
 
@@ -77,6 +91,7 @@ class MqttSettings(FileModel):
     trusted_keys: tuple[TrustedKey, ...] = Field(
         default=(), max_length=2, description="who may command this board: the current key and the next one"
     )
+    bundles: BundleSettings = BundleSettings()
 
 
 FLUSH_S, FLUSH_ALONE_S = 60.0, 600.0
@@ -101,11 +116,22 @@ class OutboxSettings(FileModel):
 class OtlpSettings(FileModel):
     """An OpenTelemetry collector that the metrics are pushed to."""
 
-    endpoint: str = Field(pattern=r"^https?://", description="as http://collector:4318/v1/metrics")
+    endpoint: str = Field(
+        pattern=r"^https?://",
+        description="as http://collector:4318/v1/metrics; what proves who asks belongs into headers_file",
+    )
     interval_s: float = Field(default=60.0, ge=1, le=3600)
     timeout_s: float = Field(default=10.0, gt=0, le=60)
     headers_file: Path | None = Field(default=None, description="NAME: VALUE lines, e.g. a token; never in this file")
     ca: Path | None = Field(default=None, description="PEM of the authority that signed the collector's certificate")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        # The address stands in conditions, status and logs.
+        if any(sign in value for sign in "@?#"):
+            raise ValueError("only the collector's address: names, passwords and tokens belong into headers_file")
+        return value
 
 
 class DecoderSecond(FileModel):
@@ -122,7 +148,10 @@ class DecoderOptions(FileModel):
 
     mode: str | None = Field(default=None, description="a mode of the folder, as exact or fast; null: its default")
     accelerator: Name | None = Field(default=None, description="null: the board's CPU")
-    second: DecoderSecond | None = Field(default=None, description="shares the work; null: one does everything")
+    second: DecoderSecond | None = Field(default=None, description="shares the work; null: see sharing")
+    sharing: Literal["planned", "never"] = Field(
+        default="planned", description="without second; planned: with one that the planner finds to pay; never: alone"
+    )
     threads: int | None = Field(default=None, ge=1, le=256)
     rows: int | None = Field(default=None, ge=1, le=64, description="texts written at once; null: 16, fewer if need be")
     context_tokens: int | None = Field(
@@ -142,6 +171,15 @@ class VariantEntry(FileModel):
     quality: float | None = Field(default=None, ge=0, description="as of the model; without it: not chosen")
 
 
+class BatchingOptions(FileModel):
+    """How many requests may share one call. Results may then depend on the company in their last bits."""
+
+    max: int = Field(default=8, ge=2, le=256, description="rows (first axis) of one call at most")
+    wait_ms: float = Field(
+        default=0.0, ge=0, le=1000, description="longest wait for company on an idle lane; 0: a lone one never waits"
+    )
+
+
 class ModelEntry(FileModel):
     """A model to serve."""
 
@@ -157,6 +195,9 @@ class ModelEntry(FileModel):
     )
     variants: tuple[VariantEntry, ...] = Field(
         default=(), max_length=8, description="other precisions, among which the planner chooses; see quality_floor"
+    )
+    batching: BatchingOptions | None = Field(
+        default=None, description="requests that wait for one accelerator run as one call; null: never"
     )
     decoder: DecoderOptions = Field(default=DecoderOptions(), description="for a decoder folder")
 

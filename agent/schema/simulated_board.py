@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agent.schema.base import FileModel, Name
+from agent.schema.references import known, unique
 
 
 class SimulatedNode(FileModel):
@@ -89,32 +90,20 @@ class SimulatedBoard(FileModel):
 
     @model_validator(mode="after")
     def _references_resolve(self) -> SimulatedBoard:
-        nodes = _unique("nodes", [n.name for n in self.nodes])
-        zones = _unique("zones", [z.name for z in self.zones])
-        _unique("accelerators", [a.name for a in self.accelerators])
+        nodes = unique("nodes", [n.name for n in self.nodes])
+        zones = unique("zones", [z.name for z in self.zones])
+        unique("accelerators", [a.name for a in self.accelerators])
         for index, link in enumerate(self.links):
             for end in link.between:
-                _known(f"links.{index}.between", end, nodes)
+                known(f"links.{index}.between", end, nodes)
         for index, zone in enumerate(self.zones):
-            _known(f"zones.{index}.node", zone.node, nodes)
+            known(f"zones.{index}.node", zone.node, nodes)
             if zone.trip_c >= zone.shutdown_c:
                 raise ValueError(f"zones.{index}.trip_c ({zone.trip_c:g}) must be below shutdown_c")
         for index, accelerator in enumerate(self.accelerators):
-            _known(f"accelerators.{index}.node", accelerator.node, nodes)
+            known(f"accelerators.{index}.node", accelerator.node, nodes)
         if self.fan is not None:
-            _known("fan.zone", self.fan.zone, zones)
+            known("fan.zone", self.fan.zone, zones)
         if not any(n.to_ambient_w_per_k for n in self.nodes):
             raise ValueError("nodes: none has a path to_ambient_w_per_k; it would heat for ever")
         return self
-
-
-def _unique(where: str, names: list[str]) -> frozenset[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{where}: the name {name!r} is used twice")
-    return frozenset(names)
-
-
-def _known(where: str, name: str, names: frozenset[str]) -> None:
-    if name not in names:
-        raise ValueError(f"{where}: there is no {name!r} (known: {', '.join(sorted(names))})")

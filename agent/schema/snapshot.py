@@ -104,6 +104,8 @@ class PlacementStatus:
     """Time since its load began, while it loads or compiles; with what is expected of it, where that is known."""
     expected_load_s: float | None = None
     expected_load_provenance: Literal["measured", "modelled", "unknown"] = "unknown"
+    timed_ms: float | None = None
+    """One call as the agent timed it on the idle board, of a split with its hand-overs; None where it did not yet."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class ModelStatus:
     """Of all answers whose joules are known; None where the requests' own meter counts them."""
     variant: str = ""
     """Which file of the model its placement runs; empty: the model file itself."""
+    samples: str | None = None
+    """Of a language model beside others: where its samples would be written and verified, and why."""
 
 
 @dataclass(frozen=True)

@@ -112,10 +112,23 @@ class TextModel:
     """Process of its lane; None while that is down."""
     second_pid: int | None = None
     """Of the lane on a second accelerator."""
+    family: str = ""
+    """The same for all served precisions and processes of one model; empty: unknown."""
+    precision: str = ""
+    nats: float | None = None
+    """Measured distance of the precision from exact; None: not measured."""
+    weight_bytes: int = 0
+    token_j: float | None = None
+    """Joules and seconds of a written token, prompts counted in; None: unknown."""
+    token_s: float | None = None
+    cost_from: Literal["answers", "profile", "unknown"] = "unknown"
+    """Where they are from: the last answers, or the modelled step of the profile."""
+    text_tokens: float | None = None
+    """Of a text, mean of the last ones."""
 
 
 StrategyName = Literal["greedy", "majority", "best-of-n", "beta", "doubling", "csvet"]
-AnswerKind = Literal["number", "choice", "text"]
+AnswerKind = Literal["number", "choice", "text", "code"]
 CertifyName = Literal["mode", "majority"]
 
 
@@ -123,7 +136,8 @@ CertifyName = Literal["mode", "majority"]
 class SamplingPlan:
     """How to answer from repeated samples; None leaves it to the policy.
 
-    answer: what of a text is compared – its last number, the label it names, or all of it but case and punctuation.
+    answer: what of a text is compared – its last number with its unit, the label it names, every character (code), or
+    all of it but case, white space and the punctuation around it.
     verify: where sampling ends without a certified answer, ask about the candidates by bits per joule.
     """
 
@@ -133,8 +147,10 @@ class SamplingPlan:
     worth_j: float | None = None
     budget_j: float | None = None
     budget_s: float | None = None
+    budget_c: float | None = None
     threshold: float | None = None
     certify: CertifyName | None = None
+    worth_samples: float | None = None
     answer: AnswerKind = "text"
     choices: tuple[str, ...] = ()
     verify: bool = False
@@ -150,6 +166,28 @@ class SampleTrace:
     tokens: int
     mean_logprob: float | None
     energy_j: float | None
+
+
+@dataclass(frozen=True)
+class SampledWith:
+    """A served model that does a part of a question, and what a token was expected to take there."""
+
+    model: str
+    accelerator: str | None
+    token_j: float | None
+    token_s: float | None
+    cost_from: Literal["answers", "profile", "unknown"]
+
+
+@dataclass(frozen=True)
+class SamplePlaces:
+    """Where samples are written and, where that is wanted, verified. front: (samples, verifier, joules, seconds)."""
+
+    samples: SampledWith
+    verifier: SampledWith | None
+    why: str
+    notes: tuple[str, ...] = ()
+    front: tuple[tuple[str, str | None, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +216,7 @@ class SamplingReport:
     trace: tuple[SampleTrace, ...] = ()
     outcomes: int = 0
     certifies: CertifyName | None = None
+    places: SamplePlaces | None = None
 
 
 @dataclass(frozen=True)

@@ -101,4 +101,7 @@ class Workload(FileModel):
     stages: tuple[Stage, ...] = Field(min_length=1)
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    open_elements: int | None = Field(
+        default=None, ge=0, description="elements of the inputs whose sizes are free, at the sizes taken here"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what was approximated and how")

@@ -21,14 +21,18 @@ def find_batteries(reader: SysfsReader) -> tuple[str, ...]:
     )
 
 
-class BatteryCharge:
-    """Charge of one battery as a share."""
+class _Battery:
+    """One battery, by the name of a quantity and a pattern of its own."""
 
     def __init__(self, name: str, pattern: str, reader: SysfsReader) -> None:
         self.name = name
         self._pattern = pattern
         self._reader = reader
         self._source = f"battery {pattern}"
+
+
+class BatteryCharge(_Battery):
+    """Charge of one battery as a share."""
 
     def read(self, now_s: float) -> Reading:
         """0 (empty) to 1 (full)."""
@@ -41,14 +45,8 @@ class BatteryCharge:
         return readings.value(self.name, "share", percent / 100.0, now_s, self._source)
 
 
-class BatteryPower:
+class BatteryPower(_Battery):
     """Draw of the whole board, known only while it runs on the battery."""
-
-    def __init__(self, name: str, pattern: str, reader: SysfsReader) -> None:
-        self.name = name
-        self._pattern = pattern
-        self._reader = reader
-        self._source = f"battery {pattern}"
 
     def read(self, now_s: float) -> Reading:
         """W. On mains the battery's power is what charges it, which says nothing about the board: a fault."""

@@ -33,7 +33,7 @@ from agent.service.board import HOST_RUNTIME, Board
 from agent.service.clock import SystemClock
 from agent.service.decoding.answer_book import AnswerBook
 from agent.service.decoding.answer_store import AnswerStore
-from agent.service.decoding.answering import Answering
+from agent.service.decoding.answering import Answering, hottest_c
 from agent.service.decoding.decoders import Decoders
 from agent.service.decoding.text_screen import TextScreen
 from agent.service.early_probe import EarlyStart
@@ -43,11 +43,11 @@ from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state, starting_state
 from agent.service.policy_watch import PolicyEdit, PolicyWatch
-from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.reporting import Reporting
 from agent.service.sampler import Sampler
 from agent.service.serving import model_store
+from agent.service.serving.batching import Batches
 from agent.service.serving.board_watch import BoardWatch
 from agent.service.serving.canaries import Canaries
 from agent.service.serving.dispatcher import Dispatcher
@@ -62,6 +62,7 @@ from agent.service.serving.quarantine import Quarantine
 from agent.service.serving.routing_table import RoutingTable
 from agent.service.serving.serving_state import InForce
 from agent.service.serving.split_meter import SplitMeter
+from agent.service.serving.split_trial import SplitTrial
 from agent.service.serving.starts import Starts, cpu_only
 from agent.service.serving.statistics_store import StatisticsStore
 from agent.service.serving.time_trials import TimeTrials
@@ -91,7 +92,7 @@ class App:
         early: EarlyStart | None = None,
     ) -> None:
         """`early`: what has begun already."""
-        self.settings = settings
+        self.settings, self._early = settings, early
         self._clock = SystemClock()
         self._manager = ServiceManager(environ)
         self._stop, self._reload = threading.Event(), threading.Event()
@@ -123,7 +124,7 @@ class App:
         self.canaries = Canaries(self._clock)
         self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock, self._suspected, split_meter,
-            HeldAnswers(self.canaries),
+            HeldAnswers(self.canaries), Batches(self._clock, assembly.batching(settings)),
         )  # fmt: skip
         keepers = {a.name: self._keeper(a) for a in self.board.profile.accelerators}
         self.supervisor = Supervisor(
@@ -144,7 +145,7 @@ class App:
         for event in (*policy.events, self._starts.condition()):
             if event is not None:
                 self.supervisor.post(event)
-        layer = BundleLayer()
+        layer, self._figures = assembly.bundle_layer(self.board, self._planner, state_dir)
         self.models = ModelSet(
             lambda: (*model_store.tensor_models(settings), *layer.models), self._planner,
             lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot, self.supervisor.post,
@@ -171,7 +172,7 @@ class App:
         self.texts = Answering(
             self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
             check_text,
-            AnswerBook(AnswerStore(state_dir / "answers.json")),
+            AnswerBook(AnswerStore(state_dir / "answers.json")), lambda name: hottest_c(self.supervisor.snapshot, name),
         )  # fmt: skip
         self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
@@ -184,6 +185,7 @@ class App:
             agent = Agent(
                 settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,
                 lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock, layer=layer,
+                unfit=self._figures.problem, recent=self.reporting.outbox.recent,
             )  # fmt: skip
             self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
 
@@ -209,10 +211,12 @@ class App:
 
     def _watches(self, keepers: Mapping[str, LaneKeeper]) -> tuple[LaneWatch, TimeTrials]:
         """What looks at the lanes after each tick."""
-        return LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell), TimeTrials(
-            self.canaries, keepers, lambda: self.dispatcher.in_flight() > 0,
-            lambda why: self.models.propose(None, why),
+        trials = TimeTrials(
+            self.canaries, keepers, lambda: self.dispatcher.in_flight() > 0 or self.models.planning(),
+            lambda why: self.models.propose(None, why), SplitTrial(self._clock, self.dispatcher.split_meter),
         )  # fmt: skip
+        self.supervisor.show_times(trials.times)
+        return LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell), trials
 
     def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen, Callable[[TextRequest], None]]:
         """What stands before the dispatcher, and before language models."""
@@ -231,6 +235,10 @@ class App:
 
     def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
         self.supervisor.post(ConditionEvent(kind, cause, consequence, mend))
+
+    def _runtimes_changed(self, difference: str) -> None:
+        consequence = "the agent goes on with the runtimes that the start before found"
+        self._tell("runtimes_changed", difference, consequence, "restart the agent: it then takes what is there now")
 
     def _suspected(self, accelerator: str, cause: str) -> None:
         self._watch.suspect(accelerator, "memory" in cause)
@@ -258,8 +266,8 @@ class App:
         return starting_state(self.board.profile, self.board.simulated, available_bytes(SysfsReader(Path("/"))))
 
     def _planning_state(self, snapshot: AgentSnapshot, plan: Plan) -> State:
-        free_bytes = available_bytes(SysfsReader(Path("/")))
-        return planning_state(snapshot, self.board.profile, plan, self._replanner.lost, free_bytes, self.trials.times())
+        profile, free_bytes = self._figures.now().profile, available_bytes(SysfsReader(Path("/")))
+        return planning_state(snapshot, profile, plan, self._replanner.lost, free_bytes, self.trials.times())
 
     @cached_property
     def _load_times(self) -> LoadTimes:
@@ -275,6 +283,7 @@ class App:
             spec, self._lanes, self._post,
             "simulated" if simulated else (runtime.backend if runtime else "none"),
             runtime.provider if runtime else "none", canaries=self.canaries, times=self._load_times, engines=engines,
+            together=max((b.max for b in assembly.batching(self.settings).values()), default=1),
         )  # fmt: skip
 
     def _accepted(self, wanted: InForce) -> None:
@@ -330,6 +339,10 @@ class App:
                 assembly.remember_policy(self.settings.state_dir, self.supervisor.in_force.policy)
                 self._manager.ready(f"{self.supervisor.snapshot.agent.mode}, {self.http.url}")
                 on_ready(self.http.url, problems)
+                if self._early is not None:
+                    threading.Thread(
+                        target=self._early.probe.settle, args=(self._runtimes_changed,), daemon=True
+                    ).start()
                 if self._planner.uncut:
                     self.models.propose(None, "splits are cut that never were")
             while not self._stop.wait(0.5):

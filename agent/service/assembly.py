@@ -14,15 +14,18 @@ from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
 from agent.schema.device import Accelerator, DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.settings import ModelEntry, Settings
+from agent.schema.settings import BatchingOptions, ModelEntry, Settings
 from agent.sensors import power_modes
 from agent.sensors.actuators import SysfsActuator, put_back_files
 from agent.sensors.power_modes import PowerModeActuator
 from agent.service.board import Board, make_board
+from agent.service.board_figures import BoardFigures
 from agent.service.calibration import calibration
 from agent.service.detection import detect
 from agent.service.early_probe import EarlyProbe
 from agent.service.mail import Event, PolicyRejectedEvent
+from agent.service.planning.planner_process import PlannerProcess
+from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.serving import artifacts, model_store
 from agent.storage import share, state_file, yaml_files
 from agent.workload.read_ahead import ReadAhead
@@ -68,6 +71,21 @@ def base_profile(name: str, inventory: Callable[[], RuntimeInventory] | None = N
     for note in detected.notes:
         _log.info("detected", note=note)
     return detected.profile if detected.generic else _with_fitted(detected.profile)
+
+
+def bundle_layer(board: Board, planner: PlannerProcess, state_dir: Path) -> tuple[BundleLayer, BoardFigures]:
+    """What bundles bring into force, and the board with their figures, which plans follow from here on.
+
+    What was fitted and measured counts over a bundle's profile as over the board's own.
+    """
+
+    def prepared(profile: DeviceProfile) -> DeviceProfile:
+        return calibration.apply_saved(_with_fitted(profile), state_dir)
+
+    layer = BundleLayer()
+    figures = BoardFigures(board, lambda: layer.profile, prepared)
+    planner.follow(figures.now)
+    return layer, figures
 
 
 def _with_fitted(profile: DeviceProfile) -> DeviceProfile:
@@ -153,3 +171,8 @@ def remember_policy(state_dir: Path, policy: Policy) -> None:
         state_file.write_json(state_dir / "last-good-policy.json", policy.model_dump(mode="json"))
     except StorageError as error:
         _log.warning("policy not remembered", cause=error.message)
+
+
+def batching(settings: Settings) -> dict[str, BatchingOptions]:
+    """Models whose requests may share calls."""
+    return {m.name: m.batching for m in settings.models if m.batching is not None}

@@ -13,7 +13,8 @@ Samples = tuple[tuple[dict[str, str], float], ...]
 
 def collect(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
     """Every family, in a fixed order. A value that nobody measured has no sample."""
-    return (*_agent(snapshot, dispatcher, mailbox_dropped), *_models(snapshot, dispatcher), *_accelerators(snapshot))
+    families = (_agent(snapshot, dispatcher, mailbox_dropped), _models(snapshot, dispatcher), _batches(dispatcher))
+    return (*(metric for family in families for metric in family), *_accelerators(snapshot))
 
 
 def _agent(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
@@ -82,6 +83,18 @@ def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ..
         Metric("qeil_model_latency_seconds", "gauge", "Recent request latency", tuple(quantiles)),
         Metric("qeil_model_energy_joules_total", "counter", "Energy of all answers", tuple(energies)),
     )
+
+
+def _batches(dispatcher: Dispatcher) -> tuple[Metric, ...]:
+    sizes, undone = dispatcher.batches.counts()
+    calls = tuple(({"model": m, "requests": band}, float(n)) for (m, band), n in sorted(sizes.items()))
+    return (
+        Metric("qeil_batches_total", "counter", "Calls of batched models, by the requests that shared one", calls),
+        Metric(
+            "qeil_batches_undone_total", "counter", "Failed batches that were run again one by one",
+            tuple(({"model": m}, float(n)) for m, n in sorted(undone.items())),
+        ),
+    )  # fmt: skip
 
 
 def _accelerators(snapshot: AgentSnapshot) -> tuple[Metric, ...]:

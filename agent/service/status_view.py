@@ -103,6 +103,9 @@ def update_conditions(
             book.set(kind, reason, f"requests for {model.name} get 503", "see the reason; qeil doctor", wall_s)
         for keeper in keepers.values():
             _fallback_condition(book, keeper, model.name, wall_s)
+    _changed_files(book, keepers, wall_s)
+    _no_canaries(book, keepers, wall_s)
+    _splits_refused(book, state, wall_s)
 
 
 def planned(model: ModelPlan, why: str) -> dict[str, Any]:
@@ -149,6 +152,63 @@ def _heat_condition(book: ConditionBook, keeper: LaneKeeper, wall_s: float) -> N
         else f"admission is reduced to {verdict.capacity_share:.0%}"
     )  # fmt: skip
     book.set(kind, verdict.cause, consequence, "released by itself below the limit; improve cooling", wall_s)
+
+
+def _changed_files(book: ConditionBook, keepers: Mapping[str, LaneKeeper], wall_s: float) -> None:
+    """A lane that begins anew takes no file but the one that was admitted."""
+    found = {
+        f"model_changed:{name}@{keeper.name}": entry.reason or ""
+        for keeper in keepers.values() for name, entry in keeper.models.items() if entry.changed
+    }  # fmt: skip
+    _clear_others(book, "model_changed:", found)
+    for kind, cause in found.items():
+        consequence = "it is not loaded there; lanes that have it go on with what was admitted"
+        book.set(kind, cause, consequence, "put that file back, or qeil models load NAME to serve the new one", wall_s)
+
+
+def _no_canaries(book: ConditionBook, keepers: Mapping[str, LaneKeeper], wall_s: float) -> None:
+    """Models that could be asked and have no known answer."""
+    found = {}
+    for keeper in keepers.values():
+        for name, entry in keeper.models.items():
+            why = "" if keeper.canaries is None else keeper.canaries.varies(keeper.name, name)
+            if why and entry.state == "ready":
+                found[f"no_canary:{name}"] = f"{keeper.name}: {why}"
+    _clear_others(book, "no_canary:", found)
+    for kind, cause in found.items():
+        mend = "none needed where the model is meant to draw; else qeil doctor looks at the accelerators"
+        book.set(kind, cause, "a lane that computes it wrongly in silence is not found by its answers", mend, wall_s)
+
+
+def unshared(
+    book: ConditionBook, keepers: Mapping[str, LaneKeeper], refusals: Mapping[tuple[str, str], str], wall_s: float
+) -> None:
+    """Models that the settings want batched and that a lane runs one request at a time, by accelerator and name."""
+    found = {
+        f"batching_off:{name}@{accelerator}": cause
+        for (accelerator, name), cause in refusals.items()
+        if accelerator in keepers and name in keepers[accelerator].models
+    }  # fmt: skip
+    _clear_others(book, "batching_off:", found)
+    for kind, cause in found.items():
+        book.set(kind, cause, "its requests run one by one there", "take batching out of the model's settings", wall_s)
+
+
+def _splits_refused(book: ConditionBook, state: ServingState, wall_s: float) -> None:
+    """Splits that the settings name and the plan does not have."""
+    found = {
+        f"split_refused:{model.name}:{label}": why
+        for model in state.current.plan.models for label, why in model.splits_refused
+    }  # fmt: skip
+    _clear_others(book, "split_refused:", found)
+    for kind, cause in found.items():
+        mend = "correct splits in the model's settings, or take it out"
+        book.set(kind, cause, "requests for that placement are refused; the model is served without it", mend, wall_s)
+
+
+def _clear_others(book: ConditionBook, prefix: str, found: Mapping[str, str]) -> None:
+    for kind in [c.type for c in book.all() if c.type.startswith(prefix) and c.type not in found]:
+        book.clear(kind)
 
 
 def _fallback_condition(book: ConditionBook, keeper: LaneKeeper, model: str, wall_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from agent.control import lane_health, lifecycle
+from agent.control import fault_detector, lane_health, lifecycle
 from agent.control.lane_health import Died, Ready, Tick
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
@@ -32,6 +32,7 @@ from agent.service.mail import (
     SamplesEvent,
     SuspectEvent,
 )
+from agent.service.planning.plan import ModelPlan
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving.serving_state import InForce, ServingState
@@ -71,6 +72,8 @@ class Supervisor:
     ) -> None:
         self.profile = profile
         self.keepers = keepers
+        for keeper in keepers.values():
+            keeper.sizes = dispatcher.sizes
         self.dispatcher = dispatcher
         self.conditions = ConditionBook()
         self.mailbox_dropped = 0
@@ -82,6 +85,7 @@ class Supervisor:
         self._state = ServingState(current, keepers)
         self._heat = HeatWatch(profile, actuators or {})
         self._readings: tuple[Reading, ...] = ()
+        self._told_plans: dict[str, tuple[str, Any, Any]] = {}
         self._draining = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -136,6 +140,10 @@ class Supervisor:
     def serve_also(self, statuses: Callable[[], tuple[ModelStatus, ...]]) -> None:
         """Show these models too, which others place and run. Before the start."""
         self._state.others = statuses
+
+    def show_times(self, times_s: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        """Show what placements took on the idle board, by model file and placement [s]. Before the start."""
+        self._state.times_s = times_s
 
     # ------------------------------------------------------------------ thread
 
@@ -201,7 +209,8 @@ class Supervisor:
             return False
         refused = keeper.blame_death(event.cause)
         limits = self._state.current.policy.recovery
-        keeper.health, _ = lane_health.step(keeper.health, Died(event.cause), limits, now_s)
+        died = Died(event.cause, blameless=fault_detector.UNTIMED in event.cause)
+        keeper.health, _ = lane_health.step(keeper.health, died, limits, now_s)
         _log.warning("lane died", accelerator=event.accelerator, cause=event.cause, phase=keeper.health.phase)
         self._telemetry.event("lane_died", {"accelerator": event.accelerator, "cause": event.cause})
         if refused is not None:
@@ -212,10 +221,12 @@ class Supervisor:
         keeper = self.keepers[event.accelerator]
         entry = keeper.models.get(event.model)
         if event.generation != keeper.generation or entry is None:
+            if event.generation == keeper.generation and event.report is not None:
+                keeper.unload(event.model)  # nobody has wanted it since its load began
             return False
         if event.report is None:
             if keeper.lane is not None and keeper.lane.alive():
-                entry.state, entry.reason = "refused", event.error
+                entry.state, entry.reason, entry.changed = "refused", event.error, event.changed
                 _log.warning("model refused", model=event.model, accelerator=event.accelerator, cause=event.error)
                 fields = {"model": event.model, "accelerator": event.accelerator, "cause": event.error}
                 self._telemetry.event("model_refused", fields)
@@ -233,7 +244,15 @@ class Supervisor:
         self._state.propose(event.wanted)
         event.taken.set()
         for model in event.wanted.plan.models:
-            self._telemetry.event("planned", status_view.planned(model, event.why))
+            self._tell_plan(model, event)
+
+    def _tell_plan(self, model: ModelPlan, event: PlanEvent) -> None:
+        """Tell of a plan that changes who serves or stands behind: each event is committed to flash at once."""
+        fields = status_view.planned(model, event.why)
+        told = (event.wanted.digest, fields["serves"], fields.get("stages"))
+        if self._told_plans.get(model.name) != told:
+            self._told_plans[model.name] = told
+            self._telemetry.event("planned", fields)
 
     def _rejected(self, cause: str) -> None:
         wall_s = self._clock.wall_s()
@@ -329,6 +348,7 @@ class Supervisor:
             self._mode = mode
         wall_s = self._clock.wall_s()
         status_view.update_conditions(self.conditions, self.profile, self.keepers, self._state, wall_s)
+        status_view.unshared(self.conditions, self.keepers, self.dispatcher.batches.refusals(), wall_s)
         table = self._state.table(mode, now_s)
         self.dispatcher.replace(table)
         current = self._state.current

@@ -207,10 +207,14 @@ class Oracle:
             self._tables[duty] = [self.truth.propagator(duty, t) for t in self._times_s]
         above, idle_w = self.truth.at_c - seen.ambient_c, self.truth.idle_w()
         base = [seen.ambient_c + decay @ above + response @ idle_w for decay, response in self._tables[duty]]
+        full_w = np.array([points[0].power_w for points in self._points.values()])
         found = []
         for node, zone in zip(self._zone_node, self.board.zones, strict=True):
             base_c = np.array([b[node] for b in base])
             gain = np.array([r[node, self._unit_node] for _, r in self._tables[duty]])
+            # What the chooser does not count against anyone warms all the same, by hundredths that can be a trip.
+            most_k = gain * full_w
+            base_c += np.where(most_k < thermal_choice.NEGLIGIBLE_K, most_k, 0.0).sum(axis=1)
             limit_c = min(self.hard_c, zone.trip_c - 0.02)
             found.append(Ceiling(zone.name, _exact(np.array(self._times_s), base_c, gain), limit_c, limit_c))
         return found

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from agent.errors import StorageError
 from agent.schema.command import CommandState
+from agent.storage.aside import put_aside
 
 LAYOUT = 1
 MAX_ROWS = 4096
@@ -72,13 +73,8 @@ class CommandTable:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._db = _connect(path)
-            except sqlite3.DatabaseError as error:
-                if any(word in str(error) for word in ("unable to open", "readonly", "full", "locked")):
-                    raise
-                self.recovered = _move_aside(path, error)
-                self._db = _connect(path)
+            self._db, self.recovered = _connect(path)
+            if self.recovered is not None:
                 self._set_mark("issued", wall_s)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{path}: {error}; state_dir must be writable: set it in the settings") from error
@@ -220,27 +216,37 @@ class CommandTable:
         ]  # fmt: skip
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
-    try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if found not in {0, LAYOUT}:
-            raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA journal_size_limit = 1048576")
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("integrity check failed")
-        db.executescript(_SCHEMA)
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _connect(path: Path) -> tuple[sqlite3.Connection, str | None]:
+    """The table, and what was found damaged and moved aside."""
+    recovered = None
+    while True:
+        db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+        try:
+            _prepare(db)
+        except sqlite3.DatabaseError as error:
+            try:
+                unusable = any(word in str(error) for word in ("unable to open", "readonly", "full", "locked"))
+                if unusable or recovered is not None:
+                    raise
+                aside = path.with_suffix(".damaged")
+                put_aside(path, aside)
+                recovered = f"{path.name} was damaged ({error}) and moved to {aside.name}"
+            finally:
+                db.close()
+        except BaseException:
+            db.close()
+            raise
+        else:
+            return db, recovered
 
 
-def _move_aside(path: Path, error: sqlite3.Error) -> str:
-    aside = path.with_suffix(".damaged")
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-    return f"{path.name} was damaged ({error}) and moved to {aside.name}"
+def _prepare(db: sqlite3.Connection) -> None:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found not in {0, LAYOUT}:
+        raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA journal_size_limit = 1048576")
+    if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("integrity check failed")
+    db.executescript(_SCHEMA)

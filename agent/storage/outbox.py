@@ -14,19 +14,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
 from agent.ports import Clock, OutboxRow
-from agent.storage.packing import DamagedRow, Stored
+from agent.storage.packing import DamagedRow, RowClass, Stored
 from agent.storage.spans import Spans
 from agent.storage.spool import DeadRow, Spool
-from agent.storage.spool_file import NEWEST, ROWS, open_reader, open_spool, recent_rows, rows_from, stored
+from agent.storage.spool_file import NEWEST, ROWS, open_spool, recent_rows, rows_from, stored
 
 __all__ = ["MAX_QUEUED_BYTES", "MAX_QUEUED_ROWS", "Outbox", "RowClass", "recent_rows"]
 
-RowClass = Literal["tlm", "evt", "gap"]
 CLASSES: tuple[RowClass, ...] = ("evt", "gap", "tlm")
 MAX_QUEUED_ROWS = 4096
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
@@ -72,8 +71,6 @@ class Outbox:
         self._writing: deque[tuple[RowClass, str]] = deque()
         database, self.recovered = open_spool(path, boot, max_bytes)
         self._spool = Spool(database, boot)
-        self._read_lock = threading.Lock()
-        self._reader = open_reader(path)
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self.last_write_s = clock.monotonic_s()
 
@@ -286,7 +283,7 @@ class Outbox:
 
     def _row(self, found: Stored) -> OutboxRow | None:
         """Unpacked; one that the medium damaged is buried, as nobody will ever read it."""
-        bare = OutboxRow(found.boot, found.cls, found.seq, {})  # type: ignore[arg-type]
+        bare = OutboxRow(found.boot, found.cls, found.seq, {})
         try:
             return replace(bare, payload=found.document())
         except DamagedRow as error:
@@ -305,8 +302,7 @@ class Outbox:
 
     def _read(self, query: str, arguments: tuple[object, ...] = ()) -> list[Any]:
         try:
-            with self._read_lock:
-                return self._reader.execute(query, arguments).fetchall()
+            return self._spool.read(query, arguments)
         except sqlite3.Error as error:
             self.counters["read_errors"] += 1
             self.failing = self.failing or str(error)
@@ -338,8 +334,7 @@ class Outbox:
         if self._thread.is_alive():
             self._thread.join(5.0)
         self.flush()
-        with self._write_lock, self._read_lock:
-            self._reader.close()
+        with self._write_lock:
             self._spool.close()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 MAX_ROWS = 256
 """Packed against one base: the board changes, and a base that resembles it no more packs badly."""
@@ -54,11 +54,14 @@ class Packer:
         return packed if len(packed) < len(row) else None
 
 
+RowClass = Literal["tlm", "evt", "gap"]
+
+
 @dataclass(frozen=True)
 class Stored:
     """A row as the file has it. `base`: as stored, None where the payload is its text."""
 
-    cls: str
+    cls: RowClass
     boot: int
     seq: int
     payload: bytes | str

@@ -258,5 +258,5 @@ def _out_of_bounds(kind: str, found: Any, context: Mapping[str, Any], unit: Unit
     name, word = _BOUNDS[kind]
     bound = context.get(name)
     words = f" ({unit.words})" if unit else ""
-    percent = kind.startswith("less_than") and bound == 1 and isinstance(found, (int, float)) and 1 < found <= 100
+    percent = kind.startswith("less_than") and bound == 1 and isinstance(found, (int, float)) and 2 <= found <= 100
     return f"must be {word} {bound:g}{words}; found {show(found)}", f"{found / 100:g}" if percent else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.errors import ConfigError
+from agent.schema.nearest import listed
 from agent.storage.schema_problems import closest
 from agent.storage.yaml_files import names_a_file
 
@@ -75,5 +76,5 @@ def _find(collection: Collection, noun: str, name_or_path: str, places: Sequence
         return known[name_or_path]
     near = closest(name_or_path, list(known))
     hint = f" (did you mean {near}?)" if near else ""
-    names = ", ".join(known) or "none found"
-    raise ConfigError(f"there is no {noun} {name_or_path!r}{hint}; known: {names}; or give the path of a file")
+    names = listed(name_or_path, known)
+    raise ConfigError(f"there is no {noun} {name_or_path!r}{hint}; {names}; or give the path of a file")

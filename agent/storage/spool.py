@@ -1,6 +1,6 @@
 """Spool: what the outbox's writer does to its file – number rows, delete them, make room and say what had to go.
 
-Used by one thread at a time. Everything here raises sqlite3.Error and then has changed nothing.
+One thread writes, any may `read`. Everything here raises sqlite3.Error and then has changed nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class Spool:
     def __init__(self, database: sqlite3.Connection, boot: int) -> None:
         self.committed = 0
         self.evicted = 0
+        self.lock = threading.RLock()
+        """Held for every transaction; whoever reads takes it too, as all share one connection."""
         self.gap_lock = threading.Lock()
-        """Held while gap rows are read: only a gap row that nobody has read may still grow."""
+        """Held while gap rows are read: only a gap row that nobody has read may still grow. Taken before `lock`."""
         self._db = database
         self._boot = boot
         query = "SELECT cls, MAX(seq) + 1 FROM rows WHERE boot = ? GROUP BY cls"
@@ -85,7 +87,7 @@ class Spool:
         """
         texts = [*(("gap", _text(gap)) for gap in gaps), *rows]
         gone = None
-        with suppress(_Full), self._db:
+        with suppress(_Full), self.lock, self._db:
             gone = self._or_full(lambda: self._remove(spans, dead, texts))
         if gone is not None:
             self._count(texts)
@@ -103,20 +105,28 @@ class Spool:
         self._insert(texts)
         return gone
 
+    def read(self, query: str, arguments: Sequence[object] = ()) -> list[Any]:
+        """Rows as committed. Waits for a commit that is under way."""
+        with self.lock:
+            return self._db.execute(query, arguments).fetchall()
+
     def gaps_read(self, numbers: Iterable[int]) -> None:
         """These gap rows were read and may be on their way: they stay as they are. Call under `gap_lock`."""
         self._gap_read = max([self._gap_read, *(n + 1 for n in numbers)])
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        with self.lock:
+            self._db.close()
 
     def _transaction(self, work: Callable[[], int]) -> int:
         """Do it; where the file has reached its cap, make room and do it again."""
         for _ in range(EVICTIONS):
-            with suppress(_Full), self._db:
+            with suppress(_Full), self.lock, self._db:
                 return self._or_full(work)
-            if not at_cap(self._db) or not self._evict():
+            with self.lock:
+                full = at_cap(self._db)
+            if not full or not self._evict():
                 break
         raise sqlite3.OperationalError("database or disk is full")
 
@@ -176,7 +186,7 @@ class Spool:
         """Make room: the oldest telemetry goes, or the oldest events where there is none; a gap row says which."""
         query = "SELECT boot, seq FROM rows WHERE cls = ? AND payload IS NOT NULL ORDER BY boot, seq LIMIT ?"
         for cls in ("tlm", "evt"):
-            found = self._db.execute(query, (cls, EVICT_ROWS)).fetchall()
+            found = self.read(query, (cls, EVICT_ROWS))
             if found:
                 boot, first = found[0]
                 run = next((i for i, key in enumerate(found) if key != (boot, first + i)), len(found))
@@ -191,7 +201,7 @@ class Spool:
         longer = (old.get("cls"), old.get("boot"), old.get("to")) == (cls, boot, first - 1) and seq >= self._gap_read
         gap = {"reason": "spool_full", "cls": cls, "boot": boot, "from": old["from"] if longer else first, "to": last}
         told = [] if longer else [("gap", _text(gap))]
-        with self._db:
+        with self.lock, self._db:
             self._or_full(lambda: self._delete(cls, boot, first, last) + self._insert(told))
             if longer:
                 update = "UPDATE rows SET payload = ? WHERE cls = 'gap' AND boot = ? AND seq = ?"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from agent.errors import StorageError
 from agent.ports import OutboxRow
-from agent.storage.packing import DamagedRow, Stored
+from agent.storage.aside import put_aside
+from agent.storage.packing import DamagedRow, RowClass, Stored
 
 LAYOUT = 3
 """PRAGMA user_version; the one before is brought to it, a file of another is moved aside, never guessed at."""
@@ -22,6 +25,9 @@ MIN_BYTES, LARGEST_COMMIT_BYTES = 1024 * 1024, 640 * 1024
 PAGE_BYTES = 1024
 """Packed rows of a minute fill one; with pages of 4096 a day of them writes a third to two thirds more."""
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
+COPIES = 5
+"""Attempts at a copy during which the log does not begin anew, which it does each few megabytes."""
+_WAL_HEAD_BYTES = 32
 ROWS = "SELECT cls, boot, seq, payload, (SELECT text FROM bases WHERE bases.id = base), base FROM rows"
 NEWEST = f"{ROWS} WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
 _NEWEST_OF_2 = "SELECT cls, boot, seq, payload, NULL, NULL FROM rows WHERE payload IS NOT NULL ORDER BY id DESC LIMIT ?"
@@ -47,57 +53,75 @@ def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connectio
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _connect(path, boot, max_bytes), None
-    except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
+        db = _opened(path)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        _prepare(db, path, boot, max_bytes)
     except sqlite3.DatabaseError as error:
-        if "locked" in str(error):
-            raise StorageError(f"{path}: {error}; another process writes to it, end that first") from error
-        if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
-            raise _unusable(path, str(error)) from error
-        aside = path.with_suffix(f".damaged-{boot}")
         try:
-            path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
-            return _connect(path, boot, max_bytes), f"{path.name} was damaged ({error}) and moved to {aside.name}"
-        except (OSError, sqlite3.Error) as second:
-            raise _unusable(path, str(second)) from second
+            aside = _put_aside(path, boot, error)
+        finally:
+            db.close()
+        return _anew(path, boot, max_bytes), f"{path.name} was damaged ({error}) and moved to {aside.name}"
+    except BaseException:
+        db.close()
+        raise
+    return db, None
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that never writes, so that readers do not wait for the writer's disk."""
-    reader = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=5.0)
-    reader.execute("PRAGMA query_only = ON")
-    return reader
+def _put_aside(path: Path, boot: int, error: sqlite3.DatabaseError) -> Path:
+    """Where a damaged file is now; StorageError where the error is none of the file."""
+    if "locked" in str(error):
+        raise StorageError(f"{path}: {error}; another process writes to it, end that first") from error
+    if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
+        raise _unusable(path, str(error)) from error
+    aside = path.with_suffix(f".damaged-{boot}")
+    try:
+        put_aside(path, aside)
+    except OSError as second:
+        raise _unusable(path, str(second)) from second
+    return aside
+
+
+def _anew(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
+    db = _opened(path)
+    try:
+        _prepare(db, path, boot, max_bytes)
+    except sqlite3.Error as error:
+        db.close()
+        raise _unusable(path, str(error)) from error
+    return db
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, check_same_thread=False, timeout=5.0)
 
 
 def _unusable(path: Path, cause: str) -> StorageError:
     return StorageError(f"{path}: {cause}; state_dir must be writable: set it in the settings or QEIL_STATE_DIR")
 
 
-def _connect(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
-    try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if found not in {2, LAYOUT} and db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-            raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = OFF")  # some builds write zeros over all that goes: a third of a day's wear
-        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_LIMIT_BYTES // PAGE_BYTES}")
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("integrity check failed")
-        _lay_out(db)
-        with db:
-            db.execute("DELETE FROM rows WHERE payload IS NULL AND boot <> ?", (boot,))
-        _cap(db, path, max_bytes)
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _prepare(db: sqlite3.Connection, path: Path, boot: int, max_bytes: int) -> None:
+    """Settings, layout and cap; sqlite3.DatabaseError where it is no file of ours."""
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found not in {2, LAYOUT} and db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
+    # Nobody else gets in, so the index of the write-ahead log is in memory and no mapped file, whose pages would be
+    # written to flash anew after each commit: twice what the rows themselves take.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = OFF")  # some builds write zeros over all that goes: a third of a day's wear
+    db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {WAL_LIMIT_BYTES // PAGE_BYTES}")
+    if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("integrity check failed")
+    _lay_out(db)
+    with db:
+        db.execute("DELETE FROM rows WHERE payload IS NULL AND boot <> ?", (boot,))
+    _cap(db, path, max_bytes)
 
 
 def _lay_out(db: sqlite3.Connection) -> None:
@@ -128,7 +152,7 @@ def at_cap(db: sqlite3.Connection) -> bool:
     return (limit - count) * page <= LARGEST_COMMIT_BYTES
 
 
-def stored(found: Iterable[tuple[str, int, int, bytes | str, bytes | None, int | None]]) -> list[Stored]:
+def stored(found: Iterable[tuple[RowClass, int, int, bytes | str, bytes | None, int | None]]) -> list[Stored]:
     """What `ROWS` selects. A base that is gone leaves what cannot be unpacked."""
     return [
         Stored(cls, boot, seq, payload, b"" if number is not None and base is None else base)
@@ -141,23 +165,53 @@ def rows_from(found: Iterable[Stored]) -> list[OutboxRow]:
     rows = []
     for row in found:
         with suppress(DamagedRow):
-            rows.append(OutboxRow(row.boot, row.cls, row.seq, row.document()))  # type: ignore[arg-type]
+            rows.append(OutboxRow(row.boot, row.cls, row.seq, row.document()))
     return rows
 
 
 def recent_rows(path: Path, count: int) -> list[OutboxRow]:
-    """Read the newest rows of a spool that another process owns. StorageError if there is none."""
+    """Read the newest rows of a spool that another process owns, from a copy. StorageError if there is none.
+
+    Never from the process that owns it, which would lose its lock on the file: that asks its outbox.
+    """
     if not path.is_file():
         raise StorageError(f"{path}: there is no outbox yet")
     try:
-        db = open_reader(path)
+        with tempfile.TemporaryDirectory(prefix="qeil-outbox-") as folder:
+            copy = copied(path, Path(folder))
+            with closing(sqlite3.connect(copy)) as db:
+                packed = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bases'").fetchone()
+                query = NEWEST if packed else _NEWEST_OF_2
+                return rows_from(reversed(stored(db.execute(query, (count,)).fetchall())))
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error
     except sqlite3.Error as error:
         raise StorageError(f"{path}: {error}") from error
+
+
+def copied(path: Path, folder: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> Path:
+    """A copy of what is committed, of a file that is being written and locked.
+
+    The log begins anew only after all of it is in the file, and with another head. Where its head is the same before
+    and after, whatever a checkpoint wrote to the file meanwhile stands in the log as well, and the log makes good for a
+    file that was copied half old, half new. A commit that the copy got half of ends before it. OSError.
+    """
+    target, log = folder / path.name, Path(f"{path}-wal")
+    for _ in range(COPIES):
+        head = _head(log)
+        copy(path, target)
+        if head:
+            with suppress(FileNotFoundError):
+                copy(log, Path(f"{target}-wal"))
+        if _head(log) == head:
+            return target
+        Path(f"{target}-wal").unlink(missing_ok=True)
+    raise BlockingIOError(errno.EAGAIN, "it is being written too fast to be read", str(path))
+
+
+def _head(log: Path) -> bytes:
     try:
-        packed = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'bases'").fetchone()
-        query = NEWEST if packed else _NEWEST_OF_2
-        return rows_from(reversed(stored(db.execute(query, (count,)).fetchall())))
-    except sqlite3.Error as error:
-        raise StorageError(f"{path}: {error}") from error
-    finally:
-        db.close()
+        with log.open("rb") as stream:
+            return stream.read(_WAL_HEAD_BYTES)
+    except FileNotFoundError:
+        return b""

@@ -8,28 +8,22 @@ import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from agent.schema.base import FileModel
-from agent.schema.board_scenario import BoardScenario
 from agent.schema.device import DeviceProfile
-from agent.schema.fleet import FleetSettings
 from agent.schema.policy import Policy
-from agent.schema.scenario import Scenario
 from agent.schema.settings import Settings
-from agent.schema.simulated_board import SimulatedBoard
 from agent.storage import environment, schema_problems, yaml_text
+from agent.storage.file_kinds import KINDS, Kind, schema_of
 from agent.storage.problem import Problem, config_error
 from agent.storage.yaml_text import Document, KeyPath
 
-Kind = Literal["settings", "policy", "board", "scenario", "board-scenario", "simulated-board", "fleet"]
-SCHEMAS: dict[Kind, type[FileModel]] = {
-    "settings": Settings, "policy": Policy, "board": DeviceProfile, "scenario": Scenario,
-    "board-scenario": BoardScenario, "simulated-board": SimulatedBoard, "fleet": FleetSettings,
-}  # fmt: skip
-"""What a file can be."""
+if TYPE_CHECKING:
+    from agent.schema.scenario import Scenario
+    from agent.schema.simulated_board import SimulatedBoard
 
 _HINTS: dict[Kind, set[str]] = {
     "settings": {"agent", "settings"},
@@ -73,7 +67,7 @@ def detect_kind(data: Mapping[str, Any], path: Path | None = None) -> Kind | Non
     hints = set() if path is None else {*path.parts[-2:-1], path.stem}
     scores = {
         kind: (len(data.keys() & schema.model_fields.keys()), _nested(data, schema), len(hints & _HINTS[kind]))
-        for kind, schema in SCHEMAS.items()
+        for kind, schema in ((kind, schema_of(kind)) for kind in KINDS)
     }
     best = max(scores.values())
     fitting = [kind for kind, score in scores.items() if score == best]
@@ -115,11 +109,15 @@ def load_profile(path: Path) -> DeviceProfile:
 
 def load_scenario(path: Path) -> Scenario:
     """A scenario. Raises ConfigError with every problem found."""
+    from agent.schema.scenario import Scenario  # noqa: PLC0415 - the agent itself reads none
+
     return validate(read_document(path), Scenario, str(path))
 
 
 def load_simulated_board(path: Path) -> SimulatedBoard:
     """A simulated board. Raises ConfigError with every problem found."""
+    from agent.schema.simulated_board import SimulatedBoard  # noqa: PLC0415 - the agent itself reads none
+
     return validate(read_document(path), SimulatedBoard, str(path))
 
 

@@ -1,7 +1,7 @@
 """File facts: what a guard must know of a model file before a runtime opens it, read in a process of its own.
 
 `python -m agent.workload.file_facts PATH onnx|tflite` prints JSON: operator set, operators with their domains, size
-with the weights beside the file, and every place outside its folder where it says weights are.
+with the weights beside the file, the files in which those are, and every place outside its folder where some should be.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ def facts_in_child(path: Path, format_: str, digest: str) -> ModelFacts:
 def from_json(document: dict[str, Any], digest: str) -> ModelFacts:
     """Facts as they were printed."""
     operators = frozenset((str(domain), str(name)) for domain, name in document["operators"])
-    return ModelFacts(digest, document["size_bytes"], document["opset"], operators, tuple(document["outside"]))
+    return ModelFacts(
+        digest, document["size_bytes"], document["opset"], operators, tuple(document["outside"]),
+        tuple((str(name), int(size)) for name, size in document["beside"]),
+    )  # fmt: skip
 
 
 def to_json(facts: ModelFacts) -> dict[str, Any]:
     """Undo `from_json`."""
     return {
         "size_bytes": facts.size_bytes, "opset": facts.opset, "operators": sorted(facts.operators),
-        "outside": list(facts.outside),
+        "outside": list(facts.outside), "beside": [list(item) for item in facts.beside],
     }  # fmt: skip
 
 
@@ -59,14 +62,16 @@ def _onnx(path: Path) -> ModelFacts:
     if len(operators) > MAX_OPERATORS:
         raise ModelLoadFailed(f"{len(operators)} distinct operators: no model has so many")
     opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=None)
-    root, size_bytes, outside = path.parent.resolve(), path.stat().st_size, []
-    for location in onnx_outside.locations(model):
+    root, size_bytes, outside, beside = path.parent.resolve(), path.stat().st_size, [], []
+    for location, least_bytes in onnx_outside.extents(model).items():
         source = (root / location).resolve()
         if Path(location).is_absolute() or not source.is_relative_to(root):
             outside.append(location)
-        elif source.is_file():
+            continue
+        beside.append((location, least_bytes))
+        if source.is_file():
             size_bytes += source.stat().st_size
-    return ModelFacts("", size_bytes, opset, frozenset(operators), tuple(outside))
+    return ModelFacts("", size_bytes, opset, frozenset(operators), tuple(outside), tuple(beside))
 
 
 def _nodes(model: Any) -> Iterator[Any]:

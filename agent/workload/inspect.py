@@ -89,8 +89,16 @@ def _workload(path: Path, format_: Format, graph: Graph, phase: Phase, batch: in
         stages = tuple(_with_open_sizes(stage) for stage in stages)
     return Workload(
         model=path.stem, phase=phase, format=format_, batch=max(1, batch), stages=stages,
-        inputs=graph.input_specs, outputs=graph.output_specs, notes=graph.notes[:MAX_NOTES],
+        inputs=graph.input_specs, outputs=graph.output_specs, open_elements=_open_elements(graph),
+        notes=graph.notes[:MAX_NOTES],
     )  # fmt: skip
+
+
+def _open_elements(graph: Graph) -> int | None:
+    names = [spec.name for spec in graph.input_specs if -1 in spec.shape]
+    if not names or any(name not in graph.tensors for name in names):
+        return None
+    return sum(graph.tensors[name].elements for name in names)
 
 
 def _with_open_sizes(stage: Stage) -> Stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from agent.errors import BadInput
+from agent.schema.nearest import listed
 from agent.workload.catalogue import CATALOGUE, CatalogueEntry, resolve_name
 from agent.workload.catalogue_names import ALIASES
 
@@ -13,7 +14,7 @@ _CUTOFF = 0.55
 
 
 def entry_of(name: str) -> CatalogueEntry:
-    """The entry a name or one of its published spellings means. Raises BadInput with the nearest name and all names."""
+    """The entry a name or one of its published spellings means. Raises BadInput with the nearest names."""
     entry = resolve_name(name)
     if entry is None:
         raise BadInput(f"there is no model {name!r} in the catalogue{others(name)}")
@@ -28,6 +29,6 @@ def meant(name: str) -> str | None:
 
 
 def others(name: str) -> str:
-    """The end of a sentence about an unknown name: the nearest one and all there are."""
+    """The end of a sentence about an unknown name: the nearest one, and the nearest few."""
     near = meant(name)
-    return (f" (did you mean {near}?)" if near else "") + f"; known: {', '.join(CATALOGUE)}"
+    return (f" (did you mean {near}?)" if near else "") + f"; {listed(name, CATALOGUE)}"

@@ -31,13 +31,19 @@ def check_outside(model: Any, path: Path) -> tuple[str, ...]:
 
 def locations(model: Any) -> list[str]:
     """Every place where the file says that weights are, in order, each once."""
-    return list(dict.fromkeys(_locations(model.graph)))
+    return list(extents(model))
 
 
-def _locations(graph: Any) -> Iterator[str]:
-    for tensor in _tensors(graph):
+def extents(model: Any) -> dict[str, int]:
+    """Every place where the file says that weights are, in order, with the bytes that must be there at least."""
+    found: dict[str, int] = {}
+    for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            if "location" in said:
+                end = sum(int(text) if (text := said.get(key, "")).isdecimal() else 0 for key in ("offset", "length"))
+                found[said["location"]] = max(found.get(said["location"], 0), end)
+    return found
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 from agent.errors import ModelLoadFailed
@@ -50,9 +52,23 @@ def read(model: Table, batch: int = 1) -> Graph:
         name=subgraphs[0].text(4), nodes=tuple(nodes), tensors=reader.storage(),
         inputs=tuple(reader.tensor(i).name for i in inputs),
         outputs=tuple(t.name for t in map(reader.tensor, outputs) if not t.constant),
-        input_specs=tuple(map(reader.spec, inputs)), output_specs=tuple(map(reader.spec, outputs)),
+        input_specs=_distinct(map(reader.spec, inputs)), output_specs=_distinct(map(reader.spec, outputs)),
         notes=tuple(dict.fromkeys(reader.notes)), fuses=False,
     )  # fmt: skip
+
+
+def _distinct(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """With names of their own, as they are served: x, x → x, x_1."""
+    listed = tuple(specs)
+    given, taken = {spec.name for spec in listed}, set[str]()
+    made = []
+    for spec in listed:
+        name = spec.name
+        if name in taken:
+            name = next(n for i in count(1) if (n := f"{spec.name}_{i}") not in given | taken)
+        taken.add(name)
+        made.append(spec.model_copy(update={"name": name}))
+    return tuple(made)
 
 
 class _Reader:

@@ -101,7 +101,7 @@ def test_half_a_surrogate_pair_is_no_text(http):
         (b"", "needs 'inputs'"),
         (b"{}", "needs 'inputs'"),
         (b'{"inputs":{}}', "needs 'inputs'"),
-        (b'{"inputs":[]}', "needs 'inputs'"),
+        (b'{"inputs":null}', "needs 'inputs'"),
         (b'{"inputs":[1]}', "must be an object"),
         (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}', "holds NaN"),
         (b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[-Infinity]}]}', "holds -Infinity"),
@@ -110,7 +110,7 @@ def test_half_a_surrogate_pair_is_no_text(http):
         (b'{"a":' + b"9" * 5000 + b"}", "too many digits"),
         (b'{"id":5,"inputs":[]}', "id must be a string"),
         (b'{"id":"' + b"a" * 300 + b'","inputs":[]}', "at most 256"),
-        (b'{"parameters":{"timeout":-1},"inputs":[]}', "needs 'inputs'"),
+        (b'{"parameters":{"timeout":-1},"inputs":[]}', "whole number of microseconds"),
     ],
 )
 def test_a_broken_document_is_explained(http, body, part):
@@ -298,7 +298,8 @@ def test_unknown_paths_and_methods(http):
     refused(http.delete("/status"), 405, "DELETE")
     refused(http.get("/v2/models/nope"), 404, "no model 'nope'")
     refused(http.get("/v2/models/add1/versions/3"), 404, "no version '3'", "known: 1")
-    refused(http.post("/v2/models/nope/infer", json={"inputs": []}), 400)
+    refused(http.post("/v2/models/nope/infer", json={"inputs": []}), 404, "no model 'nope'")
+    refused(http.post("/v2/models/nope/infer", json={}), 400)
     refused(http.post("/v2/repository/models/nope/load"), 404, "no model 'nope'")
 
 

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.browsing import Visit, browser, missing, visitors
 from tests.integration.agent_process import MAGIKA, ROOT, models, running
 
+__all__ = ["browser"]
 MAX_TRANSFERRED_BYTES = 250_000
 PERIOD_MS = 5000
 POLICY = (ROOT / "policies" / "balanced.yaml").read_text()
-
-
-def missing(what: str, mend: str):
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is not installed, and CI must have it")
-    pytest.skip(f"{what} is not installed: {mend}")
-
-
-def launched(engine, program: str):
-    """Chromium dies at its start now and then, before it has seen a page; three times in a row is a fault."""
-    from playwright.sync_api import Error
-
-    for _ in range(2):
-        with contextlib.suppress(Error):
-            return engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
-    return engine.chromium.launch(executable_path=program, args=["--no-sandbox"])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        missing("Chromium", "apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright", "pip install playwright")
-    with sync_playwright() as engine:
-        chromium = launched(engine, program)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,37 +27,10 @@ def agent(tmp_path_factory):
         yield process
 
 
-class Visit:
-    """One visitor: what went over the line, and what the browser complained of."""
-
-    def __init__(self, browser, url: str, **options) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.bytes = 0
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfinished", self._count)
-        self.page.goto(url)
-
-    def _count(self, request) -> None:
-        sizes = request.sizes()
-        self.bytes += sizes["responseBodySize"] + sizes["responseHeadersSize"]
-
-
 @pytest.fixture
 def visit(browser, agent):
-    visits: list[Visit] = []
-
-    def start(**options) -> Visit:
-        visits.append(Visit(browser, agent.url, **{"viewport": {"width": 1440, "height": 900}, **options}))
-        return visits[-1]
-
-    yield start
-    for one in visits:
-        one.context.close()
+    with visitors(browser, agent.url) as start:
+        yield start
 
 
 def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit, agent):
@@ -106,6 +47,13 @@ def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit
     assert visitor.complaints == []
     assert all(url.startswith(agent.url) for url in visitor.asked)
     assert 0 < visitor.bytes < MAX_TRANSFERRED_BYTES
+
+
+def test_a_change_of_mode_reads_as_one(visit):
+    page = visit().page
+    page.wait_for_selector("#event-list time")
+    assert "starting → ready" in page.inner_text("#event-list")
+    assert "provenance" not in page.inner_text("#event-list")
 
 
 def test_a_long_list_of_events_is_scrolled_from_the_keyboard(visit):
@@ -205,6 +153,7 @@ def test_an_agent_that_is_gone_is_said_to_be_gone(browser, tmp_path: Path):
     with running(tmp_path, models=[]) as process:
         visitor = Visit(browser, process.url)
         visitor.page.wait_for_selector("#link.good")
+        visitor.page.wait_for_selector("#chart-latency .empty:has-text('No request was answered')", timeout=60_000)
         process.stop()
         visitor.page.wait_for_selector("#link.warn")
         visitor.page.wait_for_selector("#link:has-text('unreachable')")

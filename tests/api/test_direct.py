@@ -332,6 +332,15 @@ def test_an_answer_of_a_known_form_is_byte_for_byte_the_one_without(figures):
         assert forms.encode(answer, asked_for()) == plain
 
 
+def test_an_answer_says_with_how_many_its_call_was_shared_whatever_was_answered_before():
+    forms = Forms()
+    for together in (1, 4, 2, 1):
+        answer = answer_of({"y": np.ones(2, np.float32)}, together=together)
+        encoded = forms.encode(answer, asked_for())
+        assert encoded == messages.encode(answer, asked_for())
+        assert (b'"together":%d' % together in b"".join(encoded.pieces)) is (together > 1)
+
+
 def _real(value):
     return None if value is None else float(value)
 

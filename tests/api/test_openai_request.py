@@ -95,6 +95,11 @@ def test_a_prompt_may_be_tokens():
             "'text'",
         ),
         ({"qeil": {"alpha": 2}}, "qeil.alpha", "less than 1"),
+        ({"qeil": {"answer": "choice", "choices": ["a", "A"]}}, "qeil.choices", "are the same"),
+        ({"qeil": {"answer": "choice", "choices": ["A", "A"]}}, "qeil.choices", "are the same"),
+        ({"qeil": {"answer": "choice", "choices": ["A", ""]}}, "qeil.choices", "no label"),
+        ({"qeil": {"answer": "choice", "choices": ["A", " B"]}}, "qeil.choices", "no label"),
+        ({"qeil": {"answer": "choice", "choices": ["A"]}}, "qeil.choices", "at least 2"),
     ],
 )
 def test_a_wrong_field_is_named(change, param, says):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+from contextlib import suppress
 
+from agent.backends.io import LaneIO
+from agent.service.clock import SystemClock
 from tests.backends.conftest import PATIENCE_S, Models, Rig, ramp, served_elsewhere
 
 
@@ -51,3 +55,50 @@ def test_doorbells_may_be_given_back_after_the_lanes_have_ended(process_rig: Rig
     bells.adopt()
     process_rig.factory.close()
     bells.release()
+
+
+class Bells:
+    """Sockets that ring at one `LaneIO`."""
+
+    def __init__(self, count: int) -> None:
+        self.io = LaneIO(SystemClock())
+        self.pairs = [socket.socketpair() for _ in range(count)]
+        self.heard: set[int] = set()
+
+    def watch(self, index: int) -> None:
+        ours = self.pairs[index][0]
+        ours.setblocking(False)
+        self.io.watch_bell(ours.fileno(), lambda: self._ready(ours))
+
+    def forget(self, index: int) -> None:
+        for _ in range(2):
+            self.io.forget_bell(self.pairs[index][0].fileno())
+
+    def ring(self) -> list[int]:
+        self.heard.clear()
+        for index, (_, theirs) in enumerate(self.pairs):
+            theirs.send(bytes([index]))
+        for _ in self.pairs:
+            self.io.serve()
+        return sorted(self.heard)
+
+    def _ready(self, ours: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            self.heard |= set(ours.recv(64))
+
+
+def test_every_bell_is_heard_however_many_there_are() -> None:
+    bells = Bells(3)
+    bells.io.serve()
+
+    for index in range(3):
+        bells.watch(index)
+        assert bells.ring() == list(range(index + 1))
+    for index in range(3):
+        bells.forget(index)
+        assert bells.ring() == list(range(index + 1, 3))
+
+    for pair in bells.pairs:
+        for end in pair:
+            end.close()
+    bells.io.close()

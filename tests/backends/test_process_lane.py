@@ -231,7 +231,7 @@ def test_inputs_written_in_place_are_not_copied(process_rig: Rig, models: Models
 def test_a_slot_returns_when_nobody_refers_to_it_any_more(process_rig: Rig, models: Models) -> None:
     lane = process_rig.lane()
     process_rig.load(lane, models.five_megabytes)
-    ring = lane._models.get("m").ring
+    ring = lane._models.loaded["m"].ring
 
     kept = [process_rig.run(lane, {"x": np.zeros((1, 1_310_720), np.float32)}).outputs["y"] for _ in range(6)]
     held = ring.slots - len(ring.free)
@@ -334,7 +334,7 @@ def test_a_lane_of_its_own_ends_its_reader_thread(kind: type[ProcessLane | Threa
 def test_slots_grow_to_what_clients_send_and_calls_under_way_keep_theirs(process_rig: Rig, models: Models) -> None:
     lane = process_rig.lane()
     process_rig.load(lane, models.free)
-    small = lane._models.get("m").ring
+    small = lane._models.loaded["m"].ring
     kept = lane.reserve("m", {"x": (2, 2)})
     assert kept is not None
     kept["x"][:] = 1.0
@@ -344,7 +344,7 @@ def test_slots_grow_to_what_clients_send_and_calls_under_way_keep_theirs(process
     futures = [process_rig.submit(lane, {"x": ramp((200, 100)) * n}) for n in range(20)]
     for n, future in enumerate(futures):
         np.testing.assert_array_equal(future.result(PATIENCE_S).outputs["y"], ramp((200, 100)) * n + 1)
-    ring = lane._models.get("m").ring
+    ring = lane._models.loaded["m"].ring
 
     assert min(ring.input_bytes, ring.output_bytes) >= 80_000 > small.input_bytes
     np.testing.assert_array_equal(process_rig.run(lane, kept).outputs["y"], np.full((2, 2), 2, np.float32))
@@ -355,7 +355,7 @@ def test_slots_do_not_grow_beyond_their_bound_or_without_memory(
 ) -> None:
     lane = process_rig.lane()
     process_rig.load(lane, models.free)
-    small = lane._models.get("m").ring
+    small = lane._models.loaded["m"].ring
     create = segments.create
 
     def full(name: str, nbytes: int) -> object:
@@ -369,4 +369,4 @@ def test_slots_do_not_grow_beyond_their_bound_or_without_memory(
         for _ in range(transfer.GROWS_AFTER + 1):
             big = ramp((200, 100))
             np.testing.assert_array_equal(process_rig.run(lane, {"x": big}).outputs["y"], big + 1)
-        assert lane._models.get("m").ring is small
+        assert lane._models.loaded["m"].ring is small

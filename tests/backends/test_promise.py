@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures import wait as wait_all
 
@@ -83,3 +83,41 @@ def test_who_waits_no_longer_than_allowed_is_told_so_and_may_wait_again():
     promise.set_exception(ValueError("no"))
     assert isinstance(promise.exception(10.0), ValueError)
     assert wait_all([promise], 10.0).done == {promise}
+
+
+def test_whoever_waits_for_it_by_any_means_is_woken_by_its_result():
+    promise: Promise[int] = Promise(print)
+    threads = [
+        threading.Thread(target=lambda: heard.append(promise.result(60))),
+        threading.Thread(target=lambda: heard.append(len(wait_all([promise], 60).done))),
+    ]
+    heard: list[int] = []
+    for thread in threads:
+        thread.start()
+    promise.set_result(1)
+    for thread in threads:
+        thread.join(60)
+
+    assert heard == [1, 1]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_result_is_given_once_and_told_to_its_callbacks_once(begun):
+    promise: Promise[int] = Promise(print)
+    told: list[int] = []
+    promise.add_done_callback(lambda done: told.append(done.result()))
+    if begun:
+        promise.set_running_or_notify_cancel()
+    promise.set_result(1)
+
+    with pytest.raises(InvalidStateError):
+        promise.set_result(2)
+    assert (promise.result(), told) == (1, [1])
+
+
+def test_one_that_was_cancelled_takes_no_result():
+    promise: Promise[int] = Promise(print)
+    promise.cancel()
+
+    with pytest.raises(InvalidStateError):
+        promise.set_result(2)

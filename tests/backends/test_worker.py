@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.backends import messages, segments, waiting, worker
+from agent.backends import messages, plans, segments, waiting
 from agent.backends.artifact import LoadOrder, LoadOutcome, SimulatedUnit
 from agent.backends.calls import Call
 from agent.backends.messages import Channel
@@ -118,7 +118,7 @@ def test_strings_come_and_go(peer: Peer, models: Models) -> None:
 def test_more_output_than_may_cross_is_the_requests_error(
     peer: Peer, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MAX_SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(plans, "MAX_SEGMENT_BYTES", 10_000)
 
     answer = peer.run(peer.model(models.free), {"x": ramp((200, 100))})
 

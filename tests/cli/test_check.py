@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agent.cli import check_settings
 from agent.cli.check import check as check_files
 from agent.cli.main import COMMANDS, cli, exit_code, run
 from agent.errors import ConfigError, QeilError
+from agent.placement import split_points
 from agent.storage import share
 
 BALANCED = share.find_policy("balanced")
@@ -180,3 +182,62 @@ def test_an_empty_state_folder_is_refused(tmp_path, capsys):
     path.write_text('version: 1\nstate_dir: ""\n')
     assert check_files([path], as_json=False) == 78
     assert f"{path}:2: state_dir: name a folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("cpu+dla7", "jetson-agx-orin has no accelerator 'dla7' (it has "),
+        ("cpu", "'cpu' is no split: join 2 to 6 accelerators"),
+        ("cpu+cpu", "'cpu+cpu' is no split"),
+    ],
+)
+def test_a_split_that_cannot_be_held_is_named_with_its_line(
+    label: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(
+        "version: 1\nprofile: jetson-agx-orin\nmodels:\n  - name: m\n    path: m.onnx\n    splits:\n      - cpu+gpu\n"
+        f"      - {label}\n"
+    )
+
+    assert run(["check", str(file)]) == 78
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}:8: models.0.splits.1: ")
+    assert said in out
+
+
+def test_what_a_detected_board_lacks_is_remarked_on_and_no_problem_as_the_file_may_be_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_settings, "detected", lambda settings: ["cpu", "cpu-eco"])
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    file = tmp_path / "agent.yaml"
+    file.write_text(
+        "version: 1\nmodels:\n- name: m\n  path: agent.yaml\n  splits: [cpu+npu9]\n"
+        "  variants: [{name: v, path: v.onnx}]\nlanes:\n  cpuu:\n    nice: 1\n  cpu:\n    cores: [0, 7]\n"
+    )
+
+    assert run(["check", str(file)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"‼ {file}:5: models.0.splits.0: this machine has no accelerator 'npu9' (it has cpu, cpu-eco)",
+        f"‼ {file}:5: models.0.splits: held ready only while no variant serves: stages are cut from the model file",
+        f"‼ {file}:8: lanes.cpuu: this machine has no accelerator 'cpuu' (it has cpu, cpu-eco) (did you mean cpu?)",
+        f"‼ {file}:11: lanes.cpu.cores: no core 7 for an agent that runs here (this machine has 0, 1)",
+    ]
+
+
+def test_a_lane_of_an_accelerator_that_the_named_board_lacks_is_a_problem_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("version: 1\nprofile: jetson-agx-orin\nlanes:\n  cpuu: {nice: 1}\n")
+
+    assert run(["check", str(file)]) == 78
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}:4: lanes.cpuu: jetson-agx-orin has no accelerator 'cpuu' (it has ")
+    assert "(did you mean cpu?)" in out
+
+
+def test_parts_of_splits_are_bounded_as_the_planner_bounds_them() -> None:
+    assert check_settings.MAX_PARTS == split_points.MAX_PARTS

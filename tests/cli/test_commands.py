@@ -14,6 +14,7 @@ from agent.cli import demo_agent, demo_load
 from agent.cli.client import AgentClient
 from agent.cli.infer import random_inputs, read_inputs
 from agent.cli.main import COMMANDS, run
+from agent.cli.status import timed
 from agent.errors import BadInput, QeilError
 from tests.fakes_service import FakeService
 from tests.integration.agent_process import FACE, MAGIKA, model_file
@@ -147,6 +148,14 @@ def test_status_and_infer_talk_to_a_running_agent(capsys, served):
     assert "energy" in text
     document = json.loads(ok(capsys, "infer", name, "--url", url, "--json"))
     assert document["parameters"]["placement"]
+
+
+def test_status_says_what_the_agent_timed_and_who_serves_for_it():
+    rows = [("cpu", 42.84, 28.0), ("cpu-eco", 30.91, None), ("npu", None, 9.0)]
+    candidates = [{"accelerator": a, "timed_ms": t, "predicted_ms": p} for a, t, p in rows]
+    said = timed({"name": "mlp", "placement": "cpu-eco", "candidates": candidates})
+    assert said == "mlp was timed on the idle board: cpu 42.8 ms (28 predicted); cpu-eco 30.9 ms (– predicted), serves"
+    assert timed({"name": "mlp", "placement": "npu", "candidates": candidates[2:]}) == ""
 
 
 def test_inputs_come_from_files_of_three_kinds(tmp_path):

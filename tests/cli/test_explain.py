@@ -111,6 +111,22 @@ def test_explain_agrees_with_plan_and_names_a_runner_up(capsys):
     assert all(f["place"] for f in explained["flips"] if f["kind"] == "coefficient")
 
 
+def test_plan_and_explain_say_that_they_predict_and_who_decides_then(capsys):
+    for command in ("plan", "explain"):
+        said = ok(capsys, command, "resnet-50", *BOARD[:2])
+        assert "a running agent times the placements that it has loaded" in said
+    assert "128 written ones together" in ok(capsys, "explain", "gpt2-125m", *BOARD, "--phase", "decode")
+
+
+def test_a_tie_is_called_one_and_shows_no_rounding_of_the_search():
+    flip = {
+        "what": "energy per operation in fp32", "kind": "coefficient", "unit": "J", "now": 1e-10,
+        "at": 1e-10 * (1 - 7.8e-16), "then": "cpu-eco", "energy_j": None, "latency_s": None, "certain": True,
+    }  # fmt: skip
+    assert flip_sentence(flip) == "energy per operation in fp32: a tie, any change of it decides: cpu-eco"
+    assert "-1 %" in flip_sentence(flip | {"at": 0.99e-10})
+
+
 def test_explain_of_own_tables_agrees_with_plan(capsys):
     planned = json.loads(ok(capsys, "plan", "--problem", str(PROBLEM), "--json"))
     explained = json.loads(ok(capsys, "explain", "--problem", str(PROBLEM), "--json"))

@@ -55,6 +55,13 @@ def test_what_a_board_would_refuse_is_not_signed(tmp_path, key, capsys):
     (tmp_path / "c.yaml").write_text("tenant: acme\nbord: b1\ncommand: plan\n")
     assert run(["fleet", "sign", str(tmp_path / "c.yaml"), "--key", str(key[0])]) == 78
     assert "did you mean board" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_text("tenant: acme\nboard: b1\ncommand: restart-lan\n")
+    assert run(["fleet", "sign", str(tmp_path / "c.yaml"), "--key", str(key[0])]) == 78
+    said = capsys.readouterr()
+    assert "there is no command 'restart-lan' (did you mean restart-lane?)" in said.err
+    assert not said.out
+    assert run(["fleet", "exec", "board=b1", "sing-a-song", "--key", str(key[0]), "--url", "http://127.0.0.1:9"]) == 78
+    assert "known: reload, plan" in capsys.readouterr().err
 
 
 def test_the_message_can_go_to_a_file(tmp_path, key):
@@ -88,6 +95,8 @@ def test_diag_without_an_agent_says_what_is_not_in_it(tmp_path):
     arguments = ["--config", str(config), "--url", "http://127.0.0.1:9", "--json"]
     made = json.loads(CliRunner().invoke(diag_command, arguments).output)
     assert any(line.startswith("outbox.json") for line in made["missing"])
+    assert "state/calibration.json: this board is not calibrated (qeil calibrate)" in made["missing"]
+    assert "state/last-good-policy.json: not there" in made["missing"]
     with tarfile.open(made["path"]) as archive:
         texts = {n: archive.extractfile(n).read().decode() for n in archive.getnames()}
     assert not any("hunter2" in text or "joe" in text for text in texts.values())
@@ -136,11 +145,33 @@ def test_a_bundle_is_packed_and_its_offer_signed(tmp_path, key):
     assert set(bundle_archive.unpack(out / "calm-3.tar", out / "x").files("policies")) == {"quiet"}
 
 
+def test_a_bundle_and_a_token_are_told_as_json_too(tmp_path, key):
+    arguments = (share.find_policy("quiet"), "--name", "calm", "--ver", 3, "--key", key[0], "--out", tmp_path)
+    told = json.loads(invoke("bundle", *arguments, "--json").output)
+    assert told["archive"] == str(tmp_path / "calm-3.tar")
+    document, _ = opened((tmp_path / "calm-3.offer").read_bytes(), [key[1]])
+    assert told["offered"] == document
+    made = json.loads(invoke("token", "ann", "--role", "operate", "--file", tmp_path / "tokens", "--json").output)
+    assert (made["name"], made["role"]) == ("ann", "operate")
+    assert made["token"] not in (tmp_path / "tokens").read_text()
+
+
+def test_a_bundle_with_a_device_profile_is_for_boards_that_have_it(tmp_path, key):
+    profile = share.find_profile("raspberry-pi-4")
+    invoke("bundle", profile, "--name", "figures", "--ver", 4, "--key", key[0], "--out", tmp_path)
+    document, _ = opened((tmp_path / "figures-4.offer").read_bytes(), [key[1]])
+    offer = Offer.model_validate_json(json.dumps(document))
+    assert (offer.profile, offer.profiles, offer.policy) == ("raspberry-pi-4", ("raspberry-pi-4",), None)
+
+
 def test_what_no_board_could_use_is_not_packed(tmp_path, key, capsys):
     policies = [str(share.find_policy(name)) for name in ("quiet", "balanced")]
     base = ["--name", "n", "--ver", "1", "--out", str(tmp_path), "--key", str(key[0])]
     assert run(["fleet", "bundle", *policies, *base]) == 1
     assert "one policy" in capsys.readouterr().err
+    boards = [str(share.find_profile(name)) for name in ("raspberry-pi-4", "raspberry-pi-5")]
+    assert run(["fleet", "bundle", *boards, *base]) == 1
+    assert "one device profile" in capsys.readouterr().err
     (tmp_path / "x.txt").write_text("x")
     assert run(["fleet", "bundle", str(tmp_path / "x.txt"), *base]) == 1
     assert "expected a policy" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_silence_is_kept_where_it_was_asked_for(capsys):
 
 def test_refused_measurements_are_one_line_per_lane():
     lines = summed(["cpu CPU: a scatters", "cpu CPU: b scatters", "npu0 NPU: no driver", "no colon"])
-    assert lines[0].startswith("cpu CPU: 2 measurements not used, the first: a scatters")
+    assert lines[0].startswith("cpu CPU: 2 remarks on what was measured, first: a scatters")
     assert lines[1] == "npu0 NPU: no driver"
     assert len(lines) == 3
 

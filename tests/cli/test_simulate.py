@@ -148,3 +148,14 @@ def test_scenarios_are_shipped_with_the_wheel() -> None:
 
     assert '"scenarios" = "agent/share/scenarios"' in pyproject
     assert {"qeil-v2", "platforms"} <= set(share.list_files("scenarios"))
+
+
+def test_a_file_of_another_kind_is_told_as_that_and_not_by_the_keys_that_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("version: 1\nstate_dir: /tmp/x\nmodels: []\n")
+    assert run(["simulate", str(path)]) == 78
+    assert capsys.readouterr().err.strip() == (
+        f"qeil: {path} is no scenario, by its keys it is a file of kind settings; qeil check looks at it"
+    )

@@ -173,13 +173,18 @@ def test_a_restarted_agent_is_followed(terminal):
     again.stop(1.0)
 
 
-def test_once_and_pipes_print_one_screen_without_escapes(served):
+def test_once_and_pipes_print_one_screen_without_escapes(served, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     for arguments in (["top", "--once", "--url", served[0]], ["top", "--url", served[0]]):
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, result.output
         assert "edge-01" in result.output
         assert "\x1b" not in result.output
-        assert max(len(line) for line in result.output.splitlines()) <= 80
+        assert "q quit" not in result.output
+        assert "…" not in result.output
+    monkeypatch.setenv("COLUMNS", "40")
+    result = CliRunner().invoke(cli, ["top", "--once", "--url", served[0]])
+    assert max(len(line) for line in result.output.splitlines()) == 40
 
 
 def test_json_is_status_and_overview(served):
@@ -222,6 +227,15 @@ def test_any_number_of_rows_fits_any_window(size, many):
         assert "lane died" in text
 
 
+def test_without_a_width_nothing_is_cut():
+    lines = ["".join(s.text for s in line) for line in screen(crowd(1, 1, 1), {}, None, 24, NOW, live=False)]
+    assert len(lines) == 24
+    assert any(line.endswith("c" * 90) for line in lines)
+    assert lines[0].endswith(f"  {NOW:%H:%M:%S}")
+    assert "   " not in lines[0]
+    assert lines[-1].startswith("“–”")
+
+
 def test_what_is_wrong_is_said_in_words_and_not_only_in_colour():
     status = crowd(2, 2, 0)
     status["accelerators"][0].update(state="quarantined", permit=False, restarts=3, last_fault="SIGSEGV")
@@ -232,3 +246,20 @@ def test_what_is_wrong_is_said_in_words_and_not_only_in_colour():
     text = "\n".join("".join(s.text for s in line) for line in lines)
     for words in ("quarantined", "no ", "3 SIGSEGV", "at 50%", "npu0 sim", "no runtime for it", "unknown  4"):
         assert words in text
+
+
+def test_a_line_says_each_thing_once_and_no_half_sentences():
+    status = crowd(1, 1, 0)
+    status["accelerators"][0].update(restarts=2, last_fault="its process is stopped")
+    events = [
+        {"n": 1, "ts": 1.0, "event": "mode", "old": "ready", "new": "degraded"},
+        {"n": 2, "ts": 2.0, "event": "planned", "model": "m", "cause": "m was timed: 7 ms"},
+    ]
+    narrow, wide = (
+        ["".join(s.text for s in line) for line in screen(status, {"events": events}, width, 24, NOW)]
+        for width in (80, 120)
+    )
+    assert any(line.endswith("mode  ready → degraded") for line in narrow)
+    assert any(line.endswith("planned  m was timed: 7 ms") for line in narrow)
+    assert next(line for line in narrow if line.startswith("accelerator-0")).endswith(" 2")
+    assert any(line.endswith("2 its process is stopped") for line in wide)

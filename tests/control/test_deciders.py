@@ -35,6 +35,11 @@ ADMISSION = Admission(
         (LaneSigns(0.1, 0.9, 0.01, False, starved_s=None), None),
         (LaneSigns(0.1, 1.1, 0.01, False, starved_s=None), "hung"),
         (LaneSigns(0.1, None, 0.01, True, stopped=True), "stopped"),
+        (LaneSigns(0.1, 9.9, 0.01, False, allowed_s=10.0), None),
+        (LaneSigns(0.1, 10.1, 0.01, False, allowed_s=10.0), fault_detector.UNTIMED),
+        (LaneSigns(0.1, 10.1, 3.4, False, allowed_s=5.0), None),
+        (LaneSigns(0.1, 10.1, 3.3, False, allowed_s=5.0), "hung: "),
+        (LaneSigns(0.1, 1.0, 0.01, False, stopped=True, allowed_s=10.0), "stopped"),
         (LaneSigns(3.0, None, None, False), None),
         (LaneSigns(3.1, None, None, False), "heartbeat"),
         (LaneSigns(99.0, 99.0, 0.1, True), None),
@@ -140,6 +145,15 @@ def test_reduced_capacity_everywhere_still_serves_every_request():
     assert None not in [routing.choose(routes, i, 8) for i in range(50)]
 
 
+def test_a_request_that_would_be_late_behind_a_queue_takes_the_next_placement_where_it_would_not():
+    slow, free = routing.Route("a", True, 1.0, 5, waits_s=0.5), routing.Route("b", True, 1.0, 1, waits_s=0.1)
+    assert routing.choose([slow, free], 0, 8) == 0
+    assert routing.choose([slow, free], 0, 8, left_s=0.6) == 0
+    assert routing.choose([slow, free], 0, 8, left_s=0.4) == 1
+    assert routing.choose([slow, free], 0, 8, ("b",), left_s=0.4) == 0
+    assert routing.choose([slow, free], 0, 8, left_s=0.05) == 0  # late everywhere: where it is best
+
+
 @given(st.integers(1, 500), st.floats(0.01, 1.0))
 def test_a_share_is_spread_evenly(count, share):
     assert sum(routing.in_share(i, share) for i in range(count)) == pytest.approx(count * share, abs=1)
@@ -215,3 +229,11 @@ def test_one_value_that_is_not_finite_is_found_and_large_ones_are_not_taken_for_
     for seen in (tensor, np.asfortranarray(tensor)):
         passed = input_guard.check({"x": seen}, (spec,), reject_non_finite=True)
         assert passed.allow == (odd in (1.0, 6e4, "most"))
+
+
+def test_an_empty_tensor_is_refused_for_being_empty_and_not_for_its_shape():
+    free = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    found = input_guard.check({"x": np.ones((0, 4), np.float32)}, (free,), True)
+    assert (found.allow, found.code) == (False, "shape")
+    assert "has shape [0, 4] and holds no value" in found.sentence
+    assert "expected" not in found.sentence

@@ -27,6 +27,10 @@ def test_overlapping_models_share_by_their_joules_and_by_their_time_where_one_is
     assert shares(12.0, {"a": Used(1.0, 0.0), "b": Used(3.0, 0.0)}) == {"a": 3.0, "b": 9.0}
 
 
+def test_the_smallest_time_there_is_still_pays_what_was_measured():
+    assert shares(1.5, {"a": Used(5e-324, None)}) == {"a": 1.5}
+
+
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=8))
 def test_windows_one_after_another_count_every_second_once(steps):
     total, then, seen = Used(0.0, 0.0), None, 0.0

@@ -103,3 +103,11 @@ def test_full_capacity_forgives_earlier_deaths():
     state = LaneHealth(phase="ready", since_s=0.0, consecutive=2, ramping=True)
     assert step(state, Tick(), LIMITS, 9.9)[0].consecutive == 2
     assert step(state, Tick(), LIMITS, 10.0)[0].consecutive == 0
+
+
+def test_a_death_that_a_request_is_to_blame_for_restarts_and_never_opens_the_breaker():
+    state = LaneHealth(phase="ready", deaths_s=(0.0, 0.5), consecutive=2)
+    state, _ = step(state, Died("its request hung", blameless=True), LIMITS, 1.0)
+    assert (state.phase, state.deaths_s, state.consecutive) == ("waiting", (0.0, 0.5), 2)
+    assert (state.last_fault, state.ramping) == ("its request hung", True)
+    assert step(state, Tick(), LIMITS, state.next_start_s)[1] == ("start",)

@@ -101,7 +101,7 @@ def test_rows_with_a_gap_are_left_out_and_counted_and_blank_lines_are_nothing():
     read = parsed(HEAD + ROWS + "\n" + "50,25,,5\n60,25,31,5\n")
 
     assert read.time_s.size == 13
-    assert read.notes == ("1 rows with empty cells are left out",)
+    assert read.notes == ("1 row with empty cells left out",)
 
 
 def test_the_air_of_the_recording_goes_before_that_of_the_command():

@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 import time
 
-from agent.mqtt.link import Link
-from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
-from agent.service.clock import SystemClock
-from agent.storage.outbox import Outbox
+from tests.mqtt.stack import Stack
 
 STAMP = {"ts": 1.0, "mono": 1.0, "tq": "ntp"}
 
 
-class Board:
+class Board(Stack):
     """Commands end as `ok`; a bundle's end is what `bundle_end(offer)` gives."""
 
     def __init__(self, folder, port: int, name: str, boot: int = 1, bundle_end=None) -> None:
         settings = MqttSettings.model_validate({"host": "127.0.0.1", "port": port, "tenant": "acme", "resend_s": 1.0})
-        clock = SystemClock()
         self.name, self.boot = name, boot
         self.topics = Topics("acme", name)
-        self.outbox = Outbox(folder / f"{name}.db", boot, 1 << 24, 0.05, clock)
-        self.publisher = Publisher(self.outbox, self.topics, settings, clock)
         self.requests: list[tuple[str, bytes]] = []
         self.bundle_end = bundle_end or (lambda offer: {"status": "kept", "figures": {}})
-        self.link = Link(
-            settings, self.topics, boot, clock, self._birth, self.publisher.on_message, self.publisher.on_published,
-            self.publisher.on_connected, self._request,
-        )  # fmt: skip
-        self.outbox.start()
-        self.link.start()
-        self.publisher.start(self.link)
+        super().__init__(folder / f"{name}.db", settings, self.topics, boot, self._birth, self._request)
 
     def _birth(self) -> dict:
         policy = {"name": "balanced", "sha256": "d"}
@@ -72,19 +60,3 @@ class Board:
     def left(self) -> int:
         """Rows that nobody has acknowledged."""
         return sum(len(self.outbox.rows_after(cls, None, 1000)) for cls in ("evt", "gap", "tlm"))
-
-    def stop(self) -> None:
-        self.publisher.stop()
-        self.link.stop()
-        self.outbox.stop()
-
-
-def until(condition, timeout_s: float = 20.0):
-    """Wait for it."""
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"did not happen within {timeout_s:g} s")

@@ -47,6 +47,11 @@ class Postgres:
     def url(self) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/fleet"
 
+    @property
+    def pid(self) -> int:
+        """Of the server's first process."""
+        return int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+
     def _run(self, name: str, *arguments: str) -> None:
         command = [_tool(name), *arguments]
         if os.geteuid() == 0:

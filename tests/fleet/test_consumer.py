@@ -122,3 +122,19 @@ def test_a_batch_does_not_wait_for_messages_that_keep_trickling_in(log):
     consumer = Consumer(Sink(log), lambda *_: True, clock, 1000)
     consumer._inbox = Trickle()
     assert 2 <= consumer.round(0.01) <= 1 + WAIT_S / 0.005
+
+
+def test_what_the_database_can_never_hold_is_refused_alone(store, log):
+    clock = FakeClock()
+    consumer = Consumer(store, lambda *_: True, clock, 1000)
+    bad = b'{"v":1,"status":"ok","id":"a\\u0000"}', b'{"v":1,"status":"ok","id":"\\ud800"}'
+    sent = [message(log, 2 * n) for n in range(5)]
+    sent[2:2] = [Inbound("qeil/v1/acme/bad/up/res/plan", text, None, None, lambda: None) for text in bad]
+    for inbound in sent:
+        consumer.on_request(inbound)
+    assert consumer.round(0.0) == 7
+    unstorable = consumer.counters["refused"]
+    assert unstorable == (2 if store.engine.dialect.name == "postgresql" else 1)
+    assert consumer.refused == {("acme/bad", "unstorable"): unstorable}
+    assert consumer.counters["rows"] == 10
+    assert len([entry for entry in log if entry[0] == "puback"]) == 5

@@ -11,15 +11,16 @@ from sqlalchemy import func, select
 
 from agent.cli.fleet import fleet_command
 from agent.cli.fleet_api import FleetApi
-from agent.errors import QeilError
+from agent.errors import QeilError, StorageError
 from agent.fleet import tables, tokens
 from agent.fleet.controller import Controller
 from agent.mqtt import signing_key
 from agent.schema.fleet import FleetSettings
 from agent.service.clock import SystemClock
 from tests.broker import Broker
-from tests.fleet.boards import Board, until
+from tests.fleet.boards import Board
 from tests.mqtt.signed import KEY, STRANGER, command_text, signed
+from tests.mqtt.stack import until
 
 pytestmark = pytest.mark.broker
 
@@ -113,6 +114,9 @@ def test_boards_are_seen_their_rows_stored_and_acknowledged_and_commands_answere
     assert "ok" in world.run("apply", "", world.folder / "d.yaml", "--key", world.key)
     assert "balanced" in world.run("ls")
     assert "restart-lane" in world.run("show", "acme/b1", "--json")
+    shown = world.run("show", "acme/b1")
+    assert "last events, newest first:" in shown
+    assert "command restart-lane ok" in shown
     assert json.loads(world.run("label", "acme/b1", "site=berlin", "x=y")) == {"site": "berlin", "x": "y"}
     assert json.loads(world.run("label", "acme/b1", "x-", role="operate")) == {"site": "berlin"}
     assert json.loads(world.run("ls", "site=berlin,!x", "--json"))[0]["board"] == "b1"
@@ -141,6 +145,7 @@ def test_a_killed_controller_and_a_killed_broker_lose_nothing(world):
     until(lambda: world.stored() == 150, 60)
     until(lambda: board.left() == 0, 30)
     first.stop()
+    assert world.stored() == 150
 
 
 def test_two_controllers_share_the_boards_and_send_no_command_twice(world):
@@ -231,3 +236,21 @@ def test_the_description_names_every_path_and_health_is_for_everybody(world):
     paths = httpx.get(f"{url}/v1/openapi.json").json()["paths"]
     assert paths["/v1/rollouts/{id}/{action}"]["post"]["security"] == [{"token": []}]
     assert set(paths["/v1/boards/{tenant}/{board}/labels"]) == {"put"}
+
+
+def test_retention_that_fails_is_tried_again_later_and_stops_nothing_else(world, monkeypatch):
+    controller = world.controllers[0]
+    tried = []
+
+    def round_() -> int:
+        tried.append(1)
+        raise StorageError("permission denied for function qeil_keep_day")
+
+    monkeypatch.setattr(controller.keeper, "round", round_)
+    controller._keep_s = 0.0
+    until(lambda: tried)
+    until(lambda: controller._keep_s > controller._clock.monotonic_s() + 30.0)
+    assert controller.alive()
+    world.board("b1")
+    until(lambda: world.status("b1") == "online")
+    assert tried == [1]

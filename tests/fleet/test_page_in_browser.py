@@ -9,7 +9,7 @@ import pytest
 
 from agent.fleet import tables
 from agent.fleet.messages import parse
-from tests.api.test_dashboard_in_browser import Visit, browser, missing
+from tests.browsing import Visit, browser, missing, visitors
 from tests.fleet.served import Served
 
 __all__ = ["browser"]
@@ -51,19 +51,17 @@ def fleet(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, fleet):
-    visits: list[Visit] = []
+    with visitors(browser, fleet.url) as start:
 
-    def start(unlock: bool = True, **options) -> Visit:
-        visits.append(Visit(browser, fleet.url, **{"viewport": {"width": 1440, "height": 900}, **options}))
-        if unlock:
-            visits[-1].page.fill("#token", fleet.tokens["read"])
-            visits[-1].page.click("#door button")
-            visits[-1].page.wait_for_selector("#list tbody tr")
-        return visits[-1]
+        def unlocked(unlock: bool = True, **options) -> Visit:
+            visitor = start(**options)
+            if unlock:
+                visitor.page.fill("#token", fleet.tokens["read"])
+                visitor.page.click("#door button")
+                visitor.page.wait_for_selector("#list tbody tr")
+            return visitor
 
-    yield start
-    for one in visits:
-        one.context.close()
+        yield unlocked
 
 
 def test_five_thousand_boards_are_shown_by_state_without_a_complaint(visit, fleet):
@@ -87,7 +85,7 @@ def test_typing_narrows_the_list_and_a_board_shows_what_is_known_of_it(visit):
     visitor = visit()
     page = visitor.page
     page.fill("#search", "jetson troubled b0051")
-    assert page.inner_text("#found") == "1 boards"
+    assert page.inner_text("#found") == "1 board"
     page.click("#list a")
     page.wait_for_selector("#one-facts table")
     assert page.inner_text("#one-title") == "Board acme/b0051"

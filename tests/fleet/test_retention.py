@@ -10,11 +10,12 @@ from sqlalchemy import func, inspect, select, text, update
 
 from agent.cli.fleet_migrate import migrate_command
 from agent.errors import BadInput, StorageError
-from agent.fleet import tables
+from agent.fleet import layouts, tables
+from agent.fleet.days import DAY_S
 from agent.fleet.inventory import Inventory
 from agent.fleet.messages import parse
 from agent.fleet.moving import move
-from agent.fleet.retention import CHUNK, DAY_S, Keeper
+from agent.fleet.retention import CHUNK, Keeper
 from agent.fleet.store import Store, open_engine
 from agent.schema.fleet import Retention
 
@@ -93,7 +94,9 @@ def test_more_than_a_chunk_goes_in_one_round_and_twenty_chunks_at_most(store, mo
     store.take([said([window(HOUR_S, 1)] * 500, 500 * i) for i in range(5)], NOW_S)
     monkeypatch.setattr("agent.fleet.retention.CHUNKS_IN_A_ROUND", 1)
     keeper = Keeper(store.engine, RULES, lambda: NOW_S + 2 * DAY_S)
-    assert [keeper.round(), keeper.round(), keeper.round()] == [CHUNK, 500, 0]
+    # PostgreSQL sums up all that a board has of a day in one step.
+    expected = [CHUNK, 500, 0] if store.engine.dialect.name == "sqlite" else [2500, 0, 0]
+    assert [keeper.round(), keeper.round(), keeper.round()] == expected
     assert hours(store)[0]["requests"] == 2500
 
 
@@ -101,7 +104,7 @@ def test_a_database_of_the_first_layout_is_brought_to_this_one(store):
     with store.engine.begin() as db:
         db.execute(text("DROP TABLE qeil_hours"))
         db.execute(update(tables.layout).values(version=1))
-    tables.prepare(store.engine)
+    layouts.prepare(store.engine)
     assert inspect(store.engine).has_table("qeil_hours")
     with store.engine.begin() as db:
         assert db.execute(select(tables.layout.c.version)).scalar_one() == tables.LAYOUT
@@ -159,6 +162,7 @@ ROLE = """
 CREATE ROLE qeil_controller LOGIN;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO qeil_controller;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO qeil_controller;
+GRANT EXECUTE ON FUNCTION qeil_keep_day(integer), qeil_drop_day(integer) TO qeil_controller;
 """
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from agent.fleet.ring_rule import COHORTS, Progress, cohort, reach, step
-from agent.schema.fleet import Plan
+from agent.fleet.ring_rule import COHORTS, Progress, cohort, may_offer, reach, step
+from agent.schema.fleet import MaintenanceWindow, Plan
 
 PLAN = Plan(soak_s=60, per_minute=10, rings=(0.01, 0.05, 0.25, 1.0))
 START = Progress(0, 0, 0, 0, 0, None, (), 0)
@@ -109,3 +109,48 @@ def test_a_neutral_bundle_is_rarely_stopped():
 def test_rings_that_do_not_grow_are_none(rings):
     with pytest.raises(ValueError, match="rings"):
         Plan(rings=rings)
+
+
+def test_a_plan_whose_rings_accept_that_most_boards_fail_contradicts_itself():
+    for share in (0.5, 1.0):
+        with pytest.raises(ValueError, match="rings stop nothing"):
+            Plan(max_failed=share)
+    assert Plan(max_failed=1.0, rings=(1.0,)).max_failed == 1.0
+
+
+def test_nothing_goes_on_after_rings_in_which_every_board_failed_however_few_they_were():
+    plan = Plan(max_failed=0.49)
+    found = step(plan, replace(START, failed=2, settled_s=0.0), 1000.0)
+    assert (found.what, found.reason) == ("abort", "all 2 boards of the first rings failed or fell silent")
+    assert step(plan, replace(START, failed=2, kept=1, settled_s=0.0), 1000.0).what == "next_ring"
+
+
+WEDNESDAY_S = 1_790_121_600.0
+
+
+@pytest.mark.parametrize(
+    ("days", "begins", "ends", "hours", "inside"),
+    [
+        (("wed",), "09:00", "17:00", 9.0, True),
+        (("wed",), "09:00", "17:00", 8.99, False),
+        (("wed",), "09:00", "17:00", 17.0, False),
+        (("tue", "thu"), "09:00", "17:00", 12.0, False),
+        (("wed",), "22:30", "04:00", 22.5, True),
+        (("wed",), "22:30", "04:00", 27.9, True),
+        (("wed",), "22:30", "04:00", 3.9, False),
+        (("tue",), "22:30", "04:00", 3.9, True),
+        (("tue",), "22:30", "04:00", 4.0, False),
+    ],
+)
+def test_offers_leave_within_windows_only_and_those_may_pass_midnight(days, begins, ends, hours, inside):
+    plan = Plan(windows=(MaintenanceWindow(days=days, begins=begins, ends=ends),))
+    now_s = WEDNESDAY_S + 3600 * hours
+    assert may_offer(plan, now_s) is inside
+    assert step(plan, replace(START, waiting=5), now_s).what == ("offer" if inside else "wait")
+    assert step(plan, replace(START, waiting=5, failed=5), now_s).what == "abort"
+
+
+@pytest.mark.parametrize("fields", [{"begins": "24:00"}, {"begins": "9:00"}, {"ends": "09:00"}, {"days": ()}])
+def test_a_window_that_is_none_is_refused(fields):
+    with pytest.raises(ValueError, match=r"begins|days|string"):
+        MaintenanceWindow(**{"begins": "09:00", "ends": "17:00", **fields})

@@ -242,3 +242,30 @@ def test_only_boards_that_the_offer_names_are_offered_it(store):
     request = fleet.request({}, profiles=["other"])
     with pytest.raises(BadInput, match="no board"):
         fleet.makers[0].begin(request, "anna")
+
+
+def test_offers_wait_for_a_maintenance_window_and_one_that_was_lost_is_not_sent_again_outside_it(store):
+    fleet = Fleet(store, 10)
+    begins_s = fleet.clock.wall_s() // 86_400 * 86_400 + 2 * 86_400 + 3600
+    fleet.clock.advance(begins_s - 60.0 - fleet.clock.wall_s())
+    fleet.ends = lambda board: None
+    key = fleet.begin(rings=(1.0,), windows=[{"begins": "01:00", "ends": "02:00"}])
+    fleet.turn()
+    assert fleet.offered == {}
+    fleet.turn(120.0)
+    assert len(fleet.offered) == 10
+    fleet.turn(3600.0)
+    assert set(fleet.offered.values()) == {1}
+    assert fleet.find(key)["boards"] == {"offered": 10}
+
+
+def test_who_takes_over_from_a_killed_controller_sends_no_offer_again_at_once_but_all_in_the_end(store):
+    fleet = Fleet(store, 10)
+    fleet.ends = lambda board: None
+    fleet.begin(rings=(1.0,))
+    fleet.turn()
+    fleet.makers = [fleet.maker("two")]
+    fleet.turn(50.0)
+    assert set(fleet.offered.values()) == {1}
+    fleet.turn(20.0)
+    assert set(fleet.offered.values()) == {2}

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.fleet import fleet_command
-from agent.fleet.simulation import BoardPhysics, Scenario, simulated
+from agent.fleet.simulation import BoardPhysics, Scenario, _answered, simulated
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
-from tests.fleet.boards import until
 from tests.fleet.test_controller import World
 from tests.mqtt.signed import signed
+from tests.mqtt.stack import until
 
 
 def test_a_board_warms_to_where_power_and_air_balance_and_heat_costs_joules():
@@ -26,6 +26,14 @@ def test_a_board_warms_to_where_power_and_air_balance_and_heat_costs_joules():
     assert per_inference == sorted(per_inference)
     board.change = 0.2
     assert board.step(60.0, 21_600.0)["energy_j"] == pytest.approx(1.2 * seen[-1]["energy_j"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "status", "word"), [("reload", "ok", None), ("relod", "rejected", "reload?")])
+def test_a_simulated_board_refuses_a_command_that_no_board_knows(name, status, word):
+    answer = _answered({"kind": "command", "id": "a", "command": name})
+    assert (answer["status"], answer["id"]) == (status, "a")
+    assert (word or "") in answer.get("message", "")
+    assert ("message" in answer) == (word is not None)
 
 
 @pytest.mark.broker

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from agent.errors import ConfigError, StorageError
-from agent.fleet import tables
+from agent.fleet import layouts, tables
 from agent.fleet.inventory import Inventory
 from agent.fleet.messages import parse
 from agent.fleet.store import Store, open_engine
@@ -109,7 +109,7 @@ def test_a_newer_layout_is_refused_and_says_so(store):
         db.execute(update(tables.layout).values(version=99))
     try:
         with pytest.raises(StorageError, match="layout 99"):
-            tables.prepare(store.engine)
+            layouts.prepare(store.engine)
     finally:
         with store.engine.begin() as db:
             db.execute(update(tables.layout).values(version=tables.LAYOUT))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import random
@@ -32,6 +34,11 @@ MENU = (
 )  # fmt: skip
 
 
+MAX_START_S = 60.0
+BURST, BURST_SHARE = 100, 0.05
+"""Commands for an agent that is not there, and how often."""
+
+
 @dataclass
 class Outcome:
     """Everything that was found; the lists must be empty."""
@@ -57,7 +64,7 @@ class Killing:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.rng = random.Random(seed)
-        self.broker = Broker(folder)
+        self.broker = Broker(folder, "max_queued_messages 100000")  # as the shipped configuration
         self.fleet = FleetClient(self.broker.port)
         self.sent: dict[str, str] = {}
         self.committed: set[tuple] = set()
@@ -66,7 +73,7 @@ class Killing:
         text = share.find_policy("balanced").read_text()
         policy.write_text(text.replace("window_s: 10", "window_s: 0.2").replace("sample_s: 1", "sample_s: 0.2"))
         mqtt = {
-            "host": "127.0.0.1", "port": self.broker.port, "tenant": "acme", "resend_s": 1,
+            "host": "127.0.0.1", "port": self.broker.port, "tenant": "acme", "resend_s": 5,
             "trusted_keys": [KEY.public.text()],
         }  # fmt: skip
         document = {
@@ -97,9 +104,17 @@ class Killing:
         command = self.fleet.command(name, args, iat=now_s, exp=now_s + 3600)
         self.sent[command] = name
 
+    def burst(self) -> None:
+        """More commands while there is no agent than a broker sends it at once, or it has room for."""
+        for _ in range(BURST):
+            self.send()
+
     def life(self, seconds: float) -> None:
-        """Start, send commands at random moments, kill."""
+        """Start, send commands at random moments, kill; a busy machine takes long before there is an agent at all."""
         process = self.start()
+        begun_s = time.monotonic()
+        while not self._claimed(process.pid) and time.monotonic() - begun_s < MAX_START_S:
+            time.sleep(0.02)
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             if self.rng.random() < 0.5:
@@ -110,6 +125,12 @@ class Killing:
         process.wait()
         self.outcome.kills += 1
         self._look()
+
+    def _claimed(self, pid: int) -> bool:
+        """Whether that process has its state folder: kills from here on find something."""
+        with contextlib.suppress(OSError):
+            return (self.folder / "state" / "agent.lock").read_text().strip() == str(pid)
+        return False
 
     def _look(self) -> None:
         """What was on disk at the moment of death."""
@@ -198,6 +219,8 @@ def run(folder: Path, kills: int, seed: int) -> Outcome:
     try:
         killing.first()
         for _ in range(kills):
+            if killing.rng.random() < BURST_SHARE:
+                killing.burst()
             killing.life(killing.rng.uniform(0.5, 5.0))
         killing.settle()
         return killing.judge()
@@ -205,8 +228,21 @@ def run(folder: Path, kills: int, seed: int) -> Outcome:
         killing.close()
 
 
-if __name__ == "__main__":
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", type=int, nargs="?", default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for the agent's log, its state and the broker's log")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qeil-kills-") as made:
+        folder = given.keep or Path(made)
+        folder.mkdir(parents=True, exist_ok=True)
         begun_s = time.monotonic()
-        outcome = run(Path(made), int(sys.argv[1]) if len(sys.argv) > 1 else 100, 1)
-        sys.stdout.write(f"{outcome}\n{time.monotonic() - begun_s:.0f} s\n")
+        outcome = run(folder, given.kills, given.seed)
+    sys.stdout.write(f"{outcome}\nseed {given.seed}, {time.monotonic() - begun_s:.0f} s\n")
+    bad = (outcome.lost_rows, outcome.holes, outcome.run_twice, outcome.without_end, outcome.contradictory)
+    return int(any(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

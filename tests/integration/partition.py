@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from tests.broker import Broker
-from tests.fleet.boards import STAMP, Board, until
+from tests.fleet.boards import STAMP, Board
 from tests.integration.fleet_client import FleetClient
+from tests.mqtt.stack import until
 
 LOSS = """table inet faults {
   chain input {

@@ -48,7 +48,7 @@ class World:
         self.agent = AgentProcess(
             folder / "agent",
             {
-                "board": "b1", "policy": str(policy), "models": models(MAGIKA), "mqtt": mqtt,
+                "board": "b1", "policy": str(policy), "profile": "generic-x86", "models": models(MAGIKA), "mqtt": mqtt,
                 "simulated_accelerators": [{"name": "npu0", "like": "raspberry-pi-4/cpu"}],
             },
         )  # fmt: skip
@@ -84,6 +84,22 @@ class World:
         }  # fmt: skip
         self.fleet.publish("bundle", signed(json.dumps(document)), retain=True)
 
+    def offer_figures(self, ver: int, profile) -> None:
+        """The same hardware with other figures, and the policy `calm`."""
+        policy, figures = self.folder / "calm.yaml", self.folder / "figures.yaml"
+        figures.write_text(profile.model_dump_json())
+        archive = self.folder / f"figures-{ver}.tar"
+        pack({"policies/calm.yaml": policy, "profiles/figures.yaml": figures}, archive)
+        content = archive.read_bytes()
+        self.offer(
+            ver, CALM, profile="figures", sha256=hashlib.sha256(content).hexdigest(), bytes=len(content),
+            url=f"file://{archive}", trial={**TRIAL, "windows": 4},
+        )  # fmt: skip
+
+    def joules(self) -> float:
+        """What plans reckon with."""
+        return self.agent.model("magika")["energy_j"]
+
     def record(self) -> dict:
         with contextlib.suppress(OSError):
             return json.loads((self.folder / "agent" / "state" / "bundles.json").read_text())
@@ -104,7 +120,7 @@ class World:
         return self.agent.status()["agent"]["policy"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world(tmp_path_factory):
     made = World(tmp_path_factory.mktemp("bundles"))
     yield made
@@ -140,3 +156,24 @@ def test_bundles_are_kept_or_reverted_by_the_board_itself_and_no_request_fails(w
     world.offer(1, CALM)
     answers = world.agent.wait_until(lambda: [d for t, d, _ in world.fleet.responses if t == "refused"])
     assert answers[0]["code"] == "old_version"
+
+
+def test_figures_of_a_device_profile_come_into_force_and_those_of_another_board_do_not(world):
+    world.offer(10, CALM, trial={**TRIAL, "windows": 1})
+    assert world.settled(10)["phase"] == "kept"
+    before_j = world.joules()
+    own = yaml_files.load_profile(share.find_profile("generic-x86"))
+    other = own.model_copy(update={"name": "another-board"})
+    world.offer_figures(11, other)
+    assert world.settled(11)["code"] == "profile_differs"
+    assert world.joules() == pytest.approx(before_j, rel=0.5)
+
+    cpu = own.accelerators[0]
+    base_w = cpu.base_power_w.model_copy(update={"value": 20 * cpu.base_power_w.value})
+    accelerators = (cpu.model_copy(update={"base_power_w": base_w}), *own.accelerators[1:])
+    hungry = own.model_copy(update={"accelerators": accelerators})
+    world.offer_figures(12, hungry)
+    record = world.settled(12)
+    assert record["phase"] == "kept", (record["code"], record["message"])
+    world.agent.wait_until(lambda: world.joules() > 3 * before_j)
+    assert world.errors == []

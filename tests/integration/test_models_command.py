@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from click.testing import CliRunner
 
 from agent.cli.infer import infer_command
@@ -26,7 +28,11 @@ def test_a_model_is_added_loaded_asked_unloaded_and_asked_in_vain(tmp_path):
         assert "ms with transport" in asked.output
         assert "J modelled" in asked.output or "energy unknown" in asked.output
 
+        again = json.loads(invoke(models_command, "load", "mine", "--json", "--url", process.url).output)
+        assert (again["name"], again["state"]) == ("mine", "ready")
         assert "qeil models load mine" in invoke(models_command, "unload", "mine", "--url", process.url).output
+        gone = json.loads(invoke(models_command, "unload", "mine", "--json", "--url", process.url).output)
+        assert gone == {"name": "mine", "state": "unloaded"}
         refused = invoke(infer_command, "mine", "--url", process.url)
         assert isinstance(refused.exception, QeilError)
 

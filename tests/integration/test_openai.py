@@ -238,12 +238,12 @@ def test_a_question_is_answered_from_repeated_samples(client):
 
 def test_agreement_is_certified_and_ends_the_sampling(client):
     asked = {"qeil": {"strategy": "csvet", "max_samples": 64, "alpha": 0.05}}
-    reply = chat(client, temperature=1e-6, max_tokens=6, extra_body=asked)
+    reply = chat(client, temperature=0.01, top_p=0.01, max_tokens=6, extra_body=asked)
     report = reply.qeil
-    assert (report["stop_reason"], report["agreement"], report["guarantee"]["certified"]) == ("certified", 1.0, True)
+    assert (report["stop_reason"], report["agreement"], report["guarantee"]["certified"]) == ("majority", 1.0, True)
     assert 2 < report["samples_used"] < 16
     assert reply.choices[0].message.content == chat(client, temperature=0, max_tokens=6).choices[0].message.content
-    chunks = list(chat(client, temperature=1e-6, max_tokens=6, stream=True, extra_body=asked))
+    chunks = list(chat(client, temperature=0.01, top_p=0.01, max_tokens=6, stream=True, extra_body=asked))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == reply.choices[0].message.content
     assert chunks[-1].qeil["samples_used"] == report["samples_used"]
 
@@ -252,7 +252,7 @@ def test_agreement_is_certified_and_ends_the_sampling(client):
     ("options", "says"),
     [
         ({"n": 2, "extra_body": {"qeil": {}}}, "n must be 1"),
-        ({"temperature": 0, "extra_body": {"qeil": {}}}, "needs one above 0"),
+        ({"temperature": 0, "extra_body": {"qeil": {}}}, "needs texts that may differ"),
         ({"extra_body": {"qeil": {"strategy": "majority", "worth_j": 3}}}, "worth_j belongs to csvet"),
         ({"extra_body": {"qeil": {"answer": "choice"}}}, "needs qeil.choices"),
         ({"extra_body": {"qeil": {"strategi": "csvet"}}}, "qeil.strategi"),

@@ -84,7 +84,9 @@ def test_the_quantised_file_serves_while_the_policy_admits_its_quality(tmp_path,
         assert {r["variant"]: r["chosen"] for r in document["variants"]} == {"model file": False, "int8": True}
         assert document["model"] == "int8"
         assert run(arguments) == 0
-        assert "Files of the model" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "Files of the model" in said
+        assert f"the whole model on cpu from variant int8 (quality {agreement:.4g})" in said
 
 
 def test_a_file_that_is_another_model_is_no_variant(tmp_path, capsys):

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from agent.storage import share
-from tests.fleet.boards import until
 from tests.fleet.test_controller import World
 from tests.integration.agent_process import MAGIKA, AgentProcess, models
+from tests.mqtt.stack import until
 
 pytestmark = pytest.mark.broker
 

@@ -172,6 +172,14 @@ def test_a_damaged_folder_is_refused_with_the_file(genai, name, content, says):
         ("decoder", {"context": 0}, "context is 0, expected at least 1"),
         ("decoder", {"context": float("inf")}, "not the description of a decoder"),
         ("stage_bytes", {"more": -(10**12)}, "stage_bytes add up to -"),
+        ("graphs", {"exact": "../model.onnx"}, "graphs of exact is '../model.onnx', expected the name"),
+        ("graphs", {"fast": "/etc/passwd"}, "graphs of fast is '/etc/passwd', expected"),
+        ("graphs", {"fast": "in\\model.onnx"}, "expected the name of a file in the folder"),
+        ("graphs", {"fast": None}, "graphs of fast is None, expected"),
+        ("graphs", {"exact": ""}, "graphs of exact is '', expected"),
+        ("graphs", {"exact": ".."}, "graphs of exact is '..', expected"),
+        ("graphs", {"exact": 3}, "graphs of exact is 3, expected"),
+        ("scoring_graphs", {"exact": "../score.onnx"}, "scoring_graphs of exact is '../score.onnx', expected"),
     ],
 )
 def test_a_manifest_of_sizes_that_no_decoder_has_is_refused_with_the_entry(tiny, tmp_path, part, change, says):
@@ -182,6 +190,25 @@ def test_a_manifest_of_sizes_that_no_decoder_has_is_refused_with_the_entry(tiny,
     with pytest.raises(BadInput, match=re.escape(says)) as refused:
         read_sizes(out)
     assert "manifest.json" in refused.value.message
+
+
+def test_a_default_mode_without_a_graph_is_refused(tiny, tmp_path):
+    out = shutil.copytree(tiny.folder.path, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"default_mode": "quick"}))
+    with pytest.raises(BadInput, match="default_mode is 'quick', graphs has exact"):
+        read_sizes(out)
+
+
+@pytest.mark.parametrize("name", [None, "../model.onnx", "/model.onnx", ""])
+def test_a_graph_of_genai_that_is_not_in_the_folder_is_refused(genai, name):
+    file = genai / "genai_config.json"
+    config = json.loads(file.read_text())
+    config["model"]["decoder"]["filename"] = name
+    file.unlink()
+    file.write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r"filename is .*expected the name of a file in the folder"):
+        read_sizes(genai)
 
 
 def test_a_folder_without_a_decoder_is_no_decoder_folder(tmp_path):

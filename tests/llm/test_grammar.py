@@ -113,11 +113,14 @@ def test_compiled_forms_are_kept_within_a_bound(tiny, grammars):
         (schema_form({"type": "strin"}), "strin"),
         (schema_form({"$ref": "#/nothing"}), "/nothing"),
         (schema_form({"if": {"type": "object"}}), "if"),
-        (schema_form({"type": "string", "pattern": "("}), "unclosed group"),
+        (schema_form({"type": "string", "pattern": "("}), "not usable: pattern: unclosed group"),
+        (schema_form({"properties": {"ok": {"pattern": "^a$"}, "id": {"anyOf": [{"pattern": "^(?=x)y"}]}}}),
+         r"not usable: properties\.id\.anyOf\.0\.pattern: look-around, .* not supported"),
+        (schema_form({"patternProperties": {"(?!a)b": {"type": "string"}}}), ": patternProperties: look-around"),
         (TextForm("gbnf", 'root ::= "a'), "grammar"),
         (TextForm("gbnf", "root ::= missing"), "missing"),
     ],
-)
+)  # fmt: skip
 def test_a_form_that_cannot_be_read_says_what_is_wrong(grammars, form, words):
     with pytest.raises(BadInput, match=words) as caught:
         grammars.compile(form)

@@ -51,3 +51,20 @@ def test_what_was_held_back_comes_at_the_end_where_it_was_no_stop():
 @pytest.mark.parametrize(("stops", "text"), [(("b", "ab"), "x"), (("c", "b"), "xa"), (("", "zz"), "xabc")])
 def test_the_stop_string_that_begins_first_ends_the_text(stops, text):
     assert "".join(pushed("xabc", stops)[0]) == text
+
+
+class Counting(Letters):
+    def __init__(self):
+        self.longest, self.calls = 0, 0
+
+    def decode(self, ids):
+        self.longest, self.calls = max(self.longest, len(ids)), self.calls + 1
+        return super().decode(ids)
+
+
+def test_a_token_of_a_long_text_costs_hardly_more_than_one_reading_of_a_few_tokens():
+    folder = Counting()
+    stream = TextStream(folder)
+    assert "".join(stream.push(byte) for byte in b"abcdefgh" * 50) == "abcdefgh" * 50
+    assert folder.longest <= 32
+    assert folder.calls <= 430

@@ -14,12 +14,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.mqtt.link import Link
-from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
-from agent.storage.outbox import Outbox
 from tests.mqtt.ended import end
+from tests.mqtt.stack import Stack
 
 TOPICS = Topics("acme", "b1")
 
@@ -61,27 +60,15 @@ class Backend:
         end(self.client)
 
 
-class Board:
-    """Outbox, publisher and link as the agent composes them."""
+class Board(Stack):
+    """The board of TOPICS."""
 
     def __init__(self, folder, port: int, **options) -> None:
         options = {"host": "127.0.0.1", "port": port, "tenant": "acme", "keepalive_s": 5, "resend_s": 3, **options}
-        settings = MqttSettings(**options)
-        clock = SystemClock()
-        self.outbox = Outbox(folder / "outbox.db", 1, 1 << 24, 0.05, clock)
-        self.publisher = Publisher(self.outbox, TOPICS, settings, clock)
-        self.link = Link(
-            settings, TOPICS, 1, clock, lambda: {"agent": "test"}, self.publisher.on_message,
-            self.publisher.on_published, self.publisher.on_connected,
-        )  # fmt: skip
-        self.outbox.start()
-        self.link.start()
-        self.publisher.start(self.link)
+        super().__init__(folder / "outbox.db", MqttSettings(**options), TOPICS, 1, lambda: {"agent": "test"})
 
     def close(self) -> None:
-        self.publisher.stop()
-        self.link.stop()
-        self.outbox.stop()
+        self.stop()
 
 
 def make_link(port: int, **options) -> Link:
@@ -106,16 +93,6 @@ def certificates(folder):
     files = ["-in", f"{board}.csr", "-out", f"{board}.crt", "-extfile", str(folder / "names")]
     subprocess.run([openssl, "x509", "-req", *signing, *files], check=True, capture_output=True)
     return ca, board, foreign
-
-
-def until(condition, timeout_s: float = 20.0):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError("did not happen in time")
 
 
 def requesting_link(port: int, got: list, acknowledge: bool = True) -> Link:

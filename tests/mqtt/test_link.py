@@ -21,7 +21,8 @@ from agent.mqtt.link import Link
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
 from tests.mqtt.ended import end
-from tests.mqtt.linked import TOPICS, Backend, Board, make_link, until
+from tests.mqtt.linked import TOPICS, Backend, Board, make_link
+from tests.mqtt.stack import until
 
 
 @pytest.mark.broker

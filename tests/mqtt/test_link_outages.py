@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from tests.mqtt.linked import Backend, Board, until
+from tests.mqtt.linked import Backend, Board
 from tests.mqtt.payloads import validate
+from tests.mqtt.stack import until
 
 
 @pytest.mark.broker

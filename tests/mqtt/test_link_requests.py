@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.mqtt.linked import TOPICS, Backend, Board, publish, requesting_link, until
+from tests.mqtt.linked import TOPICS, Backend, Board, publish, requesting_link
+from tests.mqtt.stack import until
 
 
 @pytest.mark.broker
@@ -85,4 +86,37 @@ def test_responses_find_room_beside_a_backlog_of_telemetry_and_never_exceed_what
     assert not board.link.send("t", b"", retain=True) or board.link.connected
     board.close()
     assert not board.link.send(TOPICS.response("plan"), b"")
+    backend.close()
+
+
+@pytest.mark.broker
+def test_what_was_not_acknowledged_comes_again_when_asked_and_that_is_no_storm(broker):
+    got: list = []
+    link = requesting_link(broker.port, got, acknowledge=False)
+    link.start()
+    until(lambda: link.connected)
+    publish(broker.port, TOPICS.command("plan"), b"once")
+    for times in range(1, 7):
+        until(lambda: len(got) >= times)  # noqa: B023  (called at once)
+        until(lambda: link.connected)
+        link.renew()
+    until(lambda: len(got) == 7)
+    assert {inbound.payload for inbound in got} == {b"once"}
+    assert link.storm is None
+    assert link.status().connections == 7
+    link.stop()
+    link.renew()
+
+
+@pytest.mark.broker
+def test_asking_again_publishes_no_last_will(broker):
+    backend = Backend(broker.port)
+    link = requesting_link(broker.port, [])
+    link.start()
+    until(lambda: link.connected)
+    link.renew()
+    until(lambda: link.status().connections == 2)
+    link.stop()
+    until(lambda: backend.states and backend.states[-1][0]["online"] is False)
+    assert [(state["online"], state["conn"]) for state, _, _ in backend.states] == [(True, 1), (True, 2), (False, 2)]
     backend.close()

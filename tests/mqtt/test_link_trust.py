@@ -14,7 +14,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from agent.errors import LinkError
 from tests.broker import PATH, Broker
 from tests.mqtt.ended import end
-from tests.mqtt.linked import Board, certificates, make_link, until
+from tests.mqtt.linked import Board, certificates, make_link
+from tests.mqtt.stack import until
 
 
 @pytest.mark.broker

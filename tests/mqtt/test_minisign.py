@@ -171,6 +171,7 @@ def test_an_envelope_gives_back_the_document_and_its_very_text():
         (b'{"v":1,"doc":"{}","sig":"x"}', "malformed_signature"),
         (b" " * (envelope.MAX_ENVELOPE_BYTES + 1), "too_large"),
         (envelope.sealed("{", KEY.sign(b"{", "c")), "malformed"),
+        (envelope.sealed('{"x":1,"x":2}', KEY.sign(b'{"x":1,"x":2}', "c")), "malformed"),
         (envelope.sealed('{"x":Infinity}', KEY.sign(b'{"x":Infinity}', "c")), "malformed"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from agent.placement import split_points
 from agent.placement.pace import pace_of
 from agent.placement.problem import Problem
-from agent.placement.split_points import along, beats, best
+from agent.placement.split_points import STAYS, Timed, along, beats, best, fastest_as_measured
 from agent.placement.tables import Tables
 from agent.schema.policy import Objective, Weights
 
@@ -42,8 +42,9 @@ def test_the_best_split_runs_each_stage_where_it_is_quick():
     assert point.objectives[1] == pytest.approx(0.041)
 
 
-def test_no_split_is_found_within_one_piece_of_silicon():
+def test_no_split_is_found_nor_searched_within_one_piece_of_silicon(monkeypatch):
     ways = replace(tables(), silicon=("cpu", "cpu"))
+    monkeypatch.setattr(split_points, "solve", None)  # every start would wait for it
     assert best(ways, LATENCY, SIZES, 3, 5.0) == []
     assert along(ways, ["a", "b"], LATENCY, SIZES, 1)[0].label == "a+b"  # an owner may ask for one
 
@@ -101,3 +102,36 @@ def test_positions_that_are_tried_are_bounded(monkeypatch):
 def test_a_name_that_is_no_split_is_refused(names, words):
     with pytest.raises(ValueError, match=words):
         along(tables(), names, LATENCY, SIZES, 1)
+
+
+def as_measured(whole_s, split_s, serving="a", objective=LATENCY, static_w=None, split="a+b", whole="a"):
+    point = along(tables(), split.split("+"), LATENCY, SIZES, 1)[0]
+    return fastest_as_measured(
+        whole, whole_s, [Timed(point, split_s)], tables(), static_w or {}, objective, serving
+    )  # fmt: skip
+
+
+def test_what_was_measured_decides_between_a_split_and_the_whole_whatever_was_predicted():
+    fast = Objective(method="lexicographic", order=("latency",), tolerance=0)
+    assert as_measured(0.2, 0.1, objective=fast) == "a+b"
+    assert as_measured(0.01, 0.011, "a+b", objective=fast) == "a"
+
+
+def test_who_serves_stays_where_another_is_hardly_better():
+    fast = Objective(method="lexicographic", order=("latency",), tolerance=0)
+    near, far = 0.1 / (1.0 + STAYS / 2.0), 0.1 / (1.0 + STAYS * 2.0)
+    assert as_measured(0.1, near, "a", objective=fast) == "a"
+    assert as_measured(0.1, near, None, objective=fast) == "a"
+    assert as_measured(0.1, near, "a+b", objective=fast) == "a+b"
+    assert as_measured(0.1, far, "a", objective=fast) == "a+b"
+
+
+def test_joules_of_being_on_last_as_long_as_was_measured():
+    # both a fifth of a second: the split has a quarter of the modelled joules, unless being on costs most of them
+    frugal = Objective(method="lexicographic", order=("energy",), tolerance=0)
+    assert as_measured(0.2, 0.2, objective=frugal) == "a+b"
+    assert as_measured(0.2, 0.8, objective=frugal, static_w={"a": 1.0, "b": 1.0}) == "a"
+
+
+def test_a_whole_placement_of_unknown_energy_is_not_beaten_by_times():
+    assert as_measured(9.0, 0.01, whole="c") == "c"

@@ -76,11 +76,17 @@ def test_the_tally_is_the_same_as_counting(answers):
     assert dict(zip(tally.answers, tally.counts, strict=True)) == {a: answers.count(a) for a in answers}
     for i, first in enumerate(tally.answers):
         after = answers[answers.index(first) + 1 :]
-        assert tally.since[i] == tuple(after.count(a) for a in tally.answers)
+        assert tally.since(i) == tuple(after.count(a) for a in tally.answers)
     if answers:
         assert tally.counts[tally.leader()] == max(tally.counts)
         assert tally.runner_up() is None or tally.runner_up() != tally.leader()
         assert 0 < tally.agreement <= 1
+
+
+def test_a_tally_of_answers_that_all_differ_holds_one_entry_a_sample():
+    tally = tally_of(range(1024))
+    assert len(tally.order) == len(tally.counts) == 1024
+    assert certified_alpha(tally) == 1.0
 
 
 @given(ANSWERS)

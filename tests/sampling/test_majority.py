@@ -124,3 +124,10 @@ def test_a_majority_is_certified_by_csvet_alone_and_of_so_many_samples_at_most()
         Strategy("beta", 16, certify="majority")
     with pytest.raises(ValueError, match="goes up to 128"):
         Strategy("csvet", 200, certify="majority")
+
+
+def test_the_statement_counts_and_bounds():
+    said = majority.statement(Progress().add(*pool_of("aab")).tally, 16, 0.05)
+    assert said == (
+        "2 of 3 samples agree; no other answer would outnumber it among 16, wrongly so with probability at most 0.05"
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sampling.strategy import Progress, Sample, Strategy, answer, batch_size, decide, replay
+from agent.sampling.strategy import Expected, Progress, Sample, Strategy, answer, batch_size, decide, replay
 
 RULES = ["majority", "best-of-n", "beta", "doubling", "csvet"]
 
@@ -94,7 +94,8 @@ def test_unknown_joules_of_one_sample_make_the_sum_unknown():
 
 @pytest.mark.parametrize("fields", [
     {"max_samples": 0}, {"max_samples": 5000}, {"rule": "greedy", "max_samples": 2}, {"alpha": 0.0}, {"alpha": 1.0},
-    {"threshold": 0.0}, {"worth_j": 0.0}, {"rule": "beta", "worth_j": 1.0}, {"rule": "majority", "threshold": 0.8},
+    {"threshold": 0.0}, {"worth_j": 0.0}, {"worth_samples": 0.0},
+    {"rule": "beta", "worth_j": 1.0}, {"rule": "majority", "threshold": 0.8},
 ])  # fmt: skip
 def test_contradictory_options_are_refused(fields):
     with pytest.raises(ValueError, match=r"must|belongs"):
@@ -119,3 +120,32 @@ def test_the_first_batch_is_small_where_a_budget_waits_and_nobody_knows_what_a_s
     assert decide(Strategy("majority", 16, budget_j=100.0), Progress()).next_samples == 2
     progress, decision = replay(Strategy("majority", 16, budget_j=5.0), pool("ab" * 8, joules=None))
     assert (len(progress.samples), decision.reason) == (2, "joules")
+
+
+def test_a_worth_in_samples_is_one_in_joules_of_what_a_sample_takes():
+    answers = pool("abacabdabacabdab")
+    for worth in (10.0, 100.0, 1000.0):
+        counted = replay(Strategy("csvet", 16, worth_samples=worth), answers)
+        priced = replay(Strategy("csvet", 16, worth_j=worth), answers)
+        assert (len(counted[0].samples), counted[1].reason) == (len(priced[0].samples), priced[1].reason)
+    assert Strategy(worth_samples=3.0).worth(2.0) == 6.0
+    assert Strategy(worth_j=3.0).worth(2.0) == 3.0
+    assert Strategy().worth(2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("budgets", "one", "count"),
+    [
+        ({"budget_j": 6.5}, Expected(2.0, 0.1), 3), ({"budget_s": 0.25}, Expected(None, 0.1), 2),
+        ({"budget_j": 1.9}, Expected(2.0, 0.1), 0), ({"budget_j": 99.0}, Expected(None, 0.1), 0),
+        ({}, Expected(2.0, 0.1), 8), ({"budget_j": 1.9}, None, 2),
+    ],
+)  # fmt: skip
+def test_the_first_batch_is_what_budgets_allow_at_the_cost_expected(budgets, one, count):
+    decision = decide(Strategy("majority", 8, **budgets), Progress(), expected=one)
+    assert (decision.next_samples, decision.reason) == (count, "go_on" if count else "budget")
+
+
+def test_a_worth_is_said_in_one_way_only():
+    with pytest.raises(ValueError, match="give one"):
+        Strategy("csvet", worth_j=9.0, worth_samples=9.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from agent.schema.base import Quantity
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
-from agent.storage.yaml_files import SCHEMAS, Kind, load_policy, load_profile, load_settings, read_document
+from agent.storage.file_kinds import KINDS, Kind
+from agent.storage.yaml_files import load_policy, load_profile, load_settings, read_document
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted((ROOT / "device_profiles").glob("*.yaml"))
@@ -108,7 +110,7 @@ def test_the_first_line_points_editors_at_a_schema_that_exists(path: Path) -> No
     assert (path.parent / first.split("$schema=")[1]).is_file()
 
 
-@pytest.mark.parametrize("kind", sorted(SCHEMAS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_schemas_for_editors_are_current(kind: Kind) -> None:
     path = ROOT / f"docs/schemas/{kind}.json"
 
@@ -124,6 +126,15 @@ def test_the_example_settings_show_every_key() -> None:
     assert settings.mqtt is not None
     assert settings.models[0].path == ROOT / "docs/models/magika.onnx"
     assert all_keys(settings.model_dump()) <= set(document.positions)
+
+
+def test_every_key_of_the_settings_schema_stands_in_the_example() -> None:
+    schema = json.loads(schema_text("settings"))
+    named = {key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})}
+    text = (ROOT / "docs/agent.yaml").read_text()
+
+    assert {"decoder", "max_requests", "wait_ms"} <= named
+    assert {key for key in named if not re.search(rf"\b{key}:", text)} == set()
 
 
 def test_the_example_settings_show_the_defaults() -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.topics import Topics
-from agent.schema.settings import Settings
+from agent.schema.settings import MqttSettings, Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus
 from agent.service.remote import bundle_offer
 from agent.service.remote.bundle_layer import BundleLayer
@@ -51,7 +51,8 @@ class Parts:
     """What Bundles sees of the agent."""
 
     def __init__(self, board) -> None:
-        self.settings = Settings(version=1, state_dir=board.folder / "state")
+        mqtt = None if board.deferral is None else MqttSettings(host="h", bundles=board.deferral)
+        self.settings = Settings(version=1, state_dir=board.folder / "state", mqtt=mqtt)
         self.clock = board.clock
         self.layer = BundleLayer()
         self.snapshot = lambda: board.snapshot
@@ -74,7 +75,10 @@ class Board:
         self.refusals: list = []
         self.reports: list[dict] = []
         self.events: list[dict] = []
-        self.overruled = None
+        self.overruled = self.deferral = None
+        self.unfit = lambda _profile: None
+        self.after_switch = lambda: None
+        self.provenance = "measured"
         self.unplaceable: set[str] = set()
         self.probe_failure = None
         self.crash_in_trial = False
@@ -93,7 +97,7 @@ class Board:
                 payload, [KEY.public], TOPICS, "testboard", "1.0.0", record, self.clock.wall_s()
             ),
             self._again, lambda: frozenset({"m"}), lambda: self.overruled, lambda *_: self.probe_failure,
-            self.refusals.append, self._report, self.events.append,
+            self.refusals.append, self._report, self.events.append, lambda profile: self.unfit(profile),
         )  # fmt: skip
         self.bundles = Bundles(BundleStore(self.folder / "state"), self.agent, ties)
         self.bundles._stopping = Waiting(self)
@@ -101,6 +105,7 @@ class Board:
 
     def _again(self, run, change) -> Applied:
         change()
+        self.after_switch()
         name = self.policy
         return Applied(f"{name} cannot be had") if name in self.unplaceable else Applied(None)
 
@@ -125,11 +130,16 @@ class Board:
                 self.meters["m"].failed()
             else:
                 jitter = 1.0 + self.rng.gauss(0, self.noise)
-                self.meters["m"].answered("gpu0", 0.01 * slow * jitter, 0.01, 0.5 * cost * jitter, "measured", 0)
+                self.meters["m"].answered("gpu0", 0.01 * slow * jitter, 0.01, 0.5 * cost * jitter, self.provenance, 0)
 
     def change(self, **fields) -> None:
         """Another look of the model in the snapshot."""
         self.snapshot = replace(self.snapshot, models=(replace(self.snapshot.models[0], **fields),))
+
+    def serves(self, name: str, state: str = "ready", reason: str | None = None) -> None:
+        """Another model in the snapshot."""
+        first = self.snapshot.models[0]
+        self.snapshot = replace(self.snapshot, models=(first, replace(first, name=name, state=state, reason=reason)))
 
     # ------------------------------------------------------------------ the fleet's side
 
@@ -160,7 +170,11 @@ class Board:
 
     def offer(self, ver: int, name: str = "other", files=None, key=KEY, **fields) -> None:
         """Offer it and let the board work until it is settled."""
-        self.send(signed(json.dumps(self.document(ver, name, files, **fields)), key))
+        self.send(self.sealed(self.document(ver, name, files, **fields), key))
+
+    def sealed(self, document: dict, key=KEY) -> bytes:
+        """Signed, as it goes over the line."""
+        return signed(json.dumps(document), key)
 
     def send(self, payload: bytes) -> None:
         self.bundles.on_request(Inbound(TOPICS.bundle, payload, None, None, lambda: None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import BadInput, NotFound, StorageError
-from agent.sampling.reliability import Source
+from agent.sampling.reliability import Source, Vote
 from agent.service.decoding import answer_book
 from agent.service.decoding.answer_book import AnswerBook, Given
 from agent.service.decoding.answer_store import AnswerStore
@@ -13,8 +13,13 @@ from agent.service.decoding.answer_store import AnswerStore
 CPU, NPU = (Source("m", "number", "as served", name) for name in ("cpu", "npu"))
 
 
+def of(source, *answers):
+    return tuple(Vote(source, answer) for answer in answers)
+
+
 def given(answer="42", votes=("42", "42", "7"), source=CPU, **changes):
-    return Given(**{"source": source, "kind": "number", "choices": (), "votes": votes, "answer": answer,
+    votes = of(source, *votes) if isinstance(votes[0], str) else votes
+    return Given(**{"model": "m", "kind": "number", "choices": (), "votes": votes, "answer": answer,
                     "confidence": 0.6, **changes})  # fmt: skip
 
 
@@ -25,13 +30,13 @@ def told(book, truth=None, right=None, **changes):
 
 def test_a_source_gains_and_loses_by_what_is_told():
     book = AnswerBook()
-    first = book.weigh(CPU, ["42", "42"]).confidence
+    first = book.weigh(of(CPU, "42", "42")).confidence
     for _ in range(10):
         assert told(book, "42", votes=("42", "42")).right is True
-    trusted = book.weigh(CPU, ["42", "42"]).confidence
+    trusted = book.weigh(of(CPU, "42", "42")).confidence
     for _ in range(30):
         assert told(book, "41", votes=("42", "42")).right is False
-    assert trusted > first > book.weigh(CPU, ["42", "42"]).confidence
+    assert trusted > first > book.weigh(of(CPU, "42", "42")).confidence
 
 
 def test_the_truth_is_read_as_answers_are():
@@ -96,6 +101,25 @@ def test_sources_are_bounded_and_known_ones_go_on_learning(monkeypatch):
     assert (only.accelerator, only.evidence) == ("cpu", pytest.approx(0.96 * 2 / 3 + 0.96 / 3 + 2 / 3 + 1 / 3))
 
 
+def test_of_an_answer_from_two_accelerators_each_learns_from_its_own_samples():
+    book = AnswerBook()
+    for _ in range(20):
+        told(book, "42", votes=(*of(CPU, "42", "42"), *of(NPU, "9", "9")))
+    cpu, npu = book.scores().sources
+    assert (cpu.accelerator, npu.accelerator) == ("cpu", "npu")
+    assert cpu.reliability > 0.9
+    assert npu.reliability < 0.1
+    assert book.weigh((*of(CPU, "42"), *of(NPU, "9", "9"))).answer == "42"
+
+
+def test_of_more_sources_than_are_kept_the_known_ones_learn(monkeypatch):
+    monkeypatch.setattr(answer_book, "MAX_SOURCES", 1)
+    book = AnswerBook()
+    told(book, "42", votes=(*of(CPU, "42"), *of(NPU, "42")))
+    told(book, "42", votes=of(NPU, "42"))
+    assert [source.accelerator for source in book.scores().sources] == ["cpu"]
+
+
 def test_an_accelerator_whose_answers_are_worse_is_named():
     book = AnswerBook()
     for _ in range(20):
@@ -143,7 +167,7 @@ def test_what_was_learnt_survives_a_restart(tmp_path):
     again = AnswerBook(store)
     assert again.scores() == book.scores()
     assert again.outcomes == 5
-    assert again.weigh(CPU, ["42", "7"]) == book.weigh(CPU, ["42", "7"])
+    assert again.weigh(of(CPU, "42", "7")) == book.weigh(of(CPU, "42", "7"))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"calibration": [1]}', '{"calibration": [1, 0, 4, 0, 4]}'])
@@ -163,3 +187,14 @@ def test_a_full_disk_costs_no_answer():
             raise StorageError("full")
 
     assert told(AnswerBook(Full()), right=True).right is True
+
+
+def test_a_truth_without_a_unit_is_not_held_against_an_answer_with_one():
+    book = AnswerBook()
+    vote = Vote(Source("m", "number", "exact", "cpu"), "5000 m")
+    for number in ("a", "b"):
+        book.remember(number, Given("m", "number", (), (vote,), "5000 m", None))
+    with pytest.raises(BadInput, match=r"has one \(m\)"):
+        book.tell("a", "5", None)
+    assert book.tell("a", "5 km", None).right
+    assert book.tell("b", "5 m", None).right is False

@@ -83,7 +83,7 @@ def ask(scribe, plan=None, *, request=ASKED, heat=1.0, policy=POLICY):
 
 def test_samples_that_agree_are_certified_and_drawing_ends():
     scribe = Scribe(lambda row: f"It is 42 ({'abcdefgh'[row % 8]}) so 42")
-    events = ask(scribe)
+    events = ask(scribe, SamplingPlan(certify="mode", answer="number"))
     report = events.report
     assert (report.stop_reason, report.answer, report.agreement) == ("certified", "42", 1.0)
     assert report.certified <= report.alpha == 0.05
@@ -101,9 +101,27 @@ def test_a_majority_of_all_samples_is_certified_with_fewer_of_them_and_needs_no_
     assert not report.checks
 
 
+def test_where_nothing_is_said_what_all_samples_would_vote_for_is_certified():
+    report = ask(Scribe(lambda row: "42")).report
+    assert (report.certifies, report.samples_used) == ("majority", 4)
+
+
+def test_more_samples_than_a_vote_can_be_counted_for_certify_the_most_likely_answer():
+    report = ask(Scribe(lambda row: "42"), SamplingPlan(max_samples=200, answer="number")).report
+    assert (report.certifies, report.samples_used) == ("mode", 8)
+
+
+@pytest.mark.parametrize("energy_j", [1.0, None])
+def test_a_worth_in_samples_ends_sampling_whether_joules_are_known_or_not(energy_j):
+    scattered = Scribe(str, energy_j=energy_j)
+    report = ask(scattered, SamplingPlan(worth_samples=20, answer="number")).report
+    assert (report.stop_reason, report.certifies) == ("not_worth_it", None)
+    assert report.samples_used < 16
+
+
 def test_looks_come_after_2_4_8_samples_and_every_sample_has_a_number_of_its_own():
     scribe = Scribe(lambda row: str(row % 2))
-    ask(scribe, SamplingPlan(max_samples=12, answer="number"))
+    ask(scribe, SamplingPlan(max_samples=12, certify="mode", answer="number"))
     assert [(r.first_sample, r.samples) for r in scribe.requests] == [(0, 2), (2, 2), (4, 4), (8, 4)]
     assert {r.seed for r in scribe.requests} == {3}
 
@@ -146,6 +164,8 @@ def test_a_budget_that_the_first_batch_passes_is_said_with_what_it_took():
     (SamplingPlan("csvet", threshold=0.8), "threshold belongs to beta and doubling"),
     (SamplingPlan("majority", threshold=0.8), "threshold belongs to beta and doubling"),
     (SamplingPlan("majority", worth_j=3.0), "worth_j belongs to csvet"),
+    (SamplingPlan("beta", worth_samples=3.0), "worth_samples belongs to csvet"),
+    (SamplingPlan(worth_j=3.0, worth_samples=3.0), "give one"),
     (SamplingPlan(answer="number", choices=("A", "B")), "choices belong to answer choice"),
 ])  # fmt: skip
 def test_options_that_contradict_each_other_are_refused_before_anything_is_drawn(plan, says):
@@ -240,7 +260,7 @@ def test_the_deadline_is_that_of_the_whole_question():
     ("plan", "changes", "says"),
     [
         (SamplingPlan("majority", worth_j=2.0), {}, "worth_j belongs to csvet"),
-        (SamplingPlan("csvet"), {"temperature": 0.0}, "above 0"),
+        (SamplingPlan("csvet"), {"temperature": 0.0}, "draws the same text"),
         (SamplingPlan("csvet", answer="choice"), {}, "choices"),
     ],
 )
@@ -269,6 +289,57 @@ def test_the_policy_may_sample_for_requests_that_do_not_ask():
 )  # fmt: skip
 def test_the_answer_is_what_two_texts_can_agree_on(text, kind, answer):
     assert answer_in(text, kind, ("A", "B")) == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        *(("text", one, other) for one, other in (
+            ("x < 3", "x > 3"), ("-5", "5"), ("C++", "C#"), ("a+b", "a-b"), ("50 %", "$50"), ("दिन", "दान"),
+            ("1.5", "1, 5"), ("10²", "102"), ("a" * 3000 + "1", "a" * 3000 + "2"), ("5!", "5"),
+        )),
+        *(("number", one, other) for one, other in (
+            ("5 km", "5 m"), ("1/2", "3/2"), ("5 %", "$5"), ("5", "5 kg"), ("5 h", "5 min"), ("5 m²", "5 m³"),
+            ("5 m^2", "2 m^2"),
+            ("5xyz", "5abc"), ("5 m/s", "5 m"), ("5 million", "5 billion"), ("5 °C", "5 °F"), ("2:30", "3:30"),
+        )),
+        ("code", "  1", "1"), ("code", "a  b", "a b"),
+    ],
+)  # fmt: skip
+def test_answers_that_contradict_each_other_never_agree(kind, one, other):
+    assert answer_in(one, kind) != answer_in(other, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        ("text", "**Paris**", " paris. "), ("text", "Straße", "STRASSE"), ("text", "１２", "12"),
+        ("text", '"No."', "no"),
+        ("number", "5 km", "it is 5000 m."), ("number", "1/2", "0.5"), ("number", "2 hours", "120 min"),
+        ("number", "$0.50", "50 cents"), ("number", "5 apples", "5"), ("number", "18 km/h", "5 m/s"),
+        ("number", "5 miles per hour", "5 mph"), ("number", "1.5 kWh", "5.4 MJ"), ("number", "3 kilograms", "3000 g"),
+        ("number", "2 million", "2000000"), ("code", "a = 1  \nb\n", "a = 1\nb"),
+    ],
+)  # fmt: skip
+def test_answers_that_say_the_same_in_other_words_agree(kind, one, other):
+    assert answer_in(one, kind) == answer_in(other, kind)
+
+
+@pytest.mark.parametrize("change", [
+    {"temperature": 0.0}, {"temperature": 1e-9}, {"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0},
+])  # fmt: skip
+def test_settings_that_draw_one_text_again_and_again_certify_nothing(change):
+    request = replace(ASKED, **change)
+    with pytest.raises(BadInput, match="draws the same text every time"):
+        ask(Scribe(lambda row: "42"), SamplingPlan(answer="number"), request=request)
+    always = POLICY.model_copy(update={"sampling": POLICY.sampling.model_copy(update={"always": True})})
+    service = Answering(Scribe(str), lambda: always, lambda _: 1.0, FakeClock(), passes)
+    assert service.plan_of(request) is None
+
+
+def test_labels_of_several_letters_are_voted_on():
+    plan = SamplingPlan(answer="choice", choices=("yes", "no"))
+    assert ask(Scribe(lambda row: "The answer is yes"), plan).report.answer == "yes"
 
 
 def test_what_the_screen_refuses_is_neither_written_nor_answered():

@@ -175,6 +175,7 @@ def test_models_must_be_there_under_names_that_are_free(board):
     assert board.bundles.record.code == "name_taken"
     board.offer(2, files={"models/n.onnx": b"x"}, policy=None, models=["o"])
     assert board.bundles.record.code == "invalid"
+    board.serves("n")
     board.offer(3, files={"models/n.onnx": b"x"}, policy=None, models=["n"])
     assert board.status == "kept"
     assert [m.name for m in board.agent.layer.models] == ["n"]
@@ -328,6 +329,7 @@ def test_old_bundles_leave_the_disk(board):
 
 def test_pieces_come_in_any_order_are_asked_for_and_survive_a_power_cut(board):
     files = {"models/big.onnx": bytes(range(256)) * 100}
+    board.serves("big")
     document = board.document(1, "big", files, url=None, chunk_bytes=1024, policy=None, models=["big"])
     content = (board.folder / "big.tar").read_bytes()
     lost = {"on": True}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied, LaneOutOfMemory
-from agent.ports import LaneReply
+from agent.ports import LaneReply, LaneSpec
+from agent.service.serving.admitted import Admitted, Stamp
 from agent.service.serving.canaries import Canaries
 from agent.service.serving.held_answers import Held, HeldAnswers
 from agent.service.serving.lane_watch import MEMORY_FAILURES, SUSPECT_PAUSE_S, LaneWatch
-from tests.fakes import FakeLane
+from tests.fakes import FakeLane, load_spec
 from tests.service.world import POLICY, World
 
 
@@ -285,3 +286,49 @@ def test_a_question_that_waited_too_long_behind_requests_proves_nothing():
     bed.canaries.ask("gpu0", lane, "m", told.append)
     assert told[0].outcome == "gone"
     assert lane.alive()
+
+
+def drawing(lane):
+    """A lane whose model draws: no two answers are the same."""
+
+    def draw(inputs, future):
+        lane.runs += 1
+        future.set_result(LaneReply({"y": np.asarray(inputs["x"]) * lane.runs}, 0.01))
+
+    lane._run = draw
+
+
+def test_a_model_that_draws_at_random_has_no_canary_and_keeps_its_lanes():
+    bed = Bed(canary_s=5.0, prepare=lambda lane, generation: drawing(lane))
+    bed.lane("gpu0").die()
+    bed.tick(60.0)
+    assert {a.state for a in bed.snapshot.accelerators} == {"ready"}
+    assert bed.infer().result().placement == "gpu0"
+    assert bed.canaries.counters["wrong"] == 0
+    assert "two runs of the same input differ" in bed.condition("no_canary:m").cause
+
+
+def test_a_lane_that_does_not_repeat_itself_where_another_does_is_wrong():
+    bed = Bed()
+    told, other = [], FakeLane(LaneSpec("npu", 1), bed.clock)
+    other.start(lambda cause: None)
+    other.renew_permit(bed.clock.now_s + 10.0)
+    drawing(other)
+    spec = load_spec("m")
+    report = other.load(spec, 1.0).result()
+    bed.canaries.loaded("npu", other, spec, report, told.append)
+    assert told[0].outcome == "wrong"
+    assert "between two runs of the same input" in told[0].sentence
+    assert bed.condition("no_canary:m") is None
+
+
+def test_a_graph_that_draws_is_never_asked(tmp_path):
+    bed = Bed()
+    asked, told = bed.canaries.counters["asked"], []
+    admitted = Admitted(tmp_path, "d", Stamp(1, 1, 1, 1, 1), draws="Bernoulli")
+    lane, spec = bed.lane("gpu0"), load_spec("m")
+    for _ in range(2):
+        bed.canaries.loaded("gpu0", lane, spec, lane.load(spec, 1.0).result(), told.append, admitted)
+    assert [f.outcome for f in told] == ["unchecked", "unchecked"]
+    assert told[0].sentence == "its graph draws at random (Bernoulli)"
+    assert bed.canaries.counters["asked"] == asked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from agent.errors import ConfigError, NotFound, PlacementError
+from agent.ports import OutboxRow
 from agent.schema.command import (
     CalibrateArgs,
     DrainArgs,
@@ -108,6 +111,7 @@ class Stage:
             Settings(version=1, state_dir=folder), self.policy_path, self.models, self.world.dispatcher, (),
             lambda: self.world.snapshot, lambda: self.world.supervisor.in_force, self.world.supervisor.post,
             self.rejections, self.world.clock, lambda: self.overruled,
+            recent=lambda _count: [OutboxRow(1, "evt", 7, {"event": "asked"})],
         )  # fmt: skip
         self.actions = Actions(self.agent)
         self.told: list[tuple[str, float | None]] = []
@@ -249,6 +253,10 @@ def test_log_level_and_diag(stage, capsys):
     logs.configure("warning")
     made = stage.actions.collect_diag(NoArgs(), stage.run())
     assert {"status.json", "policy.json", "threads.txt"} <= set(made["files"])
+    with tarfile.open(made["path"]) as tar:
+        name = next(n for n in tar.getnames() if n.endswith("outbox.json"))
+        rows = json.load(tar.extractfile(name))
+    assert rows == [{"cls": "evt", "boot": 1, "seq": 7, "event": "asked"}]  # of the outbox: it opens no file of it
 
 
 # ---------------------------------------------------------------------------------------------- desired state

@@ -298,7 +298,9 @@ def test_a_step_that_does_not_end_costs_the_process():
 def test_a_process_that_waits_for_a_core_does_not_hang():
     world = World().loaded()
     deadline_s = LIMITS.hang_factor * 2.0
-    world.lane.busy_since_s, world.lane.waited_s = world.clock.monotonic_s(), 5.0
+    world.lane.waited_s = 5.0
+    world.tick(0.1)
+    world.lane.busy_since_s = world.clock.monotonic_s()
     world.tick(0.1)
     world.lane.waited_s = 5.0 + deadline_s
     world.tick(1.5 * deadline_s)

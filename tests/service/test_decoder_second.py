@@ -109,3 +109,51 @@ def test_prompts_need_the_weights_twice_and_layers_do_not(tmp_path):
     sizes = read_sizes(tmp_path)
     whole, part = (second_bytes(sizes, DecoderSecond(accelerator="b", layers=n)) for n in (None, 1))
     assert whole - part == pytest.approx(1150)
+
+
+def loaded(world):
+    for lane in world.lanes[:2]:
+        lane.loading.set_result(REPORT)
+    world.tick()
+    return world.lanes[0], world.lanes[1]
+
+
+def test_a_process_that_waits_for_one_at_work_does_not_hang(world):
+    first, second = loaded(world)
+    first.busy_since_s = world.clock.monotonic_s()
+    for _ in range(100):
+        second.busy_since_s = world.clock.monotonic_s()  # one short call after another
+        world.tick()
+    assert not first.dead
+    second.busy_since_s = None
+    for _ in range(100):
+        world.tick()
+    assert first.dead
+
+
+def test_a_process_that_waits_for_one_without_a_core_does_not_hang(world):
+    first, second = loaded(world)
+    first.busy_since_s = world.clock.monotonic_s()
+    for _ in range(100):
+        second.waited_s += 0.1
+        world.tick()
+    assert not first.dead
+
+
+def test_a_helper_that_hangs_is_the_one_that_is_killed(world):
+    first, second = loaded(world)
+    first.busy_since_s = second.busy_since_s = world.clock.monotonic_s()
+    for _ in range(100):
+        world.tick()
+        if second.dead:
+            break
+    assert (first.dead, second.dead) == (False, True)
+
+
+def test_what_a_process_waited_before_its_turn_was_seen_counts_too(world):
+    first, _ = loaded(world)
+    first.busy_since_s = world.clock.monotonic_s()
+    world.clock.advance(30.0)  # the agent itself got no core either
+    first.waited_s += 30.0
+    world.tick()
+    assert not first.dead

@@ -9,7 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, LaneDied, NotFound, NotLoaded, Overloaded
+from agent.errors import (
+    BadInput,
+    DeadlineExceeded,
+    InferenceFailed,
+    InputRefused,
+    LaneDied,
+    NotFound,
+    NotLoaded,
+    Overloaded,
+    Unprocessable,
+)
 from tests.service.world import POLICY, World
 
 
@@ -162,6 +172,17 @@ def test_an_error_of_the_runtime_is_tried_elsewhere_and_told_to_the_supervisor()
     assert ("inference_failed", {"accelerator": "gpu0", "cause": "bad kernel"}) in world.telemetry.events
 
 
+def test_an_input_that_a_sound_runtime_refuses_is_not_run_elsewhere_and_speaks_against_no_lane():
+    world = World()
+    world.lane("gpu0").fail_with = InputRefused("it cannot run with 'x' [2, 4]")
+    refusal = world.infer().exception(0)
+    assert isinstance(refusal, Unprocessable)
+    assert "cannot run with" in refusal.message
+    world.tick()
+    assert world.dispatcher.counters["replayed"] == 0
+    assert not [kind for kind, _ in world.telemetry.events if kind == "inference_failed"]
+
+
 def test_an_error_on_every_placement_reaches_the_client():
     world = World()
     for name in ("gpu0", "cpu"):
@@ -178,6 +199,15 @@ def test_a_full_queue_spills_over_and_then_refuses():
     assert isinstance(futures[4].exception(0), Overloaded)
 
 
+def test_a_request_that_a_queue_would_make_late_goes_where_it_would_not_wait():
+    world = World()  # 0.01 s are predicted for each placement
+    for name in ("gpu0", "cpu"):
+        world.lane(name).hold = True
+    for deadline_s in (5.0, 5.0, 5.0, 0.02, 0.05, 0.005):
+        world.infer(deadline_s=deadline_s)
+    assert [len(world.lane(n).held) for n in ("gpu0", "cpu")] == [5, 1]
+
+
 def test_more_requests_than_the_policy_admits_are_refused_with_a_time_to_return():
     world = World(policy=policy(admission={"max_concurrent_requests": 3}))
     world.lane("gpu0").hold = True
@@ -191,7 +221,7 @@ def test_more_requests_than_the_policy_admits_are_refused_with_a_time_to_return(
 def test_a_request_may_ask_for_a_placement_and_gets_that_or_an_error():
     world = World()
     assert world.infer(placement="cpu").result(0).placement == "cpu"
-    assert "it is on gpu0, cpu" in str(world.infer(placement="npu").exception(0))
+    assert "model 'm' is on gpu0, cpu" in str(world.infer(placement="npu").exception(0))
 
 
 def test_a_cancelled_request_frees_its_place_and_its_answer_is_dropped():

@@ -321,7 +321,7 @@ def test_a_calibration_says_its_age_and_what_it_left_out(tmp_path):
     row = calibration_row(tmp_path, {**CALIBRATED, "refused": ["x"]}, MEASURED_S + 3 * 3600)
     assert row.result == "ok"
     assert "3 hours ago" in row.message
-    assert "1 measurements not used" in row.message
+    assert "with 1 remark on what was measured" in row.message
 
 
 def test_an_old_calibration_is_a_warning(tmp_path):

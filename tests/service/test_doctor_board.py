@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.schema.settings import ModelEntry, OutboxSettings, Settings
+from agent.schema.settings import ModelEntry, OutboxSettings, Settings, VariantEntry
 from agent.service.doctor import doctor_board
 from agent.service.doctor.doctor import Surroundings, examine
 from agent.storage import yaml_files
@@ -110,3 +110,16 @@ def test_the_shipped_policies_fit_the_shipped_write_budget(tmp_path, shipped):  
     for name, path in share.list_policies().items():
         found = doctor_board.asked(settings(tmp_path), board(shipped), yaml_files.load_policy(path))
         assert [r.message for r in found if r.check == "write budget"] == [], name
+
+
+def test_splits_over_what_is_not_here_or_beside_variants_are_told(tmp_path, shipped):  # noqa: F811
+    model = ModelEntry(
+        name="faces", path=tmp_path / "faces.onnx", splits=("cpu+npu9",),
+        variants=(VariantEntry(name="int8", path=tmp_path / "faces8.onnx"),),
+    )  # fmt: skip
+    told = doctor_board.asked(settings(tmp_path, models=(model,)), board(shipped), None)
+    assert [r.result for r in told] == ["warn", "warn"]
+    assert told[0].message.startswith("faces is to be split over cpu+npu9: there is no accelerator npu9")
+    assert "no split is ready while a variant serves" in told[1].message
+    fine = model.model_copy(update={"splits": ("cpu+cpu-eco",), "variants": ()})
+    assert doctor_board.asked(settings(tmp_path, models=(fine,)), board(shipped), None) == []

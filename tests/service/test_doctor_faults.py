@@ -139,3 +139,14 @@ def test_doctor_and_detect_tell_the_same_of_a_counter_that_is_not_used(tmp_path,
     around = Surroundings(BOTH, root=tmp_path, machine="x86_64", profiles=shipped, distributions=frozenset())
     result = next(r for r in examine(None, around) if r.check == "energy counter")
     assert (result.result, result.message) == ("warn", told)
+
+
+def test_a_variable_that_names_no_key_or_a_wrong_value_hides_nothing_else(tmp_path, taken_port, shipped):  # noqa: F811
+    file = broken_install(tmp_path, taken_port)
+    environ = {"QEIL_HTTP_PROT": "1", "QEIL_HTTP_KEEP_ALIVE_S": "soon", "PATH": "/bin"}
+    results = examine(file, Surroundings(JETSON, root=tmp_path / "root", profiles=shipped, environ=environ))
+
+    told = [(r.message, r.mend) for r in results if r.check == "settings" and r.result == "fail"]
+    assert len(told) >= 1
+    assert all("QEIL_" in message and mend == "unset that variable, or correct it" for message, mend in told)
+    assert {"http", "api key", "model gone"} <= {r.check for r in results if r.result != "ok"}

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from agent.schema.settings import HttpSettings, MqttSettings, MqttTls
+from agent.schema.settings import HttpSettings, MqttSettings, MqttTls, OtlpSettings
 from agent.service.doctor import doctor_links
 from agent.service.doctor.certificates import expires_at_s
 from agent.service.doctor.doctor_broker import connect_packet
@@ -203,6 +203,27 @@ def test_unreadable_damaged_and_foreign_certificates_fail(tmp_path, pem):
     assert checked(pem[0], key)["broker key"].result == "fail"
     assert checked(pem[0], tmp_path / "absent.pem")["broker key"].result == "fail"
     assert checked(pem[0], pem[1])["broker password"].result == "fail"
+
+
+def test_an_empty_secret_is_a_failure(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("\n")
+    key.chmod(0o600)
+    wanted = settings(tmp_path, http=HttpSettings(api_key_file=key))
+    assert by_check(doctor_links.certificates(wanted, NOW_S))["api key"].message == f"{key} is empty"
+
+
+def test_a_collector_that_nobody_runs_is_told_and_one_that_listens_is_fine(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/metrics"
+        wanted = settings(tmp_path, otlp=OtlpSettings(endpoint=url))
+        assert "not reachable" in by_check(doctor_links.collector(wanted))["collector"].message
+        listener.listen()
+        assert by_check(doctor_links.collector(wanted))["collector"].result == "ok"
+    assert doctor_links.collector(settings(tmp_path)) == []
+    nonsense = settings(tmp_path, otlp=OtlpSettings(endpoint="http://h:99999/"))
+    assert by_check(doctor_links.collector(nonsense))["collector"].result == "warn"
 
 
 def test_a_secret_that_others_can_read_is_a_warning(tmp_path):

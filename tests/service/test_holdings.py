@@ -30,6 +30,7 @@ class Opened:
     path: object
     format: str = "onnx"
     digest: str = "d"
+    stamp: object = None
 
 
 def workload(size: float = BYTES):

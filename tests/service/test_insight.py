@@ -106,6 +106,14 @@ def test_the_reason_names_the_next_one_and_the_wish():
     assert "Policy test weighs energy 1, latency 1" in text
 
 
+def test_the_reason_says_that_times_of_its_own_decided_against_the_predictions():
+    timed = replace(MODEL, placement="cpu", candidates=(replace(CPU, timed_ms=30.9), replace(NPU, timed_ms=42.8)))
+    text = why(timed, POLICY)
+    assert "1.39 × the time as timed on the idle board (42.8 ms beside 30.9 ms), which decides" in text
+    assert "from what was predicted: 0.67 × the time and 0.20 × the energy" in text
+    assert [row["timed_ms"] for row in placements(timed, POLICY)["candidates"]] == [30.9, 42.8]
+
+
 def test_the_reason_says_when_the_first_choice_is_not_to_be_had():
     down = replace(NPU, state="refused", reason="ran on the CPU")
     text = why(replace(MODEL, candidates=(down, CPU), placement="cpu"), POLICY)

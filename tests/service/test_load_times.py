@@ -7,7 +7,7 @@ from pathlib import Path
 from agent.ports import LoadSpec
 from agent.schema.device import Runtime
 from agent.service.mail import ConditionEvent
-from agent.service.serving.canaries import Canaries
+from agent.service.serving.canaries import CAUSE, Canaries
 from agent.service.serving.lane_watch import LONG_LOAD_S, LaneWatch
 from agent.service.serving.load_times import MOST_REMEMBERED, LoadTimes
 from tests.service.world import World
@@ -127,3 +127,20 @@ def test_a_load_that_takes_long_is_told_of_until_it_ends_and_the_next_one_has_an
     world.tick(LONG_LOAD_S + 3.0)
     assert "as measured last time" in world.condition("loading:m@gpu0").cause
     assert world.placement().expected_load_provenance == "measured"
+
+
+def test_an_accelerator_without_a_process_is_not_said_to_load(tmp_path):
+    world = Watched(tmp_path)
+    keeper = world.keepers["gpu0"]
+    for _ in range(100):
+        if keeper.health.phase == "open":
+            break
+        if keeper.lane.alive():
+            keeper.lane.kill(f"{CAUSE}: m is off")
+        world.tick(0.2)
+    assert keeper.health.phase == "open"
+    world.told.clear()
+    for _ in range(3):
+        world.tick(LONG_LOAD_S)
+        if keeper.health.phase == "open":
+            assert not any(world.told.values())

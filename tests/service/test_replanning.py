@@ -239,6 +239,7 @@ class Opened:
     path: object
     format: str = "onnx"
     digest: str = "d"
+    stamp: object = None
 
 
 ENTRY = (ModelEntry(name="m", path="m.onnx"),)

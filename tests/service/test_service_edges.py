@@ -118,10 +118,20 @@ def test_an_unreadable_edit_and_an_unplaceable_one_are_rejected_with_the_reason(
 
 def test_unload_and_load_change_what_is_planned(changes):
     models, _, posted = changes
+    assert not models.planning()
     models.change("n", load=False).result(5)
     models.change("n", load=True).result(5)
     assert [[m.name for m in p.wanted.plan.models] for p in posted] == [["m"], ["m", "n"]]
     with pytest.raises(NotFound, match="known: m, n"):
+        models.change("zzz", load=True)
+
+
+def test_an_unknown_model_is_told_of_those_that_write_text_too(changes, monkeypatch):
+    models, *_ = changes
+    served = models._snapshot()
+    writer = replace(served.models[0], name="writer")
+    monkeypatch.setattr(models, "_snapshot", lambda: replace(served, models=(*served.models, writer)))
+    with pytest.raises(NotFound, match="known: m, n, writer"):
         models.change("zzz", load=True)
 
 
@@ -138,6 +148,7 @@ def test_a_replan_that_waited_never_undoes_a_policy_that_came_meanwhile(changes)
     planner.plan = slowly
     models.propose(POLICY.model_copy(update={"name": "wanted-by-the-fleet"}), "desired state")
     begun.wait(10)
+    assert models.planning()
     last = models.propose(None, "gpu0 is lost")  # asked for while the supervisor knows nothing of the new policy
     go_on.set()
     last.result(10)

@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import ModelLoadFailed
 from agent.placement.state import State
+from agent.placement.tables import make_tables
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
 from agent.service.planning import split_store
@@ -56,6 +57,7 @@ def test_a_named_split_is_cut_and_kept_whatever_the_standby(tmp_path, path):
 def test_a_named_split_that_cannot_be_is_in_the_plan_with_its_reason(tmp_path, path, label, words):
     model = planned(tmp_path, path, splits=(label,))
     assert words in dict(model.rejected)[label]
+    assert dict(model.splits_refused) == {label: dict(model.rejected)[label]}
     assert all(not c.stages for c in model.candidates)
 
 
@@ -63,6 +65,25 @@ def test_equal_accelerators_are_not_worth_a_split(tmp_path, path):
     model = planned(tmp_path, path)
     assert all(not c.stages for c in model.candidates)
     assert not (tmp_path / "state" / "splits").exists()
+
+
+def test_within_one_piece_of_silicon_nothing_is_costed_stage_by_stage_unless_a_split_is_named(
+    tmp_path, path, monkeypatch
+):
+    calls = []
+
+    def counted(*given, **options):
+        calls.append(given)
+        return make_tables(*given, **options)
+
+    monkeypatch.setattr("agent.service.planning.split_planner.make_tables", counted)
+    board = profile("a", "b")
+    one = [a.model_copy(update={"silicon": "soc"}) for a in board.accelerators]
+    made = SplittingPlanner(Board(board.model_copy(update={"accelerators": one}), frozenset(), 2), tmp_path / "s", dict)
+    made.plan(POLICY, "d", [ModelEntry(name="net", path=path)])
+    assert calls == []
+    made.plan_uncut(POLICY, "d", [ModelEntry(name="net", path=path, splits=("a+b",))])
+    assert len(calls) == 1
 
 
 def test_a_split_that_is_worth_it_comes_first(tmp_path, path, monkeypatch):
@@ -157,6 +178,7 @@ def test_a_start_waits_for_no_cut_and_the_next_plan_makes_it(tmp_path, path):
     first, uncut = made.plan_uncut(POLICY, "d", (entry,))
     assert uncut
     assert ("a+b", split_store.LATER) in first.models[0].rejected
+    assert first.models[0].splits_refused == ()
     assert not (tmp_path / "state" / "splits").exists()
     later = made.plan(POLICY, "d", (entry,), State(), first)
     assert "a+b" in [c.accelerator for c in later.models[0].candidates]

@@ -9,7 +9,10 @@ import pytest
 
 from agent.errors import BadInput, DeadlineExceeded, InferenceFailed
 from agent.ports import InferenceRequest
+from agent.service.mail import PlanEvent
+from agent.service.serving.serving_state import InForce
 from tests.service.split_world import ALL, SplitWorld, split_candidate, whole_candidate
+from tests.service.world import POLICY, World, plan_of
 
 
 def value(answer) -> float:
@@ -236,3 +239,18 @@ def test_a_split_that_still_loads_keeps_the_old_plan_in_force_and_the_supervisor
         world.lane(name).release_loads()
     world.tick()
     assert world.snapshot.agent.policy_digest == "d2"
+
+
+def test_a_split_that_the_settings_name_and_the_plan_lacks_is_a_condition():
+    world = World()
+    plan = plan_of({"m": ["gpu0", "cpu"]}, "d2")
+    refused = replace(plan.models[0], splits_refused=(("cpu+npu9", "no such accelerator"),))
+    world.supervisor.post(PlanEvent(InForce(POLICY, "d2", replace(plan, models=(refused,))), "settings"))
+    world.tick(3.0)
+    found = world.condition("split_refused:m:cpu+npu9")
+    assert (found.cause, found.mend) == (
+        "no such accelerator", "correct splits in the model's settings, or take it out",
+    )  # fmt: skip
+    world.supervisor.post(PlanEvent(InForce(POLICY, "d3", plan), "settings"))
+    world.tick(3.0)
+    assert world.condition("split_refused:m:cpu+npu9") is None

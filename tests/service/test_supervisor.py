@@ -239,6 +239,15 @@ def test_a_rejected_edit_stands_as_a_condition_until_a_good_one_is_in_force():
     assert world.condition("policy_rejected") is None
 
 
+def test_a_plan_is_told_where_it_changes_who_serves_and_not_each_time_it_is_made():
+    world = World({"m": ["gpu0", "cpu"]}, accelerators=("gpu0", "cpu"))
+    for placements, why in ((["gpu0", "cpu"], "edited"), (["gpu0", "cpu"], "timed"), (["cpu", "gpu0"], "timed")):
+        world.supervisor.post(PlanEvent(InForce(POLICY, "d2", plan_of({"m": placements}, "d2")), why))
+        world.tick(1.0)
+    told = [(f["serves"], f["cause"]) for kind, f in world.telemetry.events if kind == "planned"]
+    assert told == [(["gpu0", "cpu"], "edited"), (["cpu", "gpu0"], "timed")]
+
+
 def test_conditions_of_other_parts_keep_their_beginning_while_they_last():
     world = World()
     world.supervisor.post(ConditionEvent("broker", "refused", "telemetry waits", "start it"))

@@ -12,7 +12,9 @@ from agent.ports import LaneReply
 from agent.service.board import Board
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner import Planner
-from agent.service.serving.time_trials import AGAIN_S, SETTLED_S, TRIALS, TimeTrials
+from agent.service.serving.split_meter import SplitMeter
+from agent.service.serving.split_trial import SplitTrial
+from agent.service.serving.time_trials import AGAIN_S, CALLS, SETTLED_S, TRIALS, TimeTrials
 from tests.service.test_canaries import Bed
 from tests.service.test_replanning import BOARD, ENTRY, WORKLOAD, Opened, names
 from tests.service.world import POLICY
@@ -27,7 +29,10 @@ class Track(Bed):
         super().__init__(canary_s=1e6, **options)
         self.asked: list[str] = []
         self.seconds = seconds
-        self.trials = TimeTrials(self.canaries, self.keepers, busy, self.asked.append)
+        self.trials = TimeTrials(
+            self.canaries, self.keepers, busy, self.asked.append, SplitTrial(self.clock, SplitMeter())
+        )
+        self.supervisor.show_times(self.trials.times)
         for name in seconds:
             self.slow(name)
         self.supervisor.after_tick = lambda now_s: self.trials.look(self.supervisor.in_force.plan, now_s)
@@ -57,8 +62,8 @@ def test_a_board_that_is_slower_than_predicted_as_a_whole_changes_nothing():
 
 
 def test_what_else_ran_at_the_time_does_not_count():
-    track = Track({"gpu0": 0.04, "cpu": 0.04})
-    lane, times = track.lane("cpu"), iter([0.5, 0.04, 0.001, 0.9, 0.9])
+    track = Track({"gpu0": 0.06, "cpu": 0.06})
+    lane, times = track.lane("cpu"), iter([0.5, 0.06, 0.055, 0.06, 0.9])
 
     def run(inputs, future):
         lane.runs += 1
@@ -66,8 +71,40 @@ def test_what_else_ran_at_the_time_does_not_count():
 
     lane._run = run
     track.tick(LONG_S)
-    assert track.trials.times()["sha", "cpu"] == 0.04
+    assert track.trials.times()["sha", "cpu"] == 0.06
     assert track.asked == []
+
+
+def test_calls_of_a_trial_follow_one_another_as_long_as_they_are_short_and_the_first_half_only_warms():
+    track = Track({"gpu0": 0.04, "cpu": 0.04})
+    lane, runs = track.lane("cpu"), []
+
+    def run(inputs, future):
+        runs.append(0.003 if len(runs) % CALLS < CALLS // 2 else 0.001 + 0.0001 * (len(runs) % 2))
+        future.set_result(LaneReply({"y": inputs["x"] + 1}, runs[-1]))
+
+    lane._run = run
+    track.tick(LONG_S)
+    assert len(runs) == CALLS * TRIALS
+    assert track.trials.times()["sha", "cpu"] == 0.001
+
+
+def test_a_trial_into_which_a_request_comes_is_made_anew():
+    busy = [False]
+    track = Track({"gpu0": 0.04, "cpu": 0.001}, lambda: busy[0])
+    lane = track.lane("cpu")
+    lane.hold = True
+    track.tick(LONG_S)
+    busy[0] = True
+    lane.hold = False
+    lane.release()
+    before = lane.runs
+    track.tick(1.0)
+    assert lane.runs == before
+    assert ("sha", "cpu") not in track.trials.times()
+    busy[0] = False
+    track.tick(5.0)
+    assert track.trials.times()["sha", "cpu"] == 0.001
 
 
 def test_a_time_that_changes_later_is_planned_with_again():

@@ -77,6 +77,16 @@ def test_the_agents_governor_does_the_work_without_the_trips_that_others_take():
     assert runs["stepping"].tally.derated_s > 0
 
 
+def test_the_oracle_stays_below_a_trip_that_neighbours_warm_by_hundredths():
+    nodes = board_data()["nodes"]
+    nodes[1]["heat_capacity_j_per_k"] = 40.0
+    far = [{"name": f"far-{n}", "node": "sink", "requests_per_s": 20, "power_w": 2.2} for n in (1, 2, 3)]
+    crowded = board(nodes=nodes, accelerators=[*board_data()["accelerators"], *far])
+    run = BoardRun(scenario(arrivals=[{"from_h": 0, "load_share": 0.95}]), crowded, POLICY, "oracle", 2.0)
+    assert run.run().trips == 0
+    assert 79.5 < run.tally.peak_c < 79.981
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another():
     one, again = (run_board(scenario(hours=0.05), board(), POLICY, "predictive") for _ in range(2))
     other = run_board(scenario(hours=0.05, seed=4), board(), POLICY, "predictive")

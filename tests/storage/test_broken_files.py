@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.check import check_file
+from agent.storage import share
 
 BROKEN = Path(__file__).parent / "broken"
 
@@ -138,3 +139,15 @@ def test_a_problem_reads_file_line_key_message_and_suggestion() -> None:
     assert text == (
         f"{path}:15: power_cap_mw: unknown key 'power_cap_mw'; power_cap_w is in watts (did you mean power_cap_w?)"
     )
+
+
+@pytest.mark.parametrize(("written", "meant"), [("1.99", None), ("85", "0.85"), ("2", "0.02"), ("101", None)])
+def test_a_share_above_one_is_taken_for_percent_only_where_it_can_be_meant_as_that(
+    tmp_path: Path, written: str, meant: str | None
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        share.find_policy("balanced").read_text().replace("quality_floor: 0.99", f"quality_floor: {written}")
+    )
+    (problem,) = check_file(path)
+    assert (problem.key, problem.suggestion) == ("quality_floor", meant)

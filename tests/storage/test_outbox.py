@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 import time
 
@@ -162,4 +164,41 @@ def test_many_scattered_acknowledgements_do_not_wait_for_the_window(tmp_path, mo
             break
         time.sleep(0.01)
     assert box.depth() == 6
+    box.stop()
+
+
+def test_nobody_else_writes_to_the_file_and_no_index_of_its_log_is_on_the_disk(tmp_path):
+    box = make(tmp_path)
+    box.append("evt", {})
+    box.flush()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outbox.db", "outbox.db-wal"]
+    db = sqlite3.connect(tmp_path / "outbox.db", timeout=0)
+    with contextlib.closing(db), pytest.raises(sqlite3.OperationalError, match="locked"):
+        db.execute("SELECT * FROM rows")
+    box.stop()
+
+
+def test_a_reader_never_sees_half_a_commit(tmp_path):
+    """All threads share one connection, on which even what is not committed can be read."""
+    box = make(tmp_path)
+    seen = []
+    insert = box._spool._insert
+
+    def slow(rows):
+        made = insert(rows)
+        reader = threading.Thread(target=lambda: seen.append(box.depth()))
+        reader.start()
+        reader.join(0.2)
+        assert seen == []
+        seen.append("committed")
+        return made
+
+    box._spool._insert = slow
+    box.append("evt", {})
+    box.flush()
+    for _ in range(500):
+        if len(seen) == 2:
+            break
+        time.sleep(0.01)
+    assert seen == ["committed", 1]
     box.stop()

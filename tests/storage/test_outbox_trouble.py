@@ -44,8 +44,8 @@ def test_a_file_that_cannot_be_read_is_said_and_not_raised(tmp_path):
     box = make(tmp_path)
     box.append("tlm", {})
     box.flush()
-    box._reader.close()
-    box._reader = sqlite3.connect(":memory:", check_same_thread=False)
+    box._spool._db.close()
+    box._spool._db = sqlite3.connect(":memory:", check_same_thread=False)
     assert (waiting(box), box.recent(1), box.depth()) == ([], [], 0)
     assert "no such table" in box.failing
     assert box.counters["read_errors"] == 3
@@ -139,7 +139,6 @@ class Model:
             cls, low, more = [*arguments, 0][:3]
             self.ack(cls, low, low + more, name == "cum")
         elif name == "reopen":  # a crash: nothing is flushed
-            self.box._reader.close()
             self.box._spool._db.close()
             self.queued = []
             self.boot += arguments[0]

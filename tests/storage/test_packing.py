@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 
 import pytest
 from hypothesis import given
@@ -18,9 +16,9 @@ from tests.storage.spools import make, noise, waiting
 ROW = {"models": {f"m{i}": {"state": "ready", "requests": i, "p50_ms": 1.5 * i} for i in range(9)}}
 
 
-def raw(folder, query, *arguments):
-    with contextlib.closing(sqlite3.connect(folder / "outbox.db")) as db, db:
-        return db.execute(query, arguments).fetchall()
+def raw(box, query):
+    with box._spool._db as db:
+        return db.execute(query).fetchall()
 
 
 @given(base=st.text(max_size=300), row=st.dictionaries(st.text(max_size=9), st.text(max_size=99)))
@@ -36,7 +34,7 @@ def test_rows_that_resemble_each_other_take_a_sixth(tmp_path):
     for i in range(60):
         box.append("tlm", {"ts": 1.7e9 + i, **ROW})
     box.flush()
-    [(stored,)] = raw(tmp_path, "SELECT SUM(LENGTH(payload)) + (SELECT SUM(LENGTH(text)) FROM bases) FROM rows")
+    [(stored,)] = raw(box, "SELECT SUM(LENGTH(payload)) + (SELECT SUM(LENGTH(text)) FROM bases) FROM rows")
     assert stored < 60 * len(json.dumps(ROW)) / 6
     assert [r.payload for r in waiting(box)] == [{"ts": 1.7e9 + i, **ROW} for i in range(60)]
     assert [r.payload["ts"] for r in recent_rows(tmp_path / "outbox.db", 2)] == [1.7e9 + 58, 1.7e9 + 59]
@@ -47,7 +45,7 @@ def test_events_are_stored_as_text(tmp_path):
     box = make(tmp_path)
     box.append("evt", ROW)
     box.flush()
-    assert [json.loads(text) for (text,) in raw(tmp_path, "SELECT payload FROM rows")] == [ROW]
+    assert [json.loads(text) for (text,) in raw(box, "SELECT payload FROM rows")] == [ROW]
     box.stop()
 
 
@@ -56,12 +54,12 @@ def test_bases_follow_the_rows_and_go_with_them(tmp_path):
     for i in range(3 * packing.MAX_ROWS):
         box.append("tlm", {"i": i, **ROW})
     box.flush()
-    assert raw(tmp_path, "SELECT COUNT(*) FROM bases") == [(3,)]
+    assert raw(box, "SELECT COUNT(*) FROM bases") == [(3,)]
     assert [r.payload["i"] for r in waiting(box)] == list(range(3 * packing.MAX_ROWS))
     box.acknowledge(1, "tlm", 3 * packing.MAX_ROWS - 1)
     box.append("tlm", {"i": -1, **ROW})
     box.flush()
-    assert raw(tmp_path, "SELECT COUNT(*) FROM bases") == [(1,)]
+    assert raw(box, "SELECT COUNT(*) FROM bases") == [(1,)]
     assert [r.payload["i"] for r in waiting(box)] == [-1]
     box.stop()
 
@@ -71,7 +69,7 @@ def test_a_base_that_packs_badly_is_replaced_soon_but_not_by_every_row(tmp_path)
     for i in range(2 * packing.MIN_ROWS):
         box.append("tlm", {"x": noise(200, i)})
     box.flush()
-    assert raw(tmp_path, "SELECT COUNT(*) FROM bases") == [(2,)]
+    assert raw(box, "SELECT COUNT(*) FROM bases") == [(2,)]
     assert [r.payload["x"] for r in waiting(box)] == [noise(200, i) for i in range(2 * packing.MIN_ROWS)]
     box.stop()
 
@@ -91,8 +89,8 @@ def test_a_damaged_row_is_told_and_the_others_are_delivered(tmp_path):
     for i in range(4):
         box.append("tlm", {"i": i, **ROW})
     box.flush()
-    raw(tmp_path, "UPDATE rows SET payload = x'00ff00ff' WHERE seq = 1")
-    raw(tmp_path, "UPDATE rows SET payload = '[]', base = NULL WHERE seq = 2")
+    raw(box, "UPDATE rows SET payload = x'00ff00ff' WHERE seq = 1")
+    raw(box, "UPDATE rows SET payload = '[]', base = NULL WHERE seq = 2")
     assert [r.payload["i"] for r in waiting(box)] == [0, 3]
     assert [r.payload["i"] for r in waiting(box)] == [0, 3]
     assert [r.payload["i"] for r in recent_rows(tmp_path / "outbox.db", 9)] == [0, 3]
@@ -107,7 +105,7 @@ def test_a_row_whose_base_is_gone_is_damaged(tmp_path):
     box = make(tmp_path)
     box.append("tlm", ROW)
     box.flush()
-    raw(tmp_path, "DELETE FROM bases")
+    raw(box, "DELETE FROM bases")
     assert waiting(box) == []
     assert box.counters["read_errors"] == 1
     box.stop()

@@ -156,6 +156,8 @@ def test_nested_keys_and_the_files_name_decide_where_top_keys_fit_two(data, path
     ("text", "words"),
     [
         ("otlp: {endpoint: 'file:///etc/passwd'}", "must begin with http:// or https://"),
+        ("otlp: {endpoint: 'https://c/v1?token=x'}", "only the collector's address"),
+        ("otlp: {endpoint: 'https://me:x@c/v1'}", "belong into headers_file"),
         ("mqtt: {host: b, trusted_keys: [abc]}", "must be a public key as `qeil fleet keys generate` prints it"),
         ("simulated_accelerators: [{name: a, like: nothing}]", "must be written BOARD/ACCELERATOR"),
     ],

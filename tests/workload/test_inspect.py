@@ -41,6 +41,7 @@ def test_a_network_is_read_in_a_child(tmp_path):
     assert (workload.phase, workload.format, workload.batch, workload.model) == ("forward", "onnx", 2, "net")
     assert sum(s.flops for s in workload.stages) == pytest.approx(2 * 2 * 4.1e9, rel=0.02)
     assert workload.inputs[0].shape == (-1, 3, 224, 224)
+    assert workload.open_elements == 2 * 3 * 224 * 224
     assert 2 < len(workload.stages) <= 24
 
 
@@ -50,6 +51,7 @@ def test_a_tflite_model_is_one_stage(tmp_path):
     (workload,) = inspect_in_child(tmp_path / micro.file, "tflite", {}, 60)
     assert len(workload.stages) == 1
     assert workload.stages[0].operators == ("CONV_2D", "MEAN")
+    assert workload.open_elements is None  # nothing is free
 
 
 def test_a_decoder_with_a_cache_has_two_phases(tmp_path):

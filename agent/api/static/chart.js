@@ -3,7 +3,7 @@
 import { clock, el, joules, number, show, svg, table } from "./parts.js";
 
 const HEIGHT = 190, LEFT = 46, RIGHT = 10, TOP = 10, BOTTOM = 24;
-const SPANS_S = [300, 900, 1800, 3600];
+const SPANS_S = [300, 900, 1800, 3600], STEPS_S = [60, 300, 600, 900];
 const KINDS = 6;
 
 /** Round steps that divide low…high into about four. */
@@ -17,13 +17,16 @@ function ticks(low, high) {
   return marks;
 }
 
-/** Lines of several series. series: [{name, values}] beside times in seconds; a value that is null leaves a gap. */
-export function lines(figure, { title, unit, times, series, gapS }) {
+/**
+ * Lines of several series. series: [{name, values}] beside times in seconds; a value that is null leaves a gap.
+ * without: what to say where none has a value.
+ */
+export function lines(figure, { title, unit, times, series, gapS, without = "Nobody gives a figure." }) {
   const known = series.filter((s) => s.values.some((v) => v !== null));
   const caption = el("figcaption", {}, el("b", {}, `${title}, ${unit}`),
     ...known.map((s) => el("span", { class: "key" }, swatch(series.indexOf(s)), s.name)));
   if (!known.length) {
-    show(figure, el("figcaption", {}, el("b", {}, `${title}, ${unit}`)), el("p", { class: "dim" }, emptyText(times)));
+    show(figure, el("figcaption", {}, el("b", {}, `${title}, ${unit}`)), el("p", { class: "dim empty" }, times.length ? without : "The first point comes within ten seconds."));
     return;
   }
   const width = Math.max(260, figure.clientWidth - 34);
@@ -42,19 +45,15 @@ export function lines(figure, { title, unit, times, series, gapS }) {
   figure.replaceChildren(caption, drawing, readout, details(figure, title, known, unit));
 }
 
-function emptyText(times) {
-  return times.length ? "No sensor or request gives a figure." : "The first point comes within ten seconds.";
-}
-
 function swatch(index) {
   return svg("svg", { width: 22, height: 8, viewBox: "0 0 22 8", "aria-hidden": "true", class: "swatch" },
     svg("path", { class: `line c${index % KINDS}`, d: "M0 4H22" }));
 }
 
 function timeMarks(span) {
-  const step = span / (span === 300 ? 5 : 4);
+  const step = STEPS_S[SPANS_S.indexOf(span)];
   const marks = [[0, "now"]];
-  for (let s = step; s < span; s += step) marks.push([s, `−${Math.round(s / 6) / 10} min`]);
+  for (let s = step; s < span; s += step) marks.push([s, `−${s / 60} min`]);
   return marks;
 }
 

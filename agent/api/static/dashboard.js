@@ -126,11 +126,13 @@ function charts() {
   const times = points.map((p) => p.ts), gapS = 3 * overview.period_s;
   const of = (group, name, field) => points.map((p) => p[group][name]?.[field] ?? null);
   const names = (group) => [...new Set(points.flatMap((p) => Object.keys(p[group])))];
-  const draw = (id, title, unit, group, field) => lines(at(id), {
-    title, unit, times, gapS, series: names(group).map((name) => ({ name, values: of(group, name, field) })) });
-  draw("chart-power", "Power", "W", "accelerators", "power_w");
-  draw("chart-temperature", "Temperature", "°C", "accelerators", "temperature_c");
-  draw("chart-latency", "Latency, median of recent requests", "ms", "models", "p50_ms");
+  const draw = (id, title, unit, group, field, without) => lines(at(id), {
+    title, unit, times, gapS, without, series: names(group).map((name) => ({ name, values: of(group, name, field) })) });
+  draw("chart-power", "Power", "W", "accelerators", "power_w",
+    "Nothing here measures or models it. “qeil doctor” names the sensors that are missing.");
+  draw("chart-temperature", "Temperature", "°C", "accelerators", "temperature_c",
+    "No sensor gives it. “qeil doctor” says what that costs and how to mend it.");
+  draw("chart-latency", "Latency, median of recent requests", "ms", "models", "p50_ms", "No request was answered in the last hour.");
 }
 
 function timeline() {
@@ -148,9 +150,9 @@ function timeline() {
 /** The same thing several times in a row is one line. */
 function folded(list) {
   const rows = [];
-  for (const { n, ts, event, cause, ...rest } of list) {
+  for (const { n, ts, event, cause, provenance, old, new: now, ...rest } of list) {
     const told = Object.entries(rest).filter(([, value]) => typeof value === "string").map(([k, v]) => `${k} ${shortened(v)}`);
-    const text = [...told, cause].filter(Boolean).join(" · "), last = rows.at(-1);
+    const text = [old && now ? `${old} → ${now}` : null, ...told, cause].filter(Boolean).join(" · "), last = rows.at(-1);
     if (last && last.event === event && last.text === text) last.times += 1;
     else rows.push({ ts, event, text, times: 1 });
   }
@@ -198,8 +200,9 @@ function placement() {
   drawn = key;
   at("placement-why").textContent = found.why;
   front(at("placement-front"), found.candidates);
-  const heads = ["Placement", "predicted", "measured p50", "energy, modelled", "what is it"];
+  const heads = ["Placement", "predicted", "timed idle", "measured p50", "energy, modelled", "what is it"];
   const rows = found.candidates.map((c) => [c.accelerator, c.latency_ms === null ? "–" : `${number(c.latency_ms)} ms`,
+    c.timed_ms === null ? "–" : `${number(c.timed_ms)} ms`,
     c.measured_p50_ms === null ? "–" : `${number(c.measured_p50_ms)} ms`, joules(c.energy_j),
     [c.chosen ? "serves" : c.state, c.on_front ? "on the front" : null, c.reason].filter(Boolean).join(", ")]);
   show(at("placement-rows"), table("Placements of the model", heads, rows, (index) => (found.candidates[index].chosen ? "chosen" : null)));

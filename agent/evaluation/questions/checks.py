@@ -8,30 +8,36 @@ or a program that the user brings.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
+import signal
 import statistics
 import subprocess
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput, StorageError
 from agent.evaluation.questions import line as checked
-from agent.evaluation.questions.endpoint import Drawn
-from agent.evaluation.questions.extraction import MARK, NAMED, NUMBER, canonical_number, extract
+from agent.evaluation.questions.endpoint import Drawn, OddAnswer
+from agent.evaluation.questions.extraction import extract, marked, numbers
 from agent.evaluation.questions.journal import contents
+from agent.evaluation.questions.labels import named_in
 from agent.evaluation.questions.question import Ask, Question
 from agent.evaluation.questions.running import Sampler, batch_seed
 from agent.sampling.cascade import Outcome
+from agent.sampling.tally import Tally
 
 NAMES = ("plain", "logprob", "self_check", "verifier")
 FILE = "checks.jsonl"
 MAX_CANDIDATES = 4
-"""Answers of a question that are checked, in the order of their appearance."""
+"""Answers of a question that are checked: those with the most votes."""
 ASKED = "Is the answer above right? Say only yes or no."
 AGAIN = "Work it out once more."
 VERIFIER_TIMEOUT_S = 30.0
@@ -57,19 +63,47 @@ class Program:
     joules: float
     timeout_s: float = VERIFIER_TIMEOUT_S
 
+    def argv(self) -> list[str]:
+        """Its words. Raises BadInput where there are none, or the first is no program that can be run."""
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise BadInput(f"--verifier {self.command}: {error}") from error
+        if not words:
+            raise BadInput("--verifier names no program")
+        if shutil.which(words[0]) is None:
+            raise BadInput(f"--verifier {self.command}: there is no program {words[0]} that can be run")
+        return words
+
     def __call__(self, question: Question, answer: str, text: str) -> Verdict:
-        """Run it once."""
+        """Run it once. What it prints is not kept; one that takes too long is ended with all that it began."""
         told = json.dumps({"question": question.text, "answer": answer, "text": text}, ensure_ascii=False)
         try:
-            done = subprocess.run(
-                shlex.split(self.command), input=told.encode(), capture_output=True, timeout=self.timeout_s, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Verdict("unknown", self.joules, "stated")
+            process = subprocess.Popen(
+                self.argv(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
         except (OSError, ValueError) as error:
             raise BadInput(f"--verifier {self.command}: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            process.communicate(told.encode(), self.timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return Verdict("unknown", self.joules, "stated")
+        except BaseException:
+            _end(process)
+            raise
         outcomes: dict[int, Outcome] = {0: "pass", 1: "fail"}
-        return Verdict(outcomes.get(done.returncode, "unknown"), self.joules, "stated")
+        return Verdict(outcomes.get(process.returncode, "unknown"), self.joules, "stated")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program with its children: it leads a group of its own, and was not waited for, so the number is its."""
+    os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    process.wait()
 
 
 class CheckBook:
@@ -132,13 +166,21 @@ class CheckBook:
 
 
 def candidates(question: Question, pool: Sequence[Drawn]) -> dict[str, list[Drawn]]:
-    """The first answers of the pool in the order of their appearance, each with the samples that gave it."""
+    """The answers of the pool with the most votes, and those that led it at some time, with the samples that gave them.
+
+    A strategy may end at any of them. They are in the order of their appearance.
+    """
     found: dict[str, list[Drawn]] = {}
+    tally = Tally()
+    leaders: set[Hashable] = set()
     for drawn in pool:
         answer = extract(question, drawn.text)
-        if answer is not None and (answer in found or len(found) < MAX_CANDIDATES):
+        if answer is not None:
             found.setdefault(answer, []).append(drawn)
-    return found
+            tally = tally.add(answer)
+            leaders.update(tally.most(1))
+    kept = {*leaders, *tally.most(MAX_CANDIDATES)}
+    return {answer: samples for answer, samples in found.items() if answer in kept}
 
 
 def check_all(
@@ -147,23 +189,30 @@ def check_all(
 ) -> None:  # fmt: skip
     """Ask everything about every candidate of a question that the book does not hold yet.
 
-    A server that refuses a check leaves it unknown; one that is gone ends the run, which can be resumed.
+    An answer that is none of the protocol leaves a check unknown; a server that is gone ends the run, which can be
+    resumed.
     """
     known = [drawn.mean_logprob for drawn in pool if drawn.mean_logprob is not None]
     usual = statistics.median(known) if known else None
     for answer, drawn in candidates(question, pool).items():
         text = drawn[0].text
+        derived = partial(_derived, question, answer, sampler, seed, ask)
         ways: dict[str, Callable[[], Verdict]] = {
-            "plain": lambda answer=answer, text=text: _free(_plain(question, answer, text)),  # type: ignore[misc]
-            "logprob": lambda drawn=drawn: _free(_sure(drawn, usual)),  # type: ignore[misc]
-            "self_check": lambda text=text: _self_check(question, text, sampler, seed, ask),  # type: ignore[misc]
-            "verifier": lambda answer=answer, text=text: (  # type: ignore[misc]
-                program(question, answer, text) if program else _derived(question, answer, sampler, seed, ask)
-            ),
+            "plain": partial(_free, _plain(question, answer, text)),
+            "logprob": partial(_free, _sure(drawn, usual)),
+            "self_check": partial(_self_check, question, text, sampler, seed, ask),
+            "verifier": partial(program, question, answer, text) if program else derived,
         }
         for name, way in ways.items():
             if book.verdict(question.id, answer, name) is None:
-                book.add(question.id, answer, name, way())
+                book.add(question.id, answer, name, _answered(way))
+
+
+def _answered(way: Callable[[], Verdict]) -> Verdict:
+    try:
+        return way()
+    except OddAnswer:
+        return Verdict("unknown", None, "unknown")
 
 
 def _free(outcome: Outcome) -> Verdict:
@@ -173,11 +222,10 @@ def _free(outcome: Outcome) -> Verdict:
 def _plain(question: Question, answer: str, text: str) -> Outcome:
     """Whether the text says this answer and no other: marked, named, or the only number that is not the question's."""
     if question.kind == "choice":
-        return "pass" if {found.upper() for found in NAMED.findall(text)} == {answer.upper()} else "fail"
-    if MARK.search(text):
+        return "pass" if named_in(text, [label for label, _ in question.choices]) == {answer} else "fail"
+    if marked(text) is not None:
         return "pass"
-    asked = {canonical_number(found) for found in NUMBER.findall(question.text)}
-    said = {canonical_number(found) for found in NUMBER.findall(text)} - asked
+    said = set(numbers(text)) - set(numbers(question.text))
     return "pass" if said == {answer} else "fail"
 
 

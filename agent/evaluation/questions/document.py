@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from agent.errors import BadInput
-from agent.evaluation.questions import matching, scoring
+from agent.evaluation.questions import matching, pricing, scoring
 from agent.evaluation.questions.journal import Samples
 from agent.evaluation.questions.question import Questions
 from agent.evaluation.questions.scoring import Answered
@@ -14,9 +15,20 @@ from agent.physics import merit
 from agent.sampling import majority
 from agent.sampling.strategy import Certify, Strategy
 
-STANDARD = "standard"
-PAPERS = (STANDARD, "greedy-v1", "qeil")
+STANDARD, BATCH = "standard", "greedy-v1"
+PAPERS = (STANDARD, BATCH, "qeil")
 """The papers' three ways: each sample by itself; all of them as a batch; a batch at a time for as long as it pays."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a right answer is worth, in joules or in the cost of samples."""
+
+    amount: float
+    unit: Literal["J", "samples"]
+
+    def __str__(self) -> str:
+        return f"worth {self.amount:g} {self.unit}"
 
 
 def answered(questions: Questions, journal: Samples, samples: int) -> list[Answered]:
@@ -26,12 +38,13 @@ def answered(questions: Questions, journal: Samples, samples: int) -> list[Answe
         pool, greedy = journal.samples(question.id)[:samples], journal.greedy.get(question.id)
         if greedy is None or len(pool) < samples:
             raise BadInput(f"question {question.id} has {len(pool)} of {samples} samples: resume the run first")
-        found.append(scoring.answered(question, greedy, pool))
+        batches = journal.batches(question.id, samples)
+        found.append(scoring.answered(question, greedy, pool, batches))
     return found
 
 
 def strategies(
-    names: Sequence[str], samples: int, alpha: float, worth_j: float | None, results: Sequence[Answered]
+    names: Sequence[str], samples: int, alpha: float, worth: Worth | None, results: Sequence[Answered]
 ) -> dict[str, Strategy]:
     """The strategies of these names on pools of `samples`. Raises BadInput for an unknown name."""
     scored = all(s.mean_logprob is not None for r in results for s in r.pool)
@@ -42,11 +55,11 @@ def strategies(
         "beta": lambda: {"beta 0.95": Strategy("beta", samples)},
         "beta-matched": lambda: _named(scoring.beta_matched(results, alpha, samples)),
         "doubling": lambda: {"doubling": Strategy("doubling", min(8, samples))},
-        "csvet": lambda: _certified(samples, alpha, worth_j),
+        "csvet": lambda: _certified(samples, alpha, worth),
         STANDARD: lambda: {STANDARD: Strategy("majority", samples)},
-        "greedy-v1": lambda: {"greedy-v1": Strategy("majority", samples)},
-        "csvet-majority": lambda: _majority(samples, alpha, worth_j),
-        "qeil": lambda: {"qeil": Strategy("csvet", samples, alpha, worth_j, certify=_certify(samples))},
+        BATCH: lambda: {BATCH: Strategy("majority", samples)},
+        "csvet-majority": lambda: _majority(samples, alpha, worth),
+        "qeil": lambda: {"qeil": _worth(Strategy("csvet", samples, alpha, certify=_certify(samples)), worth)},
     }
     unknown = [name for name in names if name not in makers]
     if unknown:
@@ -58,22 +71,30 @@ def _named(matched: Strategy) -> dict[str, Strategy]:
     return {f"beta {matched.threshold:g}, tuned": matched}
 
 
-def _certified(samples: int, alpha: float, worth_j: float | None) -> dict[str, Strategy]:
+def _certified(samples: int, alpha: float, worth: Worth | None) -> dict[str, Strategy]:
     made = {f"csvet {alpha:g}": Strategy("csvet", samples, alpha)}
-    if worth_j is not None:
-        made[f"csvet {alpha:g}, worth {worth_j:g} J"] = Strategy("csvet", samples, alpha, worth_j)
+    if worth is not None:
+        made[f"csvet {alpha:g}, {worth}"] = _worth(Strategy("csvet", samples, alpha), worth)
     return made
 
 
-def _majority(samples: int, alpha: float, worth_j: float | None) -> dict[str, Strategy]:
+def _majority(samples: int, alpha: float, worth: Worth | None) -> dict[str, Strategy]:
     """csvet that certifies what the whole pool would vote for; none for pools too large for that."""
     if _certify(samples) == "mode":
         return {}
     name = f"csvet {alpha:g}, of {samples}"
     made = {name: Strategy("csvet", samples, alpha, certify="majority")}
-    if worth_j is not None:
-        made[f"{name}, worth {worth_j:g} J"] = Strategy("csvet", samples, alpha, worth_j, certify="majority")
+    if worth is not None:
+        made[f"{name}, {worth}"] = _worth(made[name], worth)
     return made
+
+
+def _worth(strategy: Strategy, worth: Worth | None) -> Strategy:
+    if worth is None:
+        return strategy
+    if worth.unit == "J":
+        return replace(strategy, worth_j=worth.amount)
+    return replace(strategy, worth_samples=worth.amount)
 
 
 def _certify(samples: int) -> Certify:
@@ -87,8 +108,11 @@ def build(
     """The whole result. Joules, and what follows from them, are None where the server did not say them."""
     samples = len(results[0].pool)
     passes = scoring.pass_at(results, samples)
-    lone = scoring.alone(results) if STANDARD in compared else results
-    rows = [scoring.score(name, strategy, lone if name == STANDARD else results) for name, strategy in compared.items()]
+    one_batch = pricing.one_batch(results)
+    priced = {STANDARD: pricing.alone(results)} if STANDARD in compared else {}
+    if BATCH in compared:
+        priced[BATCH] = pricing.at_once(results, one_batch)
+    rows = [scoring.score(name, strategy, priced.get(name, results)) for name, strategy in compared.items()]
     pool = [sample for result in results for sample in result.pool]
     known = all(sample.joules is not None for sample in pool)
     energy_j = sum(sample.joules or 0.0 for sample in pool) if known else None
@@ -108,6 +132,7 @@ def build(
         "samples_used": {row["strategy"]: row["samples"] for row in rows},
         "fits": {"coverage": scoring.coverage_fit(results, samples)},
         "strategies": rows, "matched": matching.matched(results), "eac": checks,
+        "one_batch": one_batch.document(energy_j and energy_j / len(results)),
         "no_answer": sum(sample.answer is None for sample in pool),
         "skipped": [{"line": s.line, "reason": s.reason} for s in questions.skipped],
     }  # fmt: skip

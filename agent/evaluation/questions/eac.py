@@ -7,12 +7,12 @@ and of those that pass the one with the most votes is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.evaluation.questions.checks import MAX_CANDIDATES, NAMES, CheckBook, Verdict
-from agent.evaluation.questions.scoring import Answered, wilson
+from agent.evaluation.questions.scoring import Answered, given_answer, wilson
 from agent.sampling import cascade, ensemble
 from agent.sampling.cascade import Cascade, Check
 from agent.sampling.ensemble import Calibration
@@ -20,6 +20,8 @@ from agent.sampling.reliability import Reliabilities, Source, Vote
 from agent.sampling.strategy import Progress, Strategy, replay
 
 DECIDED = 0.95
+BELIEVED = 0.5
+"""Above it checks make an answer of one that no second sample gave, as in a live reply."""
 PRIORS = {
     "plain": ((2.0, 1.0), (1.5, 1.5)), "logprob": ((2.0, 1.0), (1.0, 2.0)), "self_check": ((2.0, 1.0), (1.0, 2.0)),
     "verifier": ((3.0, 1.0), (1.0, 3.0)),
@@ -41,15 +43,18 @@ class _One:
 
 
 def measured(results: Sequence[Answered], book: CheckBook, strategy: Strategy, task: str) -> dict[str, Any] | None:
-    """What the cascade and "every answer verified" make of the run, with the trace; None where joules are unknown."""
+    """What the cascade and "every answer verified" make of the run, with the trace; None where joules are unknown or no
+    verdicts were recorded."""
     checks = {name: Check(name, 0.0, *PRIORS[name]) for name in NAMES}
     known, calibration = Reliabilities(), Calibration()
     source = Source("evaluated", task, "as served", "as served")
     found: list[_One] = []
+    unrecorded = 0
     for result in results:
         progress, decision = replay(strategy, result.pool)
-        answers = [str(answer) for answer in progress.tally.answers[:MAX_CANDIDATES]]
+        answers = _candidates(result, progress, book)
         verdicts = {(a, name): book.verdict(result.question.id, a, name) for a in answers for name in NAMES}
+        unrecorded += not answers and progress.tally.samples > 0
         if progress.joules is None or any(v is None or v.joules is None for v in verdicts.values()):
             return None
         checks = _priced(checks, verdicts)
@@ -58,15 +63,22 @@ def measured(results: Sequence[Answered], book: CheckBook, strategy: Strategy, t
         weighed = ensemble.decide(votes, known, calibration)
         chances = {} if weighed is None else weighed.calibrated()
         state = cascade.start([chances.get(answer, 0.0) for answer in answers])
-        state, stop = (
-            (state, decision.reason) if settled else _asked(state, checks, answers, verdicts, strategy.worth_j)
-        )
-        found.append(_judged(result, progress, answers, verdicts, state, stop))
+        worth_j = strategy.worth(progress.joules / len(progress.samples))
+        state, stop = (state, decision.reason) if settled else _asked(state, checks, answers, verdicts, worth_j)
+        given = given_answer(strategy, progress)
+        found.append(_judged(result, progress, given, answers, verdicts, state, stop))
         truth = answers.index(result.question.truth) if result.question.truth in answers else None
         checks = cascade.learnt(checks, state, truth)
         if votes:
             known, calibration = ensemble.learn(votes, known, calibration, result.question.truth)
-    return _document(results, found, book)
+    return None if unrecorded and not any(one.names for one in found) else _document(results, found, book)
+
+
+def _candidates(result: Answered, progress: Progress, book: CheckBook) -> list[str]:
+    """The answers with the most votes of which there are verdicts; none where the leader has none: it then stands."""
+    ranked = [str(answer) for answer in progress.tally.most(len(progress.tally.answers))]
+    asked = [a for a in ranked if all(book.verdict(result.question.id, a, name) is not None for name in NAMES)]
+    return asked[:MAX_CANDIDATES] if asked and asked[0] == ranked[0] else []
 
 
 def _priced(checks: dict[str, Check], verdicts: dict[tuple[str, str], Verdict | None]) -> dict[str, Check]:
@@ -95,11 +107,15 @@ def _asked(
 
 
 def _judged(
-    result: Answered, progress: Progress, answers: Sequence[str], verdicts: dict[tuple[str, str], Verdict | None],
-    state: Cascade, stop: str,
+    result: Answered, progress: Progress, given: Hashable | None, answers: Sequence[str],
+    verdicts: dict[tuple[str, str], Verdict | None], state: Cascade, stop: str,
 ) -> _One:  # fmt: skip
-    leader = str(progress.tally.answers[progress.tally.leader()]) if answers else None
-    answer = answers[state.leader] if state.trace and state.leader is not None else leader
+    leader = None if given is None else str(given)
+    answer = leader
+    if state.spoken and state.leader is not None:
+        # Of answers no two of which agree only one that the checks speak for is given, of refuted ones none.
+        shared = leader is not None or state.belief[state.leader] > BELIEVED
+        answer = answers[state.leader] if shared and not state.refuted(DECIDED) else None
     dear = {a: verdicts[a, "verifier"] for a in answers}
     passed = [a for a, verdict in dear.items() if verdict is not None and verdict.outcome == "pass"]
     counts = dict(zip(map(str, progress.tally.answers), progress.tally.counts, strict=True))

@@ -21,6 +21,10 @@ PROVENANCES = ("measured", "modelled")
 """What joules of a server may be; anything else that one says of them is unknown."""
 
 
+class OddAnswer(QeilError):
+    """An answer of the server that is not what the protocol says; the next question may be answered well."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One sample as the server gave it. Joules are the request's, shared evenly over its samples; None: not said."""
@@ -58,7 +62,13 @@ class Endpoint:
         self._connection.close()
 
     def sample(self, prompt: str, count: int, seed: int, greedy: bool = False) -> list[Drawn]:
-        """`count` samples of one prompt. Raises QeilError for an answer that is none, Overloaded after the retries."""
+        """`count` samples of one prompt.
+
+        Raises:
+            OddAnswer: the answer is not what the protocol says.
+            Overloaded: the server is busy after all retries.
+            QeilError: the server refuses, or is gone.
+        """
         body = {
             "model": self.model, "messages": [{"role": "user", "content": prompt}], "n": count, "seed": seed,
             "max_tokens": self._max_tokens, "temperature": 0.0 if greedy else self._temperature, "logprobs": True,
@@ -68,9 +78,9 @@ class Endpoint:
         took_s = time.monotonic() - started_s
         choices = _list(data, "choices")
         if len(choices) != count:
-            raise QeilError(f"the server gave {len(choices)} samples where {count} were asked for")
-        usage = data.get("usage") or {}
-        energy = usage.get("energy") or {}
+            raise OddAnswer(f"the server gave {len(choices)} samples where {count} were asked for")
+        usage = _object(data, "usage")
+        energy = _object(usage, "energy")
         joules, total = _known(energy.get("energy_j")), _known(usage.get("completion_tokens"))
         texts = [_text(choice) for choice in choices]
         counts = [_counted(choice) for choice in choices]
@@ -85,17 +95,20 @@ class Endpoint:
     def logprobs(self, text: str) -> list[float]:
         """Log-probabilities of the tokens of a text, the first left out, by completions that echo their prompt.
 
-        Raises QeilError where the server does not give them.
+        −∞ is of a token that the model holds impossible. Raises QeilError where the server does not give them.
         """
         body = {"model": self.model, "prompt": text, "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0.0}
         choice = _list(self._post("/completions", body), "choices")[:1]
-        values = ((choice[0].get("logprobs") or {}).get("token_logprobs") or []) if choice else []
-        found = [float(v) for v in values if v is not None and math.isfinite(v)]
-        if not found:
+        values = _object(choice[0], "logprobs").get("token_logprobs") if choice else None
+        if not isinstance(values, list) or not values:
             raise QeilError(
                 "the server gives no log-probabilities of a prompt (completions with echo), so no perplexity"
             )
-        return found
+        after = values[1:] if values[0] is None else values
+        found = [_scored(value) for value in after]
+        if None in found:
+            raise OddAnswer("the server's token_logprobs hold what is no log-probability")
+        return [value for value in found if value is not None]
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(body).encode()
@@ -111,9 +124,11 @@ class Endpoint:
         try:
             data = json.loads(raw)
         except ValueError as error:
-            raise QeilError(f"the server's answer to {path} is no JSON: {error}") from error
+            raise OddAnswer(f"the server's answer to {path} is no JSON: {error}") from error
+        except RecursionError as error:
+            raise OddAnswer(f"the server's answer to {path} is nested too deep") from error
         if not isinstance(data, dict):
-            raise QeilError(f"the server's answer to {path} is no JSON object")
+            raise OddAnswer(f"the server's answer to {path} is no JSON object")
         return data
 
     def _once(self, path: str, payload: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -139,25 +154,47 @@ def _retry_after_s(header: str | None, attempt: int) -> float:
 
 
 def _known(value: object) -> float | None:
-    """A number that is none below 0; None for whatever else a server says."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if usable else None  # type: ignore[arg-type]
+    """A finite number that is none below 0; None for whatever else a server says."""
+    found = _float(value)
+    return found if found is not None and math.isfinite(found) and found >= 0 else None
+
+
+def _float(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found
 
 
 def _list(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
     value = data.get(key)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise QeilError(f"the server's answer has no list {key!r}")
+        raise OddAnswer(f"the server's answer has no list {key!r}")
     return value
 
 
+def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object of this key; an empty one where it is missing or null."""
+    value = data.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise OddAnswer(f"the server's {key!r} is no object")
+    return value or {}
+
+
 def _text(choice: dict[str, Any]) -> str:
-    message = choice.get("message") or {}
-    return str(message.get("content") or "")
+    """What was written; halves of characters (surrogates), which no file can hold, as U+FFFD."""
+    content = _object(choice, "message").get("content")
+    if content is not None and not isinstance(content, str):
+        raise OddAnswer("the server's 'content' is no text")
+    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in content or "")
 
 
 def _tokens(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    return ((choice.get("logprobs") or {}).get("content")) or []
+    logprobs = _object(choice, "logprobs")
+    return [] if logprobs.get("content") is None else _list(logprobs, "content")
 
 
 def _counted(choice: dict[str, Any]) -> int | None:
@@ -165,15 +202,24 @@ def _counted(choice: dict[str, Any]) -> int | None:
 
 
 def _logprob(choice: dict[str, Any]) -> float | None:
-    values = [float(token["logprob"]) for token in _tokens(choice) if "logprob" in token]
-    mean = sum(values) / len(values) if values else math.nan
+    """Mean over the tokens; None where it is not said of every token."""
+    values = [_scored(token.get("logprob")) for token in _tokens(choice)]
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known and len(known) == len(values) else math.nan
     return mean if math.isfinite(mean) else None
+
+
+def _scored(value: object) -> float | None:
+    """A log-probability, which may be −∞; None for whatever else a server says."""
+    found = _float(value)
+    return found if found is not None and found <= 1e-3 else None  # a hair above 0 is rounding
 
 
 def _message(raw: bytes) -> str:
     try:
         data = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw[:200].decode("utf-8", "replace").strip() or "no message"
     error = data.get("error") if isinstance(data, dict) else None
-    return str(error.get("message") if isinstance(error, dict) else error or data)[:300]
+    said = str(error.get("message") if isinstance(error, dict) else error or data)[:300]
+    return said.encode("utf-8", "backslashreplace").decode()

@@ -1,58 +1,71 @@
 """Extraction: the answer in a text that a model wrote, as the data sets' own harnesses take it.
 
-GSM8K: the number after ####, as its authors' script does (github.com/openai/grade-school-math); failing that the last
-number, as lm-evaluation-harness's flexible-extract does. Multiple choice: the letter named as the answer, failing that
-a letter that stands alone.
+GSM8K: the number after the first ####, where its authors' script looks too (github.com/openai/grade-school-math);
+unlike there it is read as a number: 1/2 is a half, 1e6 a million, 5.0 is 5. Failing that the number in the last
+\\boxed{}, then the last number, in the manner of lm-evaluation-harness's flexible-extract. Multiple choice: `labels`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 
+from agent.evaluation.questions.labels import choice_in
+from agent.evaluation.questions.numerals import Numeral, numerals, plain
 from agent.evaluation.questions.question import Question
 
-MARK = re.compile(r"####\s*\$?(-?[0-9][0-9,]*\.?[0-9]*)")
-NUMBER = re.compile(r"-?\$?[0-9][0-9,]*(?:\.[0-9]+)?")
-NAMED = re.compile(r"answer\s*(?:is|:)?\s*[:\-]?\s*\**\(?([A-Za-z0-9])\)?(?![A-Za-z0-9])", re.IGNORECASE)
-ALONE = re.compile(r"(?<![A-Za-z0-9'])\(?([A-Z0-9])(?:[).:]|$)", re.MULTILINE)
+MARK = re.compile(r"####[\s*:]*")
+BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
+MAX_BOXES = 8
+"""Boxes that are looked into for a number, the last ones."""
 MAX_TEXT = 100_000
 """Characters of a sample that are looked at, the last ones."""
 
 
 def extract(question: Question, text: str) -> str | None:
     """The canonical answer in `text`; None where there is none."""
-    text = text[-MAX_TEXT:]
     if question.kind == "number":
         return number_in(text)
-    return choice_in(text, [label for label, _ in question.choices])
+    return choice_in(text[-MAX_TEXT:], [label for label, _ in question.choices])
 
 
 def number_in(text: str) -> str | None:
-    """The number after the last ####, else the last number."""
-    marked = MARK.findall(text)
-    found = marked or NUMBER.findall(text)
-    return canonical_number(found[-1]) if found else None
+    """The number that `answering` finds, canonical and without a unit."""
+    found = answering(plain(text[-MAX_TEXT:]))
+    return None if found is None else found.canonical
+
+
+def answering(text: str) -> Numeral | None:
+    """The number that a `plain` text answers with: after the first ####, else boxed, else the last one."""
+    every = list(numerals(text))
+    marked = _marked(text, every)
+    if marked is not None:
+        return marked
+    for box in reversed(list(BOXED.finditer(text))[-MAX_BOXES:]):
+        inside = [found for found in every if box.start(1) <= found.start and found.end <= box.end(1)]
+        if inside:
+            return inside[-1]
+    return every[-1] if every else None
+
+
+def marked(text: str) -> str | None:
+    """The number after the first #### that one follows; None where there is none."""
+    made = plain(text)
+    found = _marked(made, list(numerals(made)))
+    return None if found is None else found.canonical
+
+
+def numbers(text: str) -> list[str]:
+    """All numbers of a text, canonical."""
+    return [found.canonical for found in numerals(plain(text))]
 
 
 def canonical_number(text: str) -> str | None:
-    """42 for "42.0", "$42" and "0042"; None where it is no number."""
-    try:
-        value = Decimal(text.replace(",", "").replace("$", "").rstrip("."))
-    except InvalidOperation:
-        return None
-    if not value.is_finite() or abs(value.adjusted()) > 30:
-        return None
-    plain = format(value.normalize(), "f")
-    return "0" if plain == "-0" else plain
+    """42 for "42.0", "$42" and "0042"; None where it is not one number and nothing else."""
+    made = plain(text.strip().rstrip("."))
+    found = next(numerals(made), None)
+    return None if found is None or (found.start, found.end) != (0, len(made)) else found.canonical
 
 
-def choice_in(text: str, labels: Sequence[str]) -> str | None:
-    """The label that the text names as the answer last, else the first that stands alone; None where none does."""
-    known = {label.upper(): label for label in labels}
-    named = [known[m.upper()] for m in NAMED.findall(text) if m.upper() in known]
-    if named:
-        return named[-1]
-    alone = [known[m] for m in ALONE.findall(text.strip()) if m in known]
-    return alone[0] if alone else None
+def _marked(text: str, every: list[Numeral]) -> Numeral | None:
+    ends = {mark.end() for mark in MARK.finditer(text)}
+    return next((found for found in every if found.start in ends), None) if ends else None

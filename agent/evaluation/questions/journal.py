@@ -5,6 +5,7 @@ What is there can be read without a server, also while the run goes on: `recorde
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from agent.errors import BadInput, StorageError
 from agent.evaluation.questions import line as checked
@@ -21,6 +22,9 @@ from agent.evaluation.questions.endpoint import Drawn
 HEADER = "header"
 FILE = "samples.jsonl"
 MAX_BYTES = 2 * 2**30
+DIGEST = "questions_sha256"
+LATER = (DIGEST, "url", "mode")
+"""Keys that headers of earlier versions lack: a run without them is taken for the one that is asked for."""
 
 
 class Samples:
@@ -29,11 +33,20 @@ class Samples:
     def __init__(self) -> None:
         self.header: dict[str, Any] = {}
         self._drawn: dict[str, list[Drawn]] = {}
+        self._sizes: dict[str, list[int]] = {}
         self.greedy: dict[str, Drawn] = {}
 
     def samples(self, question: str) -> list[Drawn]:
         """Samples of a question so far, in the order they were drawn."""
         return self._drawn.get(question, [])
+
+    def batches(self, question: str, samples: int) -> list[int]:
+        """Sizes of the batches that the first so many samples came in; none where they end within a batch."""
+        found: list[int] = []
+        for size in self._sizes.get(question, []):
+            if sum(found) < samples:
+                found.append(size)
+        return found if sum(found) == samples else []
 
     def provenance(self) -> str:
         """The weakest provenance of all samples: unknown, then modelled, then measured."""
@@ -59,6 +72,7 @@ class Samples:
             self.greedy[question] = drawn[0]
         else:
             self._drawn.setdefault(question, []).extend(drawn)
+            self._sizes.setdefault(question, []).append(len(drawn))
 
 
 def recorded(path: Path) -> Samples:
@@ -103,21 +117,57 @@ def contents(folder: Path, name: str) -> bytes | None:
     return raw
 
 
+def opened(path: Path) -> BinaryIO:
+    """The file of a run for adding to it, its folder made where it is not there; nobody else has it until it is closed.
+
+    Raises:
+        BadInput: another run has it.
+        StorageError: it cannot be opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise BadInput(
+                f"{path.parent}: another run is writing there; wait for it or choose another --out"
+            ) from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    return file
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that is open for adding; a last one cut off by a kill is taken away. Raises BadInput."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"{path}: larger than {MAX_BYTES // 2**30} GiB")
+        raw = path.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            os.truncate(path, len(whole))
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    return whole.split(b"\n")[:-1]
+
+
 class Journal(Samples):
     """samples.jsonl of a run: a header that says what the run is, then a line per batch of samples."""
 
     def __init__(self, folder: Path, header: dict[str, Any]) -> None:
         super().__init__()
         self._path = folder / FILE
+        self._file = opened(self._path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._load(header)
-            self._file = self._path.open("ab")
-        except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror or error}") from error
-        if not self.header:
-            self._write({HEADER: header})
-            self.header = header
+            if not self.header:
+                self._write({HEADER: header})
+                self.header = header
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, question: str, drawn: list[Drawn], greedy: bool = False) -> None:
         """Keep a batch: on disk when this returns. Raises StorageError."""
@@ -137,26 +187,21 @@ class Journal(Samples):
             raise StorageError(f"{self._path}: {error.strerror or error}; the run can be resumed") from error
 
     def _load(self, header: dict[str, Any]) -> None:
-        """Read what is there; a last line cut off by a kill is taken away."""
-        if not self._path.exists():
-            return
-        if self._path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{self._path}: larger than {MAX_BYTES // 2**30} GiB")
-        raw = self._path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            os.truncate(self._path, len(whole))
+        """Read what is there."""
         try:
-            self.read(self._path, whole.split(b"\n")[:-1])
+            self.read(self._path, whole_lines(self._path))
         except BadInput as error:
             raise BadInput(f"{error}; choose another --out") from error
         if self.header:
             self._same(self.header, header)
 
     def _same(self, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-        differing = [key for key in {**wanted, **there} if there.get(key) != wanted.get(key)]
+        keys = [key for key in {**wanted, **there} if key in there or key not in LATER]
+        differing = [key for key in keys if there.get(key) != wanted.get(key)]
+        if differing == [DIGEST]:
+            raise BadInput(f"{self._path.parent} holds a run of other questions: give its file, or another --out")
         if differing:
-            key = differing[0]
+            key = next(key for key in differing if key != DIGEST)
             raise BadInput(
                 f"{self._path.parent} holds a run with {key} {there.get(key)!r}, not {wanted.get(key)!r}: "
                 "resume it with the same options or choose another --out"

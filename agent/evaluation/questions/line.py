@@ -1,4 +1,4 @@
-"""Line: what a line of samples.jsonl or checks.jsonl must hold, and what is wrong with one that does not.
+"""Line: what a line of samples.jsonl, checks.jsonl or passages.jsonl must hold, and what is wrong with another.
 
 A recording may come from elsewhere or be damaged; figures made of it are as good as its lines.
 """
@@ -52,6 +52,15 @@ class Checked(_Line):
     outcome: Outcome
     joules: float | None = Field(ge=0)
     provenance: Literal["measured", "modelled", "unknown", "stated"]
+
+
+class Passage(_Line):
+    """What a passage of a text scored."""
+
+    passage: int = Field(ge=0)
+    nats: float
+    tokens: int = Field(ge=0)
+    impossible: int = Field(ge=0)
 
 
 class _Run(_Line):

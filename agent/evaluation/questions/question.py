@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 Kind = Literal["number", "choice"]
@@ -46,3 +48,8 @@ class Questions:
     name: str
     questions: tuple[Question, ...]
     skipped: tuple[Skipped, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of all that is asked and what counts as right, in hexadecimal; the name is no part of it."""
+        told = json.dumps([asdict(question) for question in self.questions], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput
-from agent.evaluation.questions.extraction import MARK, canonical_number
+from agent.evaluation.questions.extraction import marked
 from agent.evaluation.questions.question import Question, Questions, Skipped
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_CHOICES = 26
+MAX_REASON = 200
+"""Characters of what is said of a line that is skipped."""
 
 
 def read(path: Path, limit: int | None = None) -> Questions:
@@ -40,10 +42,13 @@ def parsed(name: str, lines: Sequence[str], limit: int | None = None) -> Questio
             continue
         try:
             question = _question(json.loads(line), number)
+            if any("\ud800" <= char <= "\udfff" for char in _all_text(question)):
+                raise ValueError("half a character (a surrogate) is no text")
             if question.id in seen:
                 raise ValueError(f"the id {question.id!r} was there before")
         except (ValueError, RecursionError) as error:
-            skipped.append(Skipped(number, str(error).split("\n")[0]))
+            reason = str(error).split("\n")[0][:MAX_REASON]
+            skipped.append(Skipped(number, reason.encode("utf-8", "backslashreplace").decode()))
             continue
         seen.add(question.id)
         questions.append(question)
@@ -57,7 +62,7 @@ def text_of(path: Path) -> str:
             raise BadInput(f"{path}: there is no such file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadInput(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB")
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from error
 
@@ -74,11 +79,13 @@ def _question(data: Any, line: int) -> Question:
 
 def _gsm8k(data: dict[str, Any], line: int) -> Question:
     text, solution = _string(data, "question"), _string(data, "answer")
-    marked = MARK.findall(solution)
-    truth = canonical_number(marked[-1]) if marked else None
+    truth = marked(solution)
     if truth is None:
         raise ValueError("answer has no number after ####")
-    return Question(str(data.get("id", f"line-{line}")), "number", text, truth)
+    name = data.get("id")
+    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+        raise ValueError("id must be a text or a whole number")
+    return Question(f"line-{line}" if name is None else str(name), "number", text, truth)
 
 
 def _arc(data: dict[str, Any]) -> Question:
@@ -88,9 +95,10 @@ def _arc(data: dict[str, Any]) -> Question:
         text, pairs = _string(inner, "stem"), _pairs(inner.get("choices"), lambda c: (c["label"], c["text"]))
     else:
         text, choices = _string(data, "question"), data.get("choices")
-        if not isinstance(choices, dict) or len(choices.get("label", ())) != len(choices.get("text", ())):
-            raise ValueError("choices must hold as many labels as texts")
-        pairs = _pairs(list(zip(choices["label"], choices["text"], strict=True)), lambda c: (c[0], c[1]))
+        labels, texts = (choices.get("label"), choices.get("text")) if isinstance(choices, dict) else (None, None)
+        if not isinstance(labels, list) or not isinstance(texts, list) or len(labels) != len(texts):
+            raise ValueError("choices must hold as many labels as texts, as lists")
+        pairs = _pairs(list(zip(labels, texts, strict=True)), lambda c: (c[0], c[1]))
     truth = _string(data, "answerKey")
     if truth not in {label for label, _ in pairs}:
         raise ValueError(f"answerKey {truth!r} is none of the choices")
@@ -101,12 +109,18 @@ def _pairs(choices: Any, split: Callable[[Any], tuple[Any, Any]]) -> tuple[tuple
     if not isinstance(choices, list) or not 2 <= len(choices) <= MAX_CHOICES:
         raise ValueError(f"choices must be 2 to {MAX_CHOICES}")
     try:
-        pairs = tuple((str(label), str(text)) for label, text in map(split, choices))
-    except (KeyError, TypeError) as error:
+        pairs = tuple(split(choice) for choice in choices)
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError("every choice needs a label and a text") from error
+    if not all(isinstance(part, str) and part.strip() for pair in pairs for part in pair):
+        raise ValueError("every choice needs a label and a text, which are texts")
     if len({label for label, _ in pairs}) < len(pairs):
         raise ValueError("two choices have the same label")
     return pairs
+
+
+def _all_text(question: Question) -> str:
+    return "".join((question.id, question.text, question.truth, *(part for pair in question.choices for part in pair)))
 
 
 def _string(data: dict[str, Any], key: str) -> str:

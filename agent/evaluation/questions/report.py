@@ -9,6 +9,8 @@ from typing import Any
 
 from agent.errors import QeilError, StorageError
 
+FITTING = 5
+"""Columns that a phone shows side by side; rows of more become cards there."""
 TRACED = 5
 """Questions whose checks are shown."""
 
@@ -22,8 +24,14 @@ th:first-child, td:first-child { text-align: left; }
 figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
 figure svg { width: 100%; height: auto; }
 .note { background: var(--soft); padding: .5rem .8rem; border-radius: .4rem; }
-@media (max-width: 36rem) {
-  table { font-size: .78rem; } th, td { padding: .3rem .25rem; white-space: normal; }
+@media screen and (max-width: 36rem) {
+  table { font-size: .85rem; } th, td { padding: .3rem .25rem; white-space: normal; }
+  .wide, .wide tbody, .wide td { display: block; } .wide thead { display: none; }
+  .wide tr { display: grid; grid-template-columns: repeat(3, 1fr); border-bottom: 1px solid var(--line); }
+  .wide td { border: 0; text-align: left; overflow-wrap: anywhere; }
+  .wide td:first-child { grid-column: 1 / -1; font-weight: 600; padding-bottom: 0; }
+  .wide td:first-child::before { content: attr(data-name) " "; font-weight: 400; opacity: .8; }
+  .wide td:not(:first-child)::before { content: attr(data-name); display: block; font-size: .75rem; opacity: .8; }
 }
 @media print {
   body { max-width: none; font-size: 11pt; padding: 0; } table { font-size: 8.5pt; }
@@ -52,6 +60,7 @@ def render(document: dict[str, Any]) -> str:
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body><main>",
         f"<h1>{_text(title)}</h1>", f"<p>{_text(_summary(document))}</p>",
         "<h2>Strategies on the same samples</h2>", _strategies(document),
+        f"<p class='note'>{_text(batch_sentence(document))}</p>",
         f"<figure>{_svg(_draw_strategies, document)}</figure>",
         _papers(document), _matched(document), _cascade(document["eac"]),
         "<h2>Chance that at least one of k samples is right</h2>", _passes(document),
@@ -70,6 +79,24 @@ def fit_sentence(document: dict[str, Any]) -> str:
     return (
         f"{fit['law']} with alpha {fit['alpha']:.3g} ({alpha[0]:.3g} to {alpha[1]:.3g}) and beta {fit['beta']:.3g} "
         f"({beta[0]:.3g} to {beta[1]:.3g}), R² {fit['r_squared']:.3f}."
+    )
+
+
+def batch_sentence(document: dict[str, Any]) -> str:
+    """What all samples cost in one batch, beside what they cost as drawn; nothing where no joules are known."""
+    found, samples = document["one_batch"], document["samples_per_question"]
+    if found["as_drawn_j"] is None:
+        return ""
+    if found["batches"] == 1:
+        return f"Joules of all {samples} samples are those of one batch, which they were drawn in."
+    drawn = f"Joules of all {samples} samples ({found['as_drawn_j']:.3g}) are those of several batches"
+    if found["at_once_j"] is None:
+        return f"{drawn}; one batch costs less, which these batches do not tell: no saving against it can be claimed."
+    sizes = " and ".join(map(str, found["sizes"]))
+    priced = ", the price of greedy-v1" if any(row["strategy"] == "greedy-v1" for row in document["strategies"]) else ""
+    return (
+        f"{drawn}; one batch would take {found['at_once_j']:.3g} J{priced}, on the line through those of {sizes} "
+        f"that were drawn."
     )
 
 
@@ -179,8 +206,14 @@ def _skipped(document: dict[str, Any]) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     cells = "".join(f"<th scope='col'>{_text(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll'><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td data-name='{_text(name)}'>{_text(cell)}</td>" for name, cell in zip(head, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    wide = " class='wide'" if len(head) > FITTING else ""
+    return f"<div class='scroll'><table{wide}><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _text(value: object) -> str:
@@ -193,7 +226,7 @@ def _svg(draw: Any, document: dict[str, Any]) -> str:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4 + 0.09 * len(document["strategies"])), layout="constrained")
     draw(figure.subplots(), document)
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": draw.__name__}):
@@ -203,7 +236,10 @@ def _svg(draw: Any, document: dict[str, Any]) -> str:
 
 
 def _draw_strategies(axes: Any, document: dict[str, Any]) -> None:
+    from matplotlib import color_sequences  # noqa: PLC0415  (an extra)
+
     joules = all(row["energy_j"] is not None for row in document["strategies"])
+    axes.set_prop_cycle(color=[*color_sequences["tab10"], *color_sequences["Dark2"]])
     for row, marker in zip(document["strategies"], "osD^vP*XhH8<>dp", strict=False):
         cost = row["energy_j"] if joules else row["tokens"]
         low, high = row["accuracy_interval"]
@@ -214,7 +250,7 @@ def _draw_strategies(axes: Any, document: dict[str, Any]) -> None:
     axes.set_ylabel("right answers [%]")
     axes.set_xlim(left=0)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)  # beside the points it would cover some
 
 
 def _draw_coverage(axes: Any, document: dict[str, Any]) -> None:

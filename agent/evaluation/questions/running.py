@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from agent.evaluation.questions.endpoint import Drawn
+from agent.errors import QeilError
+from agent.evaluation.questions.endpoint import Drawn, OddAnswer
 from agent.evaluation.questions.journal import Journal
 from agent.evaluation.questions.question import Ask, Question, Questions
 from agent.sampling.strategy import batch_size
@@ -20,6 +21,9 @@ class Sampler(Protocol):
         ...
 
 
+MAX_FAILED = 10
+"""Questions in a row whose answers are none of the protocol: then the server is not one."""
+
 Progressed = Callable[[int, int], None]
 """(samples drawn, samples in all)"""
 
@@ -32,8 +36,11 @@ def run(
     seed: int,
     progressed: Progressed,
     ask: Ask = "steps",
-) -> None:
+) -> dict[str, str]:
     """Draw a greedy answer and `samples` samples of every question that the journal does not hold yet.
+
+    Returns the questions that failed, each with why: the server's answer was none of the protocol. They are asked
+    again when the run is resumed. Raises QeilError after MAX_FAILED of them in a row, and where the server is gone.
 
     The seed of a batch follows from the run's seed, the question and the place in its pool alone, and batches begin at
     fixed places, so a run that was killed and resumed asks for exactly what an undisturbed one asks for.
@@ -41,17 +48,36 @@ def run(
     total = len(questions.questions) * (samples + 1)
     done = sum(min(samples, len(journal.samples(q.id))) + (q.id in journal.greedy) for q in questions.questions)
     progressed(done, total)
+    failed: dict[str, str] = {}
+    row = 0
     for question in questions.questions:
-        if question.id not in journal.greedy:
-            journal.add(question.id, sampler.sample(question.prompt(ask), 1, seed, greedy=True), greedy=True)
-            done += 1
-            progressed(done, total)
-        while size := batch_size(len(journal.samples(question.id)), samples):
-            place = len(journal.samples(question.id))
-            drawn = sampler.sample(question.prompt(ask), size, batch_seed(seed, question, place))
-            journal.add(question.id, drawn)
+        row += 1
+        for size, why in _drawn(question, sampler, journal, samples, seed, ask):
             done += size
             progressed(done, total)
+            if why is not None:
+                failed[question.id] = why
+        if question.id not in failed:
+            row = 0
+        if row == MAX_FAILED:
+            raise QeilError(f"{row} questions in a row failed, the last one because {failed[question.id]}")
+    return failed
+
+
+def _drawn(
+    question: Question, sampler: Sampler, journal: Journal, samples: int, seed: int, ask: Ask
+) -> Iterator[tuple[int, str | None]]:
+    """Draw what is missing of a question; the sizes of the batches as they come, at last why one is none."""
+    try:
+        if question.id not in journal.greedy:
+            journal.add(question.id, sampler.sample(question.prompt(ask), 1, seed, greedy=True), greedy=True)
+            yield 1, None
+        while size := batch_size(len(journal.samples(question.id)), samples):
+            place = len(journal.samples(question.id))
+            journal.add(question.id, sampler.sample(question.prompt(ask), size, batch_seed(seed, question, place)))
+            yield size, None
+    except OddAnswer as error:
+        yield 0, error.message
 
 
 def batch_seed(seed: int, question: Question, place: int) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Answered:
     question: Question
     greedy: Sample
     pool: tuple[Sample, ...]
+    batches: tuple[int, ...] = ()
+    """Sizes of the batches that the pool was drawn in; empty where that is not known."""
 
     @property
     def correct(self) -> int:
@@ -37,9 +39,10 @@ class Answered:
         return sum(sample.answer == self.question.truth for sample in self.pool)
 
 
-def answered(question: Question, greedy: Drawn, pool: Sequence[Drawn]) -> Answered:
+def answered(question: Question, greedy: Drawn, pool: Sequence[Drawn], batches: Sequence[int] = ()) -> Answered:
     """Extract every sample's answer."""
-    return Answered(question, _sample(question, greedy), tuple(_sample(question, drawn) for drawn in pool))
+    found = tuple(_sample(question, drawn) for drawn in pool)
+    return Answered(question, _sample(question, greedy), found, tuple(batches))
 
 
 def _sample(question: Question, drawn: Drawn) -> Sample:
@@ -103,24 +106,6 @@ def _passes(results: Sequence[Answered], samples: int) -> dict[float, float]:
     return {float(k): float(np.mean(values)) for k, values in zip(powers, each, strict=True)}
 
 
-def alone(results: Sequence[Answered]) -> list[Answered]:
-    """The same samples at what they cost where each is a request of its own: the greedy answer's, which was, per token.
-
-    Samples of one batch share the prompt and the reading of the weights; inference without that is what the papers
-    call standard.
-    """
-    return [replace(r, pool=tuple(_as_costly(sample, r.greedy) for sample in r.pool)) for r in results]
-
-
-def _as_costly(sample: Sample, single: Sample) -> Sample:
-    share = sample.tokens / max(1, single.tokens)
-    return replace(
-        sample,
-        seconds=single.seconds * share,
-        joules=None if single.joules is None else single.joules * share,
-    )
-
-
 def score(name: str, strategy: Strategy, results: Sequence[Answered]) -> dict[str, Any]:
     """A strategy's row: right answers with their Wilson interval, samples, tokens, seconds and joules per question.
 
@@ -156,7 +141,7 @@ def score(name: str, strategy: Strategy, results: Sequence[Answered]) -> dict[st
 def _one(strategy: Strategy, result: Answered) -> dict[str, Any]:
     pool = [result.greedy] if strategy.rule == "greedy" else result.pool
     progress, decision = replay(strategy, pool)
-    given = answer(strategy, progress)
+    given = given_answer(strategy, progress)
     whole = Progress().add(*result.pool).tally
     mode = whole.answers[whole.leader()] if whole.counts else None
     return {
@@ -165,6 +150,14 @@ def _one(strategy: Strategy, result: Answered) -> dict[str, Any]:
         "samples": float(len(progress.samples)), "tokens": float(progress.tokens), "seconds": progress.seconds,
         "joules": progress.joules, "agreement": progress.tally.agreement, "reason": decision.reason,
     }  # fmt: skip
+
+
+def given_answer(strategy: Strategy, progress: Progress) -> Hashable | None:
+    """What a reply says: as the agent does live, nothing where votes are counted and no two samples agree."""
+    tally = progress.tally
+    if strategy.rule not in {"greedy", "best-of-n"} and tally.samples > 1 and max(tally.counts) == 1:
+        return None
+    return answer(strategy, progress)
 
 
 def beta_matched(results: Sequence[Answered], error: float, samples: int) -> Strategy:

@@ -4,6 +4,7 @@ import { lines } from "./chart.js";
 import { at, clock, degrees, duration, el, joules, number, show, svg, table } from "./parts.js";
 
 const PERIOD_MS = 5000, LISTED = 100, STATES = ["offline", "silent", "troubled", "unknown", "online"];
+const howMany = (count) => `${count} board${count === 1 ? "" : "s"}`;
 let token = sessionStorage.getItem("qeil-fleet-token"), fleet = { now_s: 0, boards: [] }, found = [], chosen = null;
 
 class Refused extends Error {}
@@ -50,7 +51,7 @@ function drawMap() {
   });
   canvas.dataset.across = across;
   canvas.dataset.size = size;
-  canvas.setAttribute("aria-label", `${found.length} boards: ${counts(found).map(([s, n]) => `${n} ${s}`).join(", ")}`);
+  canvas.setAttribute("aria-label", `${howMany(found.length)}: ${counts(found).map(([s, n]) => `${n} ${s}`).join(", ")}`);
 }
 
 const counts = (boards) => STATES.map((s) => [s, boards.filter((b) => b.look === s).length]).filter(([, n]) => n);
@@ -59,7 +60,7 @@ function drawList() {
   const words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   found = fleet.boards.filter((board) => words.every((word) => board.text.includes(word)));
   show(at("counts"), ...counts(fleet.boards).map(([state, n]) => el("span", {}, el("span", { class: `key-square key-${state}` }), ` ${n} ${state === "troubled" ? "with conditions" : state}`)));
-  at("found").textContent = found.length > LISTED ? `${found.length} boards, the first ${LISTED} listed` : `${found.length} boards`;
+  at("found").textContent = found.length > LISTED ? `${found.length} boards, the first ${LISTED} listed` : howMany(found.length);
   show(at("list"), found.length ? table("Boards", ["Board", "State", "Hottest", "Per answer", "Policy", "Bundle", "Last heard"], found.slice(0, LISTED).map((b) => [
     el("a", { href: `#board=${encodeURIComponent(b.key)}` }, b.key), b.look === "troubled" ? `${b.conditions} conditions` : b.look,
     degrees(b.temperature_c), joules(b.energy_j) + (b.provenance === "modelled" ? " modelled" : ""), b.policy ?? "–",
@@ -78,7 +79,7 @@ function spread(figure, title, unit, values, say) {
   const sorted = [...values].sort((a, b) => a - b), low = sorted[0], high = sorted.at(-1), bins = 24, counted = Array(bins).fill(0);
   for (const v of sorted) counted[Math.min(bins - 1, Math.floor(((v - low) / (high - low || 1)) * bins))] += 1;
   const most = Math.max(...counted), q = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  const words = `median ${say(q(0.5))}, 95 of 100 at most ${say(q(0.95))}, most ${say(high)}, ${sorted.length} boards`;
+  const words = `median ${say(q(0.5))}, 95 of 100 at most ${say(q(0.95))}, most ${say(high)}, ${howMany(sorted.length)}`;
   const drawing = svg("svg", { viewBox: "0 0 480 150", role: "img", "aria-label": `${title}: ${words}` });
   counted.forEach((n, i) => drawing.append(svg("rect", { class: "bar-fill", x: i * 20 + 1, width: 18, y: 130 - (125 * n) / most, height: (125 * n) / most })));
   drawing.append(svg("text", { x: 0, y: 146 }, say(low)), svg("text", { x: 480, y: 146, "text-anchor": "end" }, say(high)));

@@ -22,6 +22,7 @@ from agent.sampling.ensemble import Calibration
 from agent.sampling.reliability import Reliabilities, Reliability, Source, Vote
 from agent.schema.text import AnswerKind, AnswerScores, AnswerTold, CheckRate, SourceScore
 from agent.service.decoding.answer_text import answer_in
+from agent.service.decoding.answer_units import unit_of
 
 MAX_SOURCES: Final = 256
 MAX_ANSWERS: Final = 1024
@@ -34,6 +35,7 @@ MAX_EVIDENCE: Final = 200.0
 """Uses of a check that its rates rest on; older ones fade."""
 PRIORS: Final[Mapping[str, tuple[tuple[float, float], tuple[float, float]]]] = {
     "self_check": ((3.0, 1.0), (1.5, 1.5)), "derive_again": ((3.0, 1.0), (1.0, 3.0)),
+    "derive_elsewhere": ((4.0, 1.0), (1.0, 5.0)),
 }  # fmt: skip
 """(passed, failed) of right and of wrong answers, before anybody told."""
 _log = structlog.get_logger("answers")
@@ -55,12 +57,13 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """An answer that was given. `steps`: (answer, check, outcome, joules, belief) of its verification."""
+    """An answer that was given. `votes`: each by the source that wrote it; `steps`: (answer, check, outcome, joules,
+    belief) of its verification."""
 
-    source: Source
+    model: str
     kind: AnswerKind
     choices: tuple[str, ...]
-    votes: tuple[str, ...]
+    votes: tuple[Vote, ...]
     answer: str | None
     confidence: float | None
     steps: Steps = ()
@@ -70,13 +73,15 @@ class Given:
 class _Held:
     """A given answer without its text: equality is all that is needed."""
 
-    source: Source
+    model: str
     kind: AnswerKind
     choices: tuple[str, ...]
     votes: list[Vote]
     answer: bytes | None
     confidence: float | None
     steps: list[tuple[bytes, str, bool]] = field(default_factory=list)
+    unit: str = ""
+    """Of the number that was given."""
 
 
 class AnswerBook:
@@ -95,10 +100,10 @@ class AnswerBook:
 
     # ------------------------------------------------------------------ while answering
 
-    def weigh(self, source: Source, answers: Sequence[str]) -> ensemble.Verdict | None:
-        """The votes weighed by what is known of their source; None without votes."""
+    def weigh(self, votes: Sequence[Vote]) -> ensemble.Verdict | None:
+        """The votes weighed by what is known of their sources; None without votes."""
         with self._lock:
-            return ensemble.decide([Vote(source, answer) for answer in answers], self._reliabilities, self._calibration)
+            return ensemble.decide(votes, self._reliabilities, self._calibration)
 
     @property
     def outcomes(self) -> int:
@@ -113,9 +118,11 @@ class AnswerBook:
     def remember(self, number: str, given: Given) -> None:
         """Keep an answer so that its truth can be told."""
         held = _Held(
-            given.source, given.kind, given.choices, [Vote(given.source, _key(vote)) for vote in given.votes],
+            given.model, given.kind, given.choices,
+            [Vote(vote.source, _key(str(vote.answer))) for vote in given.votes],
             None if given.answer is None else _key(given.answer), given.confidence,
             [(_key(answer), check, said == "pass") for answer, check, said, _, _ in given.steps if said != "unknown"],
+            unit_of(given.answer or "") if given.kind == "number" else "",
         )  # fmt: skip
         if not number or not held.votes:
             return
@@ -150,7 +157,7 @@ class AnswerBook:
             scores = self._scores()
             document = self._document()
         self._save(document)
-        return AnswerTold(number, held.source.model, was_right, scores)
+        return AnswerTold(number, held.model, was_right, scores)
 
     def scores(self) -> AnswerScores:
         """What has been learnt."""
@@ -165,6 +172,9 @@ class AnswerBook:
             if found is None:
                 raise BadInput(f"{truth[:80]!r} holds no answer of the kind {held.kind!r} that was asked for",
                                param="answer")  # fmt: skip
+            if held.unit and held.kind == "number" and not unit_of(found):
+                raise BadInput(f"{truth[:80]!r} has no unit and the answer that was given has one ({held.unit}): tell "
+                               "the right one with its unit", param="answer")  # fmt: skip
             return _key(found)
         if held.answer is None:
             raise BadInput("no answer was given, so it was neither right nor wrong; tell the right one", param="right")
@@ -172,11 +182,14 @@ class AnswerBook:
 
     def _learn(self, held: _Held, truth: bytes | None) -> None:
         known = self._reliabilities.known
-        if held.source in known or len(known) < MAX_SOURCES:
+        room = MAX_SOURCES - len(known)
+        new = [s for s in dict.fromkeys(vote.source for vote in held.votes) if s not in known][room:]
+        votes = [vote for vote in held.votes if vote.source not in new]
+        if votes:
             if truth is not None:
-                learnt = ensemble.learn(held.votes, self._reliabilities, self._calibration, truth)
+                learnt = ensemble.learn(votes, self._reliabilities, self._calibration, truth)
             else:
-                learnt = ensemble.learn_wrong(held.votes, self._reliabilities, self._calibration, held.answer)
+                learnt = ensemble.learn_wrong(votes, self._reliabilities, self._calibration, held.answer)
             self._reliabilities, self._calibration = learnt
         for answer, name, passed in held.steps:
             if truth is not None or answer == held.answer:

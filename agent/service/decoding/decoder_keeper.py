@@ -15,7 +15,7 @@ from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import fault_detector, lane_health
 from agent.control.lane_health import Died, Ready, Tick
 from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
-from agent.ports import Clock
+from agent.ports import Clock, LaneVitals
 from agent.schema.policy import Recovery
 from agent.schema.text import TextEvent, TextPiece, TextRequest
 from agent.service.decoding.text_stream import TextStream
@@ -66,7 +66,12 @@ class DecoderKeeper:
         self._streams: set[TextStream] = set()
         self._died: list[str] = []
         self._turn: tuple[float | None, float] = (None, 0.0)
-        """Begin of the turn under way, and what the process had waited for a core by then."""
+        """Begin of the turn under way, and what the process, and its helper's, had waited for a core before it."""
+        self._waited_last_s = 0.0
+        self.helper: DecoderKeeper | None = None
+        """Of the process that this one asks and waits for."""
+        self._helped_s = float("-inf")
+        """When the helper was last seen at work."""
 
     # ------------------------------------------------------------------ any thread
 
@@ -188,16 +193,31 @@ class DecoderKeeper:
             if now_s - self.health.since_s > STARTUP_TIMEOUT_S:
                 lane.kill(f"did not start within {STARTUP_TIMEOUT_S:g} s")
             return
-        busy_s = None if vitals.busy_since_s is None else now_s - vitals.busy_since_s
+        waited_s = self._waited_s(vitals, now_s)
         if vitals.busy_since_s != self._turn[0]:
-            self._turn = vitals.busy_since_s, vitals.waited_s or 0.0
-        starved_s = None if vitals.waited_s is None else max(0.0, vitals.waited_s - self._turn[1])
+            self._turn = vitals.busy_since_s, self._waited_last_s
+        busy_s = None if vitals.busy_since_s is None else now_s - max(vitals.busy_since_s, self._helped_s)
+        starved_s = None if waited_s is None else max(0.0, waited_s - self._turn[1])
+        self._waited_last_s = waited_s or 0.0
         signs = fault_detector.LaneSigns(
             now_s - vitals.heartbeat_s, busy_s, self.home.turn_s, self.report is None, starved_s, vitals.stopped
         )
         cause = fault_detector.judge(signs, limits)
         if cause is not None:
             lane.kill(cause)
+
+    def _waited_s(self, vitals: LaneVitals, now_s: float) -> float | None:
+        """What the process has waited for a core, and its helper's: while that works or waits, this one cannot go on.
+
+        A helper at work is judged itself; where it hangs it is killed, and this process sees its end.
+        """
+        lane = self.helper.lane if self.helper is not None else None
+        helping = lane.vitals() if lane is not None and lane.alive() else None
+        if helping is None or vitals.waited_s is None:
+            return vitals.waited_s
+        if helping.busy_since_s is not None:
+            self._helped_s = now_s
+        return None if helping.waited_s is None else vitals.waited_s + helping.waited_s
 
     # ------------------------------------------------------------------ lanes' thread
 
@@ -293,3 +313,15 @@ class DecoderKeeper:
         if self.lane is not None:
             for number in numbers:
                 self.lane.cancel(number)
+
+
+@dataclass(frozen=True)
+class TextStreamHandle:
+    """`ports.TextHandle`."""
+
+    keeper: DecoderKeeper
+    stream: TextStream
+
+    def cancel(self) -> None:
+        """Compute nothing more for it."""
+        self.keeper.cancel(self.stream)

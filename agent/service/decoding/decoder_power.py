@@ -6,7 +6,7 @@ watts; unknown until they are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.backends.decoder_lane import LaneUsage
@@ -30,6 +30,8 @@ class DecoderPower:
     decode_w: float
     elsewhere_w: float = 0.0
     """Of the accelerator that computes prompts or layers for this one."""
+    step_s: float | None = None
+    """Modelled seconds of one decode step; None: unknown."""
 
     def energy_j(self, usage: LaneUsage) -> float:
         """Joules of a job: its own time, and its share of the steps it took with others."""
@@ -44,16 +46,18 @@ def modelled_power(
     Raises ModelLoadFailed where the graph cannot be read, PlacementError where a coefficient is unknown.
     """
     watts: dict[tuple[str, str], float] = {}
+    times_s: dict[tuple[str, str], float] = {}
     for workload in inspect_in_child(graph, "onnx", {"past": TYPICAL_CONTEXT}, INSPECT_TIMEOUT_S):
         found, _ = candidates(workload, profile, policy)
         for candidate in reversed(found):
             cost = candidate.cost
             if cost.switching_j is not None and cost.static_w is not None and cost.time_s > 0:
                 watts[candidate.accelerator.name, workload.phase] = cost.static_w + cost.switching_j / cost.time_s
+                times_s[candidate.accelerator.name, workload.phase] = cost.time_s
     asked = [(accelerator, "prefill"), (accelerator, "decode")]
     if second is not None:
         asked.append((second.accelerator, "decode" if second.layers else "prefill"))
     missing = sorted({name for name, phase in asked if (name, phase) not in watts})
     if missing:
         raise PlacementError(f"the profile knows no power of {missing[0]} for both phases of {graph.parent.name}")
-    return DecoderPower(*(watts[key] for key in asked))
+    return replace(DecoderPower(*(watts[key] for key in asked)), step_s=times_s[accelerator, "decode"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import structlog
 from agent.backends.decoder_lane import DecoderLane
 from agent.errors import BadInput, PlacementError, QeilError
 from agent.llm.sizes import DecoderSizes
+from agent.ports import Clock, LaneSpec
 from agent.schema.settings import DecoderSecond
 from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
 from agent.service.decoding.decoder_room import REPACKED, RUNTIME_BYTES
@@ -44,6 +46,20 @@ def second_home(first: DecoderHome, second: DecoderSecond, threads: int) -> Deco
     return replace(
         first, accelerator=second.accelerator, order=order, standby="cold" if first.standby == "cold" else "warm"
     )
+
+
+def start_second(
+    first: DecoderKeeper, second: DecoderSecond, threads: int, make_lane: Callable[[LaneSpec, str], DecoderLane],
+    clock: Clock,
+) -> DecoderPair:  # fmt: skip
+    """Start the second process of a model."""
+    spec = LaneSpec(f"{first.home.model} on {second.accelerator}", threads)
+    keeper = DecoderKeeper(
+        second_home(first.home, second, threads), lambda: make_lane(spec, PROGRAM), clock, lambda _stream, _report: None
+    )
+    keeper.start(clock.monotonic_s())
+    first.helper = keeper
+    return DecoderPair(first, keeper)
 
 
 class DecoderPair:

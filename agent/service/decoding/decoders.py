@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
+from typing import Literal
 
 import structlog
 
@@ -23,17 +24,21 @@ from agent.schema.settings import DecoderSecond, ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
 from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
 from agent.service.board import Board
-from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
+from agent.service.decoding.decoder_choice import DecoderChoice, choose, decoder_hosts
+from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper, TextStreamHandle
 from agent.service.decoding.decoder_power import DecoderPower, modelled_power
-from agent.service.decoding.decoder_room import PREFILL_BLOCK, make_room
-from agent.service.decoding.decoder_second import PROGRAM as STAGE_PROGRAM
-from agent.service.decoding.decoder_second import DecoderPair, check_second, second_bytes, second_home
+from agent.service.decoding.decoder_room import PREFILL_BLOCK, DecoderRoom, make_room
+from agent.service.decoding.decoder_second import DecoderPair, check_second, second_bytes, start_second
+from agent.service.decoding.sample_placement import StandingPlaces
+from agent.service.decoding.text_costs import TextCosts
 from agent.service.decoding.text_stream import TextStream
 from agent.service.serving.lane_keeper import LaneKeeper
 from agent.service.serving.serving_state import InForce
 
 PROGRAM = "agent.service.decoding.decoder_process"
 _RECENT = 256
+STOP_S = 5.0
+"""For a process whose model goes over to two others, before it is killed."""
 NEEDED = ("jinja2", "onnxruntime", "tokenizers")
 """What the process of a language model imports; the agent's own does not."""
 _log = structlog.get_logger("decoders")
@@ -44,6 +49,8 @@ UNSCREENED = (
 TURN_S_PER_BYTE = 3e-8
 """Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
 positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
+SHORTEST_TURN_S = 0.2
+"""Of a turn even of the smallest model, pages that come from a slow disk included."""
 
 
 @dataclass(eq=False)
@@ -57,11 +64,17 @@ class _Served:
     reason: str | None = None
     note: str | None = None
     sizes: DecoderSizes | None = None
+    room_bytes: float = 0.0
+    """What the model may take, beside those placed before it; of it, the forecast of what it takes."""
+    promised_bytes: float = 0.0
+    choice: DecoderChoice | None = None
+    """Whether a second accelerator shares it, where that was left to the planner; None: not planned yet."""
     power: DecoderPower | None = None
     no_power: str = "its watts are still being modelled; ask again in some seconds"
     """Why joules are unknown while `power` is."""
     energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     total_j: float = 0.0
+    costs: TextCosts = field(default_factory=TextCosts)
     times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
 
@@ -82,12 +95,13 @@ class Decoders:
         self._in_force, self._mode, self._free_bytes = in_force, mode, free_bytes
         self._served = {entry.name: _Served(entry) for entry in entries}
         self._since_s = clock.wall_s()
+        self._changing = threading.RLock()
+        """Held while a request is handed to a keeper, and while a keeper is replaced."""
         self._shares: dict[str, float] = {}
         """Share of the admitted concurrency that heat leaves, by model."""
         self.found: Callable[[TextRequest, str, Reaction], None] = lambda *_: None
         """Told what the screen of a prompt found, and what was done."""
-        self._promised_bytes = 0.0
-        """Forecast of the models that are placed, not all of it taken yet."""
+        self._places = StandingPlaces()
 
     # ------------------------------------------------------------------ ports.TextService
 
@@ -101,10 +115,15 @@ class Decoders:
             return TextModel(served.entry.name, False, served.reason or "the agent is starting", 0, 0, self._since_s)
         order, lane = keeper.home.order, keeper.lane
         second = served.pair.second.lane if served.pair is not None else None
+        sizes, mode = served.sizes, order.mode
+        assert sizes is not None  # noqa: S101  (a model with a keeper is placed)
+        mode = mode or sizes.default_mode
         return TextModel(
             served.entry.name, keeper.state == "ready", self._reason(served), order.context, order.rows, self._since_s,
             keeper.home.accelerator, lane.pid() if lane is not None else None,
-            second.pid() if second is not None else None,
+            second.pid() if second is not None else None, sizes.family, mode,
+            0.0 if mode == "exact" else sizes.quality.get(mode), sizes.weight_bytes,
+            *served.costs.of_token(served.power), served.costs.text_tokens,
         )  # fmt: skip
 
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextStreamHandle:
@@ -133,7 +152,9 @@ class Decoders:
         if guard.absurd_suffix != "ignore":
             request = replace(request, screen=(guard.absurd_suffix, guard.absurd_suffix_nats))
             on_event = self._watched(request, guard.absurd_suffix, on_event)
-        return TextStreamHandle(keeper, keeper.write(request, on_event, deadline_s))
+        with self._changing:
+            keeper = served.keeper or keeper
+            return TextStreamHandle(keeper, keeper.write(request, on_event, deadline_s))
 
     def _watched(
         self, request: TextRequest, reaction: Reaction, on_event: Callable[[TextEvent], None]
@@ -166,9 +187,32 @@ class Decoders:
             raise PlacementError(f"language models need the package {missing[0]}: install qeil-agent[llm]")
         sizes = served.sizes = read_sizes(entry.path)
         graph = sizes.graph(options.mode)
-        accelerator = self._accelerator(options.accelerator)
-        second = options.second
-        room_bytes = self._room_bytes(accelerator, policy)
+        served.room_bytes = self._room_bytes(self._accelerator(options.accelerator), policy)
+        if options.second is not None or options.sharing == "never":
+            self._serve(served, self._accelerator(options.accelerator), options.second)
+            return
+        hosts = decoder_hosts(self._board, options.accelerator)
+        room = self._serve(served, hosts[0], None)
+
+        def fits(second: DecoderSecond) -> str | None:
+            left = make_room(sizes, options, served.room_bytes - second_bytes(sizes, second), policy.standby)
+            fewer = (left.rows, left.context) != (room.rows, room.context)
+            return f"only {left.rows} texts of {left.context} tokens fit beside it" if fewer else None
+
+        def plan() -> None:
+            served.choice = choose(
+                sizes, graph, self._board.profile, policy, hosts, fits,
+                fixed=options.accelerator is not None,
+            )  # fmt: skip
+            _log.info("decoder planned", model=entry.name, why=served.choice.why)
+
+        threading.Thread(target=plan, name="decoder-choice", daemon=True).start()
+
+    def _serve(self, served: _Served, accelerator: str, second: DecoderSecond | None) -> DecoderRoom:
+        """Start the process or the two of a model. Raises PlacementError, BadInput."""
+        entry, options, policy, sizes = served.entry, served.entry.decoder, self._in_force().policy, served.sizes
+        assert sizes is not None  # noqa: S101  (just read)
+        room_bytes = served.room_bytes
         if second is not None:
             self._accelerator(second.accelerator)
             check_second(sizes, second, accelerator)
@@ -178,81 +222,78 @@ class Decoders:
             room_bytes -= PREFILL_BLOCK * sizes.vocabulary * 4.0  # logits of a whole block
         room = make_room(sizes, options, room_bytes, policy.standby)
         served.note = room.note
-        self._promised_bytes += room.bytes_ + (0.0 if second is None else second_bytes(sizes, second))
-        unit = self._board.profile.accelerator(accelerator)
-        threads = options.threads or self._board.threads(unit)
+        served.promised_bytes = room.bytes_ + (0.0 if second is None else second_bytes(sizes, second))
+        threads = options.threads or self._board.threads(self._board.profile.accelerator(accelerator))
+        role: Literal["alone", "first"] = "alone" if second is None else "first"
+        layers = (second.layers or 0) if second is not None else 0
         order = DecoderOrder(
-            str(entry.path),
-            options.mode,
-            threads,
-            room.rows,
-            room.context,
-            options.prefix_cache_bytes,
-            4096,
-            "alone" if second is None else "first",
-            (second.layers or 0) if second is not None else 0,
-            screens,
-        )
+            str(entry.path), options.mode, threads, room.rows, room.context, options.prefix_cache_bytes, 4096, role,
+            layers, screens,
+        )  # fmt: skip
         home = DecoderHome(
-            entry.name, accelerator, order, options.max_requests, sizes.weight_bytes * TURN_S_PER_BYTE, policy.standby
-        )
+            entry.name, accelerator, order, options.max_requests,
+            max(SHORTEST_TURN_S, sizes.weight_bytes * TURN_S_PER_BYTE), policy.standby,
+        )  # fmt: skip
         spec = LaneSpec(entry.name, threads)
-        served.keeper = DecoderKeeper(
+        keeper = served.keeper = DecoderKeeper(
             home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
         )
-        served.keeper.start(self._clock.monotonic_s())
-        if second is not None:
-            self._share(served, second)
-
-        def model_power() -> None:
-            try:
-                served.power = modelled_power(graph, self._board.profile, policy, accelerator, second)
-            except QeilError as error:
-                served.no_power = error.message
-                _log.warning("joules unknown", model=entry.name, cause=error.message)
-
-        threading.Thread(target=model_power, name="decoder-power", daemon=True).start()
-
-    def _share(self, served: _Served, second: DecoderSecond) -> None:
-        """Start the second process of a model."""
-        first = served.keeper
-        assert first is not None  # noqa: S101  (just placed)
-        threads = self._board.threads(self._board.profile.accelerator(second.accelerator))
-        spec = LaneSpec(f"{served.entry.name} on {second.accelerator}", threads)
-        keeper = DecoderKeeper(
-            second_home(first.home, second, threads), lambda: self._make_lane(spec, STAGE_PROGRAM), self._clock,
-            lambda _stream, _report: None,
-        )  # fmt: skip
         keeper.start(self._clock.monotonic_s())
-        served.pair = DecoderPair(first, keeper)
+        served.pair = None
+        if second is not None:
+            own = self._board.threads(self._board.profile.accelerator(second.accelerator))
+            served.pair = start_second(keeper, second, own, self._make_lane, self._clock)
+        threading.Thread(
+            target=self._model_power, args=(served, sizes, keeper, second), name="decoder-power", daemon=True
+        ).start()
+        return room
+
+    def _model_power(
+        self, served: _Served, sizes: DecoderSizes, keeper: DecoderKeeper, second: DecoderSecond | None
+    ) -> None:
+        graph, policy = sizes.graph(served.entry.decoder.mode), self._in_force().policy
+        try:
+            power = modelled_power(graph, self._board.profile, policy, keeper.home.accelerator, second)
+        except QeilError as error:
+            served.no_power = error.message
+            _log.warning("joules unknown", model=served.entry.name, cause=error.message)
+        else:
+            if served.keeper is keeper:
+                served.power = power
+
+    def _change(self, served: _Served) -> None:
+        """Go over to the pair that was found to pay, once no text is under way."""
+        choice, old = served.choice, served.keeper
+        if choice is None or choice.second is None or served.pair is not None or old is None or old.streams():
+            return
+        with self._changing:
+            if old.streams():
+                return
+            served.power = None
+            try:
+                self._serve(served, choice.first, choice.second)
+            except (BadInput, PlacementError) as error:
+                served.choice = replace(choice, second=None, why=f"{choice.first} alone: {error.message}")
+                return
+        threading.Thread(target=old.stop, args=(STOP_S,), name="decoder-change", daemon=True).start()
 
     def _accelerator(self, wanted: str | None) -> str:
-        units = [a for a in self._board.profile.accelerators if a.name not in self._board.simulated]
-        hosts = [
-            a.name for a in units if a.kind == "cpu" and any(r.provider == "CPUExecutionProvider" for r in a.runtimes)
-        ]
-        if wanted is not None and wanted not in hosts:
-            raise PlacementError(
-                f"decoder.accelerator {wanted!r} runs no decoder (these do: {', '.join(hosts) or 'none'})"
-            )
-        if not hosts:
-            raise PlacementError(
-                "no accelerator of this board runs a decoder: the profile names no CPUExecutionProvider"
-            )
-        return wanted or hosts[0]
+        return decoder_hosts(self._board, wanted)[0]
 
     def _room_bytes(self, accelerator: str, policy: Policy) -> float:
         profile = self._board.profile
         domain = profile.memory_domain(profile.accelerator(accelerator).memory_domain)
         allowed = (domain.capacity_bytes.value - domain.reserved_bytes.value) * policy.memory.max_cpq
         free_bytes = self._free_bytes()
-        return (allowed if free_bytes is None else min(allowed, float(free_bytes))) - self._promised_bytes
+        promised_bytes = sum(served.promised_bytes for served in self._served.values())  # not all of it taken yet
+        return (allowed if free_bytes is None else min(allowed, float(free_bytes))) - promised_bytes
 
     def tick(self, keepers: Mapping[str, LaneKeeper], now_s: float) -> None:
         """Look after every lane; texts pause while heat withholds the permit of their accelerator."""
         limits = self._in_force().policy.recovery
         for served in self._served.values():
             if served.keeper is not None:
+                self._change(served)
                 pair = served.pair
                 lanes = [served.keeper] if pair is None else [served.keeper, pair.second]
                 # The first process asks the second one, so it waits for the permits of both and keeps the slower pace.
@@ -267,7 +308,9 @@ class Decoders:
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """What status shows of them."""
-        return tuple(self._status(served) for served in self._served.values())
+        policy = self._in_force().policy
+        told = self._places.sentences(self.text_models(), policy.sampling, policy.admission.default_deadline_s)
+        return tuple(replace(self._status(served), samples=told.get(name)) for name, served in self._served.items())
 
     def _status(self, served: _Served) -> ModelStatus:
         keeper, entry = served.keeper, served.entry
@@ -284,6 +327,7 @@ class Decoders:
             energy_j=energies[len(energies) // 2] if energies else None,
             provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
             replayed=counters["replayed"], reason=self._reason(served),
+            candidates=served.choice.considered if served.choice is not None else (),
             total_energy_j=served.total_j if energies else None,
         )  # fmt: skip
 
@@ -332,6 +376,7 @@ class Decoders:
             served.energies_j.append(energy_j)
             served.total_j += energy_j
         compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
+        served.costs = served.costs.after(stream.request.samples, stream.tokens, compute_s, energy_j)
         served.times_s.append(self._clock.monotonic_s() - stream.started_s)
         prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
         cached = min(prompt_tokens, max((usage.cached_tokens for usage in usages), default=0))
@@ -351,15 +396,3 @@ def _where(served: _Served) -> str:
     assert served.keeper is not None  # noqa: S101  (it has a report)
     own = served.keeper.home.accelerator
     return own if served.pair is None else f"{served.pair.second.home.accelerator}+{own}"
-
-
-@dataclass(frozen=True)
-class TextStreamHandle:
-    """`ports.TextHandle`."""
-
-    keeper: DecoderKeeper
-    stream: TextStream
-
-    def cancel(self) -> None:
-        """Compute nothing more for it."""
-        self.keeper.cancel(self.stream)

@@ -16,6 +16,8 @@ def expires_at_s(path: Path) -> float:
 
     Raises OSError where the file cannot be read, ValueError where it holds no certificate.
     """
+    if path.exists() and not path.is_file():  # Reading from a pipe would wait for ever.
+        raise ValueError(f"{path} is no regular file")
     text = path.read_text(encoding="ascii", errors="replace")
     begin = text.find("-----BEGIN CERTIFICATE-----")
     end = text.find(_END, begin)

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from agent import __version__
 from agent.errors import QeilError, StorageError
+from agent.ports import OutboxRow
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
@@ -50,16 +51,21 @@ class Bundle:
 
 
 def collect(
-    settings: Settings, wall_s: float, status: AgentSnapshot | dict[str, Any] | None, policy: Policy | None
+    settings: Settings,
+    wall_s: float,
+    status: AgentSnapshot | dict[str, Any] | None,
+    policy: Policy | None,
+    recent: Callable[[int], Sequence[OutboxRow]] | None = None,
 ) -> Bundle:
     """Write the bundle and drop the oldest beyond KEPT. StorageError if the state folder takes nothing.
 
-    `status` is the agent's own snapshot, what it answered from outside, or None where it does not answer.
+    `status` is the agent's own snapshot, what it answered from outside, or None where it does not answer. `recent(n)`
+    are the outbox's newest rows where this is the agent's process, which must not open its file a second time.
     """
     parts: dict[str, Callable[[], str]] = {
         "about.json": lambda: _pretty(_about(wall_s)),
         "settings.json": lambda: _pretty(redacted(settings.model_dump(mode="json"))),
-        "outbox.json": lambda: _pretty(_outbox(settings.state_dir)),
+        "outbox.json": lambda: _pretty(_outbox(settings.state_dir, recent)),
         "state-folder.txt": lambda: _listing(settings.state_dir),
         **{f"proc/{name.replace('/', '-')}.txt": _reader(Path("/proc") / name) for name in _PROC},
         **{f"state/{name}": _reader(settings.state_dir / name) for name in _STATE_FILES},
@@ -83,7 +89,7 @@ def _gather(parts: dict[str, Callable[[], str]]) -> tuple[dict[str, bytes], tupl
         try:
             data = read().encode(errors="replace")
         except (OSError, QeilError) as error:
-            missing.append(f"{name}: {error}")
+            missing.append(f"{name}: {_why(name, error)}")
             continue
         if len(data) > MAX_PART_BYTES:
             missing.append(f"{name}: all but the last {MAX_PART_BYTES} of {len(data)} bytes")
@@ -95,6 +101,12 @@ def _gather(parts: dict[str, Callable[[], str]]) -> tuple[dict[str, bytes], tupl
         contents[name] = data
     contents["missing.txt"] = "\n".join(missing).encode()
     return contents, tuple(missing)
+
+
+def _why(name: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "this board is not calibrated (qeil calibrate)" if name == "state/calibration.json" else "not there"
+    return str(error)
 
 
 def _write(folder: Path, contents: dict[str, bytes], missing: tuple[str, ...], wall_s: float) -> Bundle:
@@ -147,8 +159,8 @@ def _about(wall_s: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _outbox(state_dir: Path) -> list[dict[str, Any]]:
-    rows = recent_rows(state_dir / "outbox.db", OUTBOX_ROWS)
+def _outbox(state_dir: Path, recent: Callable[[int], Sequence[OutboxRow]] | None) -> list[dict[str, Any]]:
+    rows = recent(OUTBOX_ROWS) if recent is not None else recent_rows(state_dir / "outbox.db", OUTBOX_ROWS)
     return [{"cls": r.cls, "boot": r.boot, "seq": r.seq, **redacted(r.payload)} for r in rows]
 
 

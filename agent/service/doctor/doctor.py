@@ -115,6 +115,7 @@ def _for_settings(
         doctor_links.http_port(settings),
         *doctor_links.certificates(settings, around.wall_s),
         doctor_links.broker(settings),
+        *doctor_links.collector(settings),
         *doctor_service.service(settings, config, around.root),
     ]
 

@@ -79,10 +79,28 @@ def asked(settings: Settings, board: DeviceProfile | None, policy: Policy | None
         whole = make_board(board, settings.simulated_accelerators, _load, lanes=settings.lanes).profile
     except ConfigError as error:
         return [fail("board", error.message, "correct the settings; qeil check FILE")]
+    names = [a.name for a in whole.accelerators]
+    splits = _splits(settings, names)
     if policy is None:
-        return []
-    rules = _rules(settings, policy, [a.name for a in whole.accelerators])
-    return [*rules, *_heat(whole, policy), *_write_budget(settings, policy)]
+        return splits
+    rules = _rules(settings, policy, names)
+    return [*splits, *rules, *_heat(whole, policy), *_write_budget(settings, policy)]
+
+
+def _splits(settings: Settings, names: list[str]) -> list[CheckResult]:
+    """Splits over accelerators that are not here, and those beside variants."""
+    results = []
+    for model in settings.models:
+        mend = f"correct splits of {model.name} in the settings"
+        for label in model.splits:
+            lacking = next((part for part in label.split("+") if part not in names), None)
+            if lacking is not None:
+                has = f"there is no accelerator {lacking}{_close(lacking, names)}"
+                results.append(warn("splits", f"{model.name} is to be split over {label}: {has}", mend))
+        if model.splits and model.variants:
+            message = f"{model.name} has splits and variants: stages are cut from the model file, so no split is ready"
+            results.append(warn("splits", f"{message} while a variant serves", mend))
+    return results
 
 
 def _rules(settings: Settings, policy: Policy, names: list[str]) -> list[CheckResult]:

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import time
+import urllib.parse
 from pathlib import Path
 
 from agent.schema.settings import MqttSettings, MqttTls, Settings
@@ -68,11 +69,17 @@ def certificates(settings: Settings, wall_s: float) -> list[CheckResult]:
     """Every certificate, key and secret the settings name can be read, belongs together and is in date."""
     results = [
         _certificate(what, path, wall_s)
-        for what, path in (("http certificate", settings.http.tls_certificate), *_broker_certificates(settings.mqtt))
+        for what, path in (
+            ("http certificate", settings.http.tls_certificate),
+            *_broker_certificates(settings.mqtt),
+            ("collector's CA", settings.otlp.ca if settings.otlp is not None else None),
+        )
         if path is not None
     ]
     pairs = [("http key", settings.http.tls_certificate, settings.http.tls_key)]
     secrets = [("api key", settings.http.api_key_file)]
+    if settings.otlp is not None:
+        secrets.append(("collector's headers", settings.otlp.headers_file))
     if settings.mqtt is not None:
         secrets.append(("broker password", settings.mqtt.password_file))
         if settings.mqtt.tls is not None:
@@ -99,7 +106,7 @@ def _certificate(what: str, path: Path, wall_s: float) -> CheckResult:
     if left_s < 0:
         return fail(what, f"{path} ended {days:.0f} days ago", "renew it (and check the clock)")
     if left_s < SOON_S:
-        return warn(what, f"{path} ends in {days:.0f} days", "renew it")
+        return warn(what, f"{path} ends in {days:.0f} day{'' if round(days) == 1 else 's'}", "renew it")
     return ok(what, f"{path}, valid for {days:.0f} days")
 
 
@@ -121,9 +128,26 @@ def _secret(what: str, path: Path) -> CheckResult:
         return fail(what, f"{path} does not exist", "make it, readable by the agent's user only (chmod 600)")
     if not os.access(path, os.R_OK):
         return fail(what, f"{path} cannot be read by this user", "give it to the agent's user")
+    if not path.read_bytes().strip():
+        return fail(what, f"{path} is empty", "write the secret into it")
     if path.stat().st_mode & 0o077:
         return warn(what, f"{path} can be read by others", f"chmod 600 {path}")
     return ok(what, str(path))
+
+
+def collector(settings: Settings) -> list[CheckResult]:
+    """Something listens where the metrics are pushed to; nothing where no collector is configured."""
+    if settings.otlp is None:
+        return []
+    url = urllib.parse.urlsplit(settings.otlp.endpoint)
+    try:
+        where = (url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+        with socket.create_connection(where, timeout=TIMEOUT_S):
+            return [ok("collector", f"{where[0]}:{where[1]} takes connections")]
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        mend = "check otlp.endpoint, the collector and the network; /metrics and telemetry go on meanwhile"
+        return [warn("collector", f"{settings.otlp.endpoint} is not reachable: {why}", mend)]
 
 
 def broker(settings: Settings) -> CheckResult:

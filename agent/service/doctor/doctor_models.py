@@ -36,6 +36,8 @@ def inside(path: Path) -> str | None:
     try:
         if path.is_dir():
             read_sizes(path)
+        elif not path.is_file():
+            return f"{path} is no regular file"  # Reading from a pipe would wait for ever.
         else:
             if _begins(path, GIT_LFS):
                 return f"{path} is only a pointer of Git LFS: git lfs pull fetches the file"

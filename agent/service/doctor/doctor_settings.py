@@ -44,11 +44,15 @@ def load(config: Path | None, environ: Mapping[str, str], results: list[CheckRes
         mend = "correct the file; qeil check FILE names every mistake"
         remaining = None if config is None else settings_rest.rest(config, environ, error)
         lines = [problem.text() for problem in problems_of(error)] if remaining else [error.message]
-        results += [fail("settings", line, mend) for line in lines[:MOST_LINES]]
+        variable = f"{environment.FILE}: "
+        results += [
+            fail("settings", line, "unset that variable, or correct it" if line.startswith(variable) else mend)
+            for line in lines[:MOST_LINES]
+        ]
         if len(lines) > MOST_LINES:
             results.append(fail("settings", f"{len(lines) - MOST_LINES} more mistakes", mend))
         if remaining is not None:
-            results.append(warn("settings", "what follows looks at the file without these mistakes", mend))
+            results.append(warn("settings", "what follows looks at the settings without these mistakes", mend))
         return remaining
     results.append(ok("settings", str(config) if config else "defaults (no file)"))
     return settings
@@ -133,7 +137,7 @@ def calibrated(settings: Settings, detected: Detected | None, wall_s: float, in_
     kernels = f"kernel times of {len(found.kernel_times)} runtimes"
     message = f"measured {age} ago: {len(found.coefficients)} coefficients, {kernels}"
     if found.refused:
-        message += f", {len(found.refused)} measurements not used"
+        message += f", with {len(found.refused)} remark{'s' * (len(found.refused) > 1)} on what was measured"
     if age_s > CALIBRATION_OLD_S:
         return warn("calibration", message, advice)
     return ok("calibration", message)

@@ -7,14 +7,19 @@ from typing import Any
 
 REMOVED = "(removed)"
 _KEY = re.compile(
-    r"passw|passphrase|secret|token(?!s)|credential|api_?key|private|authorization|username", re.IGNORECASE
+    r"passw|passphrase|secret|token(?!s)|credential|api[_-]?key|private|authorization|username", re.IGNORECASE
 )
 _PATH = re.compile(r"(_file|_dir|_path)$")
 """Where a secret is kept is no secret."""
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_URL = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")
+_URL = re.compile(r"(\w+://)[^\s@\"'<>]+@")
+"""With whatever stands before an @: a token alone and a password with a slash too."""
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
-_PAIR = re.compile(r"(?i)\b(password|passwd|secret|token|api_?key)(\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)")
+_PAIR = re.compile(
+    r"(?i)(?<![A-Za-z0-9])([\w-]*(?:passw(?:or)?d|passphrase|secret|token(?!s)|api[_-]?key|signature|(?<=[?&])sig)[\w-]*)"
+    r"(\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
+)
+"""As client_secret=…, x-api-key: …, ?access_token=…; counts of tokens stay."""
 _MINISIGN_SECRET = re.compile(r"RWR[A-Za-z0-9+/=]{180,}")
 
 

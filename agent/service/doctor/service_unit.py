@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.service.doctor import access_list
+
 UNIT = "qeil.service"
 FOLDERS = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
            "lib/systemd/system")  # fmt: skip
@@ -34,9 +36,9 @@ class Account:
     gids: frozenset[int]
 
     def may(self, path: Path, wanted: int) -> bool:
-        """Whether the permission bits grant `wanted` (of os.R_OK, W_OK, X_OK) on the path and a way to it.
+        """Whether permission bits or access lists grant `wanted` (of os.R_OK, W_OK, X_OK) on the path and a way to it.
 
-        True where that cannot be seen. Access lists are not looked at.
+        True where that cannot be seen.
         """
         path = path.absolute()
         return all(self._granted(parent, os.X_OK) for parent in path.parents) and self._granted(path, wanted)
@@ -48,6 +50,8 @@ class Account:
             return True
         if self.uid == 0:
             return True
+        if facts.st_uid != self.uid and (entries := access_list.entries(path)):
+            return access_list.grants(entries, self.uid, self.gids, facts.st_gid, wanted)
         shift = 6 if facts.st_uid == self.uid else 3 if facts.st_gid in self.gids else 0
         return (stat.S_IMODE(facts.st_mode) >> shift) & wanted == wanted
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agent.errors import ConfigError
 from agent.schema.settings import Settings
-from agent.storage import yaml_files
+from agent.storage import environment, yaml_files
 from agent.storage.problem import problems_of
 from agent.storage.yaml_text import Document
 
@@ -19,19 +19,21 @@ _GONE: Final = object()
 
 
 def rest(path: Path, environ: Mapping[str, str], error: ConfigError) -> Settings | None:
-    """The settings without the keys that `error` names; None where nothing valid remains."""
+    """The settings without the keys and variables that `error` names; None where nothing valid remains."""
     try:
         document = yaml_files.read_document(path)
     except ConfigError:
         return None
     data = copy.deepcopy(document.data)
     for _ in range(ROUNDS):
-        keys = [problem.key.split(".") for problem in problems_of(error) if problem.key]
-        before = copy.deepcopy(data)
+        variables = {problem.key for problem in problems_of(error) if problem.file == environment.FILE}
+        keys = [p.key.split(".") for p in problems_of(error) if p.key and p.key not in variables]
+        before = (copy.deepcopy(data), len(environ))
+        environ = {name: value for name, value in environ.items() if name not in variables}
         for key in keys:
             _mark(data, key)
         data = _pruned(data)
-        if data == before:
+        if (data, len(environ)) == before:
             return None
         try:
             return yaml_files.settings_of(Document(data, document.positions), path, environ)

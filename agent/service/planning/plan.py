@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.ports import LoadSpec
 from agent.schema.workload import Workload
+from agent.service.serving.admitted import Admitted
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,18 @@ class Candidate:
     quality: float | None = None
     held_bytes: float | None = None
     """Memory that it takes; None: as the model's workload says."""
+    admitted: Admitted | None = None
+    """The model file as the plan was made for it; None where it is not read from there (stages)."""
 
     @property
     def pieces(self) -> tuple[Candidate, ...]:
         """What is loaded on lanes: the model itself, or each of its stages."""
         return self.stages or (self,)
+
+    @property
+    def timed_as(self) -> str:
+        """Its name among measured times: another cut of the same accelerators has its own."""
+        return f"{self.accelerator}/{self.split}" if self.stages else self.accelerator
 
     @property
     def predicted_energy_j(self) -> float | None:
@@ -90,6 +98,8 @@ class ModelPlan:
     """After a change: what would be best stage by stage, whatever the agent serves."""
     awaits_room: bool = False
     """It has no candidate because others hold the board's memory now, and would have one without them."""
+    splits_refused: tuple[tuple[str, str], ...] = ()
+    """(split that the settings name, why it is no candidate); those that are still to be cut are not among them."""
 
 
 @dataclass(frozen=True)

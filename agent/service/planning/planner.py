@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed, PlacementError
 from agent.placement import candidates as placement
 from agent.placement.candidates import whole_models
@@ -24,13 +25,19 @@ from agent.service.board import HOST_RUNTIME, Board
 from agent.service.planning.holdings import Holdings, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
-from agent.service.serving.artifacts import Artifact, check_guard, open_artifact, read_once, workload_of
+from agent.service.serving.admitted import Admitted, stamp_of
+from agent.service.serving.artifacts import Artifact, check_guard, facts_of, open_artifact, read_once, workload_of
 from agent.service.serving.weights_apart import MOST_BYTES, WeightsApart
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
 SIMULATED_AMBIENT_C = 25.0
 CPU_PROVIDER = "CPUExecutionProvider"
+RANDOM = frozenset({
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+    "RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL",
+})  # fmt: skip
+"""Operators of ONNX and TFLite graphs that draw."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class _File:
     artifact: Artifact
     workload: Workload
     quality: float | None
+    admitted: Admitted | None = None
 
 
 class Planner:
@@ -103,11 +111,11 @@ class Planner:
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model. Of its variants, each accelerator gets the best one that the policy's quality floor admits."""
         try:
-            artifact, workload = self._read(policy, entry.name, entry.path)
+            own = self._read(policy, entry.name, entry.path, entry.quality)
+            artifact, workload = own.artifact, own.workload
         except ModelLoadFailed as error:
             return ModelPlan(entry.name, entry.version, "", None, (), (), error.message)
         before = running.model(entry.name) if running is not None else None
-        own = _File(artifact, workload, entry.quality)
         files, unusable = self._files(policy, entry, own)
         try:
             found, rejected = self._found(files, policy, state, before)
@@ -127,13 +135,19 @@ class Planner:
             entry.name, entry.version, artifact.digest, workload, tuple(candidates), tuple(rejected), reason, stages
         )
 
-    def _read(self, policy: Policy, model: str, path: Path) -> tuple[Artifact, Workload]:
+    def _read(self, policy: Policy, model: str, path: Path, quality: float | None) -> _File:
         """ModelLoadFailed with the reason where a file cannot be read or the policy's guard refuses it."""
         artifact = open_artifact(path)
         if self._cache_dir is not None and self._apart is not None:
             read_once(artifact, self._cache_dir, self._apart.folder_for(artifact))
         check_guard(artifact, policy.guard.models, self._cache_dir)
-        return artifact, workload_of(artifact, model, self._cache_dir)
+        workload = workload_of(artifact, model, self._cache_dir)
+        if artifact.stamp is None:
+            return _File(artifact, workload, quality)
+        draws = "" if self._cache_dir is None else _draws(facts_of(artifact, self._cache_dir))
+        if stamp_of(path) != artifact.stamp:
+            raise ModelLoadFailed(f"{path} changed while it was read; again with qeil models load {model}")
+        return _File(artifact, workload, quality, Admitted(path, artifact.digest, artifact.stamp, draws))
 
     def _files(self, policy: Policy, entry: ModelEntry, own: _File) -> tuple[dict[str, _File], dict[str, str]]:
         """The files that may serve, by variant, and why the others may not."""
@@ -144,15 +158,15 @@ class Planner:
             if variant.name in unusable:
                 continue
             try:
-                artifact, workload = self._read(policy, entry.name, variant.path)
+                file = self._read(policy, entry.name, variant.path, variant.quality)
             except ModelLoadFailed as error:
                 unusable[variant.name] = error.message
                 continue
-            differs = _differs(own.workload, workload)
+            differs = _differs(own.workload, file.workload)
             if differs is not None:
                 unusable[variant.name] = differs
             else:
-                files[variant.name] = _File(artifact, workload, variant.quality)
+                files[variant.name] = file
         return files, unusable
 
     def _found(
@@ -193,7 +207,7 @@ class Planner:
         )  # fmt: skip
         return Candidate(
             accelerator.name, load, cost.time_s, cost.switching_j, cost.static_w, variant=variant, quality=file.quality,
-            held_bytes=workload_bytes(file.workload) if variant else None,
+            held_bytes=workload_bytes(file.workload) if variant else None, admitted=file.admitted,
         )  # fmt: skip
 
     def _path(self, artifact: Artifact, runtime: Runtime) -> Path:
@@ -201,6 +215,10 @@ class Planner:
         if self._apart is None or runtime.provider != CPU_PROVIDER:
             return artifact.path
         return self._apart.path_of(artifact.digest, artifact.path)
+
+
+def _draws(facts: ModelFacts) -> str:
+    return min((name for _, name in facts.operators if name in RANDOM), default="")
 
 
 def lane_name(model: str, digest: str, before: ModelPlan | None) -> str:

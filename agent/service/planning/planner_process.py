@@ -73,6 +73,8 @@ class PlannerProcess:
         itself, `told(None)` when it need not any more."""
         self._setup = framed(Setup(board, state_dir, apart_bytes))
         self._here = SplittingPlanner(board, state_dir, handovers, apart_bytes)
+        self._board, self._state_dir, self._apart_bytes = board, state_dir, apart_bytes
+        self._board_now: Callable[[], Board] = lambda: board
         self._handovers = handovers
         self._told = told
         self._program = program
@@ -85,6 +87,17 @@ class PlannerProcess:
         self._closed = self.uncut = False
         self._alone = False
         self._log = structlog.get_logger("planner")
+
+    def follow(self, board: Callable[[], Board]) -> None:
+        """`board()`: as it is to be planned with from the next plan on; another object is another board."""
+        self._board_now = board
+
+    def _renew(self) -> None:
+        board = self._board_now()
+        if board is not self._board:
+            self._board, self._setup = board, framed(Setup(board, self._state_dir, self._apart_bytes))
+            self._here = SplittingPlanner(board, self._state_dir, self._handovers, self._apart_bytes)
+            self._drop()
 
     def start(self) -> None:
         """Begin to start it; the first plan then need not wait for an interpreter."""
@@ -115,6 +128,7 @@ class PlannerProcess:
         bare = running and replace(running, models=tuple(without_graph(m, known) for m in running.models))
         order = Order(policy, digest, tuple(models), state, bare, known, self._handovers())
         with self._use:
+            self._renew()
             try:
                 found = self._asked(self._running(), order)
             except _Gone as error:

@@ -15,7 +15,7 @@ from agent.errors import ModelLoadFailed, PlacementError, StorageError
 from agent.placement import split_points
 from agent.placement.candidates import Candidate as Whole
 from agent.placement.candidates import candidates as possible
-from agent.placement.split_points import Part, SplitPoint
+from agent.placement.split_points import Part, SplitPoint, Timed
 from agent.placement.state import State
 from agent.placement.tables import Tables, make_tables
 from agent.ports import LoadSpec, Simulation
@@ -36,7 +36,11 @@ from agent.service.serving.split_meter import Handover
 from agent.service.serving.weights_apart import MOST_BYTES
 
 MAX_TRIED = 3
-"""Split points of one model that are cut until one keeps the bits."""
+"""Split points of one label that are cut until one keeps the bits."""
+MAX_LOOKED_AT = 24
+"""Split points of the front, of every label."""
+MAX_OFFERED = 2
+"""Labels, the best by prediction, that are loaded to be timed where the policy keeps every placement loaded."""
 
 Handovers = Callable[[], Mapping[tuple[str, str], Handover]]
 
@@ -57,13 +61,17 @@ class SplitPlanner:
         workload = model.workload
         if workload is None or workload.format != "onnx" or len(workload.stages) < 2:
             return _refused(model, entry.splits, "a model of this kind is one stage")
+        units = {a.silicon or a.name for a in self._board.profile.accelerators}
+        if not entry.splits and len(units) < 2:
+            return model  # within one piece of silicon only its owner may ask for one: no table need be made
         try:
             tables = self._corrected(make_tables(workload, self._board.profile, policy, state=state))
         except PlacementError as error:
             return _refused(model, entry.splits, error.message)
         case = _Case(self._board, self.store, model, entry, policy, workload, tables, state)
-        model = case.named(model)
-        return case.chosen(model, before) if len(tables.problem.accelerators) > 1 else model
+        if len(tables.problem.accelerators) < 2:
+            return case.named(model)
+        return case.as_timed(case.chosen(case.named(model), before), before)
 
     def prune(self, plan: Plan) -> None:
         """Forget stage models that no plan has used for long, as far as space is short."""
@@ -101,6 +109,8 @@ class _Case:
         self._sizes = [s.output_bytes for s in workload.stages]
         found, _ = possible(workload, board.profile, policy, state)
         self._units: dict[str, Whole] = {c.accelerator.name: c for c in found}
+        self._times_s = {name: s for (digest, name), s in state.times_s.items() if digest == model.digest}
+        self._points: dict[str, SplitPoint] = {}
 
     def named(self, model: ModelPlan) -> ModelPlan:
         """With the splits that the settings name, behind what the planner prefers."""
@@ -124,16 +134,47 @@ class _Case:
         policy = self._policy
         deadline_s = policy.admission.default_deadline_s
         try:
-            points = split_points.best(self._tables, policy.objective, self._sizes, MAX_TRIED, deadline_s)
+            points = split_points.best(self._tables, policy.objective, self._sizes, MAX_LOOKED_AT, deadline_s)
         except PlacementError:
             return model
         running = before.candidates[0].accelerator if before is not None and before.candidates else None
         wholes = [c.accelerator for c in model.candidates if not c.stages]
         first = [p for p in points if not wholes or self._beats(p, wholes[0], running)]
-        if not first and policy.standby != "all":
+        if first:
+            made, model = self._first(model, first[:MAX_TRIED])
+            model = model if made is None else _with(model, made, first=True)
+        if policy.standby != "all":
             return model
-        made, model = self._first(model, first or points)
-        return model if made is None else _with(model, made, first=bool(first))
+        there = {c.accelerator for c in model.candidates}
+        labels = [label for label in dict.fromkeys(point.label for point in points) if label not in there]
+        for label in labels[:MAX_OFFERED]:
+            made, model = self._first(model, [p for p in points if p.label == label][:MAX_TRIED])
+            model = model if made is None else _with(model, made, first=False)
+        return model
+
+    def as_timed(self, model: ModelPlan, before: ModelPlan | None) -> ModelPlan:
+        """By measured times, where the best whole model and a split have one: who serves, whatever was predicted.
+
+        Of goal throughput nothing is known: a time of one call is no period.
+        """
+        wholes = [c for c in model.candidates if not c.stages]
+        whole_s = self._times_s.get(wholes[0].timed_as) if wholes else None
+        splits = {c.accelerator: c for c in model.candidates if c.stages and c.timed_as in self._times_s}
+        if whole_s is None or not splits or self._policy.objective.goal == "throughput":
+            return model
+        serving = before.candidates[0].accelerator if before is not None and before.candidates else None
+        most_s = max(whole_s, self._policy.admission.default_deadline_s)
+        timed = [
+            Timed(self._points[c.timed_as], s) for c in splits.values() if (s := self._times_s[c.timed_as]) <= most_s
+        ]
+        static_w = {name: unit.cost.static_w or 0.0 for name, unit in self._units.items()}
+        best = split_points.fastest_as_measured(
+            wholes[0].accelerator, whole_s, timed, self._tables, static_w, self._policy.objective, serving
+        )
+        first = splits.get(best, wholes[0])
+        behind = [c for c in splits.values() if c is not first and (c.kept or self._policy.standby == "all")]
+        others = (c for c in model.candidates if c is not first and splits.get(c.accelerator) is not c)
+        return replace(model, candidates=(first, *others, *behind))
 
     def _beats(self, point: SplitPoint, whole: str, running: str | None) -> bool:
         return split_points.beats(point, self._tables, whole, self._policy.objective, point.label == running)
@@ -147,7 +188,9 @@ class _Case:
             except (ModelLoadFailed, StorageError) as error:
                 model = _refused(model, (point.label,), error.message)
                 continue
-            return self._candidate(point, stored), model
+            made = self._candidate(point, stored)
+            self._points[made.timed_as] = point
+            return made, model
         return None, model
 
     def _candidate(self, point: SplitPoint, stored: Stored) -> Candidate:
@@ -216,6 +259,14 @@ class SplittingPlanner(Planner):
 
     def plan_model(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None = None) -> ModelPlan:
         """One model with its splits."""
+        model = self._with_splits(policy, entry, state, running)
+        if not entry.splits or not model.candidates:
+            return model
+        lacking = set(entry.splits) - {c.accelerator for c in model.candidates if c.stages}
+        refused = {label: why for label, why in model.rejected if label in lacking and why != LATER}
+        return replace(model, splits_refused=tuple(refused.items()))
+
+    def _with_splits(self, policy: Policy, entry: ModelEntry, state: State, running: Plan | None) -> ModelPlan:
         model = super().plan_model(policy, entry, state, running)
         if any(c.variant for c in model.candidates):
             return _refused(model, entry.splits, "stages are cut from the model file, and a variant of it serves here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 
@@ -21,6 +22,11 @@ class BundleLayer:
     def policy(self) -> Policy | None:
         """The policy in place of the board's policy file, where the bundle has one."""
         return self.content.policy if self.content is not None else None
+
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """The figures in place of the board's own, where the bundle has some."""
+        return self.content.profile if self.content is not None else None
 
     @property
     def models(self) -> tuple[ModelEntry, ...]:

@@ -11,6 +11,7 @@ from agent.mqtt import envelope
 from agent.mqtt.minisign import PublicKey, SignatureRefused
 from agent.mqtt.topics import Topics
 from agent.schema.bundle import Offer
+from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.clock import CLOCK_SET_S
@@ -42,6 +43,7 @@ class Content:
     ver: int
     policy: Policy | None
     models: tuple[ModelEntry, ...]
+    profile: DeviceProfile | None = None
 
 
 def judge(
@@ -101,12 +103,13 @@ def content(offer: Offer, unpacked: Unpacked, taken: Collection[str]) -> Content
     """
     try:
         policies = {name: yaml_files.load_policy(path) for name, path in unpacked.files("policies").items()}
-        for path in unpacked.files("profiles").values():
-            yaml_files.load_profile(path)
+        profiles = {name: yaml_files.load_profile(path) for name, path in unpacked.files("profiles").items()}
     except ConfigError as error:
         raise BundleRefused("invalid", _relative(error.message, unpacked)) from error
     if offer.policy is not None and offer.policy not in policies:
         raise BundleRefused("invalid", f"there is no policies/{offer.policy}.yaml in it")
+    if offer.profile is not None and offer.profile not in profiles:
+        raise BundleRefused("invalid", f"there is no profiles/{offer.profile}.yaml in it")
     files = unpacked.files("models")
     missing = [name for name in offer.models if name not in files]
     if missing:
@@ -115,7 +118,7 @@ def content(offer: Offer, unpacked: Unpacked, taken: Collection[str]) -> Content
     if used:
         raise BundleRefused("name_taken", f"the board serves a model {used[0]} already; give the new one a new name")
     entries = tuple(ModelEntry(name=name, path=files[name]) for name in offer.models)
-    return Content(offer.name, offer.ver, policies.get(offer.policy or ""), entries)
+    return Content(offer.name, offer.ver, policies.get(offer.policy or ""), entries, profiles.get(offer.profile or ""))
 
 
 def _relative(message: str, unpacked: Unpacked) -> str:

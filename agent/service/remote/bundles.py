@@ -17,7 +17,10 @@ from pydantic import ValidationError
 from agent.errors import QeilError, StorageError
 from agent.mqtt.inbound import Inbound
 from agent.schema.bundle import Offer
+from agent.schema.device import DeviceProfile
+from agent.schema.settings import BundleSettings
 from agent.service.remote import bundle_offer
+from agent.service.remote.bundle_deferral import Deferral
 from agent.service.remote.bundle_fetch import Fetch
 from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.bundle_offer import LATER, Content, Judged
@@ -34,6 +37,8 @@ from agent.storage.bundle_store import BundleStore, Phase, Record
 
 APPLY_LIMIT_S = 600.0
 LOOK_S = 1.0
+SERVE_S = 120.0
+"""Longest wait for a bundle's models to be served."""
 _log = structlog.get_logger("bundles")
 
 
@@ -42,7 +47,8 @@ class Ties:
     """What bundles need of the rest of the agent. Every call but `again` returns at once.
 
     judge(payload, record): the verdict on an offer; again(run, change): make a change and bring it into force;
-    overruled(): why a bundle's policy would not count; refused, report, event: where it is told.
+    overruled(): why a bundle's policy would not count; refused, report, event: where it is told; unfit(profile): why
+    that cannot be this board's.
     """
 
     judge: Callable[[bytes, Record], Judged | Refusal | None]
@@ -53,6 +59,7 @@ class Ties:
     refused: Callable[[Refusal], None]
     report: Callable[[dict[str, Any]], bool]
     event: Callable[[dict[str, Any]], None]
+    unfit: Callable[[DeviceProfile], str | None] = lambda _: None
 
 
 class Bundles(Follower):
@@ -151,7 +158,7 @@ class Bundles(Follower):
             unpacked = self._store.unpacked(kept.sha256)
             if unpacked is None:
                 raise BundleRefused("gone", "its files are not there any more")
-            self._switch(bundle_offer.content(kept, unpacked, self._ties.taken()))
+            self._switch(self._content(kept, unpacked))
         except (BundleRefused, QeilError) as error:
             self._layer.content = None
             message = f"version {kept.ver} cannot be had any more: {error.message}"
@@ -186,18 +193,24 @@ class Bundles(Follower):
         if overruled is not None:
             raise BundleRefused("overruled", overruled)
         unpacked = self._store.unpacked(offer.sha256) or self._fetched(offer)
-        bundle_offer.content(offer, unpacked, self._taken())
+        self._content(offer, unpacked)
         baseline = self._baseline(offer)
         trial = {"baseline": [window.as_json() for window in baseline]}
         self._must_save(phase="trial", trial=trial, starts=0)
         self._try(offer)
 
     def _await(self, offer: Offer) -> None:
-        """Until the time that the offer names, unless it ends before."""
-        while offer.not_before is not None and self._clock.wall_s() < offer.not_before:
-            self._pause("waiting")
-        if self._clock.wall_s() >= offer.exp:
-            raise BundleRefused("expired", "its time was over before it could begin")
+        """Until the offer's time has come and the board's own settings let it begin, unless it ends before."""
+        mqtt = self._agent.settings.mqtt
+        deferral = Deferral(BundleSettings() if mqtt is None else mqtt.bundles)
+        while True:
+            wall_s = self._clock.wall_s()
+            why = deferral.why(offer, self._agent.snapshot(), wall_s, self._clock.monotonic_s())
+            if wall_s >= offer.exp:
+                raise BundleRefused("expired", f"its time was over before it could begin{f' ({why})' if why else ''}")
+            if why is None:
+                return
+            self._pause("waiting", {"problem": why})
 
     def _fetched(self, offer: Offer) -> bundle_archive.Unpacked:
         self._must_save(phase="fetching")
@@ -224,7 +237,8 @@ class Bundles(Follower):
         return found
 
     def _window(self, offer: Offer, phase: str, progress: Mapping[str, Any]) -> Observation:
-        window = PhysicsWindow(lambda: self._agent.dispatcher.meters)
+        # A profile says what is modelled: only what was measured is the same before and after.
+        window = PhysicsWindow(lambda: self._agent.dispatcher.meters, measured_only=offer.profile is not None)
         end_s = self._clock.monotonic_s() + offer.trial.window_s
         while (left_s := end_s - self._clock.monotonic_s()) > 0:
             window.look(self._agent.snapshot())
@@ -247,7 +261,7 @@ class Bundles(Follower):
         unpacked = self._store.unpacked(offer.sha256)
         if unpacked is None:
             raise BundleRefused("gone", "its files are not there any more")
-        self._switch(bundle_offer.content(offer, unpacked, self._taken()))
+        self._switch(self._content(offer, unpacked))
         try:
             verdict = self._watched(offer, unpacked, health)
         except Interrupted:
@@ -260,6 +274,9 @@ class Bundles(Follower):
             self._revert(before, *verdict)
 
     def _watched(self, offer: Offer, unpacked: bundle_archive.Unpacked, health: Health) -> tuple[str, str] | None:
+        unserved = self._unserved(offer)
+        if unserved is not None:
+            return "model_not_served", unserved
         failed = self._ties.probe(unpacked, self._new_run())
         if failed is not None:
             return "self_test", failed
@@ -275,14 +292,31 @@ class Bundles(Follower):
                 return found
         return None
 
+    def _unserved(self, offer: Offer) -> str | None:
+        """The first model of the bundle that is not served, and why; None where all are."""
+        end_s = self._clock.monotonic_s() + SERVE_S
+        while True:
+            states = {m.name: m for m in self._agent.snapshot().models}
+            waits = [name for name in offer.models if name not in states or states[name].state != "ready"]
+            if not waits:
+                return None
+            if self._clock.monotonic_s() >= end_s:
+                found = states.get(waits[0])
+                return f"{waits[0]}: {(found.reason if found else None) or 'no placement is loaded'}"
+            self._pause("trial")
+
     # ------------------------------------------------------------------ ends
 
     def _new_run(self) -> Run:
         return Run(self._clock, APPLY_LIMIT_S, self._stopping, lambda _text, _share: None)
 
-    def _taken(self) -> frozenset[str]:
-        """Names of models that the board has from elsewhere than bundles."""
-        return self._ties.taken()
+    def _content(self, offer: Offer, unpacked: bundle_archive.Unpacked) -> Content:
+        """What it brings into force, fit for this board; BundleRefused."""
+        content = bundle_offer.content(offer, unpacked, self._ties.taken())
+        unfit = None if content.profile is None else self._ties.unfit(content.profile)
+        if unfit is not None:
+            raise BundleRefused("profile_differs", unfit)
+        return content
 
     def _switch(self, content: Content | None) -> None:
         """Bring it into force; BundleRefused, and everything as before, where it cannot be had."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.ports import Clock, Sensor
+from agent.ports import Clock, OutboxRow, Sensor
 from agent.schema.command import (
     CalibrateArgs,
     DrainArgs,
@@ -18,6 +18,7 @@ from agent.schema.command import (
     NoArgs,
     RestartLaneArgs,
 )
+from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot, ModelStatus
@@ -70,6 +71,10 @@ class Agent:
     """Why the policy file is not in force; None while it is."""
     layer: BundleLayer = field(default_factory=BundleLayer)
     """What a bundle has brought."""
+    recent: Callable[[int], Sequence[OutboxRow]] = lambda _: ()
+    """The newest rows of telemetry."""
+    unfit: Callable[[DeviceProfile], str | None] = lambda _: "device profiles are not taken here"
+    """Why a bundle's profile cannot be this board's; None where it can."""
 
 
 class Actions:
@@ -213,7 +218,8 @@ class Actions:
         """Pack what helps to find a fault into the state folder, without secrets."""
         run.progress("collecting")
         agent = self._agent
-        made = diag.collect(agent.settings, agent.clock.wall_s(), agent.snapshot(), agent.in_force().policy)
+        policy = agent.in_force().policy
+        made = diag.collect(agent.settings, agent.clock.wall_s(), agent.snapshot(), policy, agent.recent)
         return made.as_json()
 
     def evaluate(self, args: EvaluateArgs, run: Run) -> dict[str, Any]:

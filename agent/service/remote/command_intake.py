@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from agent.errors import ConfigError
@@ -13,7 +12,7 @@ from agent.mqtt import envelope
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.minisign import PublicKey, SignatureRefused
 from agent.mqtt.topics import Topics
-from agent.schema.command import KINDS, Command
+from agent.schema.command import KINDS, Command, unknown
 from agent.service.clock import CLOCK_SET_S
 from agent.storage import yaml_files
 from agent.storage.command_table import CommandRow, CommandTable
@@ -102,9 +101,7 @@ class CommandIntake:
             return row("expired", "expired", f"{wall_s - command.exp:.0f} s too late")
         kind = KINDS.get(command.command)
         if kind is None:
-            near = get_close_matches(command.command, KINDS, 1)
-            hint = f" (did you mean {near[0]}?)" if near else f"; known: {', '.join(KINDS)}"
-            return row("rejected", "unknown_command", f"there is no command {command.command!r}{hint}")
+            return row("rejected", "unknown_command", unknown(command.command))
         if not kind.supported:
             return row("rejected", "unsupported", f"{command.command} is not there yet in this version")
         try:

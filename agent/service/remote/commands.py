@@ -28,7 +28,8 @@ from agent.storage.command_table import CommandRow, CommandTable
 from agent.storage.yaml_text import Document
 
 MAX_ATTEMPTS = 2
-QUEUE = 64
+QUEUE, QUEUE_BYTES = 1024, 8 * 1024 * 1024
+"""Messages in memory that were not judged yet: brokers send a returning board more at once than it asked for."""
 POLL_S, RETRY_S, PROGRESS_S = 0.05, 5.0, 1.0
 
 _log = structlog.get_logger("commands")
@@ -91,13 +92,19 @@ class Commands:
         reports: CommandReports,
         actions: Mapping[str, Action],
         clock: Clock,
+        again: Callable[[], None],
     ) -> None:
+        """`again()` has the broker send once more what was not acknowledged."""
         self._table = table
         self._intake = intake
         self._reports = reports
         self._actions = dict(actions)
         self._clock = clock
-        self._inbox: queue.Queue[Inbound] = queue.Queue(QUEUE)
+        self._again = again
+        self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
+        self._inbox_bytes = 0
+        self._inbox_lock = threading.Lock()
+        self._missed = threading.Event()
         self._work = threading.Event()
         self._stopping = threading.Event()
         self._intake_thread = threading.Thread(target=self._run_intake, name="command-intake", daemon=True)
@@ -126,23 +133,38 @@ class Commands:
     # ------------------------------------------------------------------ taking in
 
     def on_request(self, inbound: Inbound) -> None:
-        """Enqueue. A message that finds no room is not acknowledged, so the broker keeps it."""
-        try:
-            self._inbox.put_nowait(inbound)
-        except queue.Full:
+        """Enqueue. What finds no room is not acknowledged: the broker keeps it and is asked for it once there is."""
+        with self._inbox_lock:
+            size = self._inbox_bytes + len(inbound.payload)
+            fits = self._inbox.qsize() < QUEUE and size <= QUEUE_BYTES
+            if fits:
+                self._inbox_bytes = size
+                self._inbox.put(inbound)
+        if not fits:
             self.counters["dropped"] += 1
+            self._missed.set()
 
     def _run_intake(self) -> None:
         try:
             while not self._stopping.is_set():
-                try:
-                    inbound = self._inbox.get(timeout=0.5)
-                except queue.Empty:
-                    self._reports.retry()
-                    continue
-                self.take(inbound)
+                self.take_next(0.5)
         except Exception:  # noqa: BLE001  (thread root: alive() turns false and the watchdog is not fed)
             _log.exception("command intake died")
+
+    def take_next(self, timeout_s: float) -> None:
+        """Judge the message that waits longest, or wait for one; what found no room comes again once none is left."""
+        try:
+            inbound = self._inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            self._reports.retry()
+        else:
+            with self._inbox_lock:
+                self._inbox_bytes -= len(inbound.payload)
+            self.take(inbound)
+        if self._missed.is_set() and self._inbox.empty():
+            self._missed.clear()
+            _log.info("asking the broker again", dropped=self.counters["dropped"])
+            self._again()
 
     def take(self, inbound: Inbound) -> None:
         """Judge one message, write it down, acknowledge it, answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,8 +41,10 @@ def observation(document: Mapping[str, Any]) -> Observation:
 class PhysicsWindow:
     """One window in the making; used by one thread."""
 
-    def __init__(self, meters: Callable[[], Mapping[str, Meter]]) -> None:
+    def __init__(self, meters: Callable[[], Mapping[str, Meter]], measured_only: bool = False) -> None:
+        """`measured_only`: joules that were modelled count as unknown."""
         self._meters = meters
+        self._joules = ("measured",) if measured_only else ("measured", "modelled")
         self._before = self._readings()
         self._temperatures: dict[str, list[float]] = {}
 
@@ -59,20 +61,20 @@ class PhysicsWindow:
         """What happened since it was made."""
         models = {}
         for name, now in self._readings().items():
-            found = _since(self._before.get(name), now)
+            found = _since(self._before.get(name), now, self._joules)
             if found is not None and found.requests >= min_requests:
                 models[name] = found
         return Observation(models, {name: sum(v) / len(v) for name, v in self._temperatures.items()})
 
 
-def _since(before: MeterReading | None, now: MeterReading) -> ModelWindow | None:
+def _since(before: MeterReading | None, now: MeterReading, joules: Collection[str]) -> ModelWindow | None:
     if before is None or now.requests < before.requests:  # a model that was loaded anew counts from its beginning
         before = MeterReading(0, 0, 0, None, None, None, "unknown", 0.0, {})
     requests, failed = now.requests - before.requests, now.failed - before.failed
     if requests <= 0:
         return None
     answered = requests - failed
-    known = answered > 0 and now.provenance != "unknown"
+    known = answered > 0 and now.provenance in joules
     return ModelWindow(
         requests, failed / requests,
         (now.total_energy_j - before.total_energy_j) / answered if known else None,

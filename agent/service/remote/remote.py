@@ -68,7 +68,7 @@ class Remote:
             mend = "send commands that were issued before anew; delete the damaged file"
             self._condition("commands_recovered", table.recovered, "older commands are refused", mend)
         intake = CommandIntake(table, self._topics, self._keys)
-        return Commands(table, intake, self._reports, self._actions.table(), agent.clock)
+        return Commands(table, intake, self._reports, self._actions.table(), agent.clock, self._reporting.renew)
 
     def _make_desired(self) -> DesiredState | None:
         agent = self._agent
@@ -87,7 +87,7 @@ class Remote:
         ties = Ties(
             self._judge_bundle, self._applier.again, self._taken_names, self._desired_policy,
             lambda unpacked, run: bundle_probes.failed(unpacked, agent.dispatcher, self._is_ready, run),
-            self._reports.refused, self._report_bundle, lambda fields: self._record("bundle", fields),
+            self._reports.refused, self._report_bundle, lambda fields: self._record("bundle", fields), agent.unfit,
         )  # fmt: skip
         try:
             return open_bundles(agent, ties)

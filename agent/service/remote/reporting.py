@@ -111,6 +111,11 @@ class Reporting:
         """Hand a message to the link; False if it cannot take it now."""
         return self._link is not None and self._link.send(topic, payload, retain, correlation)
 
+    def renew(self) -> None:
+        """Have the broker send again what was not acknowledged."""
+        if self._link is not None:
+            self._link.renew()
+
     # ------------------------------------------------------------------ the supervisor's thread
 
     def tick(self, snapshot: AgentSnapshot, readings: tuple[Reading, ...], now_s: float) -> None:

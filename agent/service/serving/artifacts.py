@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed, StorageError
 from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
+from agent.service.serving.admitted import Stamp, read_whole
 from agent.storage import state_file
 from agent.workload import file_facts
 from agent.workload.examine import Examined, examine_in_child
@@ -39,6 +40,8 @@ class Artifact:
     path: Path
     format: Literal["onnx", "tflite"]
     digest: str
+    stamp: Stamp | None = field(default=None, compare=False)
+    """Of the file when it was hashed."""
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -55,12 +58,10 @@ def open_artifact(path: Path) -> Artifact:
                 f"{path}: {kind.st_size / 1e9:.1f} GB in one file; a graph ends at 2 GB, more weights are external data"
             )
         with path.open("rb") as stream:
-            digest = hashlib.sha256()
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+            digest, stamp = read_whole(stream)
     except OSError as error:
         raise ModelLoadFailed(f"{path}: {error.strerror or error}") from error
-    return Artifact(path, format_, digest.hexdigest())
+    return Artifact(path, format_, digest, stamp)
 
 
 def read_once(artifact: Artifact, cache_dir: Path, apart: Path | None) -> None:
@@ -112,12 +113,31 @@ def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Worklo
 
 
 def check_guard(artifact: Artifact, limits: ModelGuard, cache_dir: Path | None) -> tuple[str, ...]:
-    """What the policy's guard only flags about a file. ModelLoadFailed with the reason where it may not be served."""
-    verdict = model_guard.judge(facts_of(artifact, cache_dir), limits)
+    """What the policy's guard only flags about a file. ModelLoadFailed with the reason where it may not be served.
+
+    Also where its weights are not beside it, in one line instead of what each runtime makes of that.
+    """
+    facts = facts_of(artifact, cache_dir)
+    verdict = model_guard.judge(facts, limits)
     if verdict.action in {"reject", "quarantine"}:
         word = "quarantined" if verdict.action == "quarantine" else "refused"
         raise ModelLoadFailed(f"{artifact.path}: {word} by the policy's guard: {verdict.sentence}")
+    _check_weights(artifact.path, facts)
     return tuple(f.sentence for f in verdict.findings)
+
+
+def _check_weights(path: Path, facts: ModelFacts) -> None:
+    """Looked at every time: they may come, or go, while the file stays as it is."""
+    for name, least_bytes in facts.beside:
+        try:
+            size_bytes = (path.parent / name).stat().st_size
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ModelLoadFailed(f"{path}: its weights are in {name!r}: {why}; put that file beside it") from error
+        if size_bytes < least_bytes:
+            raise ModelLoadFailed(
+                f"{path}: its weights take {least_bytes} bytes of {name!r}, which has {size_bytes}; copy it again"
+            )
 
 
 def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:

@@ -1,7 +1,8 @@
 """Canaries: asks each lane a question whose answer is known, and says what the answer proves.
 
 The first sound answer of a lane is what it must give from then on, over its restarts too; where another accelerator
-has answered for the same model, a newcomer is compared with it first. Thread-safe; callbacks come on a lane's reader.
+has answered for the same model, a newcomer is compared with it first. A first question is asked twice: a model that
+draws at random answers it in two ways, and has no canary. Thread-safe; callbacks come on a lane's reader.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from agent.control import canary
 from agent.errors import BackendError, InferenceFailed, LaneDied, PermitExpired, QeilError, RequestError
 from agent.ports import Clock, Lane, LaneReply, LoadReport, LoadSpec, Tensor
 from agent.schema.device import Runtime
+from agent.service.serving.admitted import Admitted
 
 TIMEOUT_S = 10.0
 SEED = 20180218
@@ -54,6 +56,8 @@ class _Question:
     """Run by the host's own CPU kernels, which decide where two first answers differ."""
     inputs: dict[str, Tensor]
     answer: dict[str, Tensor] | None = None
+    varies: str = ""
+    """How two answers of one lane differed, where no other accelerator's repeated itself: nothing to compare with."""
 
 
 class Canaries:
@@ -65,9 +69,15 @@ class Canaries:
         self._questions: dict[tuple[str, str], _Question] = {}
         self.counters = {"asked": 0, "passed": 0, "wrong": 0, "failed": 0}
 
-    def loaded(self, accelerator: str, lane: Lane, spec: LoadSpec, report: LoadReport, told: Told) -> None:
-        """A model was loaded: make its question where one can be made, ask it, and tell what that showed."""
-        subject = _subject(spec)
+    def loaded(
+        self, accelerator: str, lane: Lane, spec: LoadSpec, report: LoadReport, told: Told,
+        admitted: Admitted | None = None,
+    ) -> None:  # fmt: skip
+        """A model was loaded: make its question where one can be made, ask it, and tell what that showed.
+
+        admitted: the file that was loaded, where it is known.
+        """
+        subject = _subject(spec) if admitted is None else f"{spec.model}:{admitted.digest}"
         key = (accelerator, spec.model)
         with self._lock:
             question = self._questions.get(key)
@@ -78,6 +88,11 @@ class Canaries:
                 else:
                     trusted = not lane.spec.simulated and report.actual == ("CPUExecutionProvider",)
                     self._questions[key] = _Question(subject, (subject, spec.runtime), accelerator, trusted, inputs)
+            elif question.answer is None:
+                question.varies = ""  # asked anew: what varied may have been the lane
+            made = self._questions.get(key)
+            if made is not None and admitted is not None and admitted.draws:
+                made.varies = f"its graph draws at random ({admitted.draws})"
         self.ask(accelerator, lane, spec.model, told)
 
     def has_answered(self, accelerator: str, model: str) -> bool:
@@ -86,16 +101,27 @@ class Canaries:
             question = self._questions.get((accelerator, model))
             return question is not None and question.answer is not None
 
+    def varies(self, accelerator: str, model: str) -> str:
+        """Why a model has no canary there though it could be asked; empty where it has one, or cannot be asked."""
+        with self._lock:
+            question = self._questions.get((accelerator, model))
+            return "" if question is None else question.varies
+
+    def question(self, accelerator: str, model: str) -> dict[str, Tensor] | None:
+        """The inputs of a question that was answered there; None where there is none."""
+        with self._lock:
+            question = self._questions.get((accelerator, model))
+        return None if question is None or question.answer is None else question.inputs
+
     def timed(self, accelerator: str, lane: Lane | None, model: str) -> Future[LaneReply] | None:
         """Run the model's question for its time only; None where there is none that was answered. Raises as `submit`.
 
         The lane's deadline bounds it, and what is wrong with an answer the canary finds.
         """
-        with self._lock:
-            question = self._questions.get((accelerator, model))
-        if question is None or question.answer is None or lane is None:
+        inputs = self.question(accelerator, model)
+        if inputs is None or lane is None:
             return None
-        return lane.submit(model, question.inputs, None, self._clock.monotonic_s() + TIMEOUT_S)
+        return lane.submit(model, inputs, None, self._clock.monotonic_s() + TIMEOUT_S)
 
     def ask(self, accelerator: str, lane: Lane, model: str, told: Told) -> None:
         """Run the model's question once; `told` is called exactly once, at once where there is no question."""
@@ -104,13 +130,47 @@ class Canaries:
         if question is None:
             told(Finding("unchecked", "no known input can be made for this model"))
             return
+        if question.varies:
+            told(Finding("unchecked", question.varies))
+            return
         self.counters["asked"] += 1
+        if question.answer is not None:
+            self._run(lane, model, question, told, lambda done: told(self._judged(question, model, done)))
+            return
+
+        def again(first: Future[LaneReply]) -> None:
+            if first.cancelled() or first.exception() is not None:
+                told(self._judged(question, model, first))
+                return
+            self._run(lane, model, question, told, lambda then: told(self._judged_twice(question, model, first, then)))
+
+        self._run(lane, model, question, told, again)
+
+    def _run(
+        self, lane: Lane, model: str, question: _Question, told: Told, then: Callable[[Future[LaneReply]], None]
+    ) -> None:
         try:
             reply = lane.submit(model, question.inputs, None, self._clock.monotonic_s() + TIMEOUT_S)
         except QeilError as error:
             told(Finding("gone", error.message))
             return
-        reply.add_done_callback(lambda done: told(self._judged(question, model, done)))
+        reply.add_done_callback(then)
+
+    def _judged_twice(
+        self, question: _Question, model: str, first: Future[LaneReply], then: Future[LaneReply]
+    ) -> Finding:
+        """Of one lane's two first answers. Where another accelerator repeated itself, a lane that does not is wrong."""
+        if not then.cancelled() and then.exception() is None:
+            off = canary.judge(first.result().outputs, then.result().outputs, other_unit=False)
+            with self._lock:
+                if off is not None and question.answer is None and not self._peers(question):
+                    question.varies = f"two runs of the same input differ ({off})"
+                    return Finding("unchecked", question.varies)
+                off = None if question.answer is not None else off
+            if off is not None:
+                self.counters["wrong"] += 1
+                return Finding("wrong", f"{CAUSE}: {model} {off} between two runs of the same input")
+        return self._judged(question, model, then)
 
     def _judged(self, question: _Question, model: str, done: Future[LaneReply]) -> Finding:
         error = None if done.cancelled() else done.exception()

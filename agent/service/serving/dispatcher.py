@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from difflib import get_close_matches
 
 import structlog
 
@@ -20,6 +19,7 @@ from agent.errors import (
     BadInput,
     DeadlineExceeded,
     InferenceFailed,
+    InputRefused,
     LaneDied,
     LaneOutOfMemory,
     NotFound,
@@ -30,6 +30,9 @@ from agent.errors import (
     Unprocessable,
 )
 from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, ModelMetadata
+from agent.service.serving import request_checks
+from agent.service.serving.batching import Batches
+from agent.service.serving.call_sizes import CallSizes
 from agent.service.serving.held_answers import Held, HeldAnswers, Part, part_of, parts_of
 from agent.service.serving.job import Job
 from agent.service.serving.meter import Meter
@@ -50,9 +53,12 @@ class Dispatcher:
         on_suspect: Callable[[str, str], None],
         split_meter: SplitMeter | None = None,
         held: HeldAnswers | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """`on_suspect(accelerator, cause)` is told of errors that speak against a lane; `held` verifies answers."""
         self._held = held
+        self.batches = batches or Batches(clock, {})
+        self.sizes = CallSizes()
         self._table = table
         self._clock = clock
         self._replaced_s = clock.monotonic_s()
@@ -87,13 +93,12 @@ class Dispatcher:
             if not verdict.allow:
                 self.counters["rejected_input"] += 1
                 raise BadInput(f"model {request.model!r}: {verdict.sentence}", code=verdict.code)
-        if request.outputs:
-            self._check_outputs(request, model)
-        if request.placement is not None:
-            self._check_placement(request, model)
+        request_checks.check(request, model)
         limits = table.policy.admission
         share = model.derate_share
         now_s = self._clock.monotonic_s()
+        given_s = admission.deadline_s(request.deadline_s, limits)
+        scale = self.sizes.scale(request, model, given_s, now_s)
         with self._lock:
             load = admission.Load(table.mode, len(self._in_flight), share, self._service_s)
             decision = admission.decide(load, limits)
@@ -104,8 +109,7 @@ class Dispatcher:
                 )
                 raise Overloaded(decision.sentence + reason, decision.retry_after_s)
             self._tickets += 1
-            deadline_s = now_s + admission.deadline_s(request.deadline_s, limits)
-            job = Job(request, future, self._tickets, now_s, deadline_s, table)
+            job = Job(request, future, self._tickets, now_s, now_s + given_s, table, scale)
             self._in_flight.add(job)
             if request.model not in self.meters:
                 self.meters[request.model] = Meter()
@@ -115,27 +119,12 @@ class Dispatcher:
         """The model's routes; NotFound names the nearest known model."""
         models = self._table.models
         if model not in models:
-            near = get_close_matches(model, models, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
-            raise NotFound(f"there is no model {model!r} ({hint})")
+            raise request_checks.unknown(model, models)
         return models[model]
 
     def metadata(self) -> tuple[ModelMetadata, ...]:
         """Every model of the table."""
         return tuple(m.metadata for m in self._table.models.values())
-
-    def _check_outputs(self, request: InferenceRequest, model: ModelRoutes) -> None:
-        known = [spec.name for spec in model.metadata.outputs]
-        for name in request.outputs or ():
-            if known and name not in known:
-                raise BadInput(f"model {request.model!r} has no output {name!r}; it gives {', '.join(known)}")
-
-    def _check_placement(self, request: InferenceRequest, model: ModelRoutes) -> None:
-        loaded = [route.accelerator for route in model.routes]
-        if request.placement is not None and request.placement not in loaded:
-            names = ", ".join(loaded) or "no accelerator"
-            hint = "standby: all in the policy keeps every placement loaded" if loaded else "see qeil status"
-            raise BadInput(f"model {request.model!r} is not loaded on {request.placement!r}; it is on {names} ({hint})")
 
     # ------------------------------------------------------------------ attempts
 
@@ -151,16 +140,17 @@ class Dispatcher:
             self._fail(job, NotFound(f"model {job.request.model!r} was removed"))
             return
         wanted = job.request.placement
-        limit = table.policy.admission.max_queue_per_lane
-        if wanted is None and not job.tried and model.routes and model.routes[0].takes_all(limit):
-            self._submit(job, model.routes[0])  # what `choose` would say, without asking the others
+        limit, left_s = table.policy.admission.max_queue_per_lane, job.deadline_s - now_s
+        first = model.routes[0] if model.routes and wanted is None and not job.tried else None
+        if first is not None and first.takes_all(limit, left_s, self.batches.waiting(first.lane)):
+            self._submit(job, first)  # what `choose` would say, without asking the others
             return
         candidates = [
-            routing.Route(r.accelerator, r.usable and r.alive(), r.capacity_share, r.queue_length())
-            for r in model.routes
+            routing.Route(r.accelerator, r.usable and r.alive(), r.capacity_share, queue, r.waits_s(queue))
+            for r, queue in ((r, r.queue_length() + self.batches.waiting(r.lane)) for r in model.routes)
             if wanted in (None, r.accelerator)
         ]
-        index = routing.choose(candidates, job.ticket, limit, job.tried)
+        index = routing.choose(candidates, job.ticket, limit, job.tried, left_s)
         if index is None:
             self._wait_or_refuse(job, model, candidates)
             return
@@ -168,13 +158,18 @@ class Dispatcher:
         self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
 
     def _submit(self, job: Job, route: RouteEntry) -> None:
+        self.sizes.begin(job, route, self._clock.monotonic_s())
         if route.stages:
             self._submit_split(job, route)
             return
         job.progress = None
         try:
             asked, name = job.request, route.name or job.request.model
-            reply = route.lane.submit(name, asked.inputs, asked.outputs, job.deadline_s)
+            fresh = job.last_error is None and not job.asked_again  # else its company may have died of it
+            if fresh and self.batches.takes(asked, route.lane, name, route.report):
+                reply = self.batches.submit(route.lane, name, asked, job.deadline_s, route.predicted_s or 0.0)
+            else:
+                reply = route.lane.submit(name, asked.inputs, asked.outputs, job.deadline_s)
         except QeilError as error:
             self._attempt_failed(job, route, error, route.accelerator)
             return
@@ -185,7 +180,7 @@ class Dispatcher:
         request = job.request
         kept = job.progress
         if kept is None or not resumable(kept, route):
-            kept = Progress(route.split, request.inputs)
+            kept = Progress(route.split, request.inputs, scale=job.scale)
         job.progress = kept
         run = SplitRun(
             route, request.model, kept, request.outputs, job.deadline_s, self._clock, self.split_meter,
@@ -207,16 +202,19 @@ class Dispatcher:
         error = done.exception()
         if error is None:
             self._made(job, route, done.result())
-        elif isinstance(error, QeilError):
-            self._attempt_failed(job, route, error, route.accelerator)
         else:
-            sentence = f"{type(error).__name__}: {error}"
-            self._attempt_failed(job, route, InferenceFailed(sentence), route.accelerator)
+            known = error if isinstance(error, QeilError) else InferenceFailed(f"{type(error).__name__}: {error}")
+            self._attempt_failed(job, route, known, route.accelerator)
 
     def _attempt_failed(self, job: Job, route: RouteEntry, error: QeilError, accelerator: str) -> None:
         """`accelerator` is the one at fault, of those that the placement needs."""
+        if not isinstance(error, DeadlineExceeded):  # after which the lane may still be at it
+            self.sizes.ended(job)
         if isinstance(error, NotLoaded) and self._table is not job.table:
             self._attempt(job)  # routed just before a swap: nobody is at fault
+            return
+        if isinstance(error, InputRefused) and not route.stages:
+            self._fail(job, Unprocessable(error.message))
             return
         if isinstance(error, InferenceFailed | LaneOutOfMemory):
             self._on_suspect(accelerator, error.message)
@@ -246,18 +244,19 @@ class Dispatcher:
         if job.last_error is not None and not waits:
             self._fail_or_blame(job, job.last_error)
             return
-        if model.hopeful:
+        if model.expects(job.request.placement):
             with self._lock:
                 job.tried.clear()
                 self._waiting.append(job)
             return
-        reason = model.metadata.reason or "no accelerator may run it at the moment"
+        reason = model.why_not(job.request.placement)
         self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", 1.0))
 
     # ------------------------------------------------------------------ outcomes
 
     def _made(self, job: Job, route: RouteEntry, reply: LaneReply) -> None:
         """An answer is there; where the policy wants it verified, every lane that made it must pass a canary first."""
+        self.sizes.ended(job, reply.execute_s if reply.call_s is None else reply.call_s)
         if self._held is None or self._table.policy.recovery.release == "at_once":
             self._answer(job, route, reply)
             return
@@ -279,19 +278,19 @@ class Dispatcher:
     def _answer(self, job: Job, route: RouteEntry, reply: LaneReply) -> None:
         energy_j, provenance = reply.energy_j, reply.energy_provenance
         if energy_j is None:
-            energy_j = route.modelled_energy_j(reply.execute_s)
+            energy_j = route.modelled_energy_j(reply.execute_s, job.scale)
             provenance = "unknown" if energy_j is None else "modelled"
         answer = InferenceAnswer(
             outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
             provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
             execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
-            policy_digest=job.table.policy_digest, replays=job.replays,
+            policy_digest=job.table.policy_digest, replays=job.replays, together=reply.together,
         )  # fmt: skip
         if not self._settle(job, answer):
             return
         total_s = self._clock.monotonic_s() - job.started_s
         self.meters[job.request.model].answered(
-            route.accelerator, total_s, reply.execute_s, energy_j, provenance, job.replays
+            route.accelerator, total_s, reply.execute_s, energy_j, provenance, job.replays, reply.call_s
         )
         self._service_s += 0.1 * (total_s - self._service_s)
         _log.info(
@@ -372,6 +371,7 @@ class Dispatcher:
     def replace(self, table: RoutingTable) -> None:
         """Route by a new table from now on, and let waiting requests try again."""
         self._table, self._replaced_s = table, self._clock.monotonic_s()
+        self.batches.due(self._replaced_s)
         if not self._waiting:
             return
         with self._lock:

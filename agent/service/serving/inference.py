@@ -97,5 +97,6 @@ class AgentInference:
 
 
 def unknown_model(name: str, known: list[str]) -> NotFound:
-    """The error for a model that the settings do not have."""
-    return NotFound(f"there is no model {name!r} in the settings (known: {', '.join(sorted(known)) or 'none'})")
+    """The error for a model that the settings do not have; known may name one twice."""
+    listed = ", ".join(sorted(set(known))) or "none"
+    return NotFound(f"there is no model {name!r} in the settings or the store (known: {listed})")

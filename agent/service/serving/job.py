@@ -23,6 +23,8 @@ class Job:
     started_s: float
     deadline_s: float
     table: RoutingTable  # by which the present attempt was routed
+    scale: float = 1.0
+    """Elements of its inputs in units of the planned ones, where dimensions are open."""
     tried: set[str] = field(default_factory=set)
     replays: int = 0
     last_error: QeilError | None = None

@@ -21,6 +21,9 @@ from agent.ports import Lane, LaneSpec, LaneVitals, LoadReport
 from agent.schema.policy import Recovery
 from agent.schema.snapshot import LaneState
 from agent.service.planning.plan import Candidate
+from agent.service.serving import load_faults
+from agent.service.serving.admitted import Stamp, stamp_of, when_recognised
+from agent.service.serving.call_sizes import Allowance, CallSizes
 from agent.service.serving.canaries import CAUSE, Canaries, Finding
 from agent.service.serving.load_times import Loading, LoadTimes
 
@@ -36,6 +39,8 @@ class LoadedModel:
     state: Literal["loading", "ready", "refused"] = "loading"
     report: LoadReport | None = None
     reason: str | None = None
+    changed: bool = False
+    """Refused because its file is not what was admitted; looked at again whenever the lane starts."""
     deaths_while_loading: int = 0
     loading: Loading | None = None
     """The load under way and what is expected of it, where loads are timed."""
@@ -59,6 +64,8 @@ class LoadDoneEvent:
     model: str
     report: LoadReport | None
     error: str | None
+    changed: bool = False
+    """The error is that the file is not what was admitted."""
 
 
 @dataclass
@@ -76,6 +83,12 @@ class _Waits:
             self.busy_since_s, self.base_s = busy_since_s, self.last_s
         self.last_s = waited_s
         return max(0.0, waited_s - self.base_s)
+
+
+def _another(old: LoadedModel, candidate: Candidate) -> bool:
+    """Whether the same name now stands for another file."""
+    before, now = old.candidate.admitted, candidate.admitted
+    return before is not None and now is not None and before.digest != now.digest
 
 
 FIRST_RUNS = 10.0
@@ -102,8 +115,12 @@ class LaneKeeper:
     times: LoadTimes | None = None
     engines: Path | None = None
     """Folder in which this accelerator's compiled models are kept."""
+    together: int = 1
+    """Most requests that may share a call, which then takes that many times as long at most."""
     slowest_s: dict[str, float] = field(default_factory=dict)
     """p99 of the recent calls, by model, as measured."""
+    sizes: CallSizes | None = None
+    """Of the calls larger than planned that are on the lane."""
     _waits: _Waits = field(default_factory=_Waits)
 
     @property
@@ -125,20 +142,26 @@ class LaneKeeper:
             return
         lane.renew_permit(now_s + limits.permit_s)
         for model in self.models.values():
-            if model.state != "refused":
-                model.state, model.report = "loading", None
+            if model.state != "refused" or model.changed:
+                model.state, model.report, model.changed, model.loading = "loading", None, False, None
                 self._load(model, limits)
 
     def place(self, candidate: Candidate, limits: Recovery) -> None:
         """Load a model beside what is loaded (or replace its candidate when only the predictions changed)."""
         name = candidate.load.model
         old = self.models.get(name)
-        if old is not None and old.candidate.load == candidate.load:
+        if old is not None and old.candidate.load == candidate.load and not _another(old, candidate):
             old.candidate = candidate
             return
         self.models[name] = LoadedModel(candidate)
         if self.lane is not None and self.lane.alive():
             self._load(self.models[name], limits)
+
+    def readmit(self, candidate: Candidate) -> None:
+        """The file was read for a new plan: a load of it that was refused because it had changed is tried again."""
+        old = self.models.get(candidate.load.model)
+        if old is not None and old.changed:
+            del self.models[candidate.load.model]
 
     def remove(self, model: str) -> None:
         """Forget a model."""
@@ -152,28 +175,61 @@ class LaneKeeper:
                 self.lane.unload(model)
 
     def _load(self, model: LoadedModel, limits: Recovery) -> None:
+        """Load what was admitted: the file must be that when the load begins, and when it has ended."""
         assert self.lane is not None  # noqa: S101  (callers checked)
-        generation, name = self.generation, model.candidate.load.model
+        lane, generation, name = self.lane, self.generation, model.candidate.load.model
+        admitted = model.candidate.admitted
+        if admitted is None or admitted.path != model.candidate.load.path:
+            self._order(model, lane, generation, limits)
+            return
+
+        def refused(sentence: str) -> None:
+            told = f"{sentence}; put that file back, or serve this one: qeil models load {name.partition('@')[0]}"
+            self.post(LoadDoneEvent(self.name, generation, name, None, told, True))
+
+        def same(stamp: Stamp) -> None:
+            def changed() -> bool:
+                if stamp_of(admitted.path) == stamp:
+                    return False
+                with suppress(QeilError):
+                    lane.unload(name)
+                refused(f"{admitted.path} changed while it was loaded")
+                return True
+
+            self._order(model, lane, generation, limits, changed)
+
+        when_recognised(admitted, same, refused)
+
+    def _order(
+        self, model: LoadedModel, lane: Lane, generation: int, limits: Recovery,
+        changed: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """`changed()` after the load: the file is another one now, and that was told."""
+        name = model.candidate.load.model
         load = replace(model.candidate.load, engines=self.engines)
         loading = model.loading = None if self.times is None else self.times.begin(self.name, load)
         try:
-            future = self.lane.load(load, limits.load_timeout_s)
+            future = lane.load(load, limits.load_timeout_s)
         except QeilError as error:
-            self.post(LoadDoneEvent(self.name, generation, name, None, error.message))
+            self.post(
+                LoadDoneEvent(self.name, generation, name, None, load_faults.told(error.message, self.spec, load))
+            )
             return
 
         def done(_: object) -> None:
             error = future.exception()
             report = None if error else future.result()
             sentence = None if error is None else getattr(error, "message", f"{type(error).__name__}: {error}")
-            lane = self.lane
+            if self.models.get(name, model) is not model or (report is not None and changed()):
+                return  # superseded: another file has the name now, and its own load says what came of it
             if report is not None and self.times is not None and loading is not None:
                 self.times.end(loading)
-            if report is None or self.canaries is None or lane is None or generation != self.generation:
+            if report is None or self.canaries is None or generation != self.generation:
+                sentence = None if sentence is None else load_faults.told(sentence, self.spec, load)
                 self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
                 return
             told = partial(self._examined, lane, generation, report)
-            self.canaries.loaded(self.name, lane, model.candidate.load, report, told)
+            self.canaries.loaded(self.name, lane, model.candidate.load, report, told, model.candidate.admitted)
 
         future.add_done_callback(done)
 
@@ -196,7 +252,7 @@ class LaneKeeper:
         loading.deaths_while_loading += 1
         if loading.deaths_while_loading < 2:
             return None
-        loading.state, loading.reason = "refused", f"loading it ends the lane: {cause}"
+        loading.state, loading.reason = "refused", load_faults.ended(cause, self.spec)
         return loading
 
     def progress(self, model: str) -> tuple[float, Estimate] | None:
@@ -219,20 +275,27 @@ class LaneKeeper:
             return f"did not start within {STARTUP_TIMEOUT_S:g} s" if waited_s > STARTUP_TIMEOUT_S else None
         busy_since_s = self.vitals.busy_since_s
         starved_s = self._waits.starved_s(busy_since_s, self.vitals.waited_s)
+        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s)
+        expected_s = max((s for s in (predicted_s, allowance.expected_s) if s is not None), default=None)
         signs = fault_detector.LaneSigns(
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
             busy_for_s=None if busy_since_s is None else now_s - busy_since_s,
-            predicted_s=self._expected_s(predicted_s),
+            predicted_s=self._expected_s(expected_s),
             loading=any(m.state == "loading" for m in self.models.values()),
             starved_s=starved_s,
             stopped=self.vitals.stopped,
+            allowed_s=allowance.time_s * self.together,
         )
-        return fault_detector.judge(signs, limits)
+        cause = fault_detector.judge(signs, limits)
+        if cause is not None and self.sizes is not None and cause.startswith(fault_detector.UNTIMED):
+            self.sizes.hung(self.name, now_s)
+        return cause
 
     def _expected_s(self, predicted_s: float | None) -> float | None:
         """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
         first = [self._first_s(name, m.report.first_run_s) for name, m in self.models.items() if m.report is not None]
-        known = [s for s in (predicted_s, *first, *self.slowest_s.values()) if s is not None]
+        alone = [s * self.together for s in (predicted_s, *first) if s is not None]
+        known = [*alone, *self.slowest_s.values()]
         return max(known, default=None)
 
     def _first_s(self, model: str, first_s: float | None) -> float | None:

@@ -112,6 +112,8 @@ class LaneWatch:
         """Tell of loads that take long, in steps; a runtime that compiles says nothing for minutes."""
         told = {}
         for keeper in self._keepers.values():
+            if keeper.lane is None or not keeper.lane.alive():
+                continue  # what waits for a new process is not loading
             for name in list(keeper.models):
                 load = keeper.progress(name)
                 if load is None or load[0] < LONG_LOAD_S:

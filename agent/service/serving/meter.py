@@ -44,6 +44,8 @@ class Meter:
         self._requests = self._failed = self._replayed = 0
         self._recent_s: deque[float] = deque(maxlen=_RECENT)
         self._per_lane: dict[str, tuple[int, deque[float]]] = {}
+        self._shared_s: dict[str, deque[tuple[float, float]]] = {}
+        """Of calls that several requests shared: the call's time, one request's share."""
         self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=_RECENT)
         self._total_energy_j = self._total_s = 0.0
         self._used: dict[str, Used] = {}
@@ -56,14 +58,18 @@ class Meter:
         energy_j: float | None,
         provenance: EnergyProvenance,
         replays: int,
+        call_s: float | None = None,
     ) -> None:
-        """Record an answer."""
+        """Record an answer. `call_s`: of a call that several requests shared, the whole call's time."""
         with self._lock:
             self._requests += 1
             self._replayed += 1 if replays else 0
             self._recent_s.append(total_s)
             count, times = self._per_lane.get(accelerator, (0, deque(maxlen=_RECENT)))
-            times.append(execute_s)
+            if call_s is None:
+                times.append(execute_s)
+            else:
+                self._shared_s.setdefault(accelerator, deque(maxlen=_RECENT)).append((call_s, execute_s))
             self._per_lane[accelerator] = (count + 1, times)
             self._energies.append((energy_j, provenance))
             self._total_energy_j += energy_j or 0.0
@@ -83,10 +89,11 @@ class Meter:
         """p99 of the recent calls on a lane; None before there are enough to speak of one."""
         with self._lock:
             _, times = self._per_lane.get(accelerator, (0, deque()))
-            return _quantile(sorted(times), 0.99) if len(times) >= ENOUGH else None
+            calls = [*times, *(call_s for call_s, _ in self._shared_s.get(accelerator, ()))]
+            return _quantile(sorted(calls), 0.99) if len(calls) >= ENOUGH else None
 
     def typical_s(self, accelerator: str) -> float | None:
-        """Median of the recent calls on a lane; None before there are enough to speak of one."""
+        """Median of the recent calls that a request had to itself; None before there are enough to speak of one."""
         with self._lock:
             _, times = self._per_lane.get(accelerator, (0, deque()))
             return _quantile(sorted(times), 0.5) if len(times) >= ENOUGH else None
@@ -100,8 +107,10 @@ class Meter:
         """A consistent copy."""
         with self._lock:
             recent = sorted(self._recent_s)
+            shares = {name: [share_s for _, share_s in calls] for name, calls in self._shared_s.items()}
             lanes = {
-                name: (count, _quantile(sorted(times), 0.5) or 0.0) for name, (count, times) in self._per_lane.items()
+                name: (count, _quantile(sorted(times) or sorted(shares.get(name, ())), 0.5) or 0.0)
+                for name, (count, times) in self._per_lane.items()
             }
             energy_j, provenance = _energy(self._energies)
             return MeterReading(

@@ -80,7 +80,7 @@ class ModelSet:
         """As `change`; the future tells what was handed over. NotFound for a model that is not configured."""
         known = {m.name: m for m in self._configured()}
         if name not in known:
-            raise unknown_model(name, list(known))
+            raise unknown_model(name, [*known, *(m.name for m in self._snapshot().models)])
         with self._lock:
             if load:
                 self._wanted[name] = known[name]
@@ -164,6 +164,11 @@ class ModelSet:
             if not model.candidates and old is not None and old.candidates:
                 return f"model {model.name} cannot be placed ({model.reason})"
         return None
+
+    def planning(self) -> bool:
+        """Whether a plan is being made or waits for its turn."""
+        with self._lock:
+            return self._pending > 0
 
     def stop(self) -> None:
         """No further plans."""

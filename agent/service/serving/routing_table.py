@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
-from agent.ports import Lane, LoadReport, ModelMetadata
+from agent.ports import Lane, LoadReport, ModelMetadata, Tensors
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode
 from agent.service.planning.plan import StageCandidate
@@ -18,13 +20,13 @@ class StageRoute:
     stage: StageCandidate
     lane: Lane
 
-    def modelled_energy_j(self, execute_s: float) -> float | None:
+    def modelled_energy_j(self, execute_s: float, scale: float = 1.0) -> float | None:
         """As of a whole model."""
-        return _energy_j(self.stage.dynamic_j, self.stage.static_w, execute_s)
+        return _energy_j(self.stage.dynamic_j, self.stage.static_w, execute_s, scale)
 
 
-def _energy_j(dynamic_j: float | None, static_w: float | None, execute_s: float) -> float | None:
-    return None if dynamic_j is None or static_w is None else dynamic_j + static_w * execute_s
+def _energy_j(dynamic_j: float | None, static_w: float | None, execute_s: float, scale: float) -> float | None:
+    return None if dynamic_j is None or static_w is None else dynamic_j * scale + static_w * execute_s
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,30 @@ class RouteEntry:
     name: str = ""
     """What the lane calls the model: its own name, or one with the file's digest where another version was there."""
 
-    def modelled_energy_j(self, execute_s: float) -> float | None:
-        """Switching energy of the model plus static power over the time it really took; None where unknown."""
-        return _energy_j(self.dynamic_j, self.static_w, execute_s)
+    def modelled_energy_j(self, execute_s: float, scale: float = 1.0) -> float | None:
+        """Switching energy of the model plus static power over the time it really took; None where unknown.
+
+        `scale`: the request's elements in units of the planned ones; the switching energy is taken to grow as they do.
+        """
+        return _energy_j(self.dynamic_j, self.static_w, execute_s, scale)
 
     def alive(self) -> bool:
         """Whether every lane it needs accepts calls."""
         return all(s.lane.alive() for s in self.stages) if self.stages else self.lane.alive()
 
-    def takes_all(self, max_queue: int) -> bool:
-        """Whether any request may go there now: `routing.choose` takes such a placement if it is the first."""
-        return self.usable and self.capacity_share >= 1.0 and self.queue_length() < max_queue and self.alive()
+    def takes_all(self, max_queue: int, left_s: float, waiting: int = 0) -> bool:
+        """Whether a request with so much time may go there now, as `routing.choose` says where it is the first.
+
+        `waiting`: requests on their way there that its lane does not count yet.
+        """
+        if not self.usable or self.capacity_share < 1.0:
+            return False
+        queue = self.queue_length() + waiting
+        return queue < max_queue and self.waits_s(queue) < left_s and self.alive()
+
+    def waits_s(self, queue: int) -> float:
+        """Predicted time until so many calls are done there; 0 where nobody knows how long one takes."""
+        return queue * (self.predicted_s or 0.0)
 
     def queue_length(self) -> int:
         """Calls that wait on the fullest lane it needs."""
@@ -73,6 +88,39 @@ class ModelRoutes:
     routes: tuple[RouteEntry, ...]
     hopeful: bool
     """A placement may run now or is expected back shortly (its lane restarts); requests may wait for it."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    """Placements that run nothing for a while, and why: nobody waits for them."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Placements that the model could have and is not loaded on, and why."""
+    planned: int | None = None
+    """Elements of the inputs with open dimensions that the predictions are for; None: one per open dimension."""
+
+    def expects(self, placement: str | None) -> bool:
+        """Whether a request, perhaps for one placement only, may wait for one to come back."""
+        return self.hopeful and placement not in self.away
+
+    def why_not(self, placement: str | None) -> str:
+        """Why nothing runs such a request now."""
+        away = self.away.get(placement or "")
+        if away is not None:
+            return f"{placement}: {away}"
+        return self.metadata.reason or "no accelerator may run it at the moment"
+
+    @cached_property
+    def _open(self) -> dict[str, int]:
+        """Inputs with open dimensions, and the elements of each with one for every open dimension."""
+        return {
+            spec.name: prod(size for size in spec.shape if size >= 0)
+            for spec in self.metadata.inputs
+            if -1 in spec.shape
+        }
+
+    def scale(self, inputs: Tensors) -> float:
+        """Elements of the inputs with open dimensions in units of the planned ones; 1 where none is open."""
+        least = self._open
+        if not least:
+            return 1.0
+        return sum(inputs[name].size for name in least) / max(1, self.planned or sum(least.values()))
 
     @cached_property
     def derate_share(self) -> float:

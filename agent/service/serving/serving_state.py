@@ -42,6 +42,8 @@ class ServingState:
         self._has_rest = False
         self.others: Callable[[], tuple[ModelStatus, ...]] = tuple
         """Models that are placed and run elsewhere."""
+        self.times_s: Callable[[], Mapping[tuple[str, str], float]] = dict
+        """Time trials by model file and placement."""
         self._keepers = keepers
         self.place(current)
 
@@ -67,8 +69,12 @@ class ServingState:
         return placed(candidate, self._keepers, workload)
 
     def propose(self, wanted: InForce) -> None:
-        """Begin to bring up a plan beside the current one."""
-        self.pending = wanted
+        """Begin to bring up a plan beside the current one; what only a plan that it overtakes wanted goes first."""
+        overtaken, self.pending = self.pending, wanted
+        if overtaken is not None:
+            self._unload_all_but(self.current, wanted)
+        for piece in (p for m in wanted.plan.models for c in m.candidates for p in c.pieces):
+            self._keepers[piece.accelerator].readmit(piece)
         self.place(wanted)
 
     def commit_if_ready(self) -> InForce | None:
@@ -120,7 +126,10 @@ class ServingState:
         if not self._has_rest or self.pending is not None:
             return
         self._has_rest = False
-        candidates = [c for m in self.current.plan.models for c in m.candidates]
+        self._unload_all_but(self.current)
+
+    def _unload_all_but(self, *wanted: InForce) -> None:
+        candidates = [c for w in wanted for m in w.plan.models for c in m.candidates]
         kept = {(p.accelerator, p.load.model) for c in candidates for p in c.pieces}
         for keeper in self._keepers.values():
             for name in list(keeper.models):
@@ -185,12 +194,18 @@ class ServingState:
     def _routes(self, model: ModelPlan, policy: Policy, best_share: float, now_s: float) -> ModelRoutes:
         routes = []
         hopeful = False
+        away, absent = {}, dict(model.rejected)
         for candidate in model.candidates:
             keepers = [self._keepers[piece.accelerator] for piece in candidate.pieces]
             loaded = self._loaded(candidate, model.workload)
             permitted = all(k.verdict.permit for k in keepers)
             expected = loaded is not None and loaded.state != "refused" and permitted
-            hopeful = hopeful or (expected and not any(k.health.phase in {"open", "stopped"} for k in keepers))
+            down = next((why for why in map(_away, keepers) if why), None)
+            hopeful = hopeful or (expected and down is None)
+            if down is not None and loaded is not None and loaded.state != "refused":
+                away[candidate.accelerator] = down
+            elif loaded is None or loaded.report is None:
+                absent[candidate.accelerator] = _absent(loaded)
             lanes = [k.lane for k in keepers if k.lane is not None]
             if loaded is None or loaded.report is None or len(lanes) < len(keepers):
                 continue
@@ -206,7 +221,9 @@ class ServingState:
                     candidate.split, candidate.load.model,
                 )
             )  # fmt: skip
-        return ModelRoutes(self._metadata(model, any(r.usable for r in routes)), tuple(routes), hopeful)
+        metadata = self._metadata(model, any(r.usable for r in routes))
+        planned = None if model.workload is None else model.workload.open_elements
+        return ModelRoutes(metadata, tuple(routes), hopeful, away, absent, planned)
 
     def _metadata(self, model: ModelPlan, ready: bool) -> ModelMetadata:
         everywhere = [self._loaded(c, model.workload) for c in model.candidates]
@@ -256,6 +273,7 @@ class ServingState:
         self, model: ModelPlan, reading: MeterReading, dispatcher: Dispatcher
     ) -> tuple[PlacementStatus, ...]:
         rows = []
+        timed = self.times_s()
         for candidate in model.candidates:
             loaded = self._loaded(candidate)
             report = loaded.report if loaded else None
@@ -270,6 +288,7 @@ class ServingState:
                     measured_p50_ms=_ms(measured[1]) if measured else None,
                     reason=loaded.reason if loaded else None, variant=candidate.variant, quality=candidate.quality,
                     **self._load_under_way(candidate),
+                    timed_ms=None if candidate.variant else _ms(timed.get((model.digest, candidate.timed_as))),
                     stages=stage_statuses(
                         candidate, self._keepers, dispatcher.split_meter.stages(model.name, candidate.accelerator)
                     ),
@@ -288,6 +307,22 @@ class ServingState:
         return {
             "loading_s": elapsed_s, "expected_load_s": told.expected_s, "expected_load_provenance": told.provenance,
         }  # fmt: skip
+
+
+def _away(keeper: LaneKeeper) -> str | None:
+    """Why a lane runs nothing for a while; None where it runs or is expected back shortly."""
+    if keeper.health.phase == "open":
+        return f"quarantined ({keeper.health.last_fault or 'it failed again and again'})"
+    if keeper.health.phase == "stopped":
+        return "stopped"
+    return None if keeper.verdict.permit else keeper.verdict.cause or "it holds no run permit"
+
+
+def _absent(loaded: Placed | None) -> str:
+    """Why a candidate has no route."""
+    if loaded is None:
+        return "the policy's standby keeps fewer placements loaded (standby: all keeps every one)"
+    return loaded.reason or "still loading"
 
 
 def _ms(seconds: float | None) -> float | None:

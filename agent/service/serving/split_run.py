@@ -37,12 +37,14 @@ class Progress:
     execute_s: float = 0.0
     energy_j: float | None = 0.0
     provenance: EnergyProvenance = "measured"
+    scale: float = 1.0
+    """Of the request: see `ModelRoutes.scale`."""
 
     def took(self, reply: LaneReply, stage: StageRoute) -> None:
         """Add what a stage took; one unknown energy makes the sum unknown."""
         energy_j, provenance = reply.energy_j, reply.energy_provenance
         if energy_j is None:
-            energy_j = stage.modelled_energy_j(reply.execute_s)
+            energy_j = stage.modelled_energy_j(reply.execute_s, self.scale)
             provenance = "unknown" if energy_j is None else "modelled"
         self.execute_s += reply.execute_s
         self.energy_j = None if self.energy_j is None or energy_j is None else self.energy_j + energy_j

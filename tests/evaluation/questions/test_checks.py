@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -99,12 +102,42 @@ def test_a_verifier_that_is_not_there_is_said():
         Program("no-such-program", 1.0)(SUM, "7", "7")
 
 
+@pytest.mark.parametrize(("command", "why"), [
+    (" ", "names no program"), ("", "names no program"), ("no-such-program", "no program no-such-program"),
+    ("'open", "No closing quotation"),
+])  # fmt: skip
+def test_a_verifier_that_cannot_be_run_is_refused_before_anything_is_asked(command, why, tmp_path):
+    with serving() as server:
+        with pytest.raises(BadInput, match=why):
+            verified(server.url, tmp_path / "run", "--verifier", command)
+        assert not server.requests
+
+
+def test_a_verifier_that_prints_without_end_fills_no_memory_and_is_ended():
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert Program("yes", 1.0, 0.5)(SUM, "7", "7") == Verdict("unknown", 1.0, "stated")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 * 1024
+
+
+def test_the_children_of_a_verifier_that_takes_too_long_are_ended_with_it(tmp_path):
+    script = tmp_path / "verifier"
+    script.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path / 'child'}\nsleep 60\n")
+    script.chmod(0o755)
+    assert Program(str(script), 1.0, 2.0)(SUM, "7", "7").outcome == "unknown"
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    for _ in range(500):
+        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX":
+            return
+        time.sleep(0.01)
+    raise AssertionError("the child is still there")
+
+
 def test_a_verifier_without_verify_is_refused(tmp_path):
     with pytest.raises(BadInput, match="needs --verify"):
         called("--dataset", "sums", "--model", "m", "--out", str(tmp_path), "--verifier", "true")
 
 
-def test_the_first_four_answers_are_candidates_with_all_their_samples():
+def test_the_answers_with_the_most_votes_are_candidates_with_all_their_samples():
     found = candidates(SUM, [drawn(str(n)) for n in (1, 2, 3, 4, 5, 2)] + [drawn("none")])
     assert {answer: len(of) for answer, of in found.items()} == {"1": 1, "2": 2, "3": 1, "4": 1}
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agent.cli.evaluate import evaluate_command
 from agent.errors import BadInput, Overloaded, QeilError
-from agent.evaluation.questions import generated, perplexity, reading, report, scoring
+from agent.evaluation.questions import generated, perplexity, pricing, reading, report, scoring
 from agent.evaluation.questions.endpoint import Drawn, Endpoint
 from agent.physics import scaling
 from tests.evaluation.questions.server import serving
@@ -92,10 +92,10 @@ def test_the_papers_three_ways_are_told_apart_by_what_they_cost(tmp_path):
 def test_a_sample_by_itself_costs_what_the_greedy_answer_did_per_token():
     question = reading.parsed("x", generated.lines("sums", 1)).questions[0]
     greedy, drawn = Drawn("#### 1", 10, 2.0, 5.0, "modelled", None), Drawn("#### 2", 20, 1.0, 1.0, "modelled", None)
-    (lone,) = scoring.alone([scoring.answered(question, greedy, [drawn])])
+    (lone,) = pricing.alone([scoring.answered(question, greedy, [drawn])])
     assert (lone.pool[0].joules, lone.pool[0].seconds, lone.pool[0].tokens) == (10.0, 4.0, 20)
     unknown = scoring.answered(question, replace(greedy, joules=None), [drawn])
-    assert scoring.alone([unknown])[0].pool[0].joules is None
+    assert pricing.alone([unknown])[0].pool[0].joules is None
 
 
 @given(chance=st.floats(0.0, 1.0), count=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
@@ -236,7 +236,7 @@ def test_perplexity_of_a_text_is_read_from_its_log_probabilities(tmp_path):
         assert found["documents"] == 5
         server.logprobs_of_prompts = False
         with pytest.raises(QeilError, match="no perplexity"):
-            evaluated(server.url, tmp_path / "run", "--data", str(path), dataset="wikitext")
+            evaluated(server.url, tmp_path / "other", "--data", str(path), dataset="wikitext")
 
 
 def test_passages_lose_nothing_and_are_short():

@@ -47,6 +47,10 @@ def test_a_recording_packed_by_gzip_is_read_and_nothing_is_written(run, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl.gz"]
 
 
+def test_a_replay_takes_as_many_samples_as_the_run_has_where_none_are_said(run):
+    assert json.loads(called("--replay", str(run[0]), "--json")) == run[1]
+
+
 def test_questions_whose_pool_is_not_full_are_left_out_and_counted(run, tmp_path):
     lines = (run[0] / "samples.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "samples.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])

@@ -1,0 +1,123 @@
+"""Call sizes: how much larger than planned a request is, and how long a call of that size may take on its lane.
+
+Prediction and p99 are those of the sizes that were asked so far. A larger call of a model with open dimensions is no
+hang because it takes longer: until calls of its size were timed there, it is given its request's own time. One that
+takes longer still costs its lane a restart, and its size is refused for a while.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.control.fault_detector import UNPREDICTED_S
+from agent.errors import Overloaded
+from agent.ports import InferenceRequest
+from agent.service.serving.job import Job
+from agent.service.serving.meter import ENOUGH
+from agent.service.serving.routing_table import ModelRoutes, RouteEntry
+
+REFUSED_S: Final = 60.0
+"""A size whose call hung is not tried again so soon, but by a request that has more time than that one had."""
+_KEPT: Final = 64
+"""Times kept per lane, model and size."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The longest that a call under way on a lane may take; `untimed`: because nobody has timed its size."""
+
+    time_s: float = 0.0
+    expected_s: float | None = None
+    untimed: bool = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    lanes: tuple[str, ...]
+    model: str
+    size: int
+    given_s: float
+    until_s: float
+    """Nothing is waited for any more: neither its answer nor its end."""
+
+
+@dataclass(frozen=True)
+class _Hung:
+    until_s: float
+    given_s: float
+
+
+@dataclass
+class CallSizes:
+    """Thread-safe. A size is a power of two of the planned number of elements."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _times_s: dict[tuple[str, str, int], deque[float]] = field(default_factory=dict)
+    _hung: dict[tuple[str, int], _Hung] = field(default_factory=dict)
+
+    def scale(self, request: InferenceRequest, model: ModelRoutes, given_s: float, now_s: float) -> float:
+        """Elements of a request in units of the planned ones. Raises Overloaded for a size whose call hung."""
+        scale = model.scale(request.inputs)
+        if self._hung and scale > 1.0:
+            size = _size(scale)
+            with self._lock:
+                self._hung = {key: hung for key, hung in self._hung.items() if now_s < hung.until_s}
+                found = [h for (name, least), h in self._hung.items() if name == request.model and least <= size]
+            worst = max((h for h in found if given_s <= h.given_s), key=lambda h: h.until_s, default=None)
+            if worst is not None:
+                raise Overloaded(
+                    f"model {request.model!r}: a request of this size did not end within {worst.given_s:g} s and cost "
+                    "an accelerator a restart; send a smaller one, or give it more time",
+                    worst.until_s - now_s,
+                )
+        return scale
+
+    def begin(self, job: Job, route: RouteEntry, now_s: float) -> None:
+        """A call is on its way to the lanes of a placement."""
+        if job.scale <= 1.0:
+            return
+        lanes = tuple(s.stage.accelerator for s in route.stages) or (route.accelerator,)
+        given_s = max(UNPREDICTED_S, job.deadline_s - job.started_s)
+        until_s = max(now_s, job.deadline_s) + 2 * given_s
+        with self._lock:
+            self._calls[job.ticket] = _Call(lanes, job.request.model, _size(job.scale), given_s, until_s)
+
+    def ended(self, job: Job, execute_s: float | None = None) -> None:
+        """The call is over; `execute_s` where it gave an answer."""
+        if job.scale <= 1.0:
+            return
+        with self._lock:
+            call = self._calls.pop(job.ticket, None)
+            if call is None or execute_s is None:
+                return
+            for lane in call.lanes:
+                self._times_s.setdefault((lane, call.model, call.size), deque(maxlen=_KEPT)).append(execute_s)
+
+    def allowance(self, lane: str, now_s: float) -> Allowance:
+        """Of the calls larger than planned that are on a lane or wait for it."""
+        if not self._calls:
+            return Allowance()
+        with self._lock:
+            self._calls = {ticket: call for ticket, call in self._calls.items() if now_s < call.until_s}
+            calls = [call for call in self._calls.values() if lane in call.lanes]
+            times = [self._times_s.get((lane, call.model, call.size), ()) for call in calls]
+        known = [max(t) for t in times if len(t) >= ENOUGH]
+        given = [call.given_s for call, t in zip(calls, times, strict=True) if len(t) < ENOUGH]
+        return Allowance(max(given, default=0.0), max(known, default=None), bool(given))
+
+    def hung(self, lane: str, now_s: float) -> None:
+        """The lane is ended for a call that nobody had timed: the first of those that were sent there."""
+        with self._lock:
+            for ticket, call in self._calls.items():
+                if lane in call.lanes and len(self._times_s.get((lane, call.model, call.size), ())) < ENOUGH:
+                    self._hung[call.model, call.size] = _Hung(now_s + REFUSED_S, call.given_s)
+                    del self._calls[ticket]
+                    return
+
+
+def _size(scale: float) -> int:
+    return max(0, int(scale) - 1).bit_length()
