@@ -24,12 +24,16 @@ from agent.llm.session import DecoderSession, Floats
 
 @dataclass(frozen=True)
 class Job:
-    """A request: the samples numbered `rows` of a prompt. `written`: what the only row gave before, to go on from."""
+    """A request: the samples numbered `rows` of a prompt. `written`: what the only row gave before, to go on from.
+
+    kept_as: name that the computed prompt is kept under, for jobs with more samples of it; empty: not kept.
+    """
 
     number: int
     prompt: Prompt
     rows: tuple[int, ...]
     written: tuple[int, ...] = ()
+    kept_as: str = ""
 
 
 @dataclass
@@ -214,11 +218,31 @@ class Engine:
         return self.take_events()
 
     def _begin(self) -> bool:
-        """Take the next prompt on, where its rows have room."""
-        if not self._waiting or len(self._places) + len(self._waiting[0].job.rows) > self.pool.rows:
+        """Take the next prompt on, where its rows have room; those that are kept as a whole join at once."""
+        while self._waiting and len(self._places) + len(self._waiting[0].job.rows) <= self.pool.rows:
+            run = self._waiting.popleft()
+            self._slot = len(self._places)
+            if not self._rejoin(run):
+                self._lead = run
+                return self._look_up(run)
+        return False
+
+    def _rejoin(self, run: _Run) -> bool:
+        """Go on behind a prompt that an earlier job of the same name left; whether there is one.
+
+        It was computed in the same steps, and passed the same screen, as it would be again.
+        """
+        kept = self.prefixes.kept(run.job.kept_as, run.ids) if run.job.kept_as and run.echo is None else None
+        if kept is None:
             return False
-        run = self._lead = self._waiting.popleft()
-        self._slot = len(self._places)
+        block, logits = kept
+        run.usage.cached_tokens = run.done = len(run.ids)
+        self.pool.write(self._slot, 0, run.done, block)
+        self._join(run, logits)
+        return True
+
+    def _look_up(self, run: _Run) -> bool:
+        """Put the known beginning of a prompt into its slot."""
         for block in self.prefixes.find(run.ids) if not run.listens else ():
             self.pool.write(self._slot, run.done, run.done + BLOCK, block)
             run.done += BLOCK
@@ -256,6 +280,7 @@ class Engine:
         if end == len(run.ids):
             self._lead = None
             if self._passes(run):
+                self._keep(run, logits[0, -1])
                 self._join(run, logits[0, -1])
         return True
 
@@ -265,6 +290,13 @@ class Engine:
         if run.done != start or end % BLOCK or not self.prefixes.wants(run.ids[:end], self.pool.position_bytes * BLOCK):
             return
         self.prefixes.add(run.ids[:end], self.pool.read(self._slot, start, end))
+
+    def _keep(self, run: _Run, logits: Floats) -> None:
+        """Keep a whole prompt for more samples of it; one that the screen found something in is looked at again."""
+        if run.job.kept_as and not run.job.written and run.echo is None and not run.usage.found:
+            kept_bytes = self.pool.position_bytes * run.done + logits.nbytes
+            if kept_bytes <= self.prefixes.max_bytes:
+                self.prefixes.keep(run.job.kept_as, run.ids, self.pool.read(self._slot, 0, run.done), logits.copy())
 
     @staticmethod
     def _listen(run: _Run, logits: Floats, end: int) -> None:

@@ -47,6 +47,8 @@ class TextRequest:
     """Reaction to an absurd end of the prompt and the bound of its surprise in nats; set by the agent."""
     deadline_s: float | None = None
     """Seconds from now; None takes the longest that the policy allows."""
+    kept_as: str = ""
+    """Name that the computed prompt is kept under, for more samples of the same question; empty: not kept."""
 
 
 @dataclass(frozen=True)

@@ -368,3 +368,28 @@ def test_an_answer_can_be_told_of_by_its_number_and_counts_from_then_on():
     assert [report.outcomes for report in reports] == [0, 1]
     assert reports[1].confidence < reports[0].confidence
     assert service.scores().outcomes == 2
+
+
+def test_the_prompt_is_kept_for_later_looks_and_not_where_one_look_is_all():
+    request = replace(ASKED, request_id="q-1")
+    scribe = Scribe(lambda row: f"{row % 2}")
+    ask(scribe, SamplingPlan(answer="number", max_samples=8), request=request)
+    assert len(scribe.requests) > 1
+    assert {asked.kept_as for asked in scribe.requests} == {"q-1"}
+    once = Scribe(lambda row: "4")
+    ask(once, SamplingPlan("majority", 4, answer="number"), request=request)
+    assert [asked.kept_as for asked in once.requests] == [""]
+
+
+def test_a_replys_cached_tokens_are_those_of_the_first_look():
+    class Remembering(Scribe):
+        def give(self, request, on_event):
+            def told(event):
+                if isinstance(event, TextDone) and request.first_sample > ASKED.first_sample:
+                    event = replace(event, usage=replace(event.usage, cached_tokens=10))
+                on_event(event)
+
+            super().give(request, told)
+
+    events = ask(Remembering(lambda row: f"{row % 2}"), SamplingPlan(answer="number", max_samples=8))
+    assert events.done.usage.cached_tokens == 0

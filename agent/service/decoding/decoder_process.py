@@ -212,7 +212,7 @@ def _job(engine: Engine, grammars: Grammars, fields: Mapping[str, Any]) -> Job:
         Sampling(**fields["sampling"]), fields["logprobs"], form,
         None if fields.get("screen") is None else tuple(fields["screen"]), bool(fields.get("echo")),
     )  # fmt: skip
-    return Job(fields["id"], prompt, tuple(fields["rows"]), tuple(fields["written"]))
+    return Job(fields["id"], prompt, tuple(fields["rows"]), tuple(fields["written"]), fields.get("kept_as", ""))
 
 
 def _fields(engine: Engine, event: Written) -> list[Any]:

@@ -140,7 +140,11 @@ class SamplingRun:
         if logprobs is None and (asking.strategy.rule == "best-of-n" or asking.plan.trace):
             logprobs = 0
         left_s = self._left_s()
-        request = replace(asking.request, samples=count, first_sample=first, logprobs=logprobs, deadline_s=left_s)
+        more = self._due or len(self._texts) < asking.strategy.max_samples
+        request = replace(
+            asking.request, samples=count, first_sample=first, logprobs=logprobs, deadline_s=left_s,
+            kept_as=asking.request.request_id if more or first > asking.request.first_sample else "",
+        )  # fmt: skip
         self._begin_write(request, self._heard)
 
     def _left_s(self) -> float:
@@ -259,7 +263,7 @@ class SamplingRun:
             tokens, compute_s = tokens + checked.tokens, compute_s + checked.compute_s
         usage = TextUsage(
             last.usage.prompt_tokens,
-            last.usage.cached_tokens,
+            self._dones[0].usage.cached_tokens,  # later looks find their own question's prompt
             tokens,
             compute_s,
             report.energy_j,

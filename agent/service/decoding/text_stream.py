@@ -77,6 +77,7 @@ class TextStream:
             "ids": asked.prompt if isinstance(asked.prompt, tuple) else None,
             "messages": asked.messages, "max_tokens": asked.max_tokens, "rows": rows, "written": written,
             "stops": asked.stops, "logprobs": asked.logprobs, "screen": asked.screen, "echo": asked.echo,
+            "kept_as": asked.kept_as,
             "form": None if asked.form is None else [asked.form.kind, asked.form.source],
             "sampling": {
                 "temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p,
