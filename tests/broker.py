@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+PATIENCE_S = 30.0
 
 
 def program() -> str:
@@ -29,9 +32,7 @@ class Broker:
     def __init__(self, folder: Path, options: str = "", anonymous: bool = True) -> None:
         """`options` are further lines of the configuration; they belong to the listener."""
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.config = folder / "mosquitto.conf"
         self.config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\n{options}\npersistence true\n"
@@ -44,7 +45,8 @@ class Broker:
         log = (self.folder / "mosquitto.log").open("ab")
         self.process = subprocess.Popen([program(), "-c", str(self.config)], stdout=log, stderr=log)
         log.close()
-        for _ in range(200):
+        end_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end_s and self.process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -53,8 +55,8 @@ class Broker:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(5)
+        self.process.wait(PATIENCE_S)
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(5)
+        self.process.wait(PATIENCE_S)

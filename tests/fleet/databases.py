@@ -6,12 +6,13 @@ import contextlib
 import glob
 import os
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 USER = "qeil_test"
 
@@ -30,9 +31,7 @@ class Postgres:
                 pytest.fail("PostgreSQL is not installed, and CI must have it")
             pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
         self.folder = folder / "pg"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder.mkdir()
         for path in (self.folder, *self.folder.parents[:4]):
             with contextlib.suppress(OSError):
@@ -56,7 +55,7 @@ class Postgres:
         command = [_tool(name), *arguments]
         if os.geteuid() == 0:
             command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:

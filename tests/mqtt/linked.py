@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 
 import paho.mqtt.client as paho
 import pytest
@@ -30,7 +29,7 @@ class Backend:
         self.documents: list[dict] = []
         self.rows: dict[tuple, dict] = {}
         self.duplicates = 0
-        self.states: list[tuple[dict, bool, float]] = []
+        self.states: list[tuple[dict, bool]] = []
         self.acknowledge = acknowledge
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
         self.client.on_connect = lambda client, *_: client.subscribe([("qeil/v1/acme/+/up/#", 1)])
@@ -44,7 +43,7 @@ class Backend:
     def _message(self, client, data, message) -> None:
         document = json.loads(message.payload)
         if message.topic.endswith("/up/state"):
-            self.states.append((document, message.retain, time.monotonic()))
+            self.states.append((document, message.retain))
             return
         self.documents.append(document)
         for i, row in enumerate(document["rows"]):
@@ -97,9 +96,9 @@ def certificates(folder):
 
 def requesting_link(port: int, got: list, acknowledge: bool = True) -> Link:
     def take(inbound):
-        got.append(inbound)
         if acknowledge:
-            inbound.acknowledge()
+            inbound.acknowledge()  # first: who sees it in `got` may stop the link at once
+        got.append(inbound)
 
     settings = MqttSettings(host="127.0.0.1", port=port, tenant="acme")
     nothing = lambda *_: None  # noqa: E731

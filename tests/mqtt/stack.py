@@ -33,7 +33,7 @@ class Stack:
         self.outbox.stop()
 
 
-def until(condition, timeout_s: float = 20.0):
+def until(condition, timeout_s: float = 60.0):
     """What the condition gives once that is something."""
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:

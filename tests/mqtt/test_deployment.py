@@ -97,7 +97,7 @@ class Peer:
         end(self.client)
 
 
-def until(condition, timeout_s=15.0):
+def until(condition, timeout_s=60.0):
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s, "did not happen in time"

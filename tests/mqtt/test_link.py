@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import paho.mqtt.client as paho
 import pytest
@@ -27,20 +24,22 @@ from tests.mqtt.stack import until
 
 @pytest.mark.broker
 def test_birth_is_retained_and_a_stop_says_that_it_was_one(broker, tmp_path):
+    early = Backend(broker.port, name="early")
     board = Board(tmp_path, broker.port)
-    until(lambda: board.link.status().connected)
+    until(lambda: early.states)  # the broker has it, so who comes now finds what was retained
+    early.close()
     late = Backend(broker.port)
-    birth, retained, _ = until(lambda: late.states)[0]
+    birth, retained = until(lambda: late.states)[0]
     assert retained
     assert (birth["online"], birth["boot"], birth["conn"], birth["agent"]) == (True, 1, 1, "test")
     board.close()
-    farewell = until(lambda: [s for s, _, _ in late.states if not s["online"]])[0]
+    farewell = until(lambda: [s for s, _ in late.states if not s["online"]])[0]
     assert farewell["why"] == "stop"
     late.close()
 
 
 @pytest.mark.broker
-def test_the_last_will_of_a_killed_agent_arrives_within_a_second(broker, tmp_path):
+def test_the_last_will_of_a_killed_agent_arrives_without_waiting_for_a_keepalive(broker, tmp_path):
     backend = Backend(broker.port)
     script = textwrap.dedent(
         """
@@ -49,20 +48,20 @@ def test_the_last_will_of_a_killed_agent_arrives_within_a_second(broker, tmp_pat
         from agent.mqtt.topics import Topics
         from agent.schema.settings import MqttSettings
         from agent.service.clock import SystemClock
-        settings = MqttSettings(host="127.0.0.1", port=int(sys.argv[1]), tenant="acme")
+        settings = MqttSettings(host="127.0.0.1", port=int(sys.argv[1]), tenant="acme", keepalive_s=3600)
         nothing = lambda *_: None
         link = Link(settings, Topics("acme", "b1"), 7, SystemClock(), dict, nothing, nothing, nothing)
         link.start()
-        time.sleep(60)
+        time.sleep(600)
         """
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(broker.port)])
-    until(lambda: any(s["online"] for s, _, _ in backend.states))
-    killed_s = time.monotonic()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    will, _, seen_s = until(lambda: [s for s in backend.states if not s[0]["online"]])[0]
-    assert seen_s - killed_s < 1.0
+    try:
+        until(lambda: any(s["online"] for s, _ in backend.states))
+    finally:
+        process.kill()
+        process.wait()
+    will = until(lambda: [s for s, _ in backend.states if not s["online"]])[0]
     assert (will["boot"], will["conn"]) == (7, 1)
     backend.close()
 
@@ -117,7 +116,7 @@ def test_a_changed_state_is_retained_under_the_same_connection(broker):
     until(lambda: backend.states)
     link._birth = lambda: {"policy": {"name": "new", "sha256": "d"}}
     link.publish_birth()
-    changed = until(lambda: [s for s, _, _ in backend.states if "policy" in s])[0]
+    changed = until(lambda: [s for s, _ in backend.states if "policy" in s])[0]
     assert (changed["online"], changed["conn"]) == (True, 1)
     link.stop()
     backend.close()
@@ -156,9 +155,8 @@ def test_an_unreachable_broker_is_an_error_in_status_and_not_an_exception():
     until(lambda: link.status().last_error)
     assert "127.0.0.1:9 is unreachable" in link.status().last_error
     assert link.alive()
-    begun_s = time.monotonic()
     link.stop()
-    assert time.monotonic() - begun_s < 3.0
+    until(lambda: not link._thread.is_alive())
     assert not link.alive()
 
 
