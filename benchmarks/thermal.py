@@ -51,6 +51,9 @@ class Row:
     shutdowns: int
     peak_c: float
     seconds: float
+    over_c: float | None = None
+    """Most that a zone was above its limit (the policy's hard_c or its trip); None: kept by an older program."""
+    over_s: float | None = None
 
 
 def wrong(scenario: BoardScenario, sign: float) -> BoardScenario:
@@ -89,7 +92,7 @@ def run_piece(piece: Piece) -> Row:
     tally = result.tally
     return Row(
         piece.day, board.name, piece.kind, tally.done / tally.asked, result.trips, result.throttled_s,
-        result.shutdowns, tally.peak_c, time.monotonic() - began,
+        result.shutdowns, tally.peak_c, time.monotonic() - began, tally.over_c, tally.over_s,
     )  # fmt: skip
 
 
@@ -151,7 +154,8 @@ def run_all(pieces: list[Piece], jobs: int, store: Path | None, until_s: float) 
                 print(
                     f"[{len(rows)}/{len(pieces)}, {later_s / 60.0:.0f} min left] "
                     f"{row.day:18} {row.board:16} {row.governor:12} served {row.served:6.1%}  trips {row.trips:5} "
-                    f"throttled {row.throttled_s:7.0f} s  off {row.shutdowns:3}  peak {row.peak_c:5.1f} °C "
+                    f"throttled {row.throttled_s:7.0f} s  off {row.shutdowns:3}  peak {row.peak_c:5.1f} °C  "
+                    f"above hard_c {row.over_c or 0.0:4.1f} K at most, {row.over_s or 0.0:5.0f} s "
                     f"({row.seconds:.0f} s)",
                     flush=True,
                 )  # fmt: skip
@@ -182,7 +186,7 @@ def report(rows: list[Row], kinds: list[str]) -> bool:
         print("\nno board has been through a day under every governor yet")
         return False
     print(f"\n{len({(r.day, r.board) for r in rows})} board-days that every governor has been through")
-    print("governor      trips  throttled s  off   of the oracle's work: median  worst   (worst case)")
+    print("governor      trips  throttled s  off  above hard_c s  K at most   of the oracle: median  worst   (case)")
     ratios: dict[str, list[float]] = {}
     for kind in kinds:
         mine = [r for r in rows if r.governor == kind]
@@ -190,11 +194,12 @@ def report(rows: list[Row], kinds: list[str]) -> bool:
         ratios[kind] = list(share.values())
         case = min(share, key=lambda key: share[key]) if share else None
         of_oracle = (
-            f"{statistics.median(share.values()):28.1%} {share[case]:6.1%}   ({case[1]}, {case[0]})" if case else ""
+            f"{statistics.median(share.values()):21.1%} {share[case]:6.1%}   ({case[1]}, {case[0]})" if case else ""
         )
         print(
             f"{kind:12} {sum(r.trips for r in mine):6} {sum(r.throttled_s for r in mine):12.0f} "
-            f"{sum(r.shutdowns for r in mine):4}   {of_oracle}"
+            f"{sum(r.shutdowns for r in mine):4} {sum(r.over_s or 0.0 for r in mine):15.0f} "
+            f"{max(r.over_c or 0.0 for r in mine):10.2f}   {of_oracle}"
         )
     goals = goals_of(rows, ratios, kinds)
     print()

@@ -23,12 +23,14 @@ def print_days(document: Row) -> None:
         f"{document['title']}: {document['hours']:g} hours, policy {document['policy']}, seed {document['seed']}; "
         f"every number is {document['provenance']}\n"
     )
-    columns = ["board", "governor", "served", "trips", "throttled s", "off", "peak °C", "held back s", "stopped s", "W"]
+    columns = ["board", "governor", "served", "trips", "throttled s", "off", "peak °C", "above limit s", "by K"]
+    columns += ["held back s", "stopped s", "W"]
     last, lines = "", []
     for run in document["runs"]:
         lines.append([
             run["board"] if run["board"] != last else "", WORDS[run["governor"]], f"{run['served_share']:.1%}",
             str(run["trips"]), f"{run['throttled_s']:.0f}", str(run["shutdowns"]), f"{run['peak_c']:.1f}",
+            f"{run['over_limit_s']:.0f}", f"{run['over_limit_c']:.1f}" if run["over_limit_s"] else "–",
             f"{run['limited_s']:.0f}", f"{run['halted_s']:.0f}", f"{run['mean_power_w']:.2f}",
         ])  # fmt: skip
         last = run["board"]

@@ -115,6 +115,7 @@ def _row(scenario: BoardScenario, board: SimulatedBoard, result: Result) -> dict
         "board": board.name, "title": board.title, "source": board.source, "governor": result.governor,
         "served_share": tally.done / tally.asked if tally.asked else 1.0, "trips": result.trips,
         "throttled_s": result.throttled_s, "shutdowns": result.shutdowns, "peak_c": tally.peak_c,
+        "over_limit_c": tally.over_c, "over_limit_s": tally.over_s,
         "halted_s": tally.halted_s, "limited_s": tally.derated_s, "mean_power_w": tally.energy_j / seconds,
         "energy_wh": tally.energy_j / 3600.0, "lane_deaths": tally.lane_deaths,
         "battery_empty_h": tally.battery_empty_h,

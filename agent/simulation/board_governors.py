@@ -161,7 +161,8 @@ class Ungoverned:
 class Oracle:
     """Knows the true network, temperatures, air and demand, and needs no reserve: what could be done at best.
 
-    Every step it uses the heat that the next step can take, and that its usual work leaves over `horizon_s`.
+    Every step it uses the heat that the next step can take, and that its usual work leaves over `horizon_s`. Where even
+    no work would leave a zone above its limit nothing runs, as under every governor that keeps the policy.
     """
 
     board: SimulatedBoard
@@ -182,6 +183,7 @@ class Oracle:
         self._settings: Mapping[str, Setting] = {}
         self._usual: dict[str, float] = {}
         self._thought_s = float("-inf")
+        self._passed = False
 
     def decide(self, seen: Seen) -> Mapping[str, ThermalVerdict]:
         """The same chooser, with the truth for a forecast."""
@@ -192,8 +194,12 @@ class Oracle:
         units = [Unit(n, p, demand[n], self._moves[n], usual[n]) for n, p in self._points.items()]
         held = seen.now_s - self._thought_s < ORACLE_DWELL_S
         self._thought_s = self._thought_s if held else seen.now_s
-        chosen = thermal_choice.choose(units, self._ceilings(seen), self._rule, self._settings, held=held)
+        ceilings = self._ceilings(seen)
+        chosen = thermal_choice.choose(units, ceilings, self._rule, self._settings, held=held)
         self._settings = chosen.settings
+        if self._passed:
+            nothing = ThermalVerdict(False, 0.0, Level.HALT, "too hot without any work", 0.0)
+            return dict.fromkeys(self._points, nothing)
         found = {}
         for name, setting in self._settings.items():
             point = self._points[name][setting.point].name if setting.point else ""
@@ -209,13 +215,15 @@ class Oracle:
         base = [seen.ambient_c + decay @ above + response @ idle_w for decay, response in self._tables[duty]]
         full_w = np.array([points[0].power_w for points in self._points.values()])
         found = []
+        self._passed = False
         for node, zone in zip(self._zone_node, self.board.zones, strict=True):
             base_c = np.array([b[node] for b in base])
             gain = np.array([r[node, self._unit_node] for _, r in self._tables[duty]])
             # What the chooser does not count against anyone warms all the same, by hundredths that can be a trip.
             most_k = gain * full_w
-            base_c += np.where(most_k < thermal_choice.NEGLIGIBLE_K, most_k, 0.0).sum(axis=1)
             limit_c = min(self.hard_c, zone.trip_c - 0.02)
+            self._passed |= bool(base_c[0] > limit_c)
+            base_c += np.where(most_k < thermal_choice.NEGLIGIBLE_K, most_k, 0.0).sum(axis=1)
             found.append(Ceiling(zone.name, _exact(np.array(self._times_s), base_c, gain), limit_c, limit_c))
         return found
 

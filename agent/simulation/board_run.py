@@ -21,6 +21,8 @@ from agent.simulation.board_truth import BoardTruth
 STARTUP_S = 2.0
 """A lane that starts answers after this."""
 TRACE_POINTS = 720
+OVER_C = 0.1
+"""A limit counts as passed from here on: less is rounding and what a source that hardly counts adds."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Tally:
     shed: float = 0.0
     energy_j: float = 0.0
     peak_c: float = -273.0
+    over_c: float = 0.0
+    """Most that a zone has been above its limit: the policy's hard_c, or its trip where that is lower."""
+    over_s: float = 0.0
+    """Time that any was, by more than `OVER_C`."""
     halted_s: float = 0.0
     derated_s: float = 0.0
     lane_deaths: int = 0
@@ -82,6 +88,7 @@ class BoardRun:
         total = sum(a.requests_per_s for a in board.accelerators)
         self._weight = {a.name: a.requests_per_s / total for a in board.accelerators}
         names = list(self._weight)
+        self._limits_c = np.array([min(policy.thermal.hard_c, z.trip_c) for z in board.zones])
         self._queue = 0.0
         self._health = {n: LaneHealth(phase="ready") for n in names}
         self._busy = dict.fromkeys(names, 0.0)
@@ -211,7 +218,11 @@ class BoardRun:
         tally.asked += asked
         tally.done += done
         tally.energy_j += watts * step_s
-        tally.peak_c = max(tally.peak_c, float(self._truth.zones_c.max()))
+        zones_c = self._truth.zones_c
+        tally.peak_c = max(tally.peak_c, float(zones_c.max()))
+        over_c = float((zones_c - self._limits_c).max())
+        tally.over_c = max(tally.over_c, over_c)
+        tally.over_s += step_s * (over_c > OVER_C)
         levels = [v.level for v in verdicts.values()]
         tally.halted_s += step_s * (Level.HALT in levels)
         tally.derated_s += step_s * (Level.DERATE in levels)

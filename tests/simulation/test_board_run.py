@@ -87,6 +87,22 @@ def test_the_oracle_stays_below_a_trip_that_neighbours_warm_by_hundredths():
     assert 79.5 < run.tally.peak_c < 79.981
 
 
+def test_the_oracle_keeps_the_owners_limit_when_the_fan_stops_unreported():
+    loaded = board_document.load(ROOT / "scenarios/fan-failure.yaml")
+    afternoon = loaded.scenario.model_copy(update={"from_h": 14.4, "hours": 0.25})
+    mini = next(b for b in loaded.boards if b.name == "core-ultra-mini")
+    run = BoardRun(afternoon, mini, loaded.policy, "oracle", 2.0)
+    run.run()
+    assert 0 < run.tally.over_c < 0.1
+    assert run.tally.over_s == 0
+
+
+def test_how_far_and_how_long_a_limit_is_passed_is_counted():
+    wild = run_board(scenario(), board(), POLICY, "none")
+    assert wild.tally.over_c == pytest.approx(wild.tally.peak_c - 80)
+    assert 0 < wild.tally.over_s <= 0.25 * 3600
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another():
     one, again = (run_board(scenario(hours=0.05), board(), POLICY, "predictive") for _ in range(2))
     other = run_board(scenario(hours=0.05, seed=4), board(), POLICY, "predictive")
@@ -246,6 +262,7 @@ def test_the_command_prints_draws_and_writes_a_day(tmp_path):
     plain = runner.invoke(simulate_command, [str(path), "--plot", str(tmp_path / "day.svg"), "--seed", "5"])
     assert plain.exit_code == 0, plain.output
     assert "predictive (the agent's)" in plain.output
+    assert "above limit s" in plain.output
     assert "seed 5" in plain.output
     assert "the battery is empty after" in plain.output
     assert (tmp_path / "day.svg").stat().st_size > 1000
