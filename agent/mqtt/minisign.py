@@ -71,12 +71,12 @@ def verify(content: bytes, signature: str, keys: Sequence[PublicKey]) -> str:
         raise SignatureRefused("unknown_key", f"signed by key {key_id[::-1].hex().upper()}; pinned: {known}")
     if not _holds(key, hashlib.blake2b(content).digest(), signed):
         raise SignatureRefused("bad_signature", f"the content is not what key {key.name} signed")
-    if not _holds(key, signed + comment.encode(), comment_signed):
+    if not _holds(key, signed + comment, comment_signed):
         raise SignatureRefused("bad_signature", f"the trusted comment is not what key {key.name} signed")
-    return comment
+    return comment.decode()
 
 
-def _parts(text: str) -> tuple[bytes, bytes, bytes, str, bytes]:
+def _parts(text: str) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """Algorithm, key id, signature, trusted comment and its signature of a .minisig text."""
     lines = text.splitlines() if len(text) <= MAX_SIGNATURE_TEXT else []
     if len(lines) != 4 or not lines[0].startswith("untrusted comment: ") or not lines[2].startswith(TRUSTED):
@@ -84,11 +84,14 @@ def _parts(text: str) -> tuple[bytes, bytes, bytes, str, bytes]:
     try:
         first = base64.b64decode(lines[1], validate=True)
         second = base64.b64decode(lines[3], validate=True)
+        comment = lines[2][len(TRUSTED) :].encode()  # JSON can hold halves of characters, which are no text
+    except UnicodeEncodeError as error:
+        raise SignatureRefused("malformed_signature", "the trusted comment is no Unicode text") from error
     except ValueError as error:
         raise SignatureRefused("malformed_signature", "a line of the signature is no base64") from error
     if len(first) != 2 + ID_BYTES + SIGNATURE_BYTES or len(second) != SIGNATURE_BYTES:
         raise SignatureRefused("malformed_signature", "a line of the signature has the wrong length")
-    return first[:2], first[2:10], first[10:], lines[2][len(TRUSTED) :], second
+    return first[:2], first[2:10], first[10:], comment, second
 
 
 def _holds(key: PublicKey, message: bytes, signature: bytes) -> bool:

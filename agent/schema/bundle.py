@@ -52,7 +52,9 @@ class Offer(FileModel):
     iat: float = Field(gt=0, description="issued at, seconds since 1970")
     exp: float = Field(gt=0, description="not begun later than this, seconds since 1970")
     by: str | None = Field(default=None, max_length=120, description="who offers it, for the record")
-    min_agent: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="oldest agent for it")
+    min_agent: str | None = Field(
+        default=None, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$", description="oldest agent for it"
+    )
     policy: Name | None = Field(default=None, description="name of the policy in it that comes into force")
     profile: Name | None = Field(
         default=None, description="name of the device profile in it whose figures come into force"

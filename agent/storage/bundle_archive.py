@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import StorageError
+from agent.runtimes import registry
 from agent.storage.state_file import sync_folder
 
 MAX_MEMBERS = 256
@@ -23,9 +24,11 @@ RESERVE_BYTES = 32 * 1024 * 1024
 """Left free on the disk after unpacking."""
 _MEMBER = re.compile(r"(policies|profiles|models|probes)/([a-z0-9][a-z0-9._-]{0,63})")
 _SUFFIXES = {
-    "policies": (".yaml",), "profiles": (".yaml",), "models": (".onnx", ".tflite"), "probes": (".json",)
+    "policies": (".yaml",), "profiles": (".yaml",), "models": registry.suffixes(), "probes": (".json",)
 }  # fmt: skip
 _BLOCK = 1024 * 1024
+_NO_TAR = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+"""What `tarfile` raises on damaged members; the last three on extended headers: their numbers, and chains of them."""
 
 
 class BundleRefused(Exception):
@@ -89,7 +92,7 @@ def unpack(archive: Path, target: Path) -> Unpacked:
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         sync_folder(target.parent)
-    except (tarfile.TarError, EOFError) as error:
+    except _NO_TAR as error:
         raise BundleRefused("malformed", f"no plain tar: {error}") from error
     except OSError as error:
         raise BundleRefused("storage", f"{error.filename or target}: {error.strerror}") from error

@@ -20,7 +20,8 @@ _PARTIAL_CONTENT = 206
 def download(url: str, part: Path, size_bytes: int, progress: Callable[[float], None]) -> None:
     """Complete `part`, going on from what is there. `progress(share)` may raise to stop.
 
-    BundleRefused (unreachable, wrong_size, storage): what arrived stays for the next attempt, unless it is too much.
+    BundleRefused (unreachable, invalid, wrong_size, storage): what arrived stays for the next attempt, unless it is too
+    much.
     """
     try:
         have = part.stat().st_size if part.exists() else 0
@@ -35,6 +36,8 @@ def download(url: str, part: Path, size_bytes: int, progress: Callable[[float], 
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         reason = getattr(error, "reason", None) or error
         raise BundleRefused("unreachable", f"{_shown(url)}: {reason}") from error
+    except ValueError as error:
+        raise BundleRefused("invalid", f"{_shown(url)} is no address: {error}") from error
     except OSError as error:
         raise BundleRefused("storage", f"{error.filename or part}: {error.strerror or error}") from error
 
@@ -44,7 +47,7 @@ def _copy(
 ) -> None:
     with part.open("r+b" if have else "wb") as stream:
         stream.seek(have)
-        while block := source.read(_BLOCK):
+        while block := source.read1(_BLOCK):  # what came so far: a slow server must not hide that it is to stop
             have += len(block)
             if have > size_bytes:
                 stream.truncate(0)

@@ -81,6 +81,7 @@ def test_a_key_that_is_not_pinned_is_refused_and_both_are_named():
         lambda s: s.replace("\nRU", "\nRX"),
         lambda s: s + "x" * 4000,
         lambda s: "\n".join([*s.splitlines()[:3], "aGVsbG8=", ""]),
+        lambda s: s.replace("\ntrusted comment: c", "\ntrusted comment: \ud800"),
     ],
 )
 def test_a_damaged_signature_is_refused_as_such(damage):

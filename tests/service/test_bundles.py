@@ -125,7 +125,7 @@ def test_without_requests_it_is_kept_and_said_to_be_unproven(tmp_path):
         ({"bytes": 10**15}, "invalid"), ({"sha256": "zz"}, "invalid"),
         ({"kind": "command"}, "invalid"), ({"url": "ftp://x"}, "invalid"), ({"url": None}, "invalid"),
         ({"policy": None}, "invalid"), ({"trial": {"windows": 0}}, "invalid"), ({"extra": 1}, "invalid"),
-        ({"exp": 9e9 * 10}, "invalid"),
+        ({"exp": 9e9 * 10}, "invalid"), ({"min_agent": f"{'9' * 5000}.0.0"}, "invalid"),
     ],
 )  # fmt: skip
 def test_an_offer_that_is_not_for_this_board_now_is_refused_before_anything_is_fetched(board, fields, code):
@@ -138,11 +138,13 @@ def test_a_stranger_a_changed_byte_and_a_changed_comment_are_refused(board):
     board.offer(1, key=STRANGER)
     text = json.dumps(board.document(1))
     good = json.loads(signed(text))
-    for change in ({"doc": text.replace('"ver": 1', '"ver": 2')}, {"sig": good["sig"].replace("test", "tost")}):
+    changes = [{"doc": text.replace('"ver": 1', '"ver": 2')}]
+    changes += [{"sig": good["sig"].replace("test", comment)} for comment in ("tost", "\ud800")]
+    for change in changes:
         board.send(json.dumps({**good, **change}).encode())
     board.send(b"{")
     board.send(text.encode())
-    assert codes(board) == ["unknown_key", "bad_signature", "bad_signature", "malformed", "unsigned"]
+    assert codes(board) == ["unknown_key", *2 * ["bad_signature"], "malformed_signature", "malformed", "unsigned"]
     assert board.status == "none"
 
 
@@ -196,6 +198,11 @@ def test_an_archive_that_is_not_the_signed_one_is_never_unpacked(board, change, 
 def test_an_archive_that_cannot_be_had_is_refused_after_some_attempts(board):
     board.offer(1, url="http://127.0.0.1:9/none.tar")
     assert (board.status, board.bundles.record.code) == ("refused", "unreachable")
+
+
+def test_an_address_that_is_none_refuses_it(board):
+    board.offer(1, url="http://[::1/a.tar")
+    assert (board.status, board.bundles.record.code) == ("refused", "invalid")
 
 
 def test_a_policy_that_the_desired_state_sets_is_not_overruled(board):

@@ -110,6 +110,27 @@ def test_one_that_ends_early_is_refused(folder):
     assert refused(path, folder) in {"malformed", "too_large"}
 
 
+@pytest.mark.parametrize(
+    "headers", [{"GNU.sparse.size": "9", "GNU.sparse.map": "x"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}]
+)
+def test_extended_headers_that_make_no_sense_refuse_it(folder, headers):
+    path = archive(folder, member("policies/p.yaml", b"abc\n" * 10, pax_headers=headers))
+    assert refused(path, folder) == "malformed"
+
+
+@pytest.mark.parametrize(("kind", "text"), [(tarfile.GNUTYPE_LONGNAME, b"policies/x"), (tarfile.XGLTYPE, b"")])
+def test_a_chain_of_headers_refuses_it(folder, kind, text):
+    info, _ = member("x", text, type=kind)
+    (folder / "a.tar").write_bytes((info.tobuf(tarfile.GNU_FORMAT) + text.ljust(512 * bool(text), b"\0")) * 5000)
+    assert refused(folder / "a.tar", folder) == "malformed"
+
+
+def test_a_header_longer_than_memory_refuses_it(folder):
+    info, _ = member("x", bytes(30), type=tarfile.XHDTYPE)
+    (folder / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"99999999999999999999 path=a\n".ljust(512, b"\0"))
+    assert refused(folder / "a.tar", folder) == "malformed"
+
+
 def test_too_many_files_refuse_it(folder):
     members = [member(f"policies/p{i}.yaml") for i in range(MAX_MEMBERS + 1)]
     assert refused(archive(folder, *members), folder) == "too_many_files"
