@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime as ort
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -214,6 +215,14 @@ def thread_rig() -> Iterator[Rig]:
 def ramp(shape: tuple[int, ...] = SHAPE) -> Any:
     """Numbers that differ from place to place and that additions of whole numbers keep exact."""
     return np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape) / 8
+
+
+def ended(pid: int) -> bool:
+    """Whether that process is gone, or waits for whoever collects the dead, which in a container may be nobody."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:

@@ -8,7 +8,10 @@ import socket
 import threading
 from contextlib import suppress
 
+import pytest
+
 from agent.backends.io import LaneIO
+from agent.errors import LaneDied
 from agent.service.clock import SystemClock
 from tests.backends.conftest import PATIENCE_S, Models, Rig, ramp, served_elsewhere
 
@@ -52,9 +55,21 @@ def test_a_death_is_noticed_while_the_doorbells_are_adopted(process_rig: Rig, mo
 
 def test_doorbells_may_be_given_back_after_the_lanes_have_ended(process_rig: Rig) -> None:
     bells = process_rig.factory.doorbells
+    assert isinstance(bells, LaneIO)
     bells.adopt()
+    ended = bells._thread
     process_rig.factory.close()
+
     bells.release()
+
+    assert bells._thread is ended  # nobody was started to watch them
+    assert ended is not None
+    assert not ended.is_alive()
+    assert not bells._calls
+    with pytest.raises(ValueError, match="closed"):
+        bells.fileno()
+    with pytest.raises(LaneDied, match="reader thread has ended"):
+        bells.adopt()
 
 
 class Bells:

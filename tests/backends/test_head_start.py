@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -12,15 +11,7 @@ from agent.backends.factory import LaneFactory
 from agent.backends.head_start import Spare
 from agent.ports import LaneSpec
 from agent.service.clock import SystemClock
-from tests.backends.conftest import until
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+from tests.backends.conftest import ended, until
 
 
 @pytest.fixture
@@ -42,7 +33,7 @@ def test_the_first_lane_that_fits_takes_the_spare_process(clock):
         for lane in (other, first, second):
             lane.stop(5.0)
         lanes.close()
-    assert gone(spare.popen.pid)
+    assert until(lambda: ended(spare.popen.pid))
 
 
 def test_a_spare_process_that_died_is_replaced_by_one_of_the_lanes_own(clock):
@@ -65,14 +56,14 @@ def test_a_spare_process_that_no_lane_took_is_ended(clock, isolation):
     spare = Spare(3)
     lanes = LaneFactory(isolation, clock, spare)
     lanes.release_spare()
-    assert gone(spare.popen.pid)
+    assert until(lambda: ended(spare.popen.pid))
     lanes.close()
 
 
 def test_a_spare_process_ends_with_the_agent():
     program = "import sys; from agent.backends.head_start import Spare; print(Spare(1).popen.pid); sys.stdout.flush()"
     pid = int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
-    assert until(lambda: gone(pid))
+    assert until(lambda: ended(pid))
 
 
 def test_a_spare_process_that_cannot_be_started_is_an_error_of_the_system(monkeypatch):

@@ -166,7 +166,7 @@ def test_the_queue_is_bounded(rig: Rig, models: Models) -> None:
 def test_a_deadline_fails_the_future_while_the_slot_stays_held(rig: Rig, models: Models) -> None:
     lane = rig.lane(simulated=True)
     rig.load(lane, models.add_one)
-    lane.inject("slow", delay_s=1.0)
+    lane.inject("slow", delay_s=3.0)
 
     slow = rig.submit(lane, {"x": ramp()}, within_s=0.1)
 
@@ -185,12 +185,12 @@ def test_a_call_whose_time_is_over_already_is_not_queued(rig: Rig, models: Model
 
     with pytest.raises(DeadlineExceeded):
         late.result(PATIENCE_S)
-    assert lane.queue_length() == 0
+    assert until(lambda: lane.queue_length() == 0)
 
 
 def test_a_cancelled_call_is_skipped(rig: Rig, models: Models) -> None:
     lane = rig.lane(simulated=True)
-    rig.load(lane, models.add_one, simulation=Simulation(0.2, 0.0, 0.0, 1.0, 1.0, 25.0))
+    rig.load(lane, models.add_one, simulation=Simulation(0.5, 0.0, 0.0, 1.0, 1.0, 25.0))
     calls = [rig.submit(lane, {"x": ramp()}) for _ in range(20)]
 
     for call in calls[1:]:
@@ -199,7 +199,7 @@ def test_a_cancelled_call_is_skipped(rig: Rig, models: Models) -> None:
     before_s = rig.clock.monotonic_s()
     rig.run(lane, {"x": ramp()})
 
-    assert rig.clock.monotonic_s() - before_s < 19 * 0.2
+    assert rig.clock.monotonic_s() - before_s < 19 * 0.5  # what the cancelled ones alone would have taken
 
 
 def test_nothing_runs_without_a_permit_and_a_renewed_one_lets_it_run_again(rig: Rig, models: Models) -> None:

@@ -93,9 +93,9 @@ def test_kill_fails_what_is_pending_with_its_cause_and_tells_once(rig: Rig, mode
     for future in pending:
         with pytest.raises(LaneDied, match="hung: deadline 2 s"):
             future.result(PATIENCE_S)
-    assert rig.deaths == ["hung: deadline 2 s"]
+    assert until(lambda: rig.deaths == ["hung: deadline 2 s"])
     assert not lane.alive()
-    assert lane.queue_length() == 0
+    assert until(lambda: lane.queue_length() == 0)
     with pytest.raises(LaneDied, match="hung: deadline 2 s"):
         rig.submit(lane, {"x": ramp()})
 

@@ -23,7 +23,7 @@ from agent.errors import DeadlineExceeded, LaneDied, ModelLoadFailed
 from agent.ports import LaneSpec, LoadSpec
 from agent.schema.device import Runtime
 from agent.service.clock import SystemClock
-from tests.backends.conftest import FACE, MAGIKA, NSFW, ORT, PATIENCE_S, QUICK, Models, Rig, ramp, until
+from tests.backends.conftest import FACE, MAGIKA, NSFW, ORT, PATIENCE_S, QUICK, Models, Rig, ended, ramp, until
 
 
 def test_kill_9_with_50_calls_in_flight_fails_every_one_with_the_signals_name(process_rig: Rig, models: Models) -> None:
@@ -36,7 +36,7 @@ def test_kill_9_with_50_calls_in_flight_fails_every_one_with_the_signals_name(pr
 
     for future in pending:
         with pytest.raises(LaneDied, match="npu: its process was ended by SIGKILL"):
-            future.result(1.0)
+            future.result(PATIENCE_S)
     assert until(lambda: process_rig.deaths == ["npu: its process was ended by SIGKILL"])
     assert not lane.alive()
     assert lane.pid() is None
@@ -69,7 +69,7 @@ def test_a_stopped_process_costs_the_deadline_and_keeps_its_slots(process_rig: R
         with pytest.raises(DeadlineExceeded):
             future.result(PATIENCE_S)
     # Those that the process may still write for are held; those that never left are forgotten.
-    assert lane.queue_length() == WINDOW
+    assert until(lambda: lane.queue_length() == WINDOW)
     os.kill(lane.pid(), signal.SIGCONT)
     np.testing.assert_array_equal(process_rig.run(lane, {"x": ramp()}).outputs["y"], ramp() + 1)
     assert until(lambda: lane.queue_length() == 0)
@@ -144,7 +144,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     pid = int(done.stdout)
 
     assert done.returncode == -signal.SIGKILL
-    assert until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5.0)
+    assert until(lambda: ended(pid))
 
 
 def test_a_lane_started_by_a_thread_outlives_that_thread(process_rig: Rig, models: Models) -> None:
@@ -238,7 +238,7 @@ def test_a_slot_returns_when_nobody_refers_to_it_any_more(process_rig: Rig, mode
     kept.clear()
 
     assert 0 < held <= ring.slots // 2 + 1
-    assert len(ring.free) == ring.slots
+    assert until(lambda: len(ring.free) == ring.slots)  # the reader thread lets go of the last reply when it sleeps
 
 
 def test_no_slot_is_reserved_for_what_cannot_be_written_in_place(process_rig: Rig, models: Models) -> None:
@@ -281,14 +281,18 @@ def test_runs_go_on_while_another_model_loads(process_rig: Rig, models: Models) 
     lane = process_rig.lane()
     process_rig.load(lane, models.add_one)
 
-    loading = lane.load(LoadSpec("late", MAGIKA, "onnx", ORT, 1), PATIENCE_S)
-    during = 0
-    while not loading.done():
-        process_rig.run(lane, {"x": ramp()})
-        during += 1
+    during = []
+    for number in range(20):  # a busy machine may give this thread no time before a load is over
+        loading = lane.load(LoadSpec(f"late{number}", MAGIKA, "onnx", ORT, 1), PATIENCE_S)
+        during.append(0)
+        while not loading.done():
+            process_rig.run(lane, {"x": ramp()})
+            during[-1] += 1
+        assert loading.result(PATIENCE_S).actual == ("CPUExecutionProvider",)
+        if during[-1] > 1:
+            break
 
-    assert during > 1
-    assert loading.result(PATIENCE_S).actual == ("CPUExecutionProvider",)
+    assert during[-1] > 1, during
 
 
 def test_a_lane_starts_once(process_rig: Rig) -> None:

@@ -12,7 +12,7 @@ from tests.backends.conftest import Models
 
 PERMIT_S = 0.6
 CALL_S = 0.02
-CALLS = 400
+CALLS = 2000
 HELD_S = 3.0
 
 
@@ -61,5 +61,5 @@ def test_a_supervisor_that_is_stopped_by_a_signal_stops_its_lanes_within_the_per
 
     # A call takes at least CALL_S, so this many fit before the last permit ran out, and not one more.
     assert int(done) <= (float(renewing_s) + PERMIT_S) / CALL_S + 1
-    assert int(done) < HELD_S / CALL_S
+    assert int(expired) > 0
     assert int(done) + int(expired) == CALLS
