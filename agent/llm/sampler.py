@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,11 @@ import numpy.typing as npt
 from agent.errors import BadInput
 
 Floats = npt.NDArray[np.float32]
-_FEW = 256
+_FEW = (256, 4096)
 """Sorting the whole vocabulary at every token costs more than a small model's step; so many usually hold the share."""
+
+_COLUMNS = 64
+"""Values of which only the largest counts, where a bound for the best ones is sought."""
 
 _COLD = 1e-6
 """Temperatures below this take the likeliest token; dividing by them would overflow."""
@@ -53,9 +57,20 @@ def likeliest(logs: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64
         return np.argsort(-logs, kind="stable")
     if count == 0:
         return np.empty(0, np.int64)
-    edge = np.partition(logs, -count)[-count]
-    near = np.flatnonzero(logs >= edge)
+    near = np.flatnonzero(logs >= _below(logs, count))
     return np.asarray(near[np.argsort(-logs[near], kind="stable")][:count], np.int64)
+
+
+def _below(values: npt.NDArray[Any], count: int) -> Any:
+    """A bound that at least `count` values reach and few more do: of so many columns the largest value does.
+
+    One pass over the vocabulary; partitioning all of it takes several times as long.
+    """
+    width = len(values) // _COLUMNS
+    if width < count:
+        return np.partition(values, -count)[-count]
+    columns = values[: width * _COLUMNS].reshape(_COLUMNS, width).max(axis=0)
+    return np.partition(columns, -count)[-count]
 
 
 def choose(
@@ -89,11 +104,15 @@ def choose(
 
 def _kept(values: Floats, options: Sampling) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """The tokens that may be drawn and their weights, best first where that matters."""
-    keep = np.arange(len(values))
     if 0 < options.top_k < len(values):
-        keep = np.argpartition(values, -options.top_k)[-options.top_k :]
-    scaled = values[keep].astype(np.float64) / options.temperature
-    chances = np.exp(scaled - scaled.max())
+        keep = likeliest(values, options.top_k)
+        chances = values[keep].astype(np.float64)
+    else:
+        keep = np.arange(len(values))
+        chances = values.astype(np.float64)
+    chances /= options.temperature  # in place: passes over a whole vocabulary are what a token costs here
+    chances -= chances.max()
+    np.exp(chances, out=chances)
     if options.min_p > 0:
         likely = chances >= options.min_p
         keep, chances = keep[likely], chances[likely]
@@ -109,8 +128,9 @@ def _kept(values: Floats, options: Sampling) -> tuple[npt.NDArray[np.int64], npt
 
 def _best_first(chances: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
     """Places of the largest weights in order; only as many as hold the share `top_p`, where those are few."""
-    if top_p < 1.0 and len(chances) > _FEW:
-        best = likeliest(chances, _FEW)
-        if chances[best].sum() >= top_p * chances.sum():
-            return best
+    for few in _FEW:
+        if top_p < 1.0 and len(chances) > few:
+            best = likeliest(chances, few)
+            if chances[best].sum() >= top_p * chances.sum():
+                return best
     return np.asarray(np.argsort(-chances, kind="stable"), np.int64)

@@ -58,6 +58,32 @@ def test_a_large_vocabulary_is_cut_at_the_same_place_as_a_small_one():
     assert max(drawn) < 2500
 
 
+def full_sort(logits, options, random):
+    """The same choice by sorting everything."""
+    scaled = logits.astype(np.float64) / options.temperature
+    order = np.argsort(-scaled, kind="stable")[: options.top_k or None]
+    chances = np.exp(scaled[order] - scaled[order[0]])
+    chances /= chances.sum()
+    order = order[np.cumsum(chances) - chances < options.top_p]
+    if options.top_p == 1 and options.top_k == 0:
+        order = np.sort(order)
+    chances = np.exp(scaled[order] - scaled.max())
+    drawn = np.searchsorted(np.cumsum(chances), random * chances.sum(), side="right")
+    return int(order[min(drawn, len(order) - 1)])
+
+
+@pytest.mark.parametrize(
+    "options", [Sampling(0.8, top_k=40), Sampling(1.0), Sampling(0.7, top_p=0.9), Sampling(1.3, top_p=0.99, top_k=900)]
+)
+@pytest.mark.parametrize("spread", [0.5, 3.0, 6.0])
+def test_a_seed_draws_from_a_large_vocabulary_what_a_full_sort_draws(options, spread):
+    for seed in range(20):
+        logits = (np.random.default_rng(seed).standard_normal(20_011) * spread).astype(np.float32)
+        logits = np.round(logits, 2)  # equal values lie at the cut
+        found = choose(logits, options, (), np.random.default_rng(seed))
+        assert found == full_sort(logits, options, np.random.default_rng(seed).random())
+
+
 def test_repetition_makes_what_was_seen_less_likely():
     logits = np.array([1.0, 0.9, -0.5], np.float32)
     assert choose(logits, Sampling(repetition=2.0), (0,), np.random.default_rng(0)) == 1
@@ -66,7 +92,7 @@ def test_repetition_makes_what_was_seen_less_likely():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40), st.integers(0, 45))
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=300), st.integers(0, 45))
 def test_the_likeliest_are_those_of_a_full_sort(values, count):
     logs = np.asarray(values, np.float64)
     assert likeliest(logs, count).tolist() == np.argsort(-logs, kind="stable")[:count].tolist()
