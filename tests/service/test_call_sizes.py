@@ -66,6 +66,54 @@ def test_a_size_is_expected_to_take_as_long_as_its_slowest_call():
     assert "deadline 3.0 s" in world.accelerator("gpu0").last_fault
 
 
+def test_a_size_timed_a_few_times_is_given_ten_times_the_longest_but_no_less_than_a_call_nobody_knows():
+    world = World()
+    sizes = world.dispatcher.sizes
+    begin(world, 8000, deadline_s=20.0)
+    sizes._times_s["gpu0", "m", 13] = [0.2, 0.7]
+    assert sizes.allowance("gpu0", world.clock.now_s, 0.1).time_s == pytest.approx(7.0)
+    sizes._times_s["gpu0", "m", 13] = [0.2]
+    assert sizes.allowance("gpu0", world.clock.now_s, 0.1).time_s == 5.0
+    sizes._times_s["gpu0", "m", 13] = [9.0]
+    assert sizes.allowance("gpu0", world.clock.now_s, 0.1).time_s == 20.0
+
+
+@pytest.mark.parametrize(("longest_s", "time_s"), [(0.05, 5.0), (0.1, 6.4), (1.0, 20.0), (None, 20.0)])
+def test_a_size_that_nobody_timed_is_given_what_its_square_would_take(longest_s, time_s):
+    world = World()
+    begin(world, 8, deadline_s=20.0)
+    assert world.dispatcher.sizes.allowance("gpu0", world.clock.now_s, longest_s).time_s == pytest.approx(time_s)
+
+
+def stuck(world: World, count: int, lane: str = "gpu0", deadline_s: float = 60.0):
+    """A call that never ends though its request has time left."""
+    future = begin(world, count, lane, deadline_s=deadline_s)
+    world.tick(17.0)
+    return future
+
+
+def test_a_lane_that_hangs_in_a_larger_call_is_ended_in_time_for_another_to_answer_it():
+    world = World()
+    future = stuck(world, 4)
+    assert "larger than any timed there" in world.accelerator("gpu0").last_fault
+    assert (future.result(0).placement, future.result(0).replays) == ("cpu", 1)
+    assert world.infer(x=rows(4)).result(0).placement == "cpu"
+    assert world.dispatcher.sizes._suspects == {}
+
+
+def test_a_size_that_hangs_where_it_is_run_again_is_refused():
+    world = World()
+    world.lane("cpu").hold = True
+    future = stuck(world, 4)
+    assert not future.done()
+    world.lane("cpu").busy_since_s = world.clock.now_s
+    assert world.dispatcher.sizes._hung == {}
+    world.tick(20.0)
+    refusal = world.infer(x=rows(4)).exception(0)
+    assert isinstance(refusal, Overloaded)
+    assert "of this size did not end" in refusal.message
+
+
 def hang(world: World, count: int, lane: str = "gpu0", deadline_s: float = 6.0):
     """A call that never ends; its request is answered at its deadline, as a lane does."""
     future = begin(world, count, lane, deadline_s=deadline_s)

@@ -1,14 +1,16 @@
 """Call sizes: how much larger than planned a request is, and how long a call of that size may take on its lane.
 
 Prediction and p99 are those of the sizes that were asked so far. A larger call of a model with open dimensions is no
-hang because it takes longer: until calls of its size were timed there, it is given its request's own time. One that
-takes longer still costs its lane a restart, and its size is refused for a while.
+hang because it takes longer: until calls of its size were timed there, it is given its request's own time, or what the
+square of its size would take (attention) where that is less, or much more than the few that were timed. One that takes
+longer still costs its lane a restart. A size that hung for all of its request's time, or twice, is refused for a while.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +25,8 @@ REFUSED_S: Final = 60.0
 """A size whose call hung is not tried again so soon, but by a request that has more time than that one had."""
 _KEPT: Final = 64
 """Times kept per lane, model and size."""
+_FEW_FACTOR: Final = 10.0
+"""A call may take so often the longest of too few that were timed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class _Call:
     model: str
     size: int
     given_s: float
+    due_s: float
+    """Its request's deadline."""
     until_s: float
     """Nothing is waited for any more: neither its answer nor its end."""
 
@@ -58,6 +64,8 @@ class CallSizes:
     _calls: dict[int, _Call] = field(default_factory=dict)
     _times_s: dict[tuple[str, str, int], deque[float]] = field(default_factory=dict)
     _hung: dict[tuple[str, int], _Hung] = field(default_factory=dict)
+    _suspects: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Until when a size counts as one that hung once: the lane may have been to blame."""
 
     def scale(self, request: InferenceRequest, model: ModelRoutes, given_s: float, now_s: float) -> float:
         """Elements of a request in units of the planned ones. Raises Overloaded for a size whose call hung."""
@@ -84,7 +92,9 @@ class CallSizes:
         given_s = max(UNPREDICTED_S, job.deadline_s - job.started_s)
         until_s = max(now_s, job.deadline_s) + 2 * given_s
         with self._lock:
-            self._calls[job.ticket] = _Call(lanes, job.request.model, _size(job.scale), given_s, until_s)
+            self._calls[job.ticket] = _Call(
+                lanes, job.request.model, _size(job.scale), given_s, job.deadline_s, until_s
+            )  # fmt: skip
 
     def ended(self, job: Job, execute_s: float | None = None) -> None:
         """The call is over; `execute_s` where it gave an answer."""
@@ -94,11 +104,15 @@ class CallSizes:
             call = self._calls.pop(job.ticket, None)
             if call is None or execute_s is None:
                 return
+            self._suspects.pop((call.model, call.size), None)
             for lane in call.lanes:
                 self._times_s.setdefault((lane, call.model, call.size), deque(maxlen=_KEPT)).append(execute_s)
 
-    def allowance(self, lane: str, now_s: float) -> Allowance:
-        """Of the calls larger than planned that are on a lane or wait for it."""
+    def allowance(self, lane: str, now_s: float, longest_s: float | None = None) -> Allowance:
+        """Of the calls larger than planned that are on a lane or wait for it.
+
+        longest_s: what a call of the planned size may take; None: unknown.
+        """
         if not self._calls:
             return Allowance()
         with self._lock:
@@ -106,17 +120,35 @@ class CallSizes:
             calls = [call for call in self._calls.values() if lane in call.lanes]
             times = [self._times_s.get((lane, call.model, call.size), ()) for call in calls]
         known = [max(t) for t in times if len(t) >= ENOUGH]
-        given = [call.given_s for call, t in zip(calls, times, strict=True) if len(t) < ENOUGH]
+        given = [_given_s(call, t, longest_s) for call, t in zip(calls, times, strict=True) if len(t) < ENOUGH]
         return Allowance(max(given, default=0.0), max(known, default=None), bool(given))
 
     def hung(self, lane: str, now_s: float) -> None:
-        """The lane is ended for a call that nobody had timed: the first of those that were sent there."""
+        """The lane is ended for a call that nobody had timed: the first of those that were sent there.
+
+        Where its request still has time it is run elsewhere, which tells whether its size was to blame.
+        """
         with self._lock:
             for ticket, call in self._calls.items():
                 if lane in call.lanes and len(self._times_s.get((lane, call.model, call.size), ())) < ENOUGH:
-                    self._hung[call.model, call.size] = _Hung(now_s + REFUSED_S, call.given_s)
+                    key = (call.model, call.size)
+                    again = now_s < self._suspects.get(key, now_s)
+                    if again or now_s >= call.due_s:
+                        self._hung[key] = _Hung(now_s + REFUSED_S, call.given_s)
+                    self._suspects[key] = now_s + REFUSED_S
                     del self._calls[ticket]
                     return
+
+
+def _given_s(call: _Call, times_s: Collection[float], longest_s: float | None) -> float:
+    """Time for a call of a size that was timed too seldom: never more than its request's own."""
+    if times_s:
+        bound_s = _FEW_FACTOR * max(times_s)
+    elif longest_s is not None:
+        bound_s = longest_s * 4.0**call.size
+    else:
+        return call.given_s
+    return min(call.given_s, max(UNPREDICTED_S, bound_s))
 
 
 def _size(scale: float) -> int:

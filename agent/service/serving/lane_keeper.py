@@ -275,7 +275,8 @@ class LaneKeeper:
             return f"did not start within {STARTUP_TIMEOUT_S:g} s" if waited_s > STARTUP_TIMEOUT_S else None
         busy_since_s = self.vitals.busy_since_s
         starved_s = self._waits.starved_s(busy_since_s, self.vitals.waited_s)
-        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s)
+        longest_s = fault_detector.hang_deadline_s(self._expected_s(predicted_s), limits, starved_s is not None)
+        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s, longest_s)
         expected_s = max((s for s in (predicted_s, allowance.expected_s) if s is not None), default=None)
         signs = fault_detector.LaneSigns(
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
