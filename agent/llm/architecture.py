@@ -67,6 +67,7 @@ class Decoder:
         return self.layers * 2 * self.kv_heads * self.head_size * 4
 
 
+_FACTOR, _FIRST_FACTOR = "rope.scaling.factor", "rope.scale_linear"
 # Far beyond what any model was trained with, near enough that every angle stays a number.
 _BASES = (2.0, 1e15)
 _DIVISORS = (1e-6, 1e6)
@@ -152,7 +153,19 @@ def _windows(keys: _Keys, family: Family, layers: int) -> tuple[int, ...]:
     window = int(keys.number("attention.sliding_window"))
     if family.local_period == 0:
         return (window if keys.architecture in {"mistral", "llama"} else 0,) * layers
-    return tuple(0 if (layer + 1) % family.local_period == 0 else window for layer in range(layers))
+    return tuple(window if local else 0 for local in _local(keys, family, layers))
+
+
+def _local(keys: _Keys, family: Family, layers: int) -> list[bool]:
+    """Which layers see a window only: as the file says, a period or one truth a layer, else as the family does."""
+    name = "attention.sliding_window_pattern"
+    listed = keys.metadata.get(f"{keys.architecture}.{name}")
+    if isinstance(listed, list):
+        if len(listed) != layers or not all(isinstance(local, bool | int) for local in listed):
+            raise BadInput(f"{keys.source}: metadata key {keys.architecture}.{name} needs {layers} truths")
+        return [bool(local) for local in listed]
+    period = keys.count(name, family.local_period)
+    return [bool((layer + 1) % period) for layer in range(layers)]
 
 
 def _bases(keys: _Keys, windows: tuple[int, ...]) -> tuple[float, ...]:
@@ -164,10 +177,21 @@ def _bases(keys: _Keys, windows: tuple[int, ...]) -> tuple[float, ...]:
 
 
 def _scaling(keys: _Keys) -> str:
-    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none") or "none"
+    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type") or _unnamed_scaling(keys)
     if kind not in ("none", "linear", "yarn"):
         raise BadInput(f"{keys.source}: rotary scaling {kind!r} is not supported; known are none, linear and yarn")
     return str(kind)
+
+
+def _unnamed_scaling(keys: _Keys) -> str:
+    """Without a type a factor means the linear one, as llama.cpp reads it."""
+    return "linear" if keys.number(_factor_key(keys), 0.0) else "none"
+
+
+def _factor_key(keys: _Keys) -> str:
+    """Where a linear factor stands: in such files perhaps under the name that it had first."""
+    names = (_FACTOR, _FIRST_FACTOR)
+    return next((key for key in names if f"{keys.architecture}.{key}" in keys.metadata), _FACTOR)
 
 
 def _divisor(keys: _Keys, window: int) -> float:
@@ -175,7 +199,7 @@ def _divisor(keys: _Keys, window: int) -> float:
     if _scaling(keys) != "linear":
         return 1.0
     local = bool(window) and keys.architecture == "gemma3"
-    return 1.0 if local else keys.within("rope.scaling.factor", _DIVISORS)
+    return 1.0 if local else keys.within(_factor_key(keys), _DIVISORS)
 
 
 def _yarn(keys: _Keys) -> Yarn | None:

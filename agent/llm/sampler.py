@@ -51,7 +51,7 @@ def log_probabilities(logits: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(wide - np.log(np.exp(wide).sum()), np.float64)
 
 
-def likeliest(logs: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+def likeliest(logs: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.int64]:
     """The `count` most probable tokens, best first; of equals the lower number first."""
     if count >= len(logs):
         return np.argsort(-logs, kind="stable")

@@ -104,6 +104,50 @@ def test_a_linear_scaling_divides_by_a_number_above_0(value):
         read_decoder(METADATA | change, 259, "m.gguf")
 
 
+@pytest.mark.parametrize(
+    ("change", "divisor"),
+    [
+        ({}, 1.0),
+        ({"rope.scaling.factor": 4.0}, 4.0),
+        ({"rope.scale_linear": 4.0}, 4.0),
+        ({"rope.scaling.type": "linear", "rope.scale_linear": 4.0}, 4.0),
+        ({"rope.scale_linear": 2.0, "rope.scaling.factor": 4.0}, 4.0),
+        ({"rope.scaling.factor": 0.0}, 1.0),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, 1.0),
+    ],
+)
+def test_a_factor_without_a_type_is_the_linear_one_of_old_files(change, divisor):
+    plain = {key: value for key, value in METADATA.items() if "scaling" not in key}
+    decoder = read_decoder(plain | {f"llama.{key}": value for key, value in change.items()}, 259, "m.gguf")
+    assert set(decoder.rope_divisors) == {divisor}
+    assert decoder.yarn is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "windows"),
+    [
+        (None, (8, 8, 8, 8, 8, 0, 8)),
+        (3, (8, 8, 0, 8, 8, 0, 8)),
+        ([True, False, False, True, True, True, False], (8, 0, 0, 8, 8, 8, 0)),
+    ],
+)
+def test_a_file_says_which_layers_see_a_window_only(pattern, windows):
+    named = {key.replace("llama.", "gemma3."): value for key, value in METADATA.items() if "scaling" not in key}
+    metadata = named | {"general.architecture": "gemma3", "gemma3.block_count": 7, "gemma3.attention.sliding_window": 8}
+    if pattern is not None:
+        metadata["gemma3.attention.sliding_window_pattern"] = pattern
+    assert read_decoder(metadata, 259, "m.gguf").windows == windows
+
+
+@pytest.mark.parametrize("pattern", [0, -1, "six", [True] * 6, [True] * 6 + ["no"]])
+def test_a_pattern_of_windows_that_fits_no_layers_is_refused_by_its_key(pattern):
+    named = {key.replace("llama.", "gemma3."): value for key, value in METADATA.items() if "scaling" not in key}
+    metadata = named | {"general.architecture": "gemma3", "gemma3.block_count": 7, "gemma3.attention.sliding_window": 8,
+                        "gemma3.attention.sliding_window_pattern": pattern}  # fmt: skip
+    with pytest.raises(BadInput, match=r"^m\.gguf: metadata key gemma3\.attention\.sliding_window_pattern [^\n]*$"):
+        read_decoder(metadata, 259, "m.gguf")
+
+
 ANY = st.one_of(st.floats(), st.floats(1e-3, 1e6), st.sampled_from([1.0, 2.0, 1e6, 1e15]))
 
 
