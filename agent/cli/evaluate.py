@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import evaluate_live
 from agent.cli.evaluation_tables import print_evaluation, print_perplexity
 from agent.errors import BadInput, QeilError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FILES = ("gsm8k", "arc")
 GENERATED = ("arithmetic", "logic", "choice", "sums", "additions")
 DEFAULT_SAMPLES = 16
+MAX_PARALLEL = 64
 DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-majority"
 
 
@@ -31,6 +33,8 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-major
 @click.option("--dataset", type=click.Choice([*FILES, "wikitext", *GENERATED]), help="what to ask")
 @click.option("--data", type=click.Path(path_type=Path), help="the data set's own file, for gsm8k, arc and wikitext")
 @click.option("--model", help="as the server names it, or a folder made by `qeil models import`")
+@click.option("--ca", type=click.Path(path_type=Path), help="PEM file of the authority that signed the server's "
+              "certificate [env var: QEIL_CA]")  # fmt: skip
 @click.option("--url", help="an OpenAI-compatible server; left out: the folder runs in this process")
 @click.option("--mode", help="of a folder: exact (default) or fast")
 @click.option("--questions", type=click.IntRange(1, 1_000_000), help="at most so many [default: all, generated: 200]")
@@ -47,6 +51,10 @@ DEFAULT_COMPARED = "greedy,majority,beta,beta-matched,doubling,csvet,csvet-major
               help="the same in samples: what so many of them cost")  # fmt: skip
 @click.option("--price-usd", type=click.FloatRange(0, min_open=True), help="price of the board, for PPP")
 @click.option("--compare", default=DEFAULT_COMPARED, show_default=True, help="strategies, with commas")
+@click.option("--parallel", type=click.IntRange(1, MAX_PARALLEL), default=1, show_default=True,
+              help="questions in flight at a server, so that their samples share its batches")  # fmt: skip
+@click.option("--live", metavar="STRATEGIES",
+              help="instead of a pool: an agent answers every question by each of these, with commas")  # fmt: skip
 @click.option("--verify", is_flag=True, help="also ask checks about the answers, for the cascade of checks (EAC)")
 @click.option("--verifier", help="program that is the dear check: JSON on stdin, exit status 0 right, 1 wrong")
 @click.option("--verifier-j", type=click.FloatRange(0), default=20.0, show_default=True,
@@ -71,11 +79,13 @@ def evaluate_command(**options: Any) -> None:
         return
     options["samples"] = options["samples"] or DEFAULT_SAMPLES
     _refuse_contradictions(options)
-    endpoint = _asked(options)
+    endpoints = [_asked(options) for _ in range(options["parallel"])]
     try:
-        document = _perplexity(endpoint, options) if options["dataset"] == "wikitext" else _questions(endpoint, options)
+        wikitext = options["dataset"] == "wikitext"
+        document = _perplexity(endpoints[0], options) if wikitext else _questions(endpoints, options)
     finally:
-        endpoint.close()
+        for endpoint in endpoints:
+            endpoint.close()
     _shown(document, options)
 
 
@@ -99,6 +109,7 @@ def _refuse_misplaced(options: dict[str, Any]) -> None:
         raise BadInput("--report and --verify are of questions; wikitext has one figure, which is printed (--json)")
     if options["url"] is not None and options["mode"] is not None:
         raise BadInput("--mode is of a folder; a server runs its models in modes of its own, so --url takes none")
+    evaluate_live.refuse_misplaced(options)
     if options["verifier"] is not None:
         from agent.evaluation.questions.checks import Program
 
@@ -108,6 +119,9 @@ def _refuse_misplaced(options: dict[str, Any]) -> None:
 def _shown(document: dict[str, Any], options: dict[str, Any]) -> None:
     if options["as_json"]:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    if "live" in document:
+        evaluate_live.print_live(document)
         return
     if options["dataset"] == "wikitext":
         print_perplexity(document)
@@ -121,9 +135,11 @@ def _asked(options: dict[str, Any]) -> Any:
     """What the questions are put to."""
     limits = options["max_tokens"], options["temperature"]
     if options["url"] is not None:
+        from agent.cli.agent_connection import of_server
         from agent.evaluation.questions.endpoint import Endpoint
 
-        return Endpoint(options["url"], options["model"], *limits, os.environ.get("QEIL_API_KEY"))
+        reach, context = of_server(options["url"], options["ca"])
+        return Endpoint(options["url"], options["model"], *limits, reach.api_key, context)
     from agent.evaluation.questions.decoder import Decoder
 
     path = Path(options["model"])
@@ -132,12 +148,12 @@ def _asked(options: dict[str, Any]) -> Any:
     return Decoder(path, *limits, os.cpu_count() or 1, options["mode"])
 
 
-def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _questions(endpoints: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     from agent.evaluation.questions import document
     from agent.evaluation.questions.journal import Journal
     from agent.evaluation.questions.running import run
 
-    document.strategies(
+    strategies = document.strategies(
         _names(options), options["samples"], options["alpha"], _worth(options), ()
     )  # refused before the work
     questions = _load(options)
@@ -148,15 +164,17 @@ def _questions(endpoint: Any, options: dict[str, Any]) -> dict[str, Any]:
     if options["ask"] != "steps":
         header["ask"] = options["ask"]  # left out otherwise: runs from before the option go on
     header |= {"questions_sha256": questions.digest(), **_where(options)}
+    if options["live"] is not None:
+        return evaluate_live.asked_live(questions, endpoints, strategies, header, options, _Progress)
     journal = Journal(options["out"], header)
     try:
         _told_of(journal.header, options["out"])
         with _Progress() as progressed:
-            failed = run(questions, endpoint, journal, options["samples"], options["seed"], progressed, options["ask"])
+            failed = run(questions, endpoints, journal, options["samples"], options["seed"], progressed, options["ask"])
         questions = _without(questions, failed)
         results = document.answered(questions, journal, options["samples"])
         if options["verify"]:
-            _check(questions, endpoint, journal, options)
+            _check(questions, endpoints[0], journal, options)
     finally:
         journal.close()
     return _compared(questions, results, journal, options, options["out"])
@@ -251,7 +269,7 @@ def _worth(options: dict[str, Any]) -> Worth | None:
 
 
 def _names(options: dict[str, Any]) -> list[str]:
-    return [name.strip() for name in options["compare"].split(",") if name.strip()]
+    return [name.strip() for name in (options["live"] or options["compare"]).split(",") if name.strip()]
 
 
 def _replayed(options: dict[str, Any]) -> dict[str, Any]:
@@ -260,9 +278,13 @@ def _replayed(options: dict[str, Any]) -> dict[str, Any]:
     from agent.evaluation.questions.journal import recorded
     from agent.evaluation.questions.question import Questions
 
-    for name in ("dataset", "model", "url", "out", "verify"):
+    for name in ("dataset", "model", "url", "out", "verify", "live"):
         if options[name]:
             raise BadInput(f"--replay asks nothing, so --{name} does not go with it")
+    if evaluate_live.is_live(options["replay"]):
+        return evaluate_live.replayed_live(
+            options["replay"], lambda header: _load({**options, **_source(header, options["data"])})
+        )
     drawn = recorded(options["replay"])
     options = {**options, **_source(drawn.header, options["data"])}
     asked = _load(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +38,26 @@ class Drawn:
     mean_logprob: float | None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What an agent answered by a strategy. text None: no answer. Tokens and joules are those of all samples."""
+
+    text: str | None
+    samples: int
+    tokens: int
+    seconds: float
+    joules: float | None
+    provenance: str
+    reason: str
+    certified: bool
+
+
 class Endpoint:
     """One connection to BASE/v1; not for several threads. `model` as the server names it."""
 
-    def __init__(self, base_url: str, model: str, max_tokens: int, temperature: float, api_key: str | None = None):
+    def __init__(self, base_url: str, model: str, max_tokens: int, temperature: float, api_key: str | None = None,
+                 context: ssl.SSLContext | None = None) -> None:  # fmt: skip
+        """`context`: whose certificates are trusted; None: the system's authorities."""
         parts = urlsplit(base_url if "//" in base_url else f"//{base_url}")
         try:
             port = parts.port
@@ -48,8 +65,9 @@ class Endpoint:
             raise BadInput(f"{base_url}: {error}") from error
         if parts.scheme not in {"", "http", "https"} or not parts.hostname:
             raise BadInput(f"{base_url}: expected http://HOST[:PORT]")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
+        self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=TIMEOUT_S)
+        if parts.scheme == "https":
+            self._connection = http.client.HTTPSConnection(parts.hostname, port, timeout=TIMEOUT_S, context=context)
         path = parts.path.rstrip("/")
         self._path = path if path.endswith("/v1") else f"{path}/v1"
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -91,6 +109,28 @@ class Endpoint:
             Drawn(text, n, took_s / count, None if joules is None else joules / count, provenance, _logprob(choice))
             for text, n, choice in zip(texts, tokens, choices, strict=True)
         ]
+
+    def answer(self, prompt: str, seed: int, plan: dict[str, Any]) -> Answer:
+        """The answer that an agent finds by its block `qeil`, from samples that it draws itself. Raises as `sample`."""
+        body = {
+            "model": self.model, "messages": [{"role": "user", "content": prompt}], "seed": seed, "qeil": plan,
+            "max_tokens": self._max_tokens, "temperature": self._temperature,
+        }  # fmt: skip
+        started_s = time.monotonic()
+        data = self._post("/chat/completions", body)
+        took_s = time.monotonic() - started_s
+        said, usage = _object(data, "qeil"), _object(data, "usage")
+        samples, choices = said.get("samples_used"), _list(data, "choices")
+        if not isinstance(samples, int) or len(choices) != 1:
+            raise OddAnswer("the server tells nothing of repeated samples: strategies are asked live of an agent only")
+        energy = _object(usage, "energy")
+        joules, total = _known(energy.get("energy_j")), _known(usage.get("completion_tokens"))
+        provenance = energy.get("provenance")
+        return Answer(
+            _text(choices[0]) if said.get("answer") is not None else None, samples, round(total or 0), took_s, joules,
+            str(provenance) if joules is not None and provenance in PROVENANCES else "unknown",
+            str(said.get("stop_reason")), _object(said, "guarantee").get("certified") is True,
+        )  # fmt: skip
 
     def logprobs(self, text: str) -> list[float]:
         """Log-probabilities of the tokens of a text, the first left out, by completions that echo their prompt.

@@ -9,6 +9,7 @@ import fcntl
 import gzip
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -159,6 +160,8 @@ class Journal(Samples):
     def __init__(self, folder: Path, header: dict[str, Any]) -> None:
         super().__init__()
         self._path = folder / FILE
+        self._adding = threading.Lock()
+        """Questions may be drawn side by side."""
         self._file = opened(self._path)
         try:
             self._load(header)
@@ -171,8 +174,9 @@ class Journal(Samples):
 
     def add(self, question: str, drawn: list[Drawn], greedy: bool = False) -> None:
         """Keep a batch: on disk when this returns. Raises StorageError."""
-        self._write({"question": question, "greedy": greedy, "samples": [asdict(d) for d in drawn]})
-        self._keep(question, drawn, greedy)
+        with self._adding:
+            self._write({"question": question, "greedy": greedy, "samples": [asdict(d) for d in drawn]})
+            self._keep(question, drawn, greedy)
 
     def close(self) -> None:
         """Close the file."""

@@ -43,6 +43,25 @@ class Batch(_Line):
         return [Drawn(s.text, s.tokens, s.seconds, s.joules, s.provenance, s.mean_logprob) for s in self.samples]
 
 
+class _Answer(_Line):
+    text: str | None
+    samples: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    joules: float | None = Field(ge=0)
+    provenance: EnergyProvenance
+    reason: str
+    certified: bool
+
+
+class Answered(_Line):
+    """What a strategy answered a question live."""
+
+    strategy: str
+    question: str
+    answer: _Answer
+
+
 class Checked(_Line):
     """The verdict of one check on one answer."""
 

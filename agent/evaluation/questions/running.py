@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from agent.errors import QeilError
+from agent.evaluation.questions import abreast
 from agent.evaluation.questions.endpoint import Drawn, OddAnswer
 from agent.evaluation.questions.journal import Journal
 from agent.evaluation.questions.question import Ask, Question, Questions
@@ -30,7 +32,7 @@ Progressed = Callable[[int, int], None]
 
 def run(
     questions: Questions,
-    sampler: Sampler,
+    samplers: Sequence[Sampler],
     journal: Journal,
     samples: int,
     seed: int,
@@ -38,6 +40,8 @@ def run(
     ask: Ask = "steps",
 ) -> dict[str, str]:
     """Draw a greedy answer and `samples` samples of every question that the journal does not hold yet.
+
+    As many questions are in flight as there are samplers; the batches of one come one after the other.
 
     Returns the questions that failed, each with why: the server's answer was none of the protocol. They are asked
     again when the run is resumed. Raises QeilError after MAX_FAILED of them in a row, and where the server is gone.
@@ -48,20 +52,38 @@ def run(
     total = len(questions.questions) * (samples + 1)
     done = sum(min(samples, len(journal.samples(q.id))) + (q.id in journal.greedy) for q in questions.questions)
     progressed(done, total)
-    failed: dict[str, str] = {}
-    row = 0
-    for question in questions.questions:
-        row += 1
+    failed = Failures()
+    counting = threading.Lock()
+
+    def draw(sampler: Sampler, question: Question) -> None:
+        nonlocal done
+        refused = None
         for size, why in _drawn(question, sampler, journal, samples, seed, ask):
-            done += size
-            progressed(done, total)
-            if why is not None:
-                failed[question.id] = why
-        if question.id not in failed:
-            row = 0
-        if row == MAX_FAILED:
-            raise QeilError(f"{row} questions in a row failed, the last one because {failed[question.id]}")
-    return failed
+            refused = why
+            with counting:
+                done += size
+                progressed(done, total)
+        with counting:
+            failed.note(question, refused)
+
+    abreast.each(questions.questions, samplers, draw)
+    return failed.why
+
+
+class Failures:
+    """Questions whose answers were none of the protocol."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, str] = {}
+        self._row = 0
+
+    def note(self, question: Question, why: str | None) -> None:
+        """A question is done, None: well. Raises QeilError for the MAX_FAILED-th in a row that failed."""
+        self._row = 0 if why is None else self._row + 1
+        if why is not None:
+            self.why[question.id] = why
+        if self._row == MAX_FAILED:
+            raise QeilError(f"{self._row} questions in a row failed, the last one because {why}")
 
 
 def _drawn(
