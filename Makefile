@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+WHOLE  := --data-file=.coverage-whole
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,11 @@ demo: $(VENV)/.demo   ## detect, calibrate, serve real models, kill a lane under
 	$(BIN)/python -m agent.cli.main demo
 
 test: $(VENV)/.dev    ## everything the project promises, in random order, warnings as errors
-	$(BIN)/python -m pytest --cov=agent --cov-branch --cov-report= -q
-	$(BIN)/python -m coverage combine --quiet --append 2>/dev/null || true
-	$(BIN)/python -m coverage report --skip-covered --skip-empty --fail-under=85
-	$(BIN)/python -m coverage report --include='agent/physics/*,agent/control/*' --skip-covered --fail-under=100
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m tests.whole_coverage
+	$(BIN)/python -m coverage report $(WHOLE) --skip-covered --skip-empty --fail-under=85
+	$(BIN)/python -m coverage report $(WHOLE) --include='agent/physics/*,agent/control/*' --skip-covered --fail-under=100
 
 test-matrix:     ## the runtimes' tests with the newest runtimes and with the old builds that boards ship
 	PYTHON=$(PYTHON) .ci/matrix
@@ -58,5 +60,5 @@ docs: $(VENV)/.dev    ## the references and pictures of docs/, from the code
 	$(BIN)/python docs/pictures/draw.py
 
 clean:           ## remove what the targets made
-	rm -rf $(VENV) .venv-matrix .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-matrix .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
