@@ -23,7 +23,22 @@ class Server(ThreadingHTTPServer):
         self.skill, self.delay_s, self.energy = skill, delay_s, energy
         self.refuse: list[int] = []
         self.requests: list[dict] = []
+        self.live = True
+        """Whether it knows the block `qeil`."""
+        self.side_by_side = self.most_side_by_side = 0
+        self._counting = threading.Lock()
         self.logprobs_of_prompts = True
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        with self._counting:
+            self.side_by_side += 1
+            self.most_side_by_side = max(self.most_side_by_side, self.side_by_side)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.side_by_side -= 1
 
     @property
     def url(self) -> str:
@@ -50,9 +65,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(body)
-        time.sleep(self.server.delay_s)
+        with self.server.under_way():
+            time.sleep(self.server.delay_s)
+            self._reply(body)
+
+    def _reply(self, body: dict) -> None:
         if self.server.refuse:
             self._answer(self.server.refuse.pop(0), {"error": {"message": "busy"}})
+        elif self.path == "/v1/chat/completions" and "qeil" in body and self.server.live:
+            self._answer(200, self._live(body))
         elif self.path == "/v1/chat/completions":
             self._answer(200, self._chat(body))
         elif self.path == "/v1/completions":
@@ -62,7 +83,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {"error": {"message": f"no {self.path}"}})
 
+    def _live(self, body: dict) -> dict:
+        """An answer of repeated samples: csvet takes a quarter of them, and both say the same of a question."""
+        prompt, plan = body["messages"][0]["content"], body["qeil"]
+        rng = Random(hashlib.sha256(f"{prompt}{body['seed']}".encode()).digest())
+        right = rng.random() < self.server.skill
+        samples = plan["max_samples"] // (4 if plan["strategy"] == "csvet" else 1)
+        answer = None if rng.random() < 0.1 else str(_solve(prompt) if right else 77)
+        said = {"samples_used": samples, "answer": answer, "stop_reason": "samples", "guarantee": {"certified": right}}
+        usage: dict = {"completion_tokens": 5 * samples}
+        if self.server.energy:
+            usage["energy"] = {"energy_j": 1.0 + 0.5 * samples, "provenance": "modelled"}
+        return {"choices": [{"message": {"content": f"#### {answer}"}}], "usage": usage, "qeil": said}
+
     def _chat(self, body: dict) -> dict:
+        body = {"n": 1} | body
         prompt = body["messages"][0]["content"]
         if prompt.endswith("Say only yes or no."):
             return self._judged(prompt)
