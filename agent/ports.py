@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy.typing as npt
 
 from agent.schema.device import Runtime
+from agent.schema.metric import Metric
 from agent.schema.snapshot import AgentSnapshot, EnergyProvenance
 from agent.schema.text import AnswerScores, AnswerTold, SamplingPlan, TextEvent, TextModel, TextRequest
 from agent.schema.workload import TensorSpec
@@ -89,7 +90,7 @@ class LoadSpec:
 
     model: str
     path: Path
-    format: Literal["onnx", "tflite"]
+    format: str
     runtime: Runtime
     threads: int
     simulation: Simulation | None = None
@@ -363,16 +364,6 @@ class InferenceService(Protocol):
     def metrics(self) -> tuple[Metric, ...]:
         """All metrics, for Prometheus."""
         ...
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric family in Prometheus terms; each sample is (labels, value)."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    help: str
-    samples: tuple[tuple[dict[str, str], float], ...]
 
 
 # ---------------------------------------------------------------------------------------------- telemetry

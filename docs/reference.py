@@ -18,6 +18,7 @@ import click
 from agent.api.access import Gate
 from agent.api.app import EdgeApp
 from agent.cli.main import cli
+from agent.fleet.metrics import COUNTED, name_of
 from agent.schema.settings import HttpSettings
 
 HERE = Path(__file__).resolve().parent
@@ -74,10 +75,12 @@ async def _routes() -> list[tuple[str, str, str]]:
             for route in app.routes]  # fmt: skip
 
 
-def metrics() -> list[tuple[str, str, str]]:
-    """(name, kind, help) of every metric that is made somewhere with its name written out."""
-    found = set()
+def metrics(fleet: bool) -> list[tuple[str, str, str]]:
+    """(name, kind, help) of every metric of a controller or of a board that is made with its name written out."""
+    found = {(name_of(name), "counter", text) for name, text in COUNTED.items()} if fleet else set()
     for path in sorted(AGENT.rglob("*.py")):
+        if (path.parent.name == "fleet") != fleet:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Metric":
                 texts = [a.value for a in node.args[:3] if isinstance(a, ast.Constant)]
@@ -87,9 +90,11 @@ def metrics() -> list[tuple[str, str, str]]:
 
 
 def http_reference() -> str:
-    """All paths and metrics of a board's agent."""
+    """All paths and metrics of a board's agent, and the metrics of a fleet's controller."""
     rows = "".join(f"| {methods} | `{path}` | {text} |\n" for methods, path, text in asyncio.run(_routes()))
-    names = "".join(f"| `{name}` | {kind} | {text} |\n" for name, kind, text in metrics())
+    board, fleet = (
+        "".join(f"| `{name}` | {kind} | {text} |\n" for name, kind, text in metrics(fleet)) for fleet in (False, True)
+    )
     return (
         "# HTTP of a board\n\nWritten from the code by `python docs/reference.py`. `/v2` is the Open Inference "
         "Protocol, `/v1` what OpenAI's clients speak. A fleet's controller describes itself: `/v1/openapi.json`.\n\n"
@@ -97,8 +102,11 @@ def http_reference() -> str:
         "Errors are JSON with `error` and `code` (below `/v1` in OpenAI's form): 400 and 422 for the request, 401 "
         "without the key, 404, 405, 408, 413 beyond a bound, 503 with `Retry-After` where there is no room, 504 after the "
         "deadline.\n\n"
-        f"## Metrics\n\n`/metrics`, for Prometheus; SI units; what nobody knows has no sample.\n\n"
-        f"| name | kind | what it counts |\n|---|---|---|\n{names}"
+        "## Metrics\n\n`/metrics`, for Prometheus; SI units; what nobody knows has no sample. A histogram's lines are "
+        "named NAME`_bucket`, NAME`_sum` and NAME`_count`.\n\n"
+        f"| name | kind | what it counts |\n|---|---|---|\n{board}\n"
+        "## Metrics of a fleet's controller\n\n`/metrics` of `qeil fleet controller`.\n\n"
+        f"| name | kind | what it counts |\n|---|---|---|\n{fleet}"
     )
 
 

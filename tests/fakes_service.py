@@ -11,7 +11,8 @@ import numpy as np
 
 from agent.control import input_guard
 from agent.errors import BadInput, DeadlineExceeded, NotFound, QeilError
-from agent.ports import InferenceAnswer, InferenceRequest, Metric, ModelMetadata, RequestLimits, Tensor
+from agent.ports import InferenceAnswer, InferenceRequest, ModelMetadata, RequestLimits, Tensor
+from agent.schema.metric import Metric
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus
 from agent.schema.workload import TensorSpec
 

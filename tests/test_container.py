@@ -1,8 +1,10 @@
-"""The container recipe and its compose file, read as text: no container engine is needed to see that they agree."""
+"""The container recipe and its compose file under their linters, and that they agree: no container engine is needed."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,42 @@ from agent.storage.yaml_files import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy" / "container"
-KNOWN = {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "VOLUME", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT",
-         "CMD"}  # fmt: skip
+COMPOSE_SCHEMA = ("--builtin-schema", "vendor.compose-spec")
+
+
+def lint(program: str, *words: str | Path) -> subprocess.CompletedProcess:
+    """A linter of the development environment."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *map(str, words)], capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+
+
+def test_hadolint_has_nothing_to_say_of_the_recipe():
+    done = lint("hadolint", "--failure-threshold", "style", FOLDER / "Containerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "rule"),
+    [("USER 990", "USER root", "DL3002"), ("WORKDIR /src", "RUN cd /src", "DL3003"), ("VOLUME", "VOLUMES", "missing"),
+     ("CMD [", "CMD run [", "DL3025"), ("python:3.11-slim-bookworm AS", "python AS", "DL3006")],
+)  # fmt: skip
+def test_hadolint_finds_what_is_planted(tmp_path, line, instead, rule):
+    broken = tmp_path / "Containerfile"
+    text = (FOLDER / "Containerfile").read_text()
+    broken.write_text(text.replace(f"\n{line}", f"\n{instead}") if f"\n{line}" in text else text.replace(line, instead))
+    done = lint("hadolint", "--failure-threshold", "style", broken)
+    assert done.returncode != 0
+    assert rule in done.stdout + done.stderr
+
+
+def test_the_compose_file_keeps_the_schema_of_the_compose_specification(tmp_path):
+    done = lint("check-jsonschema", *COMPOSE_SCHEMA, FOLDER / "compose.yaml")
+    assert done.returncode == 0, done.stdout
+    broken = tmp_path / "compose.yaml"
+    broken.write_text((FOLDER / "compose.yaml").read_text().replace("read_only: true", "read_only: [true]"))
+    assert lint("check-jsonschema", *COMPOSE_SCHEMA, broken).returncode == 1
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +69,7 @@ def values(recipe, instruction):
     return [value for name, value in recipe if name == instruction]
 
 
-def test_the_recipe_holds_only_known_instructions_and_pins_its_base(recipe):
-    assert {name for name, _ in recipe} <= KNOWN
+def test_the_recipe_pins_its_base(recipe):
     for base in values(recipe, "FROM"):
         assert re.match(r"[\w./-]+:[\w.-]+( AS \w+)?$", base)
         assert "latest" not in base
@@ -53,7 +88,8 @@ def test_everything_that_is_copied_is_in_the_checkout_and_not_ignored(recipe):
 
 def test_it_does_not_run_as_root_and_starts_a_command_that_exists(recipe):
     names = [name for name, _ in recipe]
-    assert values(recipe, "USER") == ["qeil"]
+    assert values(recipe, "USER") == ["990"]
+    assert any("useradd" in run and "--uid 990" in run for run in values(recipe, "RUN"))
     assert names.index("USER") < names.index("ENTRYPOINT")
     command = yaml.safe_load(values(recipe, "CMD")[0])
     assert command[0] in COMMANDS

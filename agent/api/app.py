@@ -22,7 +22,8 @@ from agent.api.infer import InferEndpoint
 from agent.api.openai import OpenAi
 from agent.api.status import EventStream, StatusPages
 from agent.errors import NotFound, QeilError
-from agent.ports import InferenceService, Metric, TextService
+from agent.ports import InferenceService, TextService
+from agent.schema.metric import Metric
 from agent.schema.settings import HttpSettings
 
 _log = structlog.get_logger("http")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from agent.ports import Metric
+from agent.schema.metric import Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,9 +20,7 @@ def render(metrics: Iterable[Metric]) -> bytes:
     for name, parts in families.items():
         lines.append(f"# HELP {name} {_escape_help(parts[0].help)}")
         lines.append(f"# TYPE {name} {parts[0].kind}")
-        lines += [
-            f"{name}{_labels(labels)} {_number(value)}" for part in parts for labels, value in part.samples
-        ]  # fmt: skip
+        lines += [f"{row}{_labels(labels)} {_number(value)}" for part in parts for row, labels, value in part.rows()]
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from agent.api import prometheus, reply
 from agent.errors import Overloaded
-from agent.ports import InferenceService, Metric
+from agent.ports import InferenceService
+from agent.schema.metric import Metric
 from agent.schema.snapshot import AgentSnapshot
 
 EVENT_PERIOD_S: Final = 1.0

@@ -17,10 +17,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from agent.backends.head_start import environment, start_probe
+from agent.runtimes import registry
+from agent.runtimes.entry import resolve
+from agent.runtimes.shipped import SHIPPED
 
 PLUGIN_PREFIX: Final = "onnxruntime_ep_"
 """Plugin providers are packages of this name with `get_library_path()` and `get_ep_names()`."""
@@ -53,8 +56,14 @@ class RuntimeInventory:
     litert: str | None = None
     litert_module: str | None = None
     delegates: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Version of each backend that was added and that is here, by its name."""
     notes: tuple[str, ...] = ()
     """What is absent or failed, one sentence each."""
+
+    def version(self, backend: str) -> str | None:
+        """Of the runtime of a backend; None where it is not here."""
+        return {"onnx": self.onnxruntime, "litert": self.litert}.get(backend) or self.others.get(backend)
 
 
 def probe_runtimes(timeout_s: float) -> RuntimeInventory:
@@ -110,7 +119,8 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
     return RuntimeInventory(
         onnxruntime=found["onnxruntime"], providers=tuple(found["providers"]),
         devices=tuple(EpDevice(**device) for device in devices), plugins=tuple(plugins), litert=found["litert"],
-        litert_module=found["litert_module"], delegates=tuple(found["delegates"]), notes=tuple(notes),
+        litert_module=found["litert_module"], delegates=tuple(found["delegates"]), others=found["others"],
+        notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -152,6 +162,7 @@ def look() -> dict[str, Any]:
     found["onnxruntime"] = _look_at_onnxruntime(found, notes)
     found["litert"], found["litert_module"] = _look_at_litert(notes)
     found["delegates"] = ["XNNPACK"] if found["litert"] else []
+    found["others"] = _look_at_others(notes)
     return found
 
 
@@ -204,6 +215,21 @@ def _look_at_litert(notes: list[str]) -> tuple[str | None, str | None]:
         problems.append(problem)
     notes.append(f"LiteRT is not usable: {'; '.join(problems)}")
     return None, None
+
+
+def _look_at_others(notes: list[str]) -> dict[str, str]:
+    """Version of each backend that was added: its own code says, and may fail as it likes."""
+    notes += registry.problems()
+    found: dict[str, str] = {}
+    for backend in registry.backends():
+        if backend not in SHIPPED:
+            try:
+                version = resolve(backend.probe)(notes)
+            except Exception as error:  # noqa: BLE001 - somebody's file: the others are looked at
+                notes.append(f"{backend.title} is not usable: {error}")
+            else:
+                found |= {} if version is None else {backend.name: str(version)}
+    return found
 
 
 def _import_problem(module: str) -> str | None:

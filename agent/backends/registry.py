@@ -1,31 +1,18 @@
-"""Runtime adapters by the profile's `backend` key. The runtimes are imported when one is used, never before."""
+"""Opens a model through the backend that an order names. The runtime is imported when one is opened, never before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from agent.backends.artifact import LoadOrder, Session
 from agent.errors import ModelLoadFailed
-
-
-def _onnx(order: LoadOrder) -> Session:
-    from agent.backends.onnx import open_session  # noqa: PLC0415  (optional runtime)
-
-    return open_session(order)
-
-
-def _litert(order: LoadOrder) -> Session:
-    from agent.backends.litert import open_session  # noqa: PLC0415  (optional runtime)
-
-    return open_session(order)
-
-
-BACKENDS: Mapping[str, Callable[[LoadOrder], Session]] = {"onnx": _onnx, "litert": _litert}
+from agent.runtimes import registry
+from agent.runtimes.entry import resolve
 
 
 def open_session(order: LoadOrder) -> Session:
     """Load through the order's backend. Raises ModelLoadFailed."""
-    factory = BACKENDS.get(order.backend)
-    if factory is None:
-        raise ModelLoadFailed(f"{order.model}: there is no backend {order.backend!r} (known: {', '.join(BACKENDS)})")
-    return factory(order)
+    backend = registry.find(order.backend)
+    if backend is None:
+        known = ", ".join(each.name for each in registry.backends())
+        raise ModelLoadFailed(f"{order.model}: there is no backend {order.backend!r} (known: {known})")
+    session: Session = resolve(backend.open)(order)
+    return session

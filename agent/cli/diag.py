@@ -18,7 +18,7 @@ from agent.cli.client import DEFAULT_URL
               help="where the agent listens")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="path, size, digest and contents as JSON")
 def diag_command(config: Path | None, url: str, as_json: bool) -> None:
-    """Pack status, settings, recent telemetry and facts of the machine into one tar.gz, without secrets."""
+    """Pack logs, status, settings, what doctor says and recent telemetry into one tar.gz, without secrets."""
     from agent.cli.client import AgentClient
     from agent.errors import QeilError
     from agent.service import configuration
@@ -31,7 +31,7 @@ def diag_command(config: Path | None, url: str, as_json: bool) -> None:
             note = None
     except QeilError as error:
         status, note = None, error.message
-    made = diag.collect(settings, time.time(), status, None)
+    made = diag.collect(settings, time.time(), status, None, config=config)
     if as_json:
         click.echo(json.dumps(made.as_json(), indent=2))
         return

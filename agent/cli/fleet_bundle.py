@@ -11,8 +11,6 @@ import click
 
 from agent.cli.fleet_keys import key_option, load_key
 
-FOLDERS = {".onnx": "models", ".tflite": "models", ".json": "probes"}
-
 
 @click.command("bundle")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -90,13 +88,14 @@ def _sorted(files: tuple[Path, ...]) -> tuple[dict[str, Path], list[str], dict[s
     BadInput or ConfigError say what cannot be in a bundle.
     """
     from agent.errors import BadInput
+    from agent.runtimes import registry
     from agent.storage import yaml_files
 
     inside: dict[str, Path] = {}
     policies: list[str] = []
     profiles: dict[str, str] = {}
     for path in files:
-        folder = FOLDERS.get(path.suffix)
+        folder = "probes" if path.suffix == ".json" else "models" if registry.of_file(path) else None
         if path.suffix == ".yaml":
             kind = yaml_files.detect_kind(yaml_files.read_document(path).data, path)
             folder = {"policy": "policies", "board": "profiles"}.get(kind or "")

@@ -63,7 +63,7 @@ def plan_command(
     model: str | None, problem: Path | None, method: str, seed: int, budget_ms: float | None, plot: Path | None,
     as_json: bool, no_timings: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Search placements of MODEL (a .onnx or .tflite file, or a well-known workload by name)."""
+    """Search placements of MODEL (a model file, or a well-known workload by name)."""
     if (model is None) == (problem is None):
         raise click.UsageError("give a MODEL or --problem FILE.npz")
     if problem is not None:

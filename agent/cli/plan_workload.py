@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agent.errors import BadInput
+from agent.runtimes import registry
 
 if TYPE_CHECKING:
     from agent.schema.workload import Phase, Precision, Workload
@@ -42,7 +43,7 @@ def read_workloads(model: str, wanted: Wanted, sizes: Sizes, mode: str | None = 
     path = Path(model)
     if path.is_dir():
         return _of_folder(path, wanted, sizes, mode)
-    if path.suffix in (".onnx", ".tflite") or path.exists():
+    if registry.of_file(path) or path.exists():
         return _of_file(path, wanted, sizes)
     from agent.workload.catalogue import resolve_name
     from agent.workload.naming import others

@@ -11,14 +11,15 @@ from sqlalchemy import Engine, func, select
 
 from agent.api import prometheus
 from agent.errors import BadInput, NotFound
-from agent.fleet import tables
+from agent.fleet import metrics, tables
 from agent.fleet.inventory import Inventory
 from agent.fleet.messages import BoardKey
 from agent.fleet.outgoing import Outgoing, write_audit
 from agent.fleet.rollouts import Rollouts
 from agent.fleet.writers import Writers
-from agent.ports import LinkStatus, Metric
+from agent.ports import LinkStatus
 from agent.schema.fleet import Labels, RolloutRequest, Signed
+from agent.schema.metric import Metric
 
 OVERVIEW_S = 2.0
 
@@ -133,28 +134,29 @@ class Operations:
 
     def metrics(self, requests: Mapping[tuple[str, int], int]) -> bytes:
         """Prometheus text."""
-        counted = self._consumer.counters
-        families = [
-            Metric(f"qeil_fleet_{name}_total", "counter", f"{name} of this controller", (({}, float(value)),))
-            for name, value in counted.items()
-        ]
+        families = metrics.counted(self._consumer.counters)
         with self._engine.connect() as db:
             table = tables.boards
             states = db.execute(select(table.c.online, func.count()).group_by(table.c.online)).all()
         samples = tuple(({"online": str(bool(s[0])).lower()}, float(s[1])) for s in states)
-        families.append(Metric("qeil_fleet_boards", "gauge", "boards by what birth and will said last", samples))
-        missing = "rows that neither came nor were told to be lost, for longer than missing_s"
+        families.append(Metric("qeil_fleet_boards", "gauge", "Boards by what birth and will said last", samples))
         families.append(
-            Metric("qeil_fleet_missing_rows", "gauge", missing, (({}, float(self._inventory.missing_rows())),))
-        )
+            Metric(
+                "qeil_fleet_missing_rows", "gauge",
+                "Rows that neither came nor were told to be lost, for longer than missing_s",
+                (({}, float(self._inventory.missing_rows())),),
+            )
+        )  # fmt: skip
         going = tuple(
             ({"rollout": key, "status": status}, float(n)) for key, status, n in self._rollouts.boards_of_open()
         )
-        families.append(Metric("qeil_fleet_rollout_boards", "gauge", "boards of open rollouts by state", going))
+        families.append(Metric("qeil_fleet_rollout_boards", "gauge", "Boards of open rollouts by state", going))
         refusals = tuple(
             ({"board": board, "code": code}, float(n)) for (board, code), n in sorted(self._consumer.refused.items())
         )
-        families.append(Metric("qeil_fleet_refused_messages_total", "counter", "messages refused", refusals))
+        families.append(
+            Metric("qeil_fleet_refused_messages_total", "counter", "Messages refused, by board and reason", refusals)
+        )
         served = tuple(({"path": path, "status": str(s)}, float(n)) for (path, s), n in sorted(requests.items()))
         families.append(Metric("qeil_fleet_requests_total", "counter", "API requests", served))
         there = float(self._link().connected)

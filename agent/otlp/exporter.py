@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ConfigError
-from agent.ports import Metric
+from agent.schema.metric import Metric
 from agent.schema.settings import OtlpSettings
 
 if TYPE_CHECKING:
@@ -58,20 +58,23 @@ class MetricsExport:
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("qeil")
         for family in collect():
-            make = meter.create_observable_counter if family.kind == "counter" else meter.create_observable_gauge
-            make(family.name, [self._observer(family.name)], description=family.help)
+            # A histogram goes as counters under the names that /metrics shows: the library observes none.
+            make = meter.create_observable_gauge if family.kind == "gauge" else meter.create_observable_counter
+            for name in family.names():
+                make(name, [self._observer(family.name, name)], description=family.help)
 
     def stop(self) -> None:
         """Export once more, bounded, and end the thread."""
         self._provider.shutdown(timeout_millis=2000)
 
-    def _observer(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _observer(self, family: str, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         from opentelemetry.metrics import Observation  # noqa: PLC0415 - optional runtime
 
         def observe(_: CallbackOptions) -> Iterator[Observation]:
-            family = self._families().get(name)
-            for labels, value in family.samples if family is not None else ():
-                yield Observation(value, labels)
+            found = self._families().get(family)
+            for row, labels, value in found.rows() if found is not None else ():
+                if row == name:
+                    yield Observation(value, labels)
 
         return observe
 

@@ -91,8 +91,7 @@ def choose_runtime(accelerator: Accelerator, format_: str, operators: Sequence[s
 
     A well-known workload (no file) may be planned on any runtime, also on a vendor's own that the agent does not drive.
     """
-    backend = {"onnx": "onnx", "tflite": "litert"}.get(format_)
-    fitting = [r for r in accelerator.runtimes if backend is None or r.backend == backend]
+    fitting = [r for r in accelerator.runtimes if format_ in ("catalogue", r.format)]
     if not fitting:
         have = ", ".join(dict.fromkeys(r.backend for r in accelerator.runtimes)) or "none"
         return f"no runtime for {format_} models (has {have})"

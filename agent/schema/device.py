@@ -6,10 +6,12 @@ nobody has published is left out (`None`) and everything that depends on it is r
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from agent.runtimes import registry
 from agent.schema.base import FileModel, Name, Quantity
 from agent.schema.references import known, unique
 from agent.schema.workload import Family, Precision, Routine
@@ -83,11 +85,19 @@ class KernelTimes(FileModel):
     source: str
 
 
+def _known_backend(name: str) -> str:
+    if name not in registry.names():
+        *most, last = map(repr, registry.names())
+        raise PydanticCustomError("literal_error", "unknown", {"expected": f"{', '.join(most)} or {last}"})
+    return name
+
+
 class Runtime(FileModel):
     """One way to run models on an accelerator: a backend and its provider or delegate, with what it achieves."""
 
-    backend: Literal["onnx", "litert", "native"] = Field(
-        description="native: a vendor's own runtime, which the agent plans and simulates with but does not serve from"
+    backend: Annotated[str, AfterValidator(_known_backend)] = Field(
+        description="onnx, litert or one that was added; native: a vendor's own runtime, which the agent plans and "
+        "simulates with but does not serve from"
     )
     provider: str = Field(
         description="ONNX Runtime execution provider; for litert: none, XNNPACK, external, compiled-cpu, compiled-gpu, "
@@ -105,6 +115,12 @@ class Runtime(FileModel):
     node_overhead_s: Quantity | None = Field(default=None, description="cost of each graph node on top of its work")
     kernel_times: KernelTimes | None = Field(default=None, description="measured; used before efficiencies where known")
     unsupported_operators: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> str | None:
+        """Of the model files that it reads; None for a vendor's own runtime."""
+        backend = registry.find(self.backend)
+        return None if backend is None else backend.format
 
 
 class Leakage(FileModel):

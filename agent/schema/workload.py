@@ -95,7 +95,7 @@ class Workload(FileModel):
 
     model: str
     phase: Phase = "forward"
-    format: Literal["onnx", "tflite", "catalogue"]
+    format: str = Field(description="of the file, as its backend calls it; catalogue: of no file")
     digest: str | None = Field(default=None, description="sha256 of the artifact")
     batch: int = Field(default=1, ge=1)
     stages: tuple[Stage, ...] = Field(min_length=1)

@@ -29,7 +29,7 @@ from agent.sensors.memory import read_errors, read_memory
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, status_view
-from agent.service.board import HOST_RUNTIME, Board
+from agent.service.board import Board, host_runtime
 from agent.service.clock import SystemClock
 from agent.service.decoding.answer_book import AnswerBook
 from agent.service.decoding.answer_store import AnswerStore
@@ -174,7 +174,9 @@ class App:
             check_text,
             AnswerBook(AnswerStore(state_dir / "answers.json")), lambda name: hottest_c(self.supervisor.snapshot, name),
         )  # fmt: skip
-        self.service = AgentInference(self.supervisor, self.dispatcher, self.models.change, self.screen)
+        self.service = AgentInference(
+            self.supervisor, self.dispatcher, self.models.change, self.screen, self.decoders.latencies
+        )
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.metrics_export = None if settings.otlp is None else self._metrics_export(settings.otlp, name)
         self.remote: Remote | None = None
@@ -275,7 +277,7 @@ class App:
 
     def _keeper(self, accelerator: Accelerator) -> LaneKeeper:
         simulated = accelerator.name in self.board.simulated
-        runtime = HOST_RUNTIME["onnx"] if simulated else next(iter(accelerator.runtimes), None)
+        runtime = host_runtime("onnx") if simulated else next(iter(accelerator.runtimes), None)
         spec = self.board.lane(accelerator)
         engines = self.settings.state_dir / "engines" / accelerator.name
         prune(engines)

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 
 from agent.errors import ConfigError
 from agent.ports import LaneSpec
+from agent.runtimes import registry
+from agent.runtimes.shipped import ONNX, SHIPPED
 from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, Runtime
 from agent.schema.settings import LaneSettings, SimulatedAccelerator
 
-HOST_RUNTIME = {
-    "onnx": Runtime(backend="onnx", provider="CPUExecutionProvider"),
-    "litert": Runtime(backend="litert", provider="XNNPACK"),
-}
-"""What computes the numbers of a simulated accelerator."""
 MAX_QUEUE = 4096
 """Calls that a lane accepts before it refuses more."""
+
+
+def host_runtime(format_: str) -> Runtime:
+    """What computes the numbers of a simulated accelerator, for model files of that format."""
+    backend = registry.of_format(format_) or ONNX
+    return Runtime(backend=backend.name, provider=backend.host_provider)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def make_board(
         domains.append(domain)
         update = {
             "name": entry.name, "memory_domain": domain.name, "thermal_node": None, "silicon": None,
-            "runtimes": like.runtimes or tuple(HOST_RUNTIME.values()),
+            "runtimes": like.runtimes or tuple(host_runtime(backend.format) for backend in SHIPPED),
         }  # fmt: skip
         accelerators.append(like.model_copy(update=update))
     changed = profile.model_copy(update={"accelerators": tuple(accelerators), "memory_domains": tuple(domains)})

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from agent.backends.lacking import missing_runtime
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError
+from agent.runtimes import registry
 from agent.schema.base import Quantity
 from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, Runtime
 from agent.schema.workload import Precision
@@ -26,10 +28,6 @@ GENERIC = {"x86_64": "generic-x86", "aarch64": "generic-arm64"}
 """`uname -m` → the profile to start from where no board matches."""
 MAX_RESERVED_SHARE = 0.25
 """Of the memory found: a profile's reserve is made for its own board and would take too much of a small machine."""
-LIBRARY_FOLDERS = (
-    "usr/lib", "usr/local/lib", "usr/lib/aarch64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "opt/qcom/lib",
-)  # fmt: skip
-_KINDS = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def detect(
     profile = profiles[name] if name is not None else _generic(profiles, host)
     profile = _with_memory(profile, host, notes)
     if generic:
-        profile = _with_cores(profile, host)
+        profile = _with_added(_with_cores(profile, host), inventory)
     profile = with_runtimes(profile, inventory, root, notes)
     profile = _with_sensors(profile, reader, notes, generic=generic)
     gpus = _loaded_nvml(reader, make_nvml)
@@ -194,12 +192,22 @@ def _scaled(precision: Precision, peak: Quantity, single: Accelerator, cores: in
 # ---------------------------------------------------------------------------------------------- runtimes
 
 
+def _with_added(profile: DeviceProfile, inventory: RuntimeInventory) -> DeviceProfile:
+    """A generic board's CPUs run what was added here, too: nobody wrote a profile that could name it."""
+    added = [backend for backend in registry.backends() if backend.name in inventory.others]
+    new = tuple(Runtime(backend=backend.name, provider=backend.host_provider) for backend in added)
+    accelerators = (
+        a.model_copy(update={"runtimes": (*a.runtimes, *new)}) if a.kind == "cpu" else a for a in profile.accelerators
+    )
+    return profile.model_copy(update={"accelerators": tuple(accelerators)})
+
+
 def with_runtimes(profile: DeviceProfile, inventory: RuntimeInventory, root: Path, notes: list[str]) -> DeviceProfile:
     """The profile without the runtimes that are not here, and without accelerators that have none left."""
     kept: list[Accelerator] = []
     for accelerator in profile.accelerators:
         lacking = [
-            (r, lack) for r in accelerator.runtimes if (lack := missing_runtime(r, accelerator, inventory, root))
+            (r, lack) for r in accelerator.runtimes if (lack := missing_runtime(r, accelerator.kind, inventory, root))
         ]
         usable = tuple(r for r in accelerator.runtimes if r not in [lost for lost, _ in lacking])
         why = "; ".join(lack for _, lack in lacking) or "the profile names no runtime for it"
@@ -219,44 +227,6 @@ def with_runtimes(profile: DeviceProfile, inventory: RuntimeInventory, root: Pat
     domains = {d.name for d in profile.memory_domains}
     links = tuple(link for link in profile.links if set(link.between) <= domains | names)
     return profile.model_copy(update={"accelerators": tuple(kept), "rails": rails, "links": links})
-
-
-def missing_runtime(runtime: Runtime, accelerator: Accelerator, inventory: RuntimeInventory, root: Path) -> str | None:
-    """Why a runtime cannot be used on this machine, with the remedy; None where it can."""
-    if runtime.backend == "native":
-        return f"{runtime.provider} is the vendor's own runtime: the agent plans with it but does not serve from it"
-    if runtime.backend == "litert":
-        return _missing_litert(runtime, inventory, root)
-    if inventory.onnxruntime is None:
-        return "ONNX Runtime is not installed (pip install 'qeil-agent[onnx]')"
-    kinds = {device.kind for device in inventory.devices if device.provider == runtime.provider}
-    if runtime.plugin is not None and runtime.provider not in inventory.providers:
-        if not kinds:
-            return f"{runtime.provider} is not usable (package {runtime.plugin})"
-    elif runtime.provider not in inventory.providers:
-        return f"this build of ONNX Runtime has no {runtime.provider}"
-    wanted = _KINDS.get(accelerator.kind)
-    if kinds and wanted is not None and wanted not in kinds:
-        return f"{runtime.provider} finds no {wanted} here (only {', '.join(sorted(kinds))})"
-    return None
-
-
-def _missing_litert(runtime: Runtime, inventory: RuntimeInventory, root: Path) -> str | None:
-    if inventory.litert is None:
-        return "LiteRT is not installed (pip install 'qeil-agent[litert]')"
-    if runtime.provider.startswith("compiled-") and inventory.litert_module == "tflite_runtime.interpreter":
-        return f"{runtime.provider} needs ai-edge-litert; tflite-runtime has none (pip install 'qeil-agent[litert]')"
-    if runtime.provider == "external" and not _library(runtime.plugin, root):
-        return f"the delegate {runtime.plugin} is not installed"
-    return None
-
-
-def _library(plugin: str | None, root: Path) -> bool:
-    if plugin is None:
-        return False
-    if plugin.startswith("/"):
-        return (root / plugin.lstrip("/")).exists()
-    return any((root / folder / plugin).exists() for folder in LIBRARY_FOLDERS)
 
 
 # ---------------------------------------------------------------------------------------------- sensors

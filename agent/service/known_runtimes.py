@@ -19,6 +19,8 @@ FOLDERS: Final = (
     "usr/lib/python3/dist-packages",
 )  # fmt: skip
 """Whose names change with a device or a package."""
+ADDED: Final = "QEIL_BACKENDS"
+"""The variable with folders of backends that were added (`agent.runtimes.registry`)."""
 FACTS: Final = ("proc/sys/kernel/random/boot_id", "proc/driver/nvidia/version")
 MAX_BYTES: Final = 1 << 20
 
@@ -35,11 +37,12 @@ def stamp(root: Path = Path("/"), packages: tuple[str, ...] | None = None) -> st
     for fact in FACTS:
         with contextlib.suppress(OSError):
             looked.update((root / fact).read_bytes())
-    for folder in sys.path if packages is None else packages:
+    added = [folder for folder in os.environ.get(ADDED, "").split(":") if folder]
+    for folder in (*(sys.path if packages is None else packages), *added):
         with contextlib.suppress(OSError):  # a package that is added, replaced or taken away changes its folder
             looked.update(f"\0{folder} {Path(folder).stat().st_mtime_ns}".encode())
     for name in sorted(os.environ):
-        if name.endswith("PATH"):
+        if name.endswith("PATH") or name == ADDED:
             looked.update(f"\0{name}={os.environ[name]}".encode())
     return looked.hexdigest()
 

@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final, get_args
 
-from agent.ports import Metric
-from agent.schema.snapshot import AgentSnapshot
+from agent.schema.metric import Histogram, Metric
+from agent.schema.snapshot import AgentSnapshot, Mode
 from agent.service.serving.dispatcher import Dispatcher
 
+ALWAYS: Final = ("no_thermal_sensor", "policy_rejected")
+"""Conditions that an alert may wait for from the first look on."""
+MAX_KINDS: Final = 256
 Samples = tuple[tuple[dict[str, str], float], ...]
 
 
-def collect(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
-    """Every family, in a fixed order. A value that nobody measured has no sample."""
-    families = (_agent(snapshot, dispatcher, mailbox_dropped), _models(snapshot, dispatcher), _batches(dispatcher))
+def collect(
+    snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int, seen: ConditionsSeen | None = None
+) -> tuple[Metric, ...]:
+    """Every family, in a fixed order. A value that nobody measured has no sample.
+
+    seen: remembers the conditions that ended, which stay as 0.
+    """
+    standing = (seen or ConditionsSeen()).look(c.type for c in snapshot.conditions)
+    agent = _agent(snapshot, dispatcher, mailbox_dropped, standing)
+    families = (agent, _models(snapshot, dispatcher), _batches(dispatcher))
     return (*(metric for family in families for metric in family), *_accelerators(snapshot))
 
 
-def _agent(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int) -> tuple[Metric, ...]:
+class ConditionsSeen:
+    """Kinds of conditions that stood at some look: a series that vanishes would look like one that nobody asks for."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, None] = dict.fromkeys(ALWAYS)
+
+    def look(self, now: Iterable[str]) -> dict[str, bool]:
+        """Kind → whether it stands, for every kind that was seen (MAX_KINDS at most; those that stand are there)."""
+        standing = set(now)
+        for kind in sorted(standing - set(self._kinds)):
+            self._kinds[kind] = None
+        for kind in [k for k in self._kinds if k not in standing and k not in ALWAYS]:
+            if len(self._kinds) <= MAX_KINDS:
+                break
+            del self._kinds[kind]
+        return {kind: kind in standing for kind in self._kinds}
+
+
+def latencies(dispatcher: Dispatcher, texts: Mapping[str, Histogram]) -> Metric:
+    """Seconds from a request to its answer inside the agent, of every model that has answered or writes text."""
+    found = {**{name: meter.latencies() for name, meter in list(dispatcher.meters.items())}, **texts}
+    told = tuple(({"model": name}, histogram) for name, histogram in found.items())
+    return Metric("qeil_model_latency_seconds", "histogram", "Seconds from a request to its answer", (), told)
+
+
+def _agent(
+    snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int, standing: Mapping[str, bool]
+) -> tuple[Metric, ...]:
     info = snapshot.agent
     labels = {"version": info.version, "board": info.board, "policy": info.policy, "policy_digest": info.policy_digest}
     counters = dispatcher.counters
+    modes = tuple(({"mode": mode}, float(mode == info.mode)) for mode in get_args(Mode))
     return (
         Metric("qeil_info", "gauge", "Constant 1; the labels say what runs", ((labels, 1.0),)),
-        Metric("qeil_mode", "gauge", "1 for the mode the agent is in", (({"mode": info.mode}, 1.0),)),
+        Metric("qeil_mode", "gauge", "1 for the mode the agent is in", modes),
         Metric("qeil_requests_in_flight", "gauge", "Requests accepted and not answered", _one(dispatcher.in_flight())),
         Metric("qeil_requests_waiting", "gauge", "Requests without a usable placement", _one(dispatcher.waiting())),
         Metric("qeil_requests_refused_total", "counter", "Requests refused by admission", _one(counters["refused"])),
@@ -34,8 +73,8 @@ def _agent(snapshot: AgentSnapshot, dispatcher: Dispatcher, mailbox_dropped: int
         Metric(
             "qeil_conditions",
             "gauge",
-            "Standing conditions",
-            tuple(({"type": c.type}, 1.0) for c in snapshot.conditions),
+            "1 while the condition stands, 0 after it ended",
+            tuple(({"type": kind}, float(stands)) for kind, stands in standing.items()),
         ),
     )
 
@@ -58,12 +97,6 @@ def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ..
         for m in snapshot.models
         if m.total_energy_j is not None
     ]
-    quantiles = [
-        ({**labels, "quantile": q}, value / 1e3)
-        for labels, m in rows
-        for q, value in (("0.5", m.p50_ms), ("0.99", m.p99_ms))
-        if value is not None
-    ]
     return (
         Metric(
             "qeil_model_ready",
@@ -80,7 +113,6 @@ def _models(snapshot: AgentSnapshot, dispatcher: Dispatcher) -> tuple[Metric, ..
             "Requests without an answer",
             tuple((n, float(m.failed)) for n, m in rows),
         ),
-        Metric("qeil_model_latency_seconds", "gauge", "Recent request latency", tuple(quantiles)),
         Metric("qeil_model_energy_joules_total", "counter", "Energy of all answers", tuple(energies)),
     )
 

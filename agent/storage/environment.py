@@ -15,7 +15,7 @@ from agent.storage.schema_problems import closest
 from agent.storage.yaml_text import scalar
 
 PREFIX = "QEIL_"
-NOT_SETTINGS = frozenset({"QEIL_CONFIG", "QEIL_URL", "QEIL_FLEET_PASSWORD"})
+NOT_SETTINGS = frozenset({"QEIL_CONFIG", "QEIL_URL", "QEIL_API_KEY", "QEIL_CA", "QEIL_FLEET_PASSWORD", "QEIL_BACKENDS"})
 """Variables of ours that name no key: where the settings are, and where clients find the agent."""
 FILE = "environment"
 

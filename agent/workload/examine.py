@@ -1,6 +1,6 @@
 """Examination: everything the agent wants from a model file, read by one child process that gives way to all others.
 
-`python -m agent.workload.examine PATH onnx|tflite [FOLDER]` prints JSON: the facts a guard judges and the workload.
+`python -m agent.workload.examine PATH FORMAT [FOLDER]` prints JSON: the facts a guard judges and the workload.
 With a folder, the large weights of an ONNX file are put there beside a graph that names them, to be mapped into memory
 by every lane instead of being copied by each.
 """
@@ -63,7 +63,7 @@ def read(path: Path, format_: str) -> dict[str, Any]:
 
     document: dict[str, Any] = {"facts": file_facts.to_json(file_facts.read(path, format_)), "workload": None}
     try:
-        workload = inspect.read(path, "onnx" if format_ == "onnx" else "tflite", {})[0]
+        workload = inspect.read(path, format_, {})[0]
         document["workload"] = workload.model_dump(mode="json")
     except ModelLoadFailed:
         pass  # whoever wants it asks again and gets the reason

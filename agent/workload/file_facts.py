@@ -1,6 +1,6 @@
 """File facts: what a guard must know of a model file before a runtime opens it, read in a process of its own.
 
-`python -m agent.workload.file_facts PATH onnx|tflite` prints JSON: operator set, operators with their domains, size
+`python -m agent.workload.file_facts PATH FORMAT` prints JSON: operator set, operators with their domains, size
 with the weights beside the file, the files in which those are, and every place outside its folder where some should be.
 """
 
@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed
+from agent.runtimes import registry
+from agent.runtimes.entry import resolve
 from agent.workload.reading_child import answer, ask
 
 TIMEOUT_S = 60.0
-MAX_OPERATORS = 10_000
-"""Distinct ones; a file with more is no model."""
-CUSTOM = "custom"
-"""Domain of TFLite operators that a runtime does not have itself."""
-
-_DELEGATED = frozenset({"TFLite_Detection_PostProcess", "edgetpu-custom-op"})
-"""Custom operators that the runtime or the profile's own delegate brings."""
 
 
 def facts_in_child(path: Path, format_: str, digest: str) -> ModelFacts:
@@ -50,47 +44,11 @@ def to_json(facts: ModelFacts) -> dict[str, Any]:
 
 def read(path: Path, format_: str) -> ModelFacts:
     """Read in this process (which then holds protobuf for ONNX)."""
-    return _onnx(path) if format_ == "onnx" else _tflite(path)
-
-
-def _onnx(path: Path) -> ModelFacts:
-    from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
-
-    model = onnx_graph.outline(path)
-    own = {(f.domain, f.name) for f in model.functions}
-    operators = {(n.domain, n.op_type) for n in _nodes(model)} - own
-    if len(operators) > MAX_OPERATORS:
-        raise ModelLoadFailed(f"{len(operators)} distinct operators: no model has so many")
-    opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=None)
-    root, size_bytes, outside, beside = path.parent.resolve(), path.stat().st_size, [], []
-    for location, least_bytes in onnx_outside.extents(model).items():
-        source = (root / location).resolve()
-        if Path(location).is_absolute() or not source.is_relative_to(root):
-            outside.append(location)
-            continue
-        beside.append((location, least_bytes))
-        if source.is_file():
-            size_bytes += source.stat().st_size
-    return ModelFacts("", size_bytes, opset, frozenset(operators), tuple(outside), tuple(beside))
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    waiting = [model.graph.node, *(f.node for f in model.functions)]
-    while waiting:
-        for node in waiting.pop():
-            yield node
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g.node)
-                waiting += [g.node for g in attribute.graphs]
-
-
-def _tflite(path: Path) -> ModelFacts:
-    from agent.workload import tflite_graph  # noqa: PLC0415  (only the format that is asked for)
-
-    operators = tflite_graph.operator_names(tflite_graph.load(path))
-    named = frozenset((CUSTOM if own and name not in _DELEGATED else "", name) for name, own in operators)
-    return ModelFacts("", path.stat().st_size, None, named)
+    backend = registry.of_format(format_)
+    if backend is None:
+        raise ModelLoadFailed(f"nothing here reads {format_} files: expected {registry.endings()}")
+    facts: ModelFacts = resolve(backend.facts)(path)
+    return facts
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,6 @@
 """Inspection in a process of its own: the agent never loads protobuf, and a hostile file ends only its reader.
 
-`python -m agent.workload.inspect PATH [--format onnx|tflite] [--dims batch=1,sequence=128]` prints JSON.
+`python -m agent.workload.inspect PATH [--format FORMAT] [--dims batch=1,sequence=128]` prints JSON.
 """
 
 from __future__ import annotations
@@ -10,29 +10,24 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agent.errors import ModelLoadFailed
-from agent.schema.workload import Phase, Stage, Workload
-from agent.workload.graph import Graph
+from agent.runtimes import registry
+from agent.runtimes.entry import resolve
+from agent.runtimes.shipped import SHIPPED
+from agent.schema.workload import Workload
 from agent.workload.reading_child import MEMORY_LIMIT_BYTES, ask, fail, limit_memory
-from agent.workload.sizes import DEFAULTS
-from agent.workload.stages import MAX_STAGES, split
+from agent.workload.stages import MAX_STAGES
 
-DECODE_CONTEXT = 1024
-"""Tokens in the cache of a decoder's decode workload where nobody says."""
 NICENESS = 10
 """Of the child: requests that are served meanwhile go first."""
-MAX_NOTES = 20
-Format = Literal["onnx", "tflite"]
-_PAST = ("past_key", "past.", "past_", "cache")
 
 
 def inspect_in_child(
     path: Path,
-    format_: Format,
+    format_: str,
     dims: Mapping[str, int],
     timeout_s: float,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
@@ -51,59 +46,13 @@ def inspect_in_child(
     return tuple(Workload.model_validate(document) for document in json.loads(printed))
 
 
-def read(path: Path, format_: Format, dims: Mapping[str, int], max_stages: int = MAX_STAGES) -> tuple[Workload, ...]:
+def read(path: Path, format_: str, dims: Mapping[str, int], max_stages: int = MAX_STAGES) -> tuple[Workload, ...]:
     """Read the graph in this process (which then holds protobuf for ONNX)."""
-    if format_ == "tflite":
-        from agent.workload import tflite_graph  # noqa: PLC0415  (only the format that is asked for)
-
-        batch = dims.get("batch", DEFAULTS["batch"])
-        return (_workload(path, "tflite", tflite_graph.read(tflite_graph.load(path), batch), "forward", batch, 1),)
-    try:
-        from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
-    except ImportError as error:
-        raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
-
-    model = onnx_graph.outline(path)
-    beside = onnx_outside.check_outside(model, path)
-    batch = dims.get("batch", DEFAULTS["batch"])
-    graph = _with_notes(onnx_graph.read(model, {**dims, "past": 0}), beside)
-    if not _has_cache(graph):
-        return (_workload(path, "onnx", graph, "forward", batch, max_stages),)
-    prefill = _workload(path, "onnx", graph, "prefill", batch, max_stages)
-    step = onnx_graph.read(model, {"past": DECODE_CONTEXT, **dims, "sequence": 1, "sequence_length": 1})
-    return prefill, _workload(path, "onnx", _with_notes(step, beside), "decode", batch, max_stages)
-
-
-def _with_notes(graph: Graph, notes: tuple[str, ...]) -> Graph:
-    return replace(graph, notes=(*notes, *graph.notes))
-
-
-def _has_cache(graph: Graph) -> bool:
-    """Whether the graph takes a key–value cache of free length, as exported decoders do."""
-    return any(spec.name.lower().startswith(_PAST) and -1 in spec.shape[1:] for spec in graph.input_specs)
-
-
-def _workload(path: Path, format_: Format, graph: Graph, phase: Phase, batch: int, max_stages: int) -> Workload:
-    stages = split(graph, max_stages)
-    if format_ == "onnx" and any(-1 in spec.shape for spec in graph.input_specs):
-        stages = tuple(_with_open_sizes(stage) for stage in stages)
-    return Workload(
-        model=path.stem, phase=phase, format=format_, batch=max(1, batch), stages=stages,
-        inputs=graph.input_specs, outputs=graph.output_specs, open_elements=_open_elements(graph),
-        notes=graph.notes[:MAX_NOTES],
-    )  # fmt: skip
-
-
-def _open_elements(graph: Graph) -> int | None:
-    names = [spec.name for spec in graph.input_specs if -1 in spec.shape]
-    if not names or any(name not in graph.tensors for name in names):
-        return None
-    return sum(graph.tensors[name].elements for name in names)
-
-
-def _with_open_sizes(stage: Stage) -> Stage:
-    kernels = tuple(kernel.model_copy(update={"open_sizes": True}) for kernel in stage.kernels)
-    return stage.model_copy(update={"kernels": kernels})
+    backend = registry.of_format(format_)
+    if backend is None:
+        raise ModelLoadFailed(f"nothing here reads {format_} files: expected {registry.endings()}")
+    workloads: tuple[Workload, ...] = resolve(backend.graph)(path, dims, max_stages)
+    return workloads
 
 
 def parse_dims(text: str) -> dict[str, int]:
@@ -120,7 +69,7 @@ def parse_dims(text: str) -> dict[str, int]:
 def _arguments(arguments: list[str]) -> Any:
     parser = argparse.ArgumentParser(prog="python -m agent.workload.inspect", description=__doc__)
     parser.add_argument("path", type=Path)
-    parser.add_argument("--format", choices=("onnx", "tflite"))
+    parser.add_argument("--format", help="default: by the suffix")
     parser.add_argument("--dims", default="")
     parser.add_argument("--max-stages", type=int, default=MAX_STAGES)
     parser.add_argument("--memory-limit-bytes", type=int, default=MEMORY_LIMIT_BYTES)
@@ -130,7 +79,8 @@ def _arguments(arguments: list[str]) -> Any:
 def main(arguments: list[str]) -> int:
     """Entry of the child process: JSON on success, else one line on standard error and code 1."""
     given = _arguments(arguments)
-    format_: Format = given.format or ("tflite" if given.path.suffix.lower() == ".tflite" else "onnx")
+    backend = registry.of_file(given.path) or SHIPPED[0]
+    format_ = given.format or backend.format
     limit = limit_memory(given.memory_limit_bytes)
     try:
         workloads = read(given.path, format_, parse_dims(given.dims), max(1, given.max_stages))

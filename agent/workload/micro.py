@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import ModelLoadFailed
+from agent.runtimes import registry
+from agent.runtimes.entry import resolve
 from agent.schema.workload import Family, Kernels, Precision, Work
 from agent.workload.inspect import read
 
@@ -31,7 +33,7 @@ class MicroModel:
 
     name: str
     file: str
-    format: Literal["onnx", "tflite"]
+    format: str
     kind: Kind
     family: Family
     precision: Precision
@@ -45,9 +47,7 @@ class MicroModel:
     io_tensors: int = 2
 
 
-def described(
-    path: Path, format_: Literal["onnx", "tflite"], kind: Kind, inputs: tuple[tuple[str, tuple[int, ...]], ...]
-) -> MicroModel:
+def described(path: Path, format_: str, kind: Kind, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> MicroModel:
     """What the reader finds in the file; family and precision are those of most of its operations."""
     workload = read(path, format_, {}, 1)[0]
     stages = workload.stages
@@ -97,15 +97,12 @@ def _loaded(document: dict[str, Any]) -> MicroModel:
 
 def _write(folder: Path, format_: str) -> tuple[list[MicroModel], str | None]:
     try:
-        if format_ == "onnx":
-            from agent.workload import micro_onnx  # noqa: PLC0415  (optional runtime)
-
-            return micro_onnx.write(folder), None
-        from agent.workload import micro_tflite  # noqa: PLC0415  (optional runtime)
-
-        return micro_tflite.write(folder), None
+        backend = registry.of_format(format_)
+        return ([] if backend is None else resolve(backend.micros)(folder)), None
     except ImportError as error:
         return [], f"{format_}: {error.name} is not installed, its accelerators are not calibrated"
+    except Exception as error:  # noqa: BLE001 - an added backend's code: the others are calibrated
+        return [], f"{format_}: its calibration models could not be written ({error})"
 
 
 if __name__ == "__main__":

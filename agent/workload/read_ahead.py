@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import ModelLoadFailed
+from agent.runtimes import registry
 from agent.workload import examine
 from agent.workload.examine import Examined
 from agent.workload.reading_child import limit_memory
@@ -24,7 +25,6 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 """Of a file that is read ahead. A larger one takes longer than the imports beside which it would be read."""
 DIGITS: Final = 32
 """Of a digest, in the names of what is remembered of a file."""
-_FORMATS: Final = {".onnx": "onnx", ".tflite": "tflite"}
 
 
 class ReadAhead:
@@ -86,13 +86,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _read(path: Path, known: Path) -> tuple[str, dict[str, Any]] | None:
-    format_ = _FORMATS.get(path.suffix.lower())
-    if format_ is None or not path.is_file() or path.stat().st_size > MOST_BYTES:
+    backend = registry.of_file(path)
+    if backend is None or not path.is_file() or path.stat().st_size > MOST_BYTES:
         return None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if any(known.glob(f"{digest[:DIGITS]}*")):
         return None
-    return digest, examine.read(path, format_)
+    return digest, examine.read(path, backend.format)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agent.api import prometheus
-from agent.ports import Metric
+from agent.schema.metric import Metric
 from tests.fakes_service import SNAPSHOT
 
 

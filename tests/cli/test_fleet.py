@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 
 import pytest
@@ -18,8 +19,9 @@ from agent.mqtt.minisign import parse_public_key
 from agent.schema.bundle import Offer
 from agent.schema.command import Command
 from agent.schema.desired import Desired
-from agent.service.doctor import redaction
+from agent.service.doctor import diag, diag_runs, redaction
 from agent.storage import bundle_archive, share
+from agent.storage.yaml_files import load_settings
 
 
 def invoke(*arguments, **options):
@@ -84,7 +86,12 @@ def test_an_encrypted_key_asks_for_its_password(tmp_path, monkeypatch):
     assert '"sig"' in invoke("sign", tmp_path / "c.yaml", "--key", path).output
 
 
-def test_diag_without_an_agent_says_what_is_not_in_it(tmp_path):
+def test_diag_without_an_agent_says_what_is_not_in_it(tmp_path, monkeypatch):
+    journalctl = tmp_path / "bin" / "journalctl"
+    journalctl.parent.mkdir()
+    journalctl.write_text("#!/bin/sh\necho started: $*\necho password=hunter2\n")
+    journalctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{journalctl.parent}:{os.environ['PATH']}")
     password = tmp_path / "password"
     password.write_text("hunter2")
     config = tmp_path / "agent.yaml"
@@ -100,11 +107,15 @@ def test_diag_without_an_agent_says_what_is_not_in_it(tmp_path):
     with tarfile.open(made["path"]) as archive:
         texts = {n: archive.extractfile(n).read().decode() for n in archive.getnames()}
     assert not any("hunter2" in text or "joe" in text for text in texts.values())
+    said = {name.rpartition("/")[2]: text for name, text in texts.items()}
+    assert "started: --unit qeil.service" in said["journal.txt"]
+    assert {"clock", "broker", "canary cpu"} & {item["check"] for item in json.loads(said["doctor.json"])}
     assert any(str(password) in text for text in texts.values())
+    monkeypatch.setattr(diag_runs, "doctor", lambda *_, **__: "[]")
     plain = CliRunner().invoke(diag_command, arguments[:-1])
     assert "not in it: status" in plain.stderr
-    for _ in range(5):
-        CliRunner().invoke(diag_command, arguments)
+    for second in range(5):
+        diag.collect(load_settings(config, {}), float(second), None, None)
     assert len(list((tmp_path / "state" / "diag").iterdir())) <= 3
 
 

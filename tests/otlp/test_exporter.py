@@ -10,7 +10,7 @@ import pytest
 
 from agent.errors import ConfigError
 from agent.otlp.exporter import MetricsExport, headers
-from agent.ports import Metric
+from agent.schema.metric import Histogram, Metric
 from agent.schema.settings import OtlpSettings
 
 service_pb2 = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
@@ -63,6 +63,7 @@ def families() -> tuple[Metric, ...]:
         Metric("qeil_model_requests_total", "counter", "Requests accepted", (({"model": "a"}, 7.0),)),
         Metric("qeil_accelerator_power_watts", "gauge", "Power", (({"accelerator": "gpu"}, 4.5),)),
         Metric("qeil_unknown", "gauge", "Nobody knows", ()),
+        Metric("qeil_s", "histogram", "Seconds", (), (({}, Histogram((1.0,), (2,), 3, 9.5)),)),
     )
 
 
@@ -90,6 +91,9 @@ def test_what_metrics_shows_arrives_under_the_same_names(collector, tmp_path):
     assert points(request) == {
         "qeil_model_requests_total": ("sum", {"model": "a"}, 7.0),
         "qeil_accelerator_power_watts": ("gauge", {"accelerator": "gpu"}, 4.5),
+        "qeil_s_bucket": ("sum", {"le": "+Inf"}, 3.0),
+        "qeil_s_sum": ("sum", {}, 9.5),
+        "qeil_s_count": ("sum", {}, 3.0),
     }
     resource = {a.key: a.value.string_value for a in request.resource_metrics[0].resource.attributes}
     assert (resource["service.name"], resource["host.name"]) == ("qeil", "b1")

@@ -18,6 +18,7 @@ from agent.service.planning.planner_process import Stopping
 from agent.service.policy_watch import PolicyEdit
 from agent.service.serving import model_set
 from agent.service.serving.inference import AgentInference
+from agent.service.serving.latencies import Latencies
 from agent.service.serving.model_set import ModelSet
 from tests.service.world import POLICY, World, plan_of
 
@@ -60,7 +61,9 @@ def test_metrics_show_what_is_known_and_nothing_else():
     world.infer()
     world.tick()
     found = {m.name: m for m in metrics.collect(world.snapshot, world.dispatcher, 3)}
-    assert found["qeil_mode"].samples == (({"mode": "ready"}, 1.0),)
+    modes = {labels["mode"]: value for labels, value in found["qeil_mode"].samples}
+    assert {mode for mode, value in modes.items() if value} == {"ready"}
+    assert modes["fault"] == 0.0
     assert found["qeil_model_requests_total"].samples == (({"model": "m"}, 1.0),)
     assert found["qeil_model_energy_joules_total"].samples[0][0] == {"model": "m", "provenance": "modelled"}
     text = replace(world.snapshot.models[0], name="llm", total_energy_j=7.5, provenance="modelled")
@@ -70,6 +73,35 @@ def test_metrics_show_what_is_known_and_nothing_else():
     assert found["qeil_mailbox_dropped_total"].samples == (({}, 3.0),)
     assert found["qeil_accelerator_temperature_celsius"].samples == ()
     assert all(m.kind == ("counter" if m.name.endswith("_total") else "gauge") for m in found.values())
+
+
+def test_latency_is_a_histogram_of_every_answer_and_of_language_models_too():
+    world = World()
+    world.infer()
+    world.tick()
+    text = Latencies()
+    for seconds in (0.0005, 0.3, 0.7, 1000.0):
+        text.add(seconds)
+    family = metrics.latencies(world.dispatcher, {"llm": text.histogram()})
+    rows = {(name, labels["model"], labels.get("le")): value for name, labels, value in family.rows()}
+    assert rows["qeil_model_latency_seconds_count", "m", None] == 1
+    assert rows["qeil_model_latency_seconds_bucket", "llm", "0.0005"] == 1
+    assert rows["qeil_model_latency_seconds_bucket", "llm", "0.5"] == 2
+    assert rows["qeil_model_latency_seconds_bucket", "llm", "120"] == 3
+    assert rows["qeil_model_latency_seconds_bucket", "llm", "+Inf"] == 4
+    assert rows["qeil_model_latency_seconds_sum", "llm", None] == pytest.approx(1001.0005)
+
+
+def test_a_condition_that_ended_stays_as_zero_and_what_is_remembered_is_bounded():
+    seen = metrics.ConditionsSeen()
+    assert not any(seen.look([]).values())
+    assert seen.look(["lane_hung"])["lane_hung"]
+    assert seen.look([])["lane_hung"] is False
+    for number in range(2 * metrics.MAX_KINDS):
+        seen.look([f"kind-{number}"])
+    last = seen.look(["kind-0"])
+    assert len(last) <= metrics.MAX_KINDS + 1
+    assert last["kind-0"]
 
 
 class FakePlanner:

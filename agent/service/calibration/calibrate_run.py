@@ -27,11 +27,9 @@ from agent.service.calibration.power_probe import IDLE_S, QUICK_IDLE_S, PowerLoa
 from agent.service.calibration.steadiness import SLOWER
 from agent.workload.micro import MicroModel, write_in_child
 
-_FORMATS = {"onnx": "onnx", "litert": "tflite"}
-
 
 def _served(accelerator: Accelerator) -> tuple[Runtime, ...]:
-    return tuple(r for r in accelerator.runtimes if r.backend in _FORMATS)
+    return tuple(r for r in accelerator.runtimes if r.format is not None)
 
 
 @dataclass
@@ -67,13 +65,13 @@ def calibrate(
     Power coefficients come from `sensors` where a rail covers the accelerator; without one the profile's stay.
     """
     accelerators = [a for a in board.profile.accelerators if a.name not in board.simulated and _served(a)]
-    formats = sorted({_FORMATS[r.backend] for a in accelerators for r in _served(a)})
+    formats = sorted({r.format for a in accelerators for r in _served(a) if r.format is not None})
     stamp = datetime.fromtimestamp(clock.wall_s(), timezone.utc)
     found = _Found(f"qeil calibrate on this board, {stamp:%Y-%m-%d %H:%M} UTC")
     with tempfile.TemporaryDirectory(prefix="qeil-calibrate-") as folder:
         micros, notes = write_in_child(Path(folder), tuple(formats))
         found.refused += notes
-        jobs = sum(m.format == _FORMATS[r.backend] for a in accelerators for r in _served(a) for m in micros)
+        jobs = sum(m.format == r.format for a in accelerators for r in _served(a) for m in micros)
         steps = _Steps(progress, ROUNDS * jobs)
         for accelerator in accelerators:
             probe = _probe(board, accelerator, sensors, clock, quick)
@@ -96,7 +94,7 @@ def _measure(
     try:
         for runtime in _served(accelerator):
             threads = runtime.threads or board.threads(accelerator)
-            mine = [m for m in micros if m.format == _FORMATS[runtime.backend]]
+            mine = [m for m in micros if m.format == runtime.format]
             where = f"{accelerator.name} · {runtime.provider}"
             measure = MicroRounds(lane, clock, runtime, threads, folder, quick, found.refused.append, probe, loads)
             timings = measure.run(mine, partial(steps.tell, where))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.errors import ModelLoadFailed
 from agent.ports import Clock, Lane, LoadSpec
 from agent.schema.device import Runtime
 from agent.workload.micro import MicroModel
@@ -83,6 +84,8 @@ class Reference:
     ) -> None:
         self._lane, self._clock = lane, clock
         products = [m for m in micros if (m.family, m.precision) == ("gemm", "fp32")]
+        if not products:
+            raise ModelLoadFailed("none of its calibration models is an fp32 product (gemm)")
         micro = min(products, key=lambda m: abs(math.log(m.flops / _FLOPS)))
         self._model = f"reference-{micro.name}"
         load = LoadSpec(self._model, folder / micro.file, micro.format, runtime, threads)

@@ -19,6 +19,7 @@ from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilErr
 from agent.llm.sizes import DecoderSizes, read_sizes
 from agent.ports import Clock, LaneSpec
 from agent.schema.guard import Reaction
+from agent.schema.metric import Histogram
 from agent.schema.policy import Policy
 from agent.schema.settings import DecoderSecond, ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
@@ -33,10 +34,10 @@ from agent.service.decoding.sample_placement import StandingPlaces
 from agent.service.decoding.text_costs import TextCosts
 from agent.service.decoding.text_stream import TextStream
 from agent.service.serving.lane_keeper import LaneKeeper
+from agent.service.serving.latencies import RECENT, Latencies
 from agent.service.serving.serving_state import InForce
 
 PROGRAM = "agent.service.decoding.decoder_process"
-_RECENT = 256
 STOP_S = 5.0
 """For a process whose model goes over to two others, before it is killed."""
 NEEDED = ("jinja2", "onnxruntime", "tokenizers")
@@ -72,10 +73,10 @@ class _Served:
     power: DecoderPower | None = None
     no_power: str = "its watts are still being modelled; ask again in some seconds"
     """Why joules are unknown while `power` is."""
-    energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     total_j: float = 0.0
     costs: TextCosts = field(default_factory=TextCosts)
-    times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    times: Latencies = field(default_factory=Latencies)
 
 
 class Decoders:
@@ -312,18 +313,21 @@ class Decoders:
         told = self._places.sentences(self.text_models(), policy.sampling, policy.admission.default_deadline_s)
         return tuple(replace(self._status(served), samples=told.get(name)) for name, served in self._served.items())
 
+    def latencies(self) -> dict[str, Histogram]:
+        """Of each model's answers, from the request to the last token [s]."""
+        return {name: served.times.histogram() for name, served in self._served.items()}
+
     def _status(self, served: _Served) -> ModelStatus:
         keeper, entry = served.keeper, served.entry
         state = "unavailable" if keeper is None and served.reason else "loading" if keeper is None else keeper.state
         report = keeper.report if keeper is not None else None
         counters = keeper.counters if keeper is not None else {"streams": 0, "failed": 0, "replayed": 0}
-        times, energies = sorted(served.times_s), sorted(served.energies_j)
+        energies = sorted(served.energies_j)
         return ModelStatus(
             name=entry.name, state=state, requested="CPUExecutionProvider",
             actual=", ".join(report.providers) if report else "", accelerated_fraction=1.0 if report else None,
             placement=_where(served) if report else None,
-            p50_ms=times[len(times) // 2] * 1e3 if times else None,
-            p99_ms=times[int(0.99 * (len(times) - 1))] * 1e3 if times else None,
+            p50_ms=served.times.recent_ms(0.5), p99_ms=served.times.recent_ms(0.99),
             energy_j=energies[len(energies) // 2] if energies else None,
             provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
             replayed=counters["replayed"], reason=self._reason(served),
@@ -377,15 +381,13 @@ class Decoders:
             served.total_j += energy_j
         compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
         served.costs = served.costs.after(stream.request.samples, stream.tokens, compute_s, energy_j)
-        served.times_s.append(self._clock.monotonic_s() - stream.started_s)
+        served.times.add(self._clock.monotonic_s() - stream.started_s)
         prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
         cached = min(prompt_tokens, max((usage.cached_tokens for usage in usages), default=0))
         assert served.keeper is not None  # noqa: S101  (its lane finished this)
         stream.on_event(
             TextDone(
-                TextUsage(
-                    prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance, reason
-                ),
+                TextUsage(prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance, reason),
                 _where(served), ", ".join(report.providers), self._in_force().digest, stream.replays,
             )
         )  # fmt: skip

@@ -24,6 +24,7 @@ from agent.ports import OutboxRow
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
+from agent.service.doctor import diag_runs
 from agent.service.doctor.redaction import redacted, redacted_text
 from agent.storage.spool_file import recent_rows
 
@@ -56,13 +57,17 @@ def collect(
     status: AgentSnapshot | dict[str, Any] | None,
     policy: Policy | None,
     recent: Callable[[int], Sequence[OutboxRow]] | None = None,
+    config: Path | None = None,
 ) -> Bundle:
     """Write the bundle and drop the oldest beyond KEPT. StorageError if the state folder takes nothing.
 
     `status` is the agent's own snapshot, what it answered from outside, or None where it does not answer. `recent(n)`
     are the outbox's newest rows where this is the agent's process, which must not open its file a second time.
+    `config` is the settings' file for the doctor, whose canaries stay away from lanes that serve.
     """
     parts: dict[str, Callable[[], str]] = {
+        "journal.txt": diag_runs.journal,
+        "doctor.json": lambda: diag_runs.doctor(config, canary=status is None),
         "about.json": lambda: _pretty(_about(wall_s)),
         "settings.json": lambda: _pretty(redacted(settings.model_dump(mode="json"))),
         "outbox.json": lambda: _pretty(_outbox(settings.state_dir, recent)),

@@ -5,23 +5,24 @@ A runtime that cannot use its accelerator computes on the CPU without a word; on
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
-from importlib import resources
-from typing import Final, Literal
+from pathlib import Path
 
 import numpy as np
 
 from agent.control.fallback import Assignment, judge
 from agent.errors import QeilError
 from agent.ports import Clock, Lane, LaneSpec, LoadReport, LoadSpec
+from agent.runtimes import registry
+from agent.runtimes.entry import Backend, resolve
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
 from agent.schema.policy import Fallback
 from agent.service.check_result import CheckResult, fail, ok
 
 LOAD_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 10.0
-FORMATS: Final[dict[str, Literal["onnx", "tflite"]]] = {"onnx": "onnx", "litert": "tflite"}
 _RULE = Fallback(on_fallback="warn", min_accelerated_fraction=0.5)
 _DRIVER = "install the driver and the runtime build that go together; the agent would compute on the CPU meanwhile"
 
@@ -31,21 +32,23 @@ MakeLane = Callable[[LaneSpec], Lane]
 def canaries(profile: DeviceProfile, make_lane: MakeLane, clock: Clock) -> list[CheckResult]:
     """One result per accelerator and runtime that serves models."""
     return [
-        _sing(accelerator, runtime, make_lane, clock)
+        _sing(accelerator, runtime, backend, make_lane, clock)
         for accelerator in profile.accelerators
         for runtime in accelerator.runtimes
-        if runtime.backend in FORMATS
+        if (backend := registry.find(runtime.backend)) is not None
     ]
 
 
-def _sing(accelerator: Accelerator, runtime: Runtime, make_lane: MakeLane, clock: Clock) -> CheckResult:
+def _sing(
+    accelerator: Accelerator, runtime: Runtime, backend: Backend, make_lane: MakeLane, clock: Clock
+) -> CheckResult:
     check = f"canary {accelerator.name}"
     lane = make_lane(LaneSpec(accelerator.name, threads=1))
-    file = resources.files("agent.service").joinpath(f"canary/canary.{FORMATS[runtime.backend]}")
     try:
         lane.start(lambda _cause: None)
-        with resources.as_file(file) as path:
-            spec = LoadSpec("canary", path, FORMATS[runtime.backend], runtime, threads=1)
+        with tempfile.TemporaryDirectory(prefix="qeil-canary-") as folder:
+            path = resolve(backend.canary)(Path(folder))
+            spec = LoadSpec("canary", path, backend.format, runtime, threads=1)
             report = lane.load(spec, LOAD_TIMEOUT_S).result(LOAD_TIMEOUT_S)
         now_s = clock.monotonic_s()
         lane.renew_permit(now_s + CALL_TIMEOUT_S)

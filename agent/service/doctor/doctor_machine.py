@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.backends.probe import RuntimeInventory
+from agent.runtimes import registry
+from agent.runtimes.entry import Backend
 from agent.sensors.host import available_bytes
 from agent.sensors.rapl import MEND as RAPL_MEND
 from agent.sensors.rapl import find_domains
@@ -37,7 +39,6 @@ SHARED_IMPORT = frozenset({
 """Distributions that install into the same folder `onnxruntime`, so that the last one wins silently."""
 PACKAGED = Path("/usr/lib/qeil")
 """Where the Debian package puts the agent."""
-WHEELS = {"onnx": "onnxruntime onnx", "litert": "ai-edge-litert"}
 UNUSED_COUNTER = ("the kernel's power counter", "the power sensor")
 """How detection's notes begin on a counter that is there and not used: both commands tell the same."""
 NODES = (
@@ -100,29 +101,34 @@ def memory(root: Path) -> CheckResult:
 
 def runtimes(inventory: RuntimeInventory) -> list[CheckResult]:
     """Something can run models."""
-    if inventory.onnxruntime is None and inventory.litert is None:
+    known = registry.backends()
+    if not any(inventory.version(backend.name) for backend in known):
         why = f" ({inventory.notes[0]})" if inventory.notes else ""
-        return [fail("runtimes", f"no runtime is usable{why}", install("onnx,litert"))]
+        return [fail("runtimes", f"no runtime is usable{why}", install(",".join(b.extra for b in known if b.extra)))]
     results = []
-    for check, version, extra, formats in (
-        ("onnxruntime", inventory.onnxruntime, "onnx", ".onnx"),
-        ("litert", inventory.litert, "litert", ".tflite"),
-    ):
+    for backend in known:
+        check, version = backend.title.lower().replace(" ", ""), inventory.version(backend.name)
         if version is None:
-            results.append(warn(check, f"not usable: {formats} models cannot run", install(extra)))
+            results.append(warn(check, f"not usable: {backend.endings} models cannot run", remedy(backend)))
         else:
-            results.append(ok(check, f"{version}"))
+            results.append(ok(check, version))
+    results += [warn("backends", wrong, "mend the file, or remove it") for wrong in registry.problems()]
     results += [
         warn("plugins", note, "reinstall or remove the package") for note in inventory.notes if "plugin" in note
     ]
     return results
 
 
+def remedy(backend: Backend) -> str:
+    """What brings a backend's runtime."""
+    return f"install what {backend.title} needs" if backend.extra is None else install(backend.extra)
+
+
 def install(extra: str, program: Path | None = None) -> str:
     """The command that installs a runtime beside this program: another one where a Debian package brought it."""
     program = program or Path(__file__)
     if PACKAGED in program.parents:
-        names = " ".join(WHEELS[name] for name in extra.split(","))
+        names = " ".join(wheel for b in registry.backends() if b.extra in extra.split(",") for wheel in b.wheels)
         return f"sudo python3 -m pip install --target /opt/qeil/runtimes {names} && sudo systemctl restart qeil"
     return f"{sys.executable} -m pip install 'qeil-agent[{extra}]'"
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from agent.backends.probe import RuntimeInventory
 from agent.errors import BadInput, ModelLoadFailed
 from agent.llm.sizes import read_sizes
+from agent.runtimes import registry
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok
 from agent.service.doctor import doctor_machine
 from agent.service.serving.artifacts import open_artifact
 from agent.workload.file_facts import facts_in_child
 
-NEEDS = {".onnx": ("ONNX Runtime", "onnx"), ".tflite": ("LiteRT", "litert")}
-"""Runtime and extra of a format."""
 GIT_LFS = b"version https://git-lfs"
 
 
@@ -27,8 +26,7 @@ def models(
 
     unreadable: what is wrong inside a file, None if nothing; by default it is read in a child process.
     """
-    there = {".onnx": inventory.onnxruntime is not None, ".tflite": inventory.litert is not None}
-    return [_model(f"model {name}", path, there, unreadable or inside) for name, path in _files(settings)]
+    return [_model(f"model {name}", path, inventory, unreadable or inside) for name, path in _files(settings)]
 
 
 def inside(path: Path) -> str | None:
@@ -62,15 +60,16 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield f"{model.name} {variant.name}", variant.path
 
 
-def _model(check: str, path: Path, there: dict[str, bool], unreadable: Callable[[Path], str | None]) -> CheckResult:
+def _model(
+    check: str, path: Path, inventory: RuntimeInventory, unreadable: Callable[[Path], str | None]
+) -> CheckResult:
     if not os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a parent is closed to us)
         return fail(check, f"{path} does not exist", "correct models in the settings")
     if not os.access(path, os.R_OK):
         return fail(check, f"{path} cannot be read by this user", f"chmod a+r {path}")
-    suffix = path.suffix.lower()
-    if not there.get(suffix, True):
-        runtime, extra = NEEDS[suffix]
-        return fail(check, f"needs {runtime}", doctor_machine.install(extra))
+    backend = registry.of_file(path)
+    if backend is not None and inventory.version(backend.name) is None:
+        return fail(check, f"needs {backend.title}", doctor_machine.remedy(backend))
     problem = unreadable(path)
     if problem is not None:
         return fail(check, problem, "copy the file again, or name another in the settings")

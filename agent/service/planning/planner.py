@@ -21,7 +21,7 @@ from agent.schema.device import Runtime
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.workload import Workload
-from agent.service.board import HOST_RUNTIME, Board
+from agent.service.board import Board, host_runtime
 from agent.service.planning.holdings import Holdings, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
@@ -196,7 +196,7 @@ class Planner:
         name = f"{model}@{artifact.digest[:12]}" if variant else lane_name(model, artifact.digest, before)
         simulation = None
         if accelerator.name in self._board.simulated:
-            runtime = HOST_RUNTIME["onnx" if artifact.format == "onnx" else "litert"]
+            runtime = host_runtime(artifact.format)
             simulation = Simulation(
                 cost.time_s, cost.energy_j or 0.0, cost.static_w or 0.0, SIMULATED_RESISTANCE_K_PER_W,
                 SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,

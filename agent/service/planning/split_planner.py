@@ -22,7 +22,7 @@ from agent.ports import LoadSpec, Simulation
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.workload import Workload
-from agent.service.board import HOST_RUNTIME, Board
+from agent.service.board import Board, host_runtime
 from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
 from agent.service.planning.planner import (
     SIMULATED_AMBIENT_C,
@@ -218,7 +218,7 @@ class _Case:
         unit = self._units[part.accelerator]
         runtime, simulation = unit.runtime, None
         if part.accelerator in self._board.simulated:
-            runtime = HOST_RUNTIME["onnx"]
+            runtime = host_runtime("onnx")
             simulation = Simulation(
                 part.time_s, part.energy_j, unit.cost.static_w or 0.0, SIMULATED_RESISTANCE_K_PER_W,
                 SIMULATED_CAPACITY_J_PER_K, SIMULATED_AMBIENT_C,

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
 from agent.control import model_guard
 from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed, StorageError
+from agent.runtimes import registry
 from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
 from agent.service.serving.admitted import Stamp, read_whole
@@ -30,15 +30,13 @@ _CACHE_VERSION = 3
 MAX_MODEL_BYTES = 2**31
 """A protobuf or FlatBuffer cannot be longer."""
 
-_FORMATS: dict[str, Literal["onnx", "tflite"]] = {".onnx": "onnx", ".tflite": "tflite"}
-
 
 @dataclass(frozen=True)
 class Artifact:
     """A model file."""
 
     path: Path
-    format: Literal["onnx", "tflite"]
+    format: str
     digest: str
     stamp: Stamp | None = field(default=None, compare=False)
     """Of the file when it was hashed."""
@@ -46,13 +44,13 @@ class Artifact:
 
 def open_artifact(path: Path) -> Artifact:
     """Format by suffix, digest by content; ModelLoadFailed with the reason in one line."""
-    format_ = _FORMATS.get(path.suffix.lower())
-    if format_ is None:
-        raise ModelLoadFailed(f"{path}: expected a .onnx or .tflite file")
+    backend = registry.of_file(path)
+    if backend is None:
+        raise ModelLoadFailed(f"{path}: expected a {registry.endings()} file")
     try:
         kind = path.stat()  # a pipe or a device would be read for ever
         if not stat.S_ISREG(kind.st_mode):
-            raise ModelLoadFailed(f"{path}: expected a .onnx or .tflite file, this is no regular file")
+            raise ModelLoadFailed(f"{path}: expected a {registry.endings()} file, this is no regular file")
         if kind.st_size > MAX_MODEL_BYTES:
             raise ModelLoadFailed(
                 f"{path}: {kind.st_size / 1e9:.1f} GB in one file; a graph ends at 2 GB, more weights are external data"
@@ -61,7 +59,7 @@ def open_artifact(path: Path) -> Artifact:
             digest, stamp = read_whole(stream)
     except OSError as error:
         raise ModelLoadFailed(f"{path}: {error.strerror or error}") from error
-    return Artifact(path, format_, digest, stamp)
+    return Artifact(path, backend.format, digest, stamp)
 
 
 def read_once(artifact: Artifact, cache_dir: Path, apart: Path | None) -> None:

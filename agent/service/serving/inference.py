@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from agent.errors import BadInput, NotFound, QeilError
-from agent.ports import InferenceAnswer, InferenceRequest, Metric, ModelMetadata, RequestLimits
+from agent.ports import InferenceAnswer, InferenceRequest, ModelMetadata, RequestLimits
+from agent.schema.metric import Histogram, Metric
 from agent.schema.snapshot import AgentSnapshot
 from agent.service import metrics
 from agent.service.serving.dispatcher import Dispatcher
@@ -19,9 +20,14 @@ class AgentInference:
 
     def __init__(
         self, supervisor: Supervisor, dispatcher: Dispatcher, change_models: Callable[[str, bool], Future[None]],
-        screen: InputScreen | None = None,
+        screen: InputScreen | None = None, texts: Callable[[], Mapping[str, Histogram]] = dict,
     ) -> None:  # fmt: skip
-        """`change_models(name, load)` loads or unloads a configured model; `screen` stands before the dispatcher."""
+        """`change_models(name, load)` loads or unloads a configured model; `screen` stands before the dispatcher.
+
+        texts: latencies of language models, which the dispatcher does not serve.
+        """
+        self._texts = texts
+        self._conditions = metrics.ConditionsSeen()
         self._screen = screen
         self._infer = dispatcher.infer if screen is None else screen.infer
         self._supervisor = supervisor
@@ -92,8 +98,10 @@ class AgentInference:
 
     def metrics(self) -> tuple[Metric, ...]:
         """For Prometheus."""
-        known = metrics.collect(self._supervisor.snapshot, self._dispatcher, self._supervisor.mailbox_dropped)
-        return known if self._screen is None else (*known, metrics.guarded(self._screen.counts))
+        supervisor = self._supervisor
+        known = metrics.collect(supervisor.snapshot, self._dispatcher, supervisor.mailbox_dropped, self._conditions)
+        found = () if self._screen is None else (metrics.guarded(self._screen.counts),)
+        return (*known, metrics.latencies(self._dispatcher, self._texts()), *found)
 
 
 def unknown_model(name: str, known: list[str]) -> NotFound:

@@ -7,10 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from agent.control.energy_share import Used
+from agent.schema.metric import Histogram
 from agent.schema.snapshot import EnergyProvenance
-
-_RECENT = 512
-"""Latencies kept per model for the percentiles shown in status."""
+from agent.service.serving.latencies import RECENT, Latencies
 
 ENOUGH = 20
 """Calls on a lane before their p99 counts."""
@@ -42,12 +41,12 @@ class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests = self._failed = self._replayed = 0
-        self._recent_s: deque[float] = deque(maxlen=_RECENT)
+        self._latencies = Latencies()
         self._per_lane: dict[str, tuple[int, deque[float]]] = {}
         self._shared_s: dict[str, deque[tuple[float, float]]] = {}
         """Of calls that several requests shared: the call's time, one request's share."""
-        self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=_RECENT)
-        self._total_energy_j = self._total_s = 0.0
+        self._energies: deque[tuple[float | None, EnergyProvenance]] = deque(maxlen=RECENT)
+        self._total_energy_j = 0.0
         self._used: dict[str, Used] = {}
 
     def answered(
@@ -64,16 +63,15 @@ class Meter:
         with self._lock:
             self._requests += 1
             self._replayed += 1 if replays else 0
-            self._recent_s.append(total_s)
-            count, times = self._per_lane.get(accelerator, (0, deque(maxlen=_RECENT)))
+            self._latencies.add(total_s)
+            count, times = self._per_lane.get(accelerator, (0, deque(maxlen=RECENT)))
             if call_s is None:
                 times.append(execute_s)
             else:
-                self._shared_s.setdefault(accelerator, deque(maxlen=_RECENT)).append((call_s, execute_s))
+                self._shared_s.setdefault(accelerator, deque(maxlen=RECENT)).append((call_s, execute_s))
             self._per_lane[accelerator] = (count + 1, times)
             self._energies.append((energy_j, provenance))
             self._total_energy_j += energy_j or 0.0
-            self._total_s += total_s
             used = self._used.get(accelerator, Used(0.0, 0.0))
             known = energy_j is not None and used.modelled_j is not None
             joules = (used.modelled_j or 0.0) + (energy_j or 0.0) if known else None
@@ -103,10 +101,15 @@ class Meter:
         with self._lock:
             return dict(self._used)
 
+    def latencies(self) -> Histogram:
+        """Request times inside the agent of all answers [s]."""
+        with self._lock:
+            return self._latencies.histogram()
+
     def read(self) -> MeterReading:
         """A consistent copy."""
         with self._lock:
-            recent = sorted(self._recent_s)
+            recent = self._latencies.recent()
             shares = {name: [share_s for _, share_s in calls] for name, calls in self._shared_s.items()}
             lanes = {
                 name: (count, _quantile(sorted(times) or sorted(shares.get(name, ())), 0.5) or 0.0)
@@ -115,7 +118,7 @@ class Meter:
             energy_j, provenance = _energy(self._energies)
             return MeterReading(
                 self._requests, self._failed, self._replayed, _quantile(recent, 0.5), _quantile(recent, 0.99),
-                energy_j, provenance, self._total_energy_j, lanes, self._total_s,
+                energy_j, provenance, self._total_energy_j, lanes, self._latencies.sum_s,
             )  # fmt: skip
 
 

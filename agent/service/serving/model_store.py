@@ -9,9 +9,9 @@ from pathlib import Path
 
 from agent.errors import BadInput, StorageError
 from agent.llm.sizes import is_decoder_folder
+from agent.runtimes import registry
 from agent.schema.settings import ModelEntry, Settings
 
-SUFFIXES = (".onnx", ".tflite")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -25,7 +25,7 @@ def entries(state_dir: Path) -> tuple[ModelEntry, ...]:
     store = folder(state_dir)
     if not store.is_dir():
         return ()
-    files = sorted(p for p in store.iterdir() if p.suffix in SUFFIXES and _NAME.fullmatch(p.stem))
+    files = sorted(p for p in store.iterdir() if p.suffix in registry.suffixes() and _NAME.fullmatch(p.stem))
     folders = sorted(p for p in store.iterdir() if _NAME.fullmatch(p.name) and is_decoder_folder(p))
     found = [ModelEntry(name=p.stem, path=p) for p in files]
     return (*found, *(ModelEntry(name=p.name, path=p) for p in folders if p.name not in {f.name for f in found}))
@@ -51,8 +51,8 @@ def add(source: Path, name: str | None, state_dir: Path) -> ModelEntry:
     """Copy a model file into the store, whole or not at all. BadInput for a bad name or type, StorageError else."""
     name = name or (source.name if source.is_dir() else source.stem).lower().replace(" ", "-")
     decoder = is_decoder_folder(source)
-    if not decoder and source.suffix not in SUFFIXES:
-        raise BadInput(f"{source}: expected a .onnx or .tflite file, or a decoder folder")
+    if not decoder and source.suffix not in registry.suffixes():
+        raise BadInput(f"{source}: expected a {registry.endings()} file, or a decoder folder")
     if not _NAME.fullmatch(name):
         raise BadInput(f"{name!r} is no model name: use a–z, 0–9, dot, dash, underscore (--name)")
     target = folder(state_dir) / (name if decoder else f"{name}{source.suffix}")

@@ -5,13 +5,15 @@ Owned by the supervisor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
 from agent.control import fallback, lane_health
 from agent.ports import LoadReport, ModelMetadata
+from agent.runtimes import registry
+from agent.runtimes.shipped import LITERT
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode, ModelStatus, PlacementStatus
 from agent.schema.workload import Workload
@@ -22,6 +24,9 @@ from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneKeeper
 from agent.service.serving.meter import MeterReading
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable, StageRoute
+
+LAST_RESORT: Final = 1e-9
+"""Share of the requests for a lane at which nobody knows when the next one begins: those that no other lane takes."""
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,16 @@ class ServingState:
         """The routing table of this moment."""
         policy = self.current.policy
         best_share = max((k.verdict.capacity_share for k in self._keepers.values()), default=1.0) or 1.0
-        models = {m.name: self._routes(m, policy, best_share, now_s) for m in self.current.plan.models}
+        late = {
+            k.name for k in self._keepers.values() if k.overdue(policy.recovery, now_s, self.longest_prediction_s(k))
+        }
+        models = {m.name: self._routes(m, policy, best_share, late, now_s) for m in self.current.plan.models}
         return RoutingTable(mode, policy, self.current.digest, models)
 
-    def _routes(self, model: ModelPlan, policy: Policy, best_share: float, now_s: float) -> ModelRoutes:
+    def _routes(
+        self, model: ModelPlan, policy: Policy, best_share: float, late: Collection[str], now_s: float
+    ) -> ModelRoutes:
+        """`late`: accelerators whose call in progress takes far longer than those before."""
         routes = []
         hopeful = False
         away, absent = {}, dict(model.rejected)
@@ -215,7 +226,9 @@ class ServingState:
                 RouteEntry(
                     candidate.accelerator, lanes[0], loaded.report,
                     loaded.state == "ready" and min(ramps) > 0 and permitted,
-                    min(ramp * share for ramp, share in zip(ramps, shares, strict=True)) / best_share, min(shares),
+                    LAST_RESORT if any(k.name in late for k in keepers)
+                    else min(ramp * share for ramp, share in zip(ramps, shares, strict=True)) / best_share,
+                    min(shares),
                     candidate.predicted_s, candidate.dynamic_j, candidate.static_w,
                     tuple(StageRoute(s, lane) for s, lane in zip(candidate.stages, lanes, strict=False)),
                     candidate.split, candidate.load.model,
@@ -228,9 +241,9 @@ class ServingState:
     def _metadata(self, model: ModelPlan, ready: bool) -> ModelMetadata:
         everywhere = [self._loaded(c, model.workload) for c in model.candidates]
         reports = [s.report for s in everywhere if s is not None and s.report is not None]
-        platform = "onnxruntime_onnx" if any(c.load.format == "onnx" for c in model.candidates) else "litert_tflite"
+        backend = next((b for c in model.candidates if (b := registry.of_format(c.load.format))), LITERT)
         inputs, outputs = (reports[0].inputs, reports[0].outputs) if reports else ((), ())
-        return ModelMetadata(model.name, (model.version,), platform, inputs, outputs, ready, self.reason(model))
+        return ModelMetadata(model.name, (model.version,), backend.platform, inputs, outputs, ready, self.reason(model))
 
     def reason(self, model: ModelPlan) -> str | None:
         """Why the model is not served, in one line; None while it is."""
