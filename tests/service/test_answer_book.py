@@ -198,3 +198,12 @@ def test_a_truth_without_a_unit_is_not_held_against_an_answer_with_one():
         book.tell("a", "5", None)
     assert book.tell("a", "5 km", None).right
     assert book.tell("b", "5 m", None).right is False
+
+
+def test_a_truth_without_a_noun_is_of_what_was_asked_about():
+    assert told(AnswerBook(), "42", answer="42 apple", votes=("42 apple", "7 apple")).right is True
+    assert told(AnswerBook(), "41", answer="42 apple", votes=("42 apple", "7 apple")).right is False
+    assert told(AnswerBook(), "42 pears", answer="42 apple", votes=("42 apple", "7 apple")).right is False
+    assert told(AnswerBook(), "300", answer="100 200 300", votes=("100 200 300", "7")).right is False
+    with pytest.raises(BadInput, match="has no unit"):
+        told(AnswerBook(), "42", answer="42 m/s^2", votes=("42 m/s^2", "7"))

@@ -25,7 +25,7 @@ from agent.evaluation.questions.running import Failures, Progressed, batch_seed
 from agent.sampling.strategy import Strategy
 
 FILE = "live.jsonl"
-TURN = 50
+TURN = 25
 """Questions of one strategy before the next one has its turn."""
 
 

@@ -40,7 +40,8 @@ class Numeral:
 
     canonical: str
     value: Fraction | None
-    """None for a ratio or a time, such as 3:2, which is compared as it is written."""
+    """None for what is compared as it is written: a ratio or a time, such as 3:2, and digits in threes with common
+    spaces between them, such as 100 200 300, which may be one number or three."""
     start: int
     end: int
     currency: str = ""
@@ -60,6 +61,8 @@ def numerals(text: str) -> Iterator[Numeral]:
         read = _read(found)
         if read is not None:
             yield Numeral(canonical(read), read, *found.span(), found["before"] or found["currency"] or "")
+        elif _may_be_several(found):
+            yield Numeral(" ".join(found[0].split()), None, *found.span())
         elif found["ratio"] and len(found["ratio"]) <= MAX_DIGITS:
             told = ":".join(part.lstrip("0") or "0" for part in found["ratio"].split(":"))
             yield Numeral("-" + told if found["sign"] == "-" else told, None, *found.span())
@@ -90,8 +93,18 @@ def _plain(char: str) -> str:
     return char
 
 
+def _may_be_several(found: re.Match[str]) -> bool:
+    """Digits in threes apart by common spaces; a group that begins with 0, as in 1 000 000, is no number of its own."""
+    groups = (found["whole"] or "").split(" ")
+    return len(groups) > 1 and not any(group.startswith("0") for group in groups[1:]) and _short(found)
+
+
+def _short(found: re.Match[str]) -> bool:
+    return sum(map(str.isdigit, found[0])) <= MAX_DIGITS
+
+
 def _read(found: re.Match[str]) -> Fraction | None:
-    if found["ratio"] or sum(map(str.isdigit, found[0])) > MAX_DIGITS:
+    if found["ratio"] or _may_be_several(found) or sum(map(str.isdigit, found[0])) > MAX_DIGITS:
         return None
     if found["top"]:
         value = _over(int(found["top"]), found["bottom"])

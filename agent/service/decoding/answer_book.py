@@ -22,7 +22,7 @@ from agent.sampling.ensemble import Calibration
 from agent.sampling.reliability import Reliabilities, Reliability, Source, Vote
 from agent.schema.text import AnswerKind, AnswerScores, AnswerTold, CheckRate, SourceScore
 from agent.service.decoding.answer_text import answer_in
-from agent.service.decoding.answer_units import unit_of
+from agent.service.decoding.answer_units import is_measured, unit_of
 
 MAX_SOURCES: Final = 256
 MAX_ANSWERS: Final = 1024
@@ -173,6 +173,8 @@ class AnswerBook:
                 raise BadInput(f"{truth[:80]!r} holds no answer of the kind {held.kind!r} that was asked for",
                                param="answer")  # fmt: skip
             if held.unit and held.kind == "number" and not unit_of(found):
+                if not is_measured(held.unit):
+                    return _key(f"{found} {held.unit}")  # 5 of what was asked about
                 raise BadInput(f"{truth[:80]!r} has no unit and the answer that was given has one ({held.unit}): tell "
                                "the right one with its unit", param="answer")  # fmt: skip
             return _key(found)

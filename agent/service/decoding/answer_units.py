@@ -44,9 +44,18 @@ _OTHERS: Final[dict[str, tuple[str, int | str]]] = {
 _TIMES: Final = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_SCALES = 3
 """Words that multiply one number, such as "hundred million"."""
+_NOT_COUNTED: Final = frozenset(
+    "a about after again all also altogether an and are as at because been before between both but by can each equal "
+    "equals extra for from gives had has have he here i if in into is it left less make makes many minus more must no "
+    "not now of off on only or out over plus remain remaining remains she since so still than that the them then there "
+    "these they this those times to too total under until was we were when where which while who will with would "
+    "you".split()
+)
+"""Words behind a number that do not say what it counts."""
 _ATOM = r"(?:per cent|\\?%|°[CF]?|[℃℉$€£¥₹¢]|[^\W\d_²³]+)"
 _UNIT = re.compile(
-    rf"(?P<gap>[ \u00a0\u2009\u202f]?)(?:\\text\{{\s*|\\mathrm\{{\s*)?(?P<unit>{_ATOM})(?P<power>\^?-?[1-9]|[²³])?"
+    r"(?:\*\*?|__)?(?P<gap>[ \u00a0\u2009\u202f]?)(?:\\text\{\s*|\\mathrm\{\s*)?"
+    rf"(?P<unit>{_ATOM})(?P<power>\^?-?[1-9]|[²³])?"
     rf"(?:(?:\s?/\s?|\s+per\s+)(?P<under>{_ATOM})(?P<under_power>\^?[1-9]|[²³])?)?"
 )
 _SCALE = re.compile(r"\s(hundred|thousand|million|billion|trillion)\b", re.IGNORECASE)
@@ -55,10 +64,13 @@ _SCALE = re.compile(r"\s(hundred|thousand|million|billion|trillion)\b", re.IGNOR
 def with_unit(text: str, number: Numeral) -> str:
     """The number in the dimension's own unit: "5000 m" for 5 km, "5" without a unit.
 
-    A unit that is not known stays as it is written where it is attached ("5xyz"); a word apart is none ("5 apples").
+    A unit that is not known stays as it is written where it is attached ("5xyz"); a word apart is what is counted, in
+    the singular ("5 apple"), unless it only goes on with the sentence ("5 in all").
     """
     if number.value is None:
-        return number.canonical
+        behind = _UNIT.match(text, number.end)
+        named = "" if behind is None else _counted(behind["unit"]) if behind["gap"] else behind["unit"]
+        return f"{number.canonical} {named}".rstrip()
     value, end = number.value, number.end
     for _ in range(MAX_SCALES):
         scale = _SCALE.match(text, end)
@@ -72,7 +84,8 @@ def with_unit(text: str, number: Numeral) -> str:
         return canonical(value)
     unit = _known(found["unit"])
     if unit is None:
-        return canonical(value) if found["gap"] else f"{canonical(value)} {found['unit']}"
+        named = _counted(found["unit"]) if found["gap"] else found["unit"]
+        return f"{canonical(value)} {named}".rstrip()
     factor, name = _raised(unit, found["power"])
     under = None if found["under"] is None else _known(found["under"])
     if under is not None:
@@ -84,8 +97,27 @@ def with_unit(text: str, number: Numeral) -> str:
 
 
 def unit_of(answer: str) -> str:
-    """The unit of what `with_unit` gave; empty without one."""
-    return answer.partition(" ")[2]
+    """The unit of what `with_unit` gave, or what it counts; empty without one."""
+    found = re.search(r" (?=\D)", answer)
+    return answer[found.end() :] if found else ""
+
+
+def is_measured(unit: str) -> bool:
+    """Whether a unit is one of a dimension, such as m or m/s^2, and no thing that is counted."""
+    name = re.split(r"[/^]", unit, maxsplit=1)[0]
+    return any(name == dimension for dimension, _ in (*_SYMBOLS.values(), *_OTHERS.values()))
+
+
+def _counted(word: str) -> str:
+    """What a word says is counted, in the singular; empty for one that says nothing of it."""
+    noun = word.casefold()
+    if noun in _NOT_COUNTED:
+        return ""
+    if noun.endswith("ies") and len(noun) > 4:
+        return f"{noun[:-3]}y"
+    if noun.endswith(("xes", "ches", "shes", "sses", "zes")):
+        return noun[:-2]
+    return noun[:-1] if noun.endswith("s") and not noun.endswith("ss") and len(noun) > 2 else noun
 
 
 def _raised(unit: Unit, power: str | None) -> Unit:

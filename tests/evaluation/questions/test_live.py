@@ -47,7 +47,7 @@ def test_strategies_take_turns_and_never_mix(tmp_path):
     with serving() as server:
         found(server.url, tmp_path)
     rules = [body["qeil"]["strategy"] for body in server.requests]
-    assert rules == ["majority"] * 50 + ["csvet"] * 60 + ["majority"] * 10
+    assert rules == ["majority"] * 25 + ["csvet"] * 50 + ["majority"] * 35 + ["csvet"] * 10
 
 
 def test_what_each_took_stands_beside_the_first(tmp_path):
