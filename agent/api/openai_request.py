@@ -21,6 +21,17 @@ MAX_LIKELIEST: Final = 20
 MIN_CHOICES: Final = 2
 MAX_GRAMMAR: Final = 1 << 16
 """Characters of a grammar, and of a schema as JSON."""
+_UNOFFERED: Final = frozenset({
+    "audio", "function_call", "functions", "modalities", "parallel_tool_calls", "prediction", "reasoning_effort",
+    "tool_choice", "tools", "verbosity", "web_search_options",
+})  # fmt: skip
+"""Fields of OpenAI's that ask for what is not offered here; null asks for nothing."""
+_BY_REPETITION: Final = "must be equal to 0 here; repetition_penalty makes what was there before less likely"
+_INSTEAD: Final = {
+    "frequency_penalty": _BY_REPETITION,
+    "presence_penalty": _BY_REPETITION,
+    "logit_bias": "is not offered here; leave it empty, or let a grammar choose the tokens",
+}
 LEGACY_MAX_TOKENS: Final = 16
 """What /v1/completions writes where nobody says how much."""
 
@@ -103,6 +114,9 @@ class _Common(_Model):
     presence_penalty: Annotated[Number, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
     user: StrictStr | None = None
+    safety_identifier: StrictStr | None = None
+    prompt_cache_key: StrictStr | None = None
+    service_tier: Literal["auto", "default"] | None = None
     response_format: _Format | None = None
     grammar: Annotated[StrictStr, Field(min_length=1, max_length=MAX_GRAMMAR)] | None = None
     qeil: _Qeil | None = None
@@ -263,16 +277,24 @@ def _document(data: bytes | bytearray) -> Mapping[str, Any]:
         raise Param(f"the body is not JSON ({error})", None) from error
     if not isinstance(document, dict):
         raise Param("the body must be a JSON object", None)
-    return document
+    for name in document:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise Param(f"the name of the field {name!a} holds half a character", None)
+    return {key: value for key, value in document.items() if value is not None or key not in _UNOFFERED}
 
 
 def refusal_of(error: ValidationError, kind: type[BaseModel]) -> Param:
     """The first problem of a body as one sentence."""
     first = _telling(error)
-    place = [str(part) for part in first["loc"] if not _is_type_name(part)]
+    own = {0, len(first["loc"]) - 1} if first["type"] == "extra_forbidden" else {0}  # the client's names
+    place = [str(part) for at, part in enumerate(first["loc"]) if at in own or not _is_type_name(part)]
     name = ".".join(place)
     if first["type"] == "missing":
         return Param(f"{name} is missing", name)
+    if name in _INSTEAD and first["type"] in {"less_than_equal", "greater_than_equal", "too_long"}:
+        return Param(f"{name} {_INSTEAD[name]}", name)
+    if first["type"] == "extra_forbidden" and name in _UNOFFERED:
+        return Param(f"{name} is not offered here", name)
     if first["type"] == "extra_forbidden":
         near = get_close_matches(place[-1], kind.model_fields, 1) if len(place) == 1 else []
         hint = f", did you mean {near[0]}?" if near else "; it is not offered here"

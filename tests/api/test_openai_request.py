@@ -35,6 +35,21 @@ def test_what_is_left_out_is_what_openai_leaves_out():
     assert read({**CHAT, "seed": -1}).text.seed >= 0
 
 
+def test_null_asks_for_nothing_and_hints_are_no_matter():
+    nothing = dict.fromkeys(
+        ["tools", "functions", "audio", "reasoning_effort", "n", "stop", "service_tier", "metadata"]
+    )
+    hints = {"user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "auto", "store": False}
+    left_out = read({**CHAT, "seed": 1}).text
+    assert read({**CHAT, "seed": 1, **nothing}).text == left_out
+    assert read({**CHAT, "seed": 1, **hints}).text == left_out
+
+
+def test_a_field_named_by_half_a_character_is_refused_by_it():
+    with pytest.raises(BadInput, match=r"^the name of the field '\\ud800' holds half a character$"):
+        read({**CHAT, "\ud800": 1})
+
+
 def test_messages_may_come_in_parts_and_from_developers():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts, "name": "x"}]
@@ -73,7 +88,16 @@ def test_a_prompt_may_be_tokens():
         ({"n": MAX_TEXTS + 1}, "n", "less than or equal"),
         ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "equal to 0"),
-        ({"tools": []}, "tools", "not offered"),
+        ({"presence_penalty": -1}, "presence_penalty", "repetition_penalty"),
+        ({"frequency_penalty": "low"}, "frequency_penalty", "valid number"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "^logit_bias is not offered here; leave it empty"),
+        ({"tools": []}, "tools", "^tools is not offered here$"),
+        ({"functions": []}, "functions", "^functions is not offered here$"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "^reasoning_effort is not offered here$"),
+        ({"service_tier": "flex"}, "service_tier", "'auto' or 'default'"),
+        ({"tuple": None}, "tuple", "^unknown field tuple; "),
+        ({"repeat_penalty": 1.1}, "repeat_penalty", "did you mean repetition_penalty"),
+        ({"stop": 5}, "stop", "^stop: "),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "schema"),
         (
