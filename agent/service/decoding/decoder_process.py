@@ -18,9 +18,8 @@ import os
 import select
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,7 @@ from typing import Any, Final
 from agent.backends import segments
 from agent.backends.messages import MAX_PACKET_BYTES, Channel, Closed, Header, parse, shorten
 from agent.backends.vitals import PAGE_BYTES, VitalsPage, rss_bytes
-from agent.backends.waiting import HEARTBEAT_S, prepare
+from agent.backends.waiting import prepare
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed, QeilError
 from agent.llm.chat import render
 from agent.llm.engine import Engine, Event, Failed, Job, Written
@@ -39,7 +38,10 @@ from agent.llm.row import Prompt
 from agent.llm.sampler import Sampling
 from agent.llm.session import DecoderSession
 from agent.schema.text import TextForm
+from agent.service.decoding.heartbeat import Heartbeat
 
+READING_S: Final = 60.0
+"""For a form and, with a process's first one, its vocabulary; then the process counts as stopped."""
 PAUSE_MS: Final = 20
 """Look for a new permit this often while there is none."""
 
@@ -48,7 +50,7 @@ class DecoderProcess:
     """See module."""
 
     def __init__(self, channel: Channel, page: VitalsPage) -> None:
-        self._channel, self._page = channel, page
+        self._channel, self._page, self._heart = channel, page, Heartbeat(page)
         self._poll = select.poll()
         self._poll.register(channel.sock, select.POLLIN)
         self._engine: Engine | None = None
@@ -57,7 +59,7 @@ class DecoderProcess:
 
     def serve(self) -> None:
         """Work until told to stop or until the other side is gone."""
-        with heartbeat(self._page), contextlib.suppress(Closed):
+        with self._heart, contextlib.suppress(Closed):
             while self._listen():
                 self._work()
 
@@ -160,7 +162,9 @@ class DecoderProcess:
         try:
             if engine is None or grammars is None:
                 raise InferenceFailed("no model is loaded")
-            engine.add(_job(engine, grammars, fields))
+            with contextlib.nullcontext() if fields.get("form") is None else self._heart.silence(READING_S):
+                job = _job(engine, grammars, fields)
+            engine.add(job)
         except QeilError as error:
             self._refuse(fields["id"], error)
         except Exception as error:  # noqa: BLE001  (root of a request: what a tokenizer or template chokes on costs it alone)
@@ -225,24 +229,6 @@ def _fields(engine: Engine, event: Written) -> list[Any]:
     if piece.prompt:
         fields.append(True)
     return fields
-
-
-@contextlib.contextmanager
-def heartbeat(page: VitalsPage) -> Iterator[None]:
-    """Write signs of life on a thread of its own."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while True:
-            page.beat(time.monotonic_ns(), rss_bytes())
-            if over.wait(HEARTBEAT_S):
-                return
-
-    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def begin(program: str, argv: Sequence[str], serve: Callable[[Channel, VitalsPage], None]) -> None:

@@ -23,7 +23,8 @@ from agent.llm.folder import DecoderFolder, open_folder
 from agent.llm.graph_part import GraphPart, cut
 from agent.llm.peer import PeerServer
 from agent.llm.session import cache_type, runtime_errors
-from agent.service.decoding.decoder_process import begin, heartbeat
+from agent.service.decoding.decoder_process import begin
+from agent.service.decoding.heartbeat import Heartbeat
 
 
 class StageProcess:
@@ -37,7 +38,7 @@ class StageProcess:
 
     def serve(self) -> None:
         """Work until told to stop or until the other side is gone."""
-        with heartbeat(self._page), contextlib.suppress(Closed):
+        with Heartbeat(self._page), contextlib.suppress(Closed):
             while self._listen():
                 continue
 
