@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agent.errors import InferenceFailed
+from agent.errors import InferenceFailed, InputRefused
 
 Array = npt.NDArray[Any]
 
@@ -114,6 +114,20 @@ def pack_bytes(name: str, array: Array) -> Array:
             raise InferenceFailed(f"tensor {name!r}: BYTES elements are str or bytes, not {type(element).__name__}")
         parts += (len(data).to_bytes(4, "little"), data)
     return np.frombuffer(b"".join(parts), np.uint8)
+
+
+def _text(name: str, index: int, element: Any) -> Any:
+    try:
+        return element.decode() if isinstance(element, bytes) else element
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"tensor {name!r}: element {index} is not UTF-8 text") from error
+
+
+def text_of(name: str, array: Array) -> Array:
+    """The elements as `str`, which is what runtimes take. Raises InputRefused for any that is not UTF-8 text."""
+    text = np.empty(array.size, np.object_)
+    text[:] = [_text(name, index, element) for index, element in enumerate(array.flat)]
+    return text.reshape(array.shape)
 
 
 def unpack_bytes(name: str, packed: Array, shape: tuple[int, ...]) -> Array:

@@ -16,7 +16,7 @@ from agent.backends.execution import LoadedSession
 from agent.backends.formats import Array
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.packets import Work
-from agent.errors import BackendError, InferenceFailed
+from agent.errors import BackendError, InferenceFailed, InputRefused
 
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 BINDS_AFTER: Final = 2
@@ -58,12 +58,12 @@ class Plan:
     __slots__ = ("_answers", "_outputs", "_slot", "again", "encoded", "feeds", "lasting", "mark", "model", "names")
 
     def __init__(self, model: Model, inputs: TensorArea, work: Work, segment: Array | None) -> None:
-        """Raises BackendError, and InferenceFailed for strings that are none."""
+        """Raises BackendError, and InputRefused for strings that are none."""
         layout = inputs.decode(work.tensors)
         views = inputs.views(work.slot, layout) if segment is None else inputs.views_of(segment, 0, layout)
         choice = model.choice(inputs, work.outputs)
         self.model = model
-        self.feeds = dict(zip(inputs.names, inputs.texts(views, layout), strict=True))
+        self.feeds = dict(zip(inputs.names, _texts(inputs, views, layout), strict=True))
         self.names = choice.names
         self.lasting = segment is None and not inputs.text
         """Whether the same bytes mean the same arrays again."""
@@ -106,6 +106,13 @@ class Plan:
         """Its outputs had other shapes than before: those of this model follow from more than its inputs' shapes."""
         self.again = None
         self.model.binds = False
+
+
+def _texts(inputs: TensorArea, views: list[Array], layout: Layout) -> list[Array]:
+    try:
+        return inputs.texts(views, layout)
+    except InferenceFailed as error:  # what a client sent speaks against no lane
+        raise InputRefused(error.message) from error
 
 
 def _segment(area: TensorArea, layout: Layout, crossing: list[Array]) -> int:

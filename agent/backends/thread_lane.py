@@ -18,7 +18,7 @@ from agent.backends import calls, execution
 from agent.backends.calls import Call, CallQueue
 from agent.backends.execution import Executor, LoadedSession
 from agent.backends.faults import Kind, injection
-from agent.backends.formats import check_feeds
+from agent.backends.formats import check_feeds, text_of
 from agent.backends.io import LaneIO, settle
 from agent.backends.models import Load
 from agent.backends.reports import order_of, report_of
@@ -258,7 +258,7 @@ class ThreadLane:
         loaded.check_outputs(names)
         self._page.begin(now_ns)
         try:
-            result = self._executor.run(loaded, call.inputs, names)
+            result = self._executor.run(loaded, _texts_in(call.inputs), names)
         finally:
             self._page.end(time.monotonic_ns())
         outputs = dict(zip(names, result.arrays, strict=True))
@@ -291,6 +291,13 @@ class ThreadLane:
         if heat is not None:
             self._page.heat(*heat.reading(time.monotonic()))
         self._page.beat(time.monotonic_ns(), rss_bytes())
+
+
+def _texts_in(inputs: Tensors) -> Tensors:
+    """The inputs with strings as runtimes take them; the very mapping where it has none. Raises InputRefused."""
+    if all(array.dtype.kind != "O" for array in inputs.values()):
+        return inputs
+    return {name: text_of(name, array) if array.dtype.kind == "O" else array for name, array in inputs.items()}
 
 
 def _ignore(_: str) -> None:

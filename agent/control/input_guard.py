@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from agent.schema.policy import Admission
 from agent.schema.workload import TensorSpec
 
 _NAMES: dict[str, str] = {
@@ -32,8 +33,19 @@ class Verdict:
 _PASSED = Verdict(True)
 
 
-def check(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], reject_non_finite: bool) -> Verdict:
-    """Names, datatypes, shapes (-1 is free) and, where the policy wants it, finite values."""
+def screen(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], rules: Admission) -> Verdict:
+    """`check` as the policy wants it."""
+    return check(inputs, specs, rules.reject_non_finite, rules.reject_empty)
+
+
+def check(
+    inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], reject_non_finite: bool,
+    reject_empty: bool = True,
+) -> Verdict:  # fmt: skip
+    """Names, datatypes, shapes (-1 is free) and, where the policy wants it, finite values and no empty tensors.
+
+    A size of 0 that the model itself declares is always taken: it has no other form.
+    """
     if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
         known = {spec.name: spec for spec in specs}
         for name in inputs:
@@ -45,13 +57,15 @@ def check(inputs: Mapping[str, npt.NDArray[Any]], specs: Sequence[TensorSpec], r
         tensor = inputs.get(spec.name)
         if tensor is None:
             return Verdict(False, "missing", f"input {spec.name!r} is missing: {_describe(spec)}")
-        verdict = _check_one(tensor, spec, reject_non_finite)
+        verdict = _check_one(tensor, spec, reject_non_finite, reject_empty)
         if verdict is not _PASSED:
             return verdict
     return _PASSED
 
 
-def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool) -> Verdict:
+def _check_one(
+    tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool, reject_empty: bool
+) -> Verdict:  # fmt: skip
     wanted = _DTYPES.get(spec.datatype)
     if wanted is None or tensor.dtype != wanted:  # a missing one would equal float64
         sentence = f"input {spec.name!r} has datatype {tensor.dtype.name}, expected {_describe(spec)}"
@@ -63,10 +77,10 @@ def _check_one(tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bo
     if not shape_fits:
         sentence = f"input {spec.name!r} has shape {list(tensor.shape)}, expected {_describe(spec)}"
         return Verdict(False, "shape", sentence)
-    if 0 in tensor.shape:
+    if reject_empty and 0 in tensor.shape and 0 not in spec.shape:
         sentence = (
-            f"input {spec.name!r} has shape {list(tensor.shape)} and holds no value; "
-            "not every runtime computes with empty tensors, so each dimension must be 1 at least"
+            f"input {spec.name!r} has shape {list(tensor.shape)} and holds no value; some runtimes end over that, so "
+            "each dimension must be 1 at least unless the policy says admission.reject_empty: false"
         )
         return Verdict(False, "shape", sentence)
     if reject_non_finite and tensor.dtype.kind == "f" and not _finite(tensor):

@@ -121,6 +121,11 @@ class Admission(FileModel):
     max_body_bytes: int = Field(ge=1024, description="HTTP 413 above it")
     max_json_body_bytes: int = Field(ge=1024, description="JSON tensors hold the interpreter; send big ones as binary")
     reject_non_finite: bool = Field(description="400 for NaN and infinity in floating-point inputs")
+    reject_empty: bool = Field(
+        default=True,
+        description="400 for inputs of no value, with a size of 0 that is free in the model; kernels of recurrent "
+        "models end their process over one",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Admission:

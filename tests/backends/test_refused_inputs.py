@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.onnx import CUSTOM_OPERATORS, OnnxSession, runtime_errors
 from agent.errors import InferenceFailed, InputRefused, LaneOutOfMemory
-from tests.backends.conftest import Rig, save_graph
+from tests.backends.conftest import Models, Rig, save_graph
 
 STATE = ort.capi.onnxruntime_pybind11_state
 
@@ -75,3 +75,14 @@ def test_an_index_out_of_bounds_reaches_the_caller_of_a_lane_as_a_refused_input(
         with pytest.raises(InputRefused, match="out of data bounds"):
             process_rig.run(lane, {"i": np.array([7, -9])})
     np.testing.assert_array_equal(process_rig.run(lane, {"i": np.array([4, 0])}).outputs["y"], [4.0, 0.0])
+
+
+def test_bytes_that_are_no_text_are_the_callers_fault_and_not_the_lanes(rig: Rig, models: Models) -> None:
+    """Else anybody who sends them could bring one lane after the other under suspicion."""
+    lane = rig.lane()
+    rig.load(lane, models.strings)
+
+    with pytest.raises(InputRefused, match=r"'s'.*element 1 is not UTF-8"):
+        rig.run(lane, {"s": np.array([b"ab", b"\xff"], object)})
+
+    assert rig.run(lane, {"s": np.array([b"ab"], object)}).outputs["t"].tolist() == ["ab"]

@@ -237,3 +237,11 @@ def test_an_empty_tensor_is_refused_for_being_empty_and_not_for_its_shape():
     assert (found.allow, found.code) == (False, "shape")
     assert "has shape [0, 4] and holds no value" in found.sentence
     assert "expected" not in found.sentence
+
+
+def test_an_empty_tensor_passes_where_the_policy_lets_it_or_the_model_has_no_other_form():
+    empty = {"x": np.ones((0, 4), np.float32)}
+    free, fixed = (TensorSpec(name="x", datatype="FP32", shape=(n, 4)) for n in (-1, 0))
+    assert input_guard.check(empty, (free,), True, reject_empty=False).allow
+    assert input_guard.check(empty, (fixed,), True).allow
+    assert "reject_empty: false" in input_guard.check(empty, (free,), True, reject_empty=True).sentence

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, DeadlineExceeded, InferenceFailed
+from agent.errors import BadInput, DeadlineExceeded, InferenceFailed, InputRefused, Unprocessable
 from agent.ports import InferenceRequest
 from agent.service.mail import PlanEvent
 from agent.service.serving.serving_state import InForce
@@ -254,3 +254,26 @@ def test_a_split_that_the_settings_name_and_the_plan_lacks_is_a_condition():
     world.supervisor.post(PlanEvent(InForce(POLICY, "d3", plan), "settings"))
     world.tick(3.0)
     assert world.condition("split_refused:m:cpu+npu9") is None
+
+
+@pytest.mark.parametrize("stage", ["a", "b"])
+def test_an_input_that_a_processors_stage_refuses_is_run_nowhere_else_and_blames_no_lane(stage):
+    world = SplitWorld([split_candidate(["a", "b"]), whole_candidate("a")])
+    world.lane(stage).fail_with = InputRefused("m: an index is out of bounds")
+    error = world.infer().exception(0)
+    assert isinstance(error, Unprocessable)
+    assert "out of bounds" in error.message
+    assert (world.dispatcher.counters["replayed"], world.lane("a").runs + world.lane("b").runs) == (
+        0,
+        1 + (stage == "b"),
+    )
+
+
+def test_an_input_refused_after_a_devices_stage_is_tried_elsewhere_for_the_device_may_have_spoilt_it():
+    split = split_candidate(["a", "b"])
+    first = split.stages[0]
+    runtime = first.load.runtime.model_copy(update={"provider": "CUDAExecutionProvider"})
+    stages = (replace(first, load=replace(first.load, runtime=runtime)), *split.stages[1:])
+    world = SplitWorld([replace(split, stages=stages), whole_candidate("c")], accelerators=("a", "b", "c"))
+    world.lane("b").fail_with = InputRefused("m: an index is out of bounds")
+    assert world.infer().result(0).placement == "c"

@@ -38,7 +38,7 @@ from agent.service.serving.job import Job
 from agent.service.serving.meter import Meter
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable
 from agent.service.serving.split_meter import SplitMeter
-from agent.service.serving.split_run import Progress, SplitRun, resumable
+from agent.service.serving.split_run import Progress, SplitRun, refused_by_the_model, resumable
 
 _log = structlog.get_logger("request")
 
@@ -86,10 +86,9 @@ class Dispatcher:
         return future
 
     def _admit(self, request: InferenceRequest, future: Promise[InferenceAnswer]) -> Job:
-        table = self._table
-        model = self.routes(request.model)
+        table, model = self._table, self.routes(request.model)
         if model.metadata.inputs or model.routes:
-            verdict = input_guard.check(request.inputs, model.metadata.inputs, table.policy.admission.reject_non_finite)
+            verdict = input_guard.screen(request.inputs, model.metadata.inputs, table.policy.admission)
             if not verdict.allow:
                 self.counters["rejected_input"] += 1
                 raise BadInput(f"model {request.model!r}: {verdict.sentence}", code=verdict.code)
@@ -213,7 +212,7 @@ class Dispatcher:
         if isinstance(error, NotLoaded) and self._table is not job.table:
             self._attempt(job)  # routed just before a swap: nobody is at fault
             return
-        if isinstance(error, InputRefused) and not route.stages:
+        if isinstance(error, InputRefused) and refused_by_the_model(job.progress, route):
             self._fail(job, Unprocessable(error.message))
             return
         if isinstance(error, InferenceFailed | LaneOutOfMemory):

@@ -292,6 +292,16 @@ class LaneKeeper:
             self.sizes.hung(self.name, now_s)
         return cause
 
+    def overdue(self, limits: Recovery, now_s: float, predicted_s: float | None) -> bool:
+        """Whether the call in progress takes far longer than those before: it may be no hang, but nobody queues for it.
+
+        A request of a size that nobody has timed, or one whose client gave up, may keep the lane for minutes.
+        """
+        if self.vitals is None or self.vitals.busy_since_s is None:
+            return False
+        usual_s = fault_detector.hang_deadline_s(self._expected_s(predicted_s), limits, False)
+        return now_s - self.vitals.busy_since_s > usual_s
+
     def _expected_s(self, predicted_s: float | None) -> float | None:
         """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
         first = [self._first_s(name, m.report.first_run_s) for name, m in self.models.items() if m.report is not None]

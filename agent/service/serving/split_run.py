@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from agent.ports import Clock, LaneReply, Tensor
 from agent.schema.snapshot import EnergyProvenance
 from agent.service.serving.routing_table import RouteEntry, StageRoute
 from agent.service.serving.split_meter import SplitMeter
+
+PROCESSORS: Final = frozenset({"CPUExecutionProvider", "XNNPACKExecutionProvider"})
+"""Providers whose results no device can have spoilt."""
 
 _WEAKER: dict[EnergyProvenance, int] = {"measured": 0, "modelled": 1, "unknown": 2}
 
@@ -154,6 +158,16 @@ class SplitRun:
                 source = self._route.stages[index - 1].stage.accelerator
                 self._meter.crossed(source, stage.accelerator, handover_s, stage.handover_s)
         self._meter.ran(self._model, self._route.accelerator, index, reply.execute_s, handover_s)
+
+
+def refused_by_the_model(progress: Progress | None, route: RouteEntry) -> bool:
+    """Whether a stage that refuses its input speaks for the whole model, so that no other placement would take it.
+
+    So it is where the stage was given the caller's own input, or tensors that only processors have computed: what a
+    device made before it may be wrong, and another placement then has to be asked.
+    """
+    done = 0 if progress is None else progress.done
+    return all(stage.stage.load.runtime.provider in PROCESSORS for stage in route.stages[:done])
 
 
 def resumable(progress: Progress | None, route: RouteEntry) -> bool:
