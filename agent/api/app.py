@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from itertools import count
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.api import openai, reply
+from agent.api import openai, reply, request_line
 from agent.api.access import Gate
 from agent.api.body import BODY_READ, BodyBudget
 from agent.api.catalogue import Catalogue
@@ -42,14 +43,15 @@ class EdgeApp:
         self._gate = gate
         self._refused: Counter[int] = Counter()
         self.budget = BodyBudget(settings.max_buffered_bytes)
-        self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession)
+        self._numbers = count(1)
+        self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession, self._numbers)
         self.events = EventStream(service, settings.max_event_streams)
         self._dashboard = Dashboard(insight)
         self._openai = OpenAi(texts, service, self.budget)
         self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService) -> list[Route]:
-        infer: ASGIApp = InferEndpoint(service, self.budget)
+        infer: ASGIApp = InferEndpoint(service, self.budget, self._numbers)
         catalogue = Catalogue(service, self.budget)
         pages = StatusPages(service, self.metrics)
         return [
@@ -93,7 +95,7 @@ class EdgeApp:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every failure is a response, and only a bug is logged."""
+        """Answer one request; every failure is a response, and every request leaves its line in the log."""
         if scope["type"] != "http":
             return
         scope["app"] = self  # Starlette then raises for a wrong method instead of answering in plain text
@@ -101,7 +103,7 @@ class EdgeApp:
             self._gate.check(scope["path"], scope["method"], dict(scope["headers"]))
             await self._router(scope, receive, send)
         except ClientGone:
-            return
+            request_line.gone(request_line.of_scope(scope))
         except QeilError as error:
             await self._refuse(scope, receive, send, error)
         except HTTPException as error:
@@ -110,15 +112,24 @@ class EdgeApp:
             await self._refuse(scope, receive, send, WrongMethod(sentence, allow))
         except Exception as error:  # noqa: BLE001 - root of the request: a bug must cost one answer, not the server
             await self._confess(scope, receive, send, error)
+        else:
+            if request_line.REQUEST_ID not in scope:  # else it was told with what it cost
+                request_line.answered(request_line.of_scope(scope))
 
-    def _refusal(self, error: QeilError) -> tuple[int, Headers, bytes]:
-        """(status, headers, body) of an error, which is counted."""
+    def cut_off(self, status: int, code: str, sentence: str) -> None:
+        """Count and tell a request that its connection refused before it was one."""
+        self._refused[status] += 1
+        request_line.unread(status, code, sentence)
+
+    def _refusal(self, error: QeilError, asked: request_line.Asked) -> tuple[int, Headers, bytes]:
+        """(status, headers, body) of an error, which is counted and told."""
         status = status_of(error)
         self._refused[status] += 1
+        request_line.refused(asked, error, status)
         return status, [reply.JSON, *headers_of(error, status)], body_of(error.message, error.code)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: QeilError) -> None:
-        status, headers, body = self._refusal(error)
+        status, headers, body = self._refusal(error, request_line.of_scope(scope))
         if scope["path"].startswith(openai.PREFIX):
             body = openai.refusal(error, status)
         names = {name for name, _ in scope["headers"]}

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from itertools import count
 from typing import Final, NamedTuple, Protocol
 
-from agent.api import messages, reply
+from agent.api import messages, reply, request_line
 from agent.api.access import Gate
 from agent.api.body import BodyBudget
 from agent.api.errors import Headers
 from agent.api.forms import Forms
 from agent.api.heads import Heads
 from agent.api.infer import deadline_s, header_length
+from agent.api.request_line import Asked
 from agent.errors import Overloaded, QeilError
 from agent.ports import InferenceAnswer, InferenceService, RequestLimits
 
@@ -74,17 +74,21 @@ class DirectPath:
         service: InferenceService,
         gate: Gate,
         budget: BodyBudget,
-        refuse: Callable[[QeilError], _Refusal],
+        refuse: Callable[[QeilError, Asked], _Refusal],
         confess: Callable[[Exception, str, str], QeilError],
+        numbers: Iterator[int],
     ) -> None:
-        """`refuse` gives the answer to an error; `confess` makes an error of a bug and logs it."""
+        """`refuse` gives the answer to an error and tells it; `confess` makes an error of a bug and logs it.
+
+        `numbers`: of requests, shared with whoever else numbers them.
+        """
         self.service = service
         self.heads = Heads()
         self.forms = Forms()
         self.budget = budget
         self.refuse = refuse
         self.confess = confess
-        self.numbers = count(1)
+        self.numbers = numbers
         self._gate = gate
         self._known: dict[_Key, _Head] = {}
 
@@ -143,6 +147,7 @@ class Exchange:
         self._connection = connection
         self._model, self._headers, self._header_bytes, self._length = head
         self._reserved_bytes = reserved_bytes
+        self._number: str | None = None
         self._body: bytes | bytearray = b""
         self._filled = 0
         self._decoded: messages.DecodedRequest | None = None
@@ -162,10 +167,10 @@ class Exchange:
     def run(self) -> None:
         """The body is complete: ask the service."""
         path = self._path
+        self._number = f"http-{next(path.numbers)}"
         try:
             after_s = deadline_s(self._headers.get(b"x-deadline-s"))
-            number = f"http-{next(path.numbers)}"
-            self._decoded = path.heads.decode(self._model, self._body, self._header_bytes, after_s, number)
+            self._decoded = path.heads.decode(self._model, self._body, self._header_bytes, after_s, self._number)
             self._future = path.service.infer(self._decoded.request)
         except QeilError as error:
             self._refuse(error)
@@ -178,6 +183,7 @@ class Exchange:
     def give_up(self) -> None:
         """The client is gone."""
         self.disconnected = True
+        request_line.gone(self._asked())
         self._release()
         if self._future is not None:
             self._future.cancel()
@@ -223,8 +229,11 @@ class Exchange:
         self._send(200, head + _lines(headers) if headers else head, *pieces)
 
     def _refuse(self, error: QeilError) -> None:
-        status, headers, body = self._path.refuse(error)
+        status, headers, body = self._path.refuse(error, self._asked())
         self._send(status, _lines([*headers, (b"content-length", b"%d" % len(body))]), body)
+
+    def _asked(self) -> Asked:
+        return Asked("POST", f"/v2/models/{self._model}/infer", self._number, self._model)
 
     def _send(self, status: int, head: bytes, *pieces: bytes | memoryview) -> None:
         self._release()

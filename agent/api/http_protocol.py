@@ -31,6 +31,7 @@ MAX_AHEAD: Final = 16
 """Requests of one connection that are read while an earlier one is answered; each costs some kilobytes."""
 SLICE_BYTES: Final = 4096
 """Where a client sends many requests at once, so much of it is read at a time."""
+TOO_SLOW: Final = 408
 MAX_DRY_BYTES: Final = 262_144
 """Bytes that may arrive without completing a header or adding to a body; the parser keeps them all."""
 SPARED_S: Final = 1.0
@@ -100,6 +101,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self,
         bounds: ConnectionBounds,
         direct: DirectPath,
+        cut_off: Callable[[int, str, str], None],
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -108,6 +110,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = bounds
         self._direct = direct
+        self._cut_off = cut_off
         self._exchange: Exchange | None = None
         """A request on the direct path whose body is arriving."""
         self._header_bytes = 0
@@ -179,7 +182,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif self._receiving_since_s is not None and not self._waits_for_us():
             allowed_s = timeout_s + self._body_bytes / MIN_BODY_BYTES_PER_S
             if now_s - self._receiving_since_s > allowed_s:
-                self._refuse(408, "too_slow", f"the request did not arrive within {allowed_s:.3g} s")
+                self._refuse(TOO_SLOW, "too_slow", f"the request did not arrive within {allowed_s:.3g} s")
         if not self.transport.is_closing():
             self._schedule()
 
@@ -380,6 +383,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if self._begun or status != TOO_SLOW:  # who connects and asks nothing has made no request
+            self._cut_off(status, code, sentence)
         if not answering:
             body = body_of(sentence, code)
             length = str(len(body)).encode()

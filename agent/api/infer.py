@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
-from itertools import count
 from typing import Final, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from agent.api import messages, reply
 from agent.api.body import BODY_READ, Body, BodyBudget
 from agent.api.errors import ClientGone, Headers
+from agent.api.request_line import REQUEST_ID
 from agent.errors import BadInput, NotFound, Overloaded
 from agent.ports import InferenceService
 
@@ -34,16 +35,18 @@ _T = TypeVar("_T")
 class InferEndpoint:
     """Run a model once; tensors as JSON or binary."""
 
-    def __init__(self, service: InferenceService, budget: BodyBudget) -> None:
+    def __init__(self, service: InferenceService, budget: BodyBudget, numbers: Iterator[int]) -> None:
+        """`numbers`: of requests, shared with whoever else numbers them."""
         self._service = service
         self._budget = budget
-        self._numbers = count(1)
+        self._numbers = numbers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors propagate to the application."""
         headers = dict(scope["headers"])
         model = scope["path_params"]["model"]
         version = scope["path_params"].get("version")
+        number = scope[REQUEST_ID] = f"http-{next(self._numbers)}"
         if version is not None:
             check_version(self._service, model, version)
         header_bytes = header_length(headers.get(b"inference-header-content-length"))
@@ -57,9 +60,7 @@ class InferEndpoint:
             body = Body(receive, self._budget, limits.max_body_bytes, BINARY_HINT)
         try:
             data = await body.read(headers.get(b"content-length"), headers.get(b"content-encoding"))
-            decoded = messages.decode(
-                model, data, header_bytes, deadline_s(headers.get(b"x-deadline-s")), f"http-{next(self._numbers)}"
-            )
+            decoded = messages.decode(model, data, header_bytes, deadline_s(headers.get(b"x-deadline-s")), number)
             answer = await settled(self._service.infer(decoded.request), receive)
             encoded = messages.encode(answer, decoded)
         finally:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.api import reply
+from agent.api import reply, request_line
 from agent.api.body import BODY_READ, Body, BodyBudget
 from agent.api.catalogue import json_response
 from agent.api.errors import ClientGone, Headers, status_of
@@ -28,6 +28,7 @@ from agent.api.feedback import Feedback
 from agent.api.infer import deadline_s
 from agent.api.openai_reply import END, Answer, error_document, event, model_document
 from agent.api.openai_request import Asked, decode
+from agent.api.request_line import REQUEST_ID, REQUEST_MODEL
 from agent.errors import NotFound, QeilError
 from agent.ports import InferenceService, TextService
 from agent.schema.text import TextDone, TextEvent, TextPiece
@@ -81,6 +82,7 @@ class _Completions:
         """Answer one request; errors before the first token propagate to the application."""
         headers = dict(scope["headers"])
         number = f"{'chatcmpl' if self._chat else 'cmpl'}-{secrets.token_hex(12)}"
+        scope[REQUEST_ID], began_s = number, time.monotonic()
         body = Body(receive, self._budget, self._service.limits().max_json_body_bytes, HINT)
         try:
             data = await body.read(headers.get(b"content-length"), headers.get(b"content-encoding"))
@@ -90,6 +92,7 @@ class _Completions:
         finally:
             scope[BODY_READ] = body.finished
             body.release()
+        scope[REQUEST_MODEL] = asked.text.model
         if self._texts is None:
             raise NotFound("this agent serves no language model", param="model")
         answer = Answer(asked, number, time.time())
@@ -98,12 +101,18 @@ class _Completions:
             if isinstance(first[0], QeilError):
                 raise first[0]
             if asked.stream:
-                await _stream(send, answer, inbox, first)
+                end = await _stream(send, answer, inbox, first)
             else:
-                await _whole(send, answer, inbox, first, headers.get(b"accept-encoding"))
+                end = await _whole(send, answer, inbox, first, headers.get(b"accept-encoding"))
+        line = request_line.of_scope(scope)
+        if isinstance(end, TextDone):
+            request_line.written(line, end, time.monotonic() - began_s)
+        else:
+            request_line.refused(line, end, status_of(end))
 
 
-async def _whole(send: Send, answer: Answer, inbox: Inbox, events: list[TextEvent], accept: bytes | None) -> None:
+async def _whole(send: Send, answer: Answer, inbox: Inbox, events: list[TextEvent], accept: bytes | None) -> TextDone:
+    """Send the whole text; its errors are raised."""
     while True:
         for item in events:
             if isinstance(item, QeilError):
@@ -112,27 +121,29 @@ async def _whole(send: Send, answer: Answer, inbox: Inbox, events: list[TextEven
                 out: Headers = [reply.JSON]
                 data = reply.dumps(answer.whole(item))
                 await reply.send_body(send, 200, out, reply.compressed(data, accept, out))
-                return
+                return item
             answer.take(item)
         events = await inbox.take()
 
 
-async def _stream(send: Send, answer: Answer, inbox: Inbox, events: list[TextEvent]) -> None:
+async def _stream(send: Send, answer: Answer, inbox: Inbox, events: list[TextEvent]) -> TextDone | QeilError:
+    """Send the text as it comes; what it ended with."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while True:
-        data, over = b"", False
+        data = b""
+        end: TextDone | QeilError | None = None
         for item in events:
             if isinstance(item, TextPiece):
                 data += b"".join(event(chunk) for chunk in answer.chunks(item))
             elif isinstance(item, TextDone):
-                data, over = data + b"".join(event(chunk) for chunk in answer.last_chunk(item)) + END, True
+                data, end = data + b"".join(event(chunk) for chunk in answer.last_chunk(item)) + END, item
             else:
-                data, over = data + event(error_document(item, status_of(item))), True
+                data, end = data + event(error_document(item, status_of(item))), item
         if data:
-            await send({"type": "http.response.body", "body": data, "more_body": not over})
-        if over:
-            return
+            await send({"type": "http.response.body", "body": data, "more_body": end is None})
+        if end is not None:
+            return end
         events = await inbox.take()
 
 

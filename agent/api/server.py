@@ -167,7 +167,7 @@ def _config(app: EdgeApp, settings: HttpSettings) -> uvicorn.Config:
     bounds = ConnectionBounds(settings.max_connections, settings.receive_timeout_s)
     config = uvicorn.Config(
         app,
-        http=functools.partial(BoundedHttpProtocol, bounds, app.direct),  # type: ignore[arg-type] # any factory will do
+        http=functools.partial(BoundedHttpProtocol, bounds, app.direct, app.cut_off),  # type: ignore[arg-type] # any factory will do
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from agent.cli import agent_connection
+from agent.cli.reach import Reach
 from agent.errors import QeilError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-DEFAULT_URL = "http://127.0.0.1:8484"
 _OIP = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
     "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
@@ -45,10 +45,12 @@ class Answer:
 class AgentClient:
     """One keep-alive connection; not for use by several threads at once."""
 
-    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0, api_key: str | None = None) -> None:
-        self.url = url
-        self._connection = http.client.HTTPConnection(*_host_and_port(url), timeout=timeout_s)
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    def __init__(self, reach: Reach | str, timeout_s: float = 60.0) -> None:
+        """`reach`: what `reach.find` found, or the URL of an agent that needs neither key nor authority."""
+        self._reach = Reach(reach) if isinstance(reach, str) else reach
+        self.url = self._reach.url
+        self._connection = agent_connection.connection(self._reach, timeout_s)
+        self._headers = {"Authorization": f"Bearer {self._reach.api_key}"} if self._reach.api_key else {}
 
     def __enter__(self) -> AgentClient:
         return self
@@ -75,8 +77,12 @@ class AgentClient:
         try:
             self._connection.request("POST", path, body, headers)
             response = self._connection.getresponse()
+        except (TimeoutError, OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise AgentUnreachable(agent_connection.trouble(self._reach, error)) from error
+        try:
             if response.status >= 400:
-                raise AgentError(_error_text(response.read()) or f"HTTP {response.status}", status=response.status)
+                raise self._refused(response.status, response.read())
             for line in response:
                 data = line.removeprefix(b"data: ").strip()
                 if data and data != b"[DONE]":
@@ -116,22 +122,16 @@ class AgentClient:
             data = response.read()
         except (TimeoutError, OSError, http.client.HTTPException) as error:
             self._connection.close()
-            hint = "is the agent running? start it with: qeil run"
-            raise AgentUnreachable(f"no answer from {self.url} ({error or type(error).__name__}); {hint}") from error
+            raise AgentUnreachable(agent_connection.trouble(self._reach, error)) from error
         if response.status >= 400:
-            raise AgentError(_error_text(data) or f"HTTP {response.status}", status=response.status)
+            raise self._refused(response.status, data)
         return {k.lower(): v for k, v in response.getheaders()}, data
 
-
-def _host_and_port(url: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is no number, or a bracket that is not closed
-        host, port = None, None
-    if host is None or parts.scheme != "http" or parts.path.strip("/"):
-        raise QeilError(f"{url}: expected http://HOST:PORT, an IPv6 address in brackets")
-    return host, port or 80
+    def _refused(self, status: int, data: bytes) -> AgentError:
+        said = _error_text(data) or f"HTTP {status}"
+        if status == http.client.UNAUTHORIZED:
+            said = agent_connection.refused(self._reach, said)
+        return AgentError(said, status=status)
 
 
 def _error_text(data: bytes) -> str:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import click
 
-from agent.cli.client import DEFAULT_URL
+from agent.cli.reach import Reach, reach_options
 
 
 @click.command("diag")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
-              help="where the agent listens")  # fmt: skip
+@reach_options
 @click.option("--json", "as_json", is_flag=True, help="path, size, digest and contents as JSON")
-def diag_command(config: Path | None, url: str, as_json: bool) -> None:
+def diag_command(config: Path | None, reach: Reach, as_json: bool) -> None:
     """Pack logs, status, settings, what doctor says and recent telemetry into one tar.gz, without secrets."""
     from agent.cli.client import AgentClient
     from agent.errors import QeilError
@@ -26,7 +25,7 @@ def diag_command(config: Path | None, url: str, as_json: bool) -> None:
 
     settings = configuration.load_settings(config, {}, dict(os.environ))
     try:
-        with AgentClient(url, timeout_s=5.0) as client:
+        with AgentClient(reach, timeout_s=5.0) as client:
             status = client.get("/status")
             note = None
     except QeilError as error:

@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 import click
 
-from agent.cli.client import DEFAULT_URL
 from agent.cli.generate_remote import generate_remotely
+from agent.cli.reach import Reach, reach_options
 from agent.errors import BadInput
 from agent.schema.text import TextForm
 
@@ -21,8 +21,7 @@ _FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schem
 @click.command("generate")
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
-              help="where the agent listens")  # fmt: skip
+@reach_options
 @click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="of the answer")
 @click.option("--samples", "-n", type=click.IntRange(1, 64), default=1, show_default=True, help="continuations")
 @click.option("--temperature", type=click.FloatRange(0, 5), default=0.0, show_default=True, help="0: the likeliest")
@@ -38,7 +37,7 @@ _FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schem
 @click.option("--form", help="json, or a file the text must keep to: a JSON schema (.json) or a GBNF grammar (.gbnf)")
 @click.option("--raw", is_flag=True, help="continue the text as it is, without the chat template")
 def generate_command(
-    model: str, prompt: str, url: str, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
+    model: str, prompt: str, reach: Reach, max_tokens: int, samples: int, temperature: float, top_k: int, top_p: float,
     min_p: float, repetition: float, seed: int, stops: tuple[str, ...], mode: str | None, threads: int,
     form: str | None, raw: bool,
 ) -> None:  # fmt: skip
@@ -59,7 +58,7 @@ def generate_command(
         elif shape is not None:
             schema = json.loads(shape.source) if shape.source else None
             asked["response_format"] = {"type": "json_object", **({"schema": schema} if schema is not None else {})}
-        generate_remotely(url, asked, prompt, samples, raw=raw)
+        generate_remotely(reach, asked, prompt, samples, raw=raw)
         return
     try:
         from agent.llm.chat import render

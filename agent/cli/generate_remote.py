@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from agent.cli.client import AgentClient
+from agent.cli.reach import Reach
 
 
-def generate_remotely(url: str, asked: dict[str, Any], prompt: str, samples: int, *, raw: bool) -> None:
+def generate_remotely(reach: Reach, asked: dict[str, Any], prompt: str, samples: int, *, raw: bool) -> None:
     """Ask and print. `asked`: model and sampling in OpenAI's words."""
     document = {**asked, "n": samples, "stream": True, "stream_options": {"include_usage": True}}
     path = "/v1/completions" if raw else "/v1/chat/completions"
@@ -18,7 +19,7 @@ def generate_remotely(url: str, asked: dict[str, Any], prompt: str, samples: int
     texts, usage = [""] * samples, None
     started_s = time.perf_counter()
     first_s = started_s
-    with AgentClient(url, timeout_s=600.0) as client:
+    with AgentClient(reach, timeout_s=600.0) as client:
         for event in client.events(path, document):
             usage = event.get("usage") or usage
             for choice in event["choices"]:

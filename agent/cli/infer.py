@@ -12,7 +12,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from agent.cli.client import DEFAULT_URL, AgentClient, AgentError
+from agent.cli.client import AgentClient, AgentError
+from agent.cli.reach import Reach, reach_options
 from agent.errors import BadInput
 
 _DTYPE = {
@@ -31,12 +32,11 @@ MAX_PRINTED = 16
     help=".npy, .npz (a name per input) or .json; omitted: random values of the right shape",
 )
 @click.option("--placement", help="run on this accelerator, or a loaded split such as cpu+npu0")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
-              help="where the agent listens")  # fmt: skip
+@reach_options
 @click.option("--json", "as_json", is_flag=True, help="outputs and costs as JSON")
-def infer_command(model: str, file: Path | None, placement: str | None, url: str, as_json: bool) -> None:
+def infer_command(model: str, file: Path | None, placement: str | None, reach: Reach, as_json: bool) -> None:
     """Send one request to MODEL and print the outputs and what they cost."""
-    with AgentClient(url) as client:
+    with AgentClient(reach) as client:
         metadata = client.get(f"/v2/models/{model}")
         if not metadata["inputs"]:
             raise AgentError(f"model {model} cannot be asked yet: {_reason(client, model)}", status=503)

@@ -9,25 +9,23 @@ from typing import Any
 
 import click
 
-from agent.cli.client import DEFAULT_URL, AgentClient, AgentError
+from agent.cli.client import AgentClient, AgentError
+from agent.cli.reach import Reach, reach_options
 
 POLL_S = 0.1
 _ENDED = frozenset({"ready", "unavailable"})
 
-_url_option = click.option(
-    "--url", default=DEFAULT_URL, show_default=True, show_envvar=True, envvar="QEIL_URL", help="where the agent listens"
-)
 _json_option = click.option("--json", "as_json", is_flag=True, help="the model's row of /status as JSON")
 
 
 @click.command("load")
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=120.0, show_default=True, help="seconds at most")
-@_url_option
+@reach_options
 @_json_option
-def load_command(name: str, wait_s: float, url: str, as_json: bool) -> None:
+def load_command(name: str, wait_s: float, reach: Reach, as_json: bool) -> None:
     """Serve NAME, a model of the settings or the store, and wait until it answers."""
-    with AgentClient(url) as client:
+    with AgentClient(reach) as client:
         client.post(f"/v2/repository/models/{name}/load")
         row = _settled(client, name, time.monotonic() + wait_s)
         if row.get("state") != "ready":
@@ -41,11 +39,11 @@ def load_command(name: str, wait_s: float, url: str, as_json: bool) -> None:
 @click.command("unload")
 @click.argument("name")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="seconds at most")
-@_url_option
+@reach_options
 @_json_option
-def unload_command(name: str, wait_s: float, url: str, as_json: bool) -> None:
+def unload_command(name: str, wait_s: float, reach: Reach, as_json: bool) -> None:
     """Stop serving NAME and wait until it is not; its file and configuration stay."""
-    with AgentClient(url) as client:
+    with AgentClient(reach) as client:
         client.post(f"/v2/repository/models/{name}/unload")
         if _row(client, name, time.monotonic() + wait_s, lambda row: not row):
             raise AgentError(f"{name} is still served after {wait_s:g} s; see qeil status")

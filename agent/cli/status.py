@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from agent.cli.client import DEFAULT_URL, AgentClient
+from agent.cli.client import AgentClient
+from agent.cli.reach import Reach, reach_options
 from agent.cli.tables import dash, print_table
 
 
 @click.command("status")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
-              help="where the agent listens")  # fmt: skip
+@reach_options
 @click.option("--json", "as_json", is_flag=True, help="the snapshot as JSON")
-def status_command(url: str, as_json: bool) -> None:
+def status_command(reach: Reach, as_json: bool) -> None:
     """Show mode, accelerators, models and standing conditions of the running agent."""
-    with AgentClient(url, timeout_s=5.0) as client:
+    with AgentClient(reach, timeout_s=5.0) as client:
         status = client.get("/status")
     if as_json:
         click.echo(json.dumps(status, indent=2))

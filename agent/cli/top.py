@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from agent.cli.client import DEFAULT_URL, AgentClient, AgentError, AgentUnreachable
+from agent.cli.client import AgentClient, AgentError, AgentUnreachable
+from agent.cli.reach import Reach, reach_options
 from agent.cli.top_screen import Line, Span, Style, clipped, screen
 from agent.errors import QeilError
 
@@ -57,16 +58,15 @@ class Watch:
 
 
 @click.command("top")
-@click.option("--url", default=DEFAULT_URL, show_default=True, envvar="QEIL_URL", show_envvar=True,
-              help="where the agent listens")  # fmt: skip
+@reach_options
 @click.option(
     "--interval", "interval_s", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="seconds"
 )
 @click.option("--once", is_flag=True, help="print one screen and end, as without a terminal")
 @click.option("--json", "as_json", is_flag=True, help="status and overview as JSON, once")
-def top_command(url: str, interval_s: float, once: bool, as_json: bool) -> None:
+def top_command(reach: Reach, interval_s: float, once: bool, as_json: bool) -> None:
     """Watch accelerators, models and events of the running agent; q quits."""
-    with AgentClient(url, timeout_s=5.0, api_key=os.environ.get("QEIL_API_KEY")) as client:
+    with AgentClient(reach, timeout_s=5.0) as client:
         watch = Watch(client)
         if as_json:
             status, overview = watch.look()

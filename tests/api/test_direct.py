@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -44,9 +45,11 @@ def confess(error, method, path):
 
 
 def direct(service=None, budget=None, key=None):
-    refuse = lambda error: (400, [], error.message.encode())  # noqa: E731
+    refuse = lambda error, asked: (400, [], error.message.encode())  # noqa: E731
     gate = Gate(key, "localhost")
-    return DirectPath(service or FakeService(), gate, budget or BodyBudget(2 * UNRESERVED_BYTES), refuse, confess)
+    return DirectPath(
+        service or FakeService(), gate, budget or BodyBudget(2 * UNRESERVED_BYTES), refuse, confess, count(1)
+    )
 
 
 def binary(values, dtype="FP32", name="wide", **extra):

@@ -212,10 +212,11 @@ def test_the_demos_agent_says_why_it_did_not_get_ready(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "https://127.0.0.1", "http://[::1", "nonsense", "http://"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "ftp://127.0.0.1", "http://[::1", "nonsense", "http://"])
 def test_a_url_that_is_none_is_one_line(capsys, url):
     assert run(["status", "--url", url]) == 1
-    assert capsys.readouterr().err.strip() == f"qeil: {url}: expected http://HOST:PORT, an IPv6 address in brackets"
+    hint = "expected http://HOST:PORT, https://HOST:PORT or unix:/PATH; an IPv6 address in brackets"
+    assert capsys.readouterr().err.strip() == f"qeil: {url}: {hint}"
 
 
 def test_output_that_cannot_be_written_is_one_line():

@@ -332,10 +332,31 @@ def test_an_old_calibration_is_a_warning(tmp_path):
 
 @pytest.mark.parametrize("document", ["{", {"version": 1}, {**CALIBRATED, "measured_at": "yesterday"}])
 def test_a_damaged_calibration_is_told(tmp_path, document):
-    assert calibration_row(tmp_path, document).result == "warn"
+    row = calibration_row(tmp_path, document)
+    assert row.result == "fail"  # the agent will not start with it
+    assert "qeil calibrate" in row.mend
 
 
 def test_a_calibration_of_another_board_is_told(tmp_path):
     row = calibration_row(tmp_path, CALIBRATED, detected=types.SimpleNamespace(matched="pi"))
-    assert row.result == "warn"
+    assert row.result == "fail"
     assert "made for testboard, this is pi" in row.message
+
+
+def test_a_calibration_of_another_board_than_the_named_one_is_told_too(tmp_path):
+    (tmp_path / "calibration.json").write_text(json.dumps(CALIBRATED))
+    row = doctor_settings.calibrated(settings(tmp_path, state_dir=tmp_path, profile="raspberry-pi-5"), None, MEASURED_S)
+    assert (row.result, "made for testboard, this is raspberry-pi-5" in row.message) == ("fail", True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user are made by root only")
+def test_files_that_root_left_in_a_state_folder_of_another_user_are_told(tmp_path):
+    folder = tmp_path / "state"
+    (folder / "cache").mkdir(parents=True)
+    for path in (folder, folder / "cache"):
+        os.chown(path, 65534, 65534)
+    assert doctor_settings.state_folder(settings(tmp_path, state_dir=folder)).result == "ok"
+    (folder / "cache" / "x.json").write_text("{}")
+    row = doctor_settings.state_folder(settings(tmp_path, state_dir=folder))
+    assert (row.result, row.mend) == ("fail", f"sudo chown -R nobody: {folder}")
+    assert "x.json belongs to root" in row.message

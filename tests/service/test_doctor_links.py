@@ -10,10 +10,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from agent.api.server import HttpServer
 from agent.schema.settings import HttpSettings, MqttSettings, MqttTls, OtlpSettings
 from agent.service.doctor import doctor_links
 from agent.service.doctor.certificates import expires_at_s
 from agent.service.doctor.doctor_broker import connect_packet
+from tests.fakes_service import FakeService
 from tests.service.test_doctor import NOW_S, by_check, settings
 
 
@@ -224,6 +226,41 @@ def test_a_collector_that_nobody_runs_is_told_and_one_that_listens_is_fine(tmp_p
     assert doctor_links.collector(settings(tmp_path)) == []
     nonsense = settings(tmp_path, otlp=OtlpSettings(endpoint="http://h:99999/"))
     assert by_check(doctor_links.collector(nonsense))["collector"].result == "warn"
+
+
+@pytest.mark.parametrize(("text", "result"), [("X-Token: abc\n", "ok"), ("abc\n", "fail")])
+def test_a_headers_file_whose_lines_are_no_headers_is_told_before_the_agent_refuses_it(tmp_path, text, result):
+    file = tmp_path / "headers"
+    file.write_text(text)
+    file.chmod(0o600)
+    wanted = settings(tmp_path, otlp=OtlpSettings(endpoint="http://127.0.0.1:9/v1/metrics", headers_file=file))
+    row = by_check(doctor_links.certificates(wanted, NOW_S))["collector's headers"]
+    assert row.result == result
+    assert result == "ok" or (str(file) in row.message and "NAME: VALUE" in row.mend)
+
+
+def test_a_certificate_that_does_not_count_yet_fails(tmp_path, pem):
+    http = HttpSettings(tls_certificate=pem[0], tls_key=pem[1])
+    row = by_check(doctor_links.certificates(settings(tmp_path, http=http), pem[2] - 367 * 86_400))["http certificate"]
+    assert row.result == "fail"
+    assert "counts only in 2.0 days" in row.message
+
+
+def test_a_file_that_stands_where_the_socket_should_be_is_told(tmp_path):
+    (tmp_path / "s").write_text("")
+    row = doctor_links.http_port(settings(tmp_path, http=HttpSettings(unix_socket=tmp_path / "s")))
+    assert (row.result, "is no socket" in row.message, str(tmp_path / "s") in row.mend) == ("fail", True, True)
+
+
+def test_an_agent_that_serves_tls_is_no_false_alarm(tmp_path, pem):
+    http = HttpSettings(port=0, tls_certificate=pem[0], tls_key=pem[1])
+    server = HttpServer(FakeService(), http)
+    server.start()
+    try:
+        wanted = settings(tmp_path, http=http.model_copy(update={"port": server.port}))
+        assert doctor_links.http_port(wanted).message == f"an agent answers on 127.0.0.1:{server.port}"
+    finally:
+        server.stop(2.0)
 
 
 def test_a_secret_that_others_can_read_is_a_warning(tmp_path):

@@ -1,4 +1,4 @@
-"""Certificates: when a PEM certificate ends, read from its DER without a cryptography package (RFC 5280 §4.1)."""
+"""Certificates: when a PEM certificate counts, read from its DER without a cryptography package (RFC 5280 §4.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ _END = "-----END CERTIFICATE-----"
 
 
 def expires_at_s(path: Path) -> float:
-    """Seconds since 1970 at which the file's first certificate ends.
+    """Seconds since 1970 at which the file's first certificate ends. Raises as `validity_s`."""
+    return validity_s(path)[1]
+
+
+def validity_s(path: Path) -> tuple[float, float]:
+    """Seconds since 1970 at which the file's first certificate begins to count and at which it ends.
 
     Raises OSError where the file cannot be read, ValueError where it holds no certificate.
     """
@@ -25,12 +30,12 @@ def expires_at_s(path: Path) -> float:
         raise ValueError(f"{path} holds no PEM certificate")
     der = ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
     try:
-        return _not_after_s(der)
+        return _validity_s(der)
     except IndexError as error:
         raise ValueError(f"{path} holds a damaged certificate") from error
 
 
-def _not_after_s(der: bytes) -> float:
+def _validity_s(der: bytes) -> tuple[float, float]:
     _, certificate, _ = _element(der, 0)
     _, body, _ = _element(der, certificate)
     tag, content, after = _element(der, body)
@@ -38,8 +43,12 @@ def _not_after_s(der: bytes) -> float:
     for _ in range(3):  # serial number, signature algorithm, issuer
         _, content, at = _element(der, at)
     _, content, _ = _element(der, at)
-    _, _, end = _element(der, content)
-    tag, begin, end = _element(der, end)
+    first = _element(der, content)
+    return _moment_s(der, first), _moment_s(der, _element(der, first[2]))
+
+
+def _moment_s(der: bytes, element: tuple[int, int, int]) -> float:
+    tag, begin, end = element
     text = der[begin:end].decode("ascii", "replace")
     # RFC 5280: two-digit years of 50 and above are of the last century, as strptime's 69 is not.
     if tag == _UTC_TIME:

@@ -25,6 +25,7 @@ from agent.service.detection import Detected, detect
 from agent.service.doctor import (
     doctor_board,
     doctor_canary,
+    doctor_guard,
     doctor_links,
     doctor_machine,
     doctor_models,
@@ -109,6 +110,7 @@ def _for_settings(
         *doctor_board.asked(settings, board, policy),
         doctor_settings.profile(settings, detected),
         *doctor_models.models(settings, around.inventory),
+        *doctor_guard.refused(settings, policy),
         doctor_settings.state_folder(settings),
         doctor_settings.disk_space(settings),
         doctor_settings.calibrated(settings, detected, around.wall_s, doctor_service.serves(config, around.root)),

@@ -16,6 +16,7 @@ from agent.sensors.sysfs import SysfsReader
 from agent.service.board import make_board
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.detection import Detected, with_runtimes
+from agent.service.doctor import doctor_guard
 from agent.service.found_sensors import SensorFinding, survey
 from agent.service.serving import model_store
 from agent.storage import share, yaml_files
@@ -84,7 +85,13 @@ def asked(settings: Settings, board: DeviceProfile | None, policy: Policy | None
     if policy is None:
         return splits
     rules = _rules(settings, policy, names)
-    return [*splits, *rules, *_heat(whole, policy), *_write_budget(settings, policy)]
+    return [
+        *splits,
+        *rules,
+        *doctor_guard.nowhere(settings, policy, whole),
+        *_heat(whole, policy),
+        *_write_budget(settings, policy),
+    ]
 
 
 def _splits(settings: Settings, names: list[str]) -> list[CheckResult]:

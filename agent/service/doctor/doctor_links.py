@@ -7,16 +7,20 @@ import http.client
 import os
 import socket
 import ssl
+import stat
 import time
 import urllib.parse
 from pathlib import Path
 
+from agent.errors import ConfigError
+from agent.otlp.exporter import headers
 from agent.schema.settings import MqttSettings, MqttTls, Settings
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.doctor import doctor_broker
-from agent.service.doctor.certificates import expires_at_s
+from agent.service.doctor.certificates import validity_s
 
 TIMEOUT_S = 3.0
+HEADERS = "collector's headers"
 UNIX_PATH_BYTES = 107
 """unix(7): 108 with the zero at the end."""
 SOON_S = 14 * 86_400.0
@@ -35,7 +39,7 @@ def http_port(settings: Settings) -> CheckResult:
             probe.bind((where.host, where.port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return _taken(where.host, where.port)
+            return _taken(where.host, where.port, where.tls_certificate is not None)
         mend = "correct http.host and http.port in the settings"
         return fail("http", f"cannot listen on {where.host}:{where.port}: {error.strerror or error}", mend)
     return ok("http", f"{where.host}:{where.port} is free")
@@ -46,23 +50,34 @@ def _unix_socket(path: Path) -> CheckResult:
         return fail(
             "http", f"{path} is longer than the {UNIX_PATH_BYTES} bytes of a socket's name", "shorten http.unix_socket"
         )
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+        message = f"{path} is there and is no socket: the agent will not start"
+        return fail("http", message, f"sudo mv {path} {path}.away, or set http.unix_socket to another path")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return fail("http", f"no socket can be made in {path.parent}", f"sudo install -d -o $USER {path.parent}")
     return ok("http", f"unix socket {path}")
 
 
-def _taken(host: str, port: int) -> CheckResult:
+def _taken(host: str, port: int, tls: bool) -> CheckResult:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/v2/health/live")
-        if connection.getresponse().status == http.client.OK:
-            return ok("http", f"an agent answers on {host}:{port}")
-    except (OSError, http.client.HTTPException):
-        pass  # not an agent; said below
-    finally:
-        connection.close()
+    if tls:
+        # Who it is does not matter here: nothing is told, and whether the certificate is good is another check.
+        unverified = ssl._create_unverified_context()  # noqa: S323, SLF001
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=unverified)
+    if _is_agent(connection):
+        return ok("http", f"an agent answers on {host}:{port}")
     mend = f"stop the other program (ss -ltnp 'sport = :{port}'), or set http.port"
     return fail("http", f"{host}:{port} is used by another program", mend)
+
+
+def _is_agent(connection: http.client.HTTPConnection) -> bool:
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def certificates(settings: Settings, wall_s: float) -> list[CheckResult]:
@@ -79,7 +94,7 @@ def certificates(settings: Settings, wall_s: float) -> list[CheckResult]:
     pairs = [("http key", settings.http.tls_certificate, settings.http.tls_key)]
     secrets = [("api key", settings.http.api_key_file)]
     if settings.otlp is not None:
-        secrets.append(("collector's headers", settings.otlp.headers_file))
+        secrets.append((HEADERS, settings.otlp.headers_file))
     if settings.mqtt is not None:
         secrets.append(("broker password", settings.mqtt.password_file))
         if settings.mqtt.tls is not None:
@@ -97,11 +112,15 @@ def _broker_certificates(mqtt: MqttSettings | None) -> list[tuple[str, Path | No
 
 def _certificate(what: str, path: Path, wall_s: float) -> CheckResult:
     try:
-        left_s = expires_at_s(path) - wall_s
+        begins_s, ends_s = validity_s(path)
+        left_s = ends_s - wall_s
     except OSError as error:
         return fail(what, f"{path} cannot be read: {error.strerror or error}", "correct the path or its permissions")
     except ValueError as error:
         return fail(what, str(error), "put a PEM certificate there")
+    if begins_s > wall_s:
+        ahead = f"{path} counts only in {(begins_s - wall_s) / 86_400:.1f} days: it, or the clock, is wrong"
+        return fail(what, ahead, "timedatectl says whether the clock is right; if it is, renew the certificate")
     days = abs(left_s) / 86_400
     if left_s < 0:
         return fail(what, f"{path} ended {days:.0f} days ago", "renew it (and check the clock)")
@@ -132,6 +151,11 @@ def _secret(what: str, path: Path) -> CheckResult:
         return fail(what, f"{path} is empty", "write the secret into it")
     if path.stat().st_mode & 0o077:
         return warn(what, f"{path} can be read by others", f"chmod 600 {path}")
+    if what == HEADERS:
+        try:
+            headers(path)
+        except ConfigError as error:
+            return fail(what, error.message, f"write NAME: VALUE lines into {path}")
     return ok(what, str(path))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from agent.errors import ConfigError
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.doctor.doctor_machine import group_of, nodes
+from agent.service.doctor.doctor_settings import MOST_FILES
 from agent.service.doctor.service_unit import Account, ServiceUnit, installed
 from agent.storage import share
 
@@ -84,6 +86,7 @@ def _files(settings: Settings, config: Path) -> Iterator[tuple[str, Path]]:
         yield "the policy", share.find_policy(settings.policy)
     tls = settings.mqtt.tls if settings.mqtt is not None else None
     named = [
+        ("the collector's headers", settings.otlp.headers_file if settings.otlp is not None else None),
         ("the api key", settings.http.api_key_file), ("the certificate", settings.http.tls_certificate),
         ("the key", settings.http.tls_key),
         ("the broker password", settings.mqtt.password_file if settings.mqtt is not None else None),
@@ -99,7 +102,7 @@ def _state(folder: Path, unit: ServiceUnit, account: Account) -> Iterator[CheckR
         mend = f"sudo systemctl edit {unit.file.name}: [Service] ReadWritePaths={folder}"
         yield fail("service", f"the state folder {folder} is read-only for the service (ProtectSystem=strict)", mend)
     elif os.access(folder, os.R_OK | os.X_OK):
-        inside = (folder, *sorted(p for p in folder.iterdir() if p.suffix in {".db", ".json"}))
+        inside = (folder, *sorted(islice(folder.rglob("*"), MOST_FILES)))
         closed = [path for path in inside if not account.may(path, os.R_OK | os.W_OK)]
         if closed:
             mend = f"sudo chown -R {account.name}: {folder}"

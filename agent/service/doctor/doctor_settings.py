@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from agent.errors import ConfigError, StorageError
@@ -23,6 +26,8 @@ from agent.storage.yaml_text import Document
 SERVICE_USER = "qeil"
 SPARE_BYTES = 64 * 2**20
 """Disk that state, logs and calibration need beside the outbox."""
+MOST_FILES = 2000
+"""Of the state folder that are looked at."""
 MOST_LINES = 12
 """Of mistakes in the settings; the rest is a number."""
 CALIBRATION_OLD_S = 180 * 86400.0
@@ -107,6 +112,11 @@ def state_folder(settings: Settings) -> CheckResult:
             pass
     except OSError as error:
         return fail("state folder", f"{place} cannot be written: {error.strerror or error}", mend)
+    foreign = _of_others(folder)
+    if foreign is not None:
+        owner = owner_of(folder)
+        message = f"{foreign} belongs to {owner_of(foreign)}, its folder to {owner}, who cannot write it"
+        return fail("state folder", message, f"sudo chown -R {owner}: {folder}")
     return ok("state folder", str(folder) if place == folder else f"{folder} (will be made)")
 
 
@@ -125,14 +135,14 @@ def calibrated(settings: Settings, detected: Detected | None, wall_s: float, in_
             else wall_s - datetime.fromisoformat(found.measured_at.replace("Z", "+00:00")).timestamp()
         )
     except StorageError as error:
-        return warn("calibration", error.message, advice)
+        return fail("calibration", error.message, advice)
     except ValueError:
-        return warn("calibration", f"{path} is damaged: the agent will not start with it", advice)
+        return fail("calibration", f"{path} is damaged: the agent will not start with it", advice)
     if found is None:
         return warn("calibration", "this board was never measured: times are predicted from shares of peaks", advice)
-    name = detected.matched if settings.profile == "auto" and detected is not None else None
+    name = _board_name(settings, detected)
     if name is not None and found.profile != name:
-        return warn("calibration", f"made for {found.profile}, this is {name}: not used", advice)
+        return fail("calibration", f"made for {found.profile}, this is {name}: not used", advice)
     age = f"{age_s / 86400:.0f} days" if age_s >= 2 * 86400 else f"{max(0.0, age_s) / 3600:.0f} hours"
     kernels = f"kernel times of {len(found.kernel_times)} runtimes"
     message = f"measured {age} ago: {len(found.coefficients)} coefficients, {kernels}"
@@ -141,6 +151,39 @@ def calibrated(settings: Settings, detected: Detected | None, wall_s: float, in_
     if age_s > CALIBRATION_OLD_S:
         return warn("calibration", message, advice)
     return ok("calibration", message)
+
+
+def _of_others(folder: Path) -> Path | None:
+    """The first file inside that the folder's owner cannot write, as a root's `qeil calibrate` leaves them."""
+    try:
+        uid = folder.stat().st_uid
+        inside = sorted(islice(folder.rglob("*"), MOST_FILES)) if uid else []
+        return next((path for path in inside if _closed_to(uid, path.lstat())), None)
+    except OSError:
+        return None
+
+
+def _closed_to(uid: int, facts: os.stat_result) -> bool:
+    return not stat.S_ISLNK(facts.st_mode) and facts.st_uid != uid and not facts.st_mode & stat.S_IWOTH
+
+
+def owner_of(path: Path) -> str:
+    """Name of the user, or the number where it has none."""
+    uid = path.lstat().st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _board_name(settings: Settings, detected: Detected | None) -> str | None:
+    """Of the profile in force; None where it cannot be told, which other checks say."""
+    if settings.profile == "auto":
+        return detected.matched if detected is not None else None
+    try:
+        return yaml_files.load_profile(share.find_profile(settings.profile)).name
+    except ConfigError:
+        return None
 
 
 def disk_space(settings: Settings) -> CheckResult:

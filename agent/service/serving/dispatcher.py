@@ -335,12 +335,10 @@ class Dispatcher:
             error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1
+        if job.replays:
+            error.context["replays"] = job.replays  # for the request's line in the log, which whoever asked writes
         if self._settle(job, error):
             self.meters[job.request.model].failed()
-            _log.warning(
-                "request", id=job.request.request_id, model=job.request.model, status=error.code,
-                error=error.message, replays=job.replays,
-            )  # fmt: skip
 
     def _settle(self, job: Job, outcome: InferenceAnswer | QeilError) -> bool:
         """Set the outcome unless the client cancelled or it is already set; says which."""
