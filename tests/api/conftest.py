@@ -65,7 +65,7 @@ def connect():
 
 @pytest.fixture
 def http(server, service):
-    with httpx.Client(base_url=server.url, timeout=10.0) as client:
+    with httpx.Client(base_url=server.url, timeout=60.0) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ class Answer:
 
 
 class RawClient:
-    def __init__(self, port: int, timeout_s: float = 10.0) -> None:
+    def __init__(self, port: int, timeout_s: float = 60.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout_s)
         self._stream = self.socket.makefile("rb")
 

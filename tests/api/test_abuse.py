@@ -19,6 +19,7 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
 
 
 def waiting_requests() -> int:
+    gc.collect()  # what earlier tests left in cycles would go in the middle of a count
     return sum(isinstance(thing, RequestResponseCycle) for thing in gc.get_objects())
 
 
@@ -28,7 +29,7 @@ def test_requests_sent_ahead_wait_unread_and_are_all_answered_in_order(connect, 
     client = connect(server.port)
     before = waiting_requests()
     client.send(ONE)
-    assert service.arrived.wait(10)
+    assert service.arrived.wait(60)
     client.send(LIVE * 4000)
     until(lambda: waiting_requests() > before + http_protocol.MAX_AHEAD)
     other = connect(server.port)
@@ -61,8 +62,9 @@ def test_a_header_without_end_is_refused_while_it_is_still_small(connect, serve,
     server = serve(receive_timeout_s=600.0)
     client, other = connect(server.port), connect(server.port)
     client.send(opening)
-    other.send(LIVE)
-    assert other.answer().status == 200  # so the opening is read by itself
+    for _ in range(2):  # both may wait for the same turn of the loop; after another one the opening is read by itself
+        other.send(LIVE)
+        assert other.answer().status == 200
     client.send(b"a" * (http_protocol.MAX_DRY_BYTES + 1))
     answer = client.answer()
     assert answer.status == 431
@@ -104,7 +106,7 @@ def test_a_connection_that_waits_for_its_answer_keeps_its_place(connect, serve, 
     service.hold = True
     first = connect(server.port)
     first.send(ONE)
-    assert service.arrived.wait(10)
+    assert service.arrived.wait(60)
     assert connect(server.port).answer().status == 503
     service.release()
     assert first.answer().status == 200

@@ -48,7 +48,7 @@ class Collector:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(5)
+        self.thread.join(60)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def families() -> tuple[Metric, ...]:
 
 
 def export(url: str, told: list, **more) -> MetricsExport:
-    settings = OtlpSettings(endpoint=url, interval_s=3600, timeout_s=2, **more)
+    settings = OtlpSettings(endpoint=url, interval_s=3600, timeout_s=30, **more)
     return MetricsExport(settings, {"host.name": "b1"}, families, told.append)
 
 
@@ -87,7 +87,7 @@ def test_what_metrics_shows_arrives_under_the_same_names(collector, tmp_path):
     (tmp_path / "headers").write_text("Authorization: Bearer abc\n\n")
     made = export(collector.url, told, headers_file=tmp_path / "headers")
     made.stop()
-    sent, request = collector.pushed.get(timeout=10)
+    sent, request = collector.pushed.get(timeout=60)
     assert points(request) == {
         "qeil_model_requests_total": ("sum", {"model": "a"}, 7.0),
         "qeil_accelerator_power_watts": ("gauge", {"accelerator": "gpu"}, 4.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from agent.service.remote.desired_apply import Applied
 from agent.storage import state_file
 from tests.fakes import FakeClock
 from tests.mqtt.signed import KEY, desired_text, signed
+from tests.mqtt.stack import until
 
 TOPICS = Topics("acme", "b1")
 
@@ -255,10 +255,7 @@ def test_a_damaged_record_is_an_error_at_the_beginning(tmp_path):
 def test_threads_follow_and_end(world):
     world.state.start()
     world.state.on_request(Inbound(TOPICS.desired, signed(desired_text(1)), None, None, world._acknowledge))
-    for _ in range(200):
-        if world.state.in_force is not None and world.reports:
-            break
-        time.sleep(0.05)
+    until(lambda: world.state.in_force is not None and world.reports)
     assert world.state.in_force.ver == 1
     assert world.state.alive()
     world.state.stop()

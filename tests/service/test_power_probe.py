@@ -37,7 +37,7 @@ class RailSensor:
 def load_for(sensor: RailSensor, readings: int) -> None:
     sensor.loaded = True
     for _ in range(readings):
-        assert sensor.reads.acquire(timeout=5)
+        assert sensor.reads.acquire(timeout=60)
 
 
 def test_a_load_is_measured_above_what_the_rail_shows_at_idle() -> None:
