@@ -105,7 +105,7 @@ def http_reference() -> str:
         "## Metrics\n\n`/metrics`, for Prometheus; SI units; what nobody knows has no sample. A histogram's lines are "
         "named NAME`_bucket`, NAME`_sum` and NAME`_count`.\n\n"
         f"| name | kind | what it counts |\n|---|---|---|\n{board}\n"
-        "## Metrics of a fleet's controller\n\n`/metrics` of `qeil fleet controller`.\n\n"
+        "## Metrics of a fleet's controller\n\n`/metrics` of `qeil fleet serve`.\n\n"
         f"| name | kind | what it counts |\n|---|---|---|\n{fleet}"
     )
 
