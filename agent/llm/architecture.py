@@ -67,6 +67,8 @@ class Decoder:
         return self.layers * 2 * self.kv_heads * self.head_size * 4
 
 
+HEAD_STEP: Mapping[bool, int] = {True: 16, False: 8}
+"""What the size of a head must be a multiple of, by whether it is rotated (ONNX Runtime's GroupQueryAttention)."""
 _FACTOR, _FIRST_FACTOR = "rope.scaling.factor", "rope.scale_linear"
 # Far beyond what any model was trained with, near enough that every angle stays a number.
 _BASES = (2.0, 1e15)
@@ -120,6 +122,13 @@ def read_decoder(metadata: Mapping[str, Any], vocabulary: int, source: str, cont
         raise BadInput(f"{source}: {heads} heads, {kv_heads} KV heads of size {head_size} do not fit together")
     if family.rotary != "none" and keys.count("rope.dimension_count", head_size) != head_size:
         raise BadInput(f"{source}: rotary angles on a part of the head are not supported")
+    if head_size % HEAD_STEP[family.rotary != "none"]:
+        raise BadInput(
+            f"{source}: heads of size {head_size} are not supported: the runtime's attention takes multiples of "
+            f"{HEAD_STEP[family.rotary != 'none']}"
+        )
+    if metadata.get(f"{architecture}.attention.causal", True) is not True:
+        raise BadInput(f"{source}: metadata key {architecture}.attention.causal is false; this model writes no text")
     windows = _windows(keys, family, layers)
     trained = keys.count("context_length")
     epsilon = "attention.layer_norm_rms_epsilon" if family.norm == "rms" else "attention.layer_norm_epsilon"

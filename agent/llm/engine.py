@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.control import text_guard
-from agent.errors import BadInput, Overloaded, TooLarge
+from agent.errors import BadInput, InferenceFailed, Overloaded, QeilError, TooLarge
 from agent.llm.echo import PromptEcho
 from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK, PrefixCache
@@ -76,7 +76,7 @@ class Failed:
     """A job cannot go on; the others do."""
 
     number: int
-    error: BadInput
+    error: QeilError
 
 
 Event = Written | Finished | Failed
@@ -376,7 +376,7 @@ class Engine:
             return False
         try:
             piece = row.take(logits)
-        except BadInput as error:
+        except (BadInput, InferenceFailed) as error:
             run.failed = True
             self._events.append(Failed(run.job.number, error))
             return False

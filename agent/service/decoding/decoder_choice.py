@@ -17,7 +17,7 @@ from agent.placement.decoder_pairs import Cost, PhaseCosts, Pick, Request, pick,
 from agent.placement.tables import transfer
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.settings import DecoderSecond
+from agent.schema.settings import DecoderOptions, DecoderSecond
 from agent.schema.snapshot import PlacementStatus
 from agent.schema.workload import Workload
 from agent.service.board import Board
@@ -40,6 +40,21 @@ class DecoderChoice:
     second: DecoderSecond | None
     why: str
     considered: tuple[PlacementStatus, ...] = ()
+
+    @property
+    def shown(self) -> tuple[PlacementStatus, ...]:
+        """The ways as status shows them; where nothing was priced, the one that serves with the reason."""
+        alone = PlacementStatus(self.first, "chosen", PROVIDER, "", None, None, None, None, self.why)
+        return self.considered or (alone,)
+
+
+def as_settings_say(first: str, options: DecoderOptions) -> DecoderChoice:
+    """Where the owner decided and nothing is compared."""
+    second = options.second
+    if second is None:
+        return DecoderChoice(first, None, f"{first} alone: decoder.sharing is never")
+    name, way = f"{second.accelerator}+{first}", _divided(second.layers, second.accelerator)
+    return DecoderChoice(name, None, f"{name}: decoder.second asks for it ({way})")
 
 
 def decoder_hosts(board: Board, wanted: str | None) -> list[str]:

@@ -25,7 +25,7 @@ from agent.schema.settings import DecoderSecond, ModelEntry
 from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
 from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
 from agent.service.board import Board
-from agent.service.decoding.decoder_choice import DecoderChoice, choose, decoder_hosts
+from agent.service.decoding.decoder_choice import DecoderChoice, as_settings_say, choose, decoder_hosts
 from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper, TextStreamHandle
 from agent.service.decoding.decoder_power import DecoderPower, modelled_power
 from agent.service.decoding.decoder_room import PREFILL_BLOCK, DecoderRoom, make_room
@@ -191,6 +191,7 @@ class Decoders:
         served.room_bytes = self._room_bytes(self._accelerator(options.accelerator), policy)
         if options.second is not None or options.sharing == "never":
             self._serve(served, self._accelerator(options.accelerator), options.second)
+            served.choice = as_settings_say(self._accelerator(options.accelerator), options)
             return
         hosts = decoder_hosts(self._board, options.accelerator)
         room = self._serve(served, hosts[0], None)
@@ -202,9 +203,8 @@ class Decoders:
 
         def plan() -> None:
             served.choice = choose(
-                sizes, graph, self._board.profile, policy, hosts, fits,
-                fixed=options.accelerator is not None,
-            )  # fmt: skip
+                sizes, graph, self._board.profile, policy, hosts, fits, fixed=options.accelerator is not None
+            )
             _log.info("decoder planned", model=entry.name, why=served.choice.why)
 
         threading.Thread(target=plan, name="decoder-choice", daemon=True).start()
@@ -331,7 +331,7 @@ class Decoders:
             energy_j=energies[len(energies) // 2] if energies else None,
             provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
             replayed=counters["replayed"], reason=self._reason(served),
-            candidates=served.choice.considered if served.choice is not None else (),
+            candidates=served.choice.shown if served.choice is not None else (),
             total_energy_j=served.total_j if energies else None,
         )  # fmt: skip
 
