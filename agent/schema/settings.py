@@ -94,7 +94,7 @@ class MqttSettings(FileModel):
     bundles: BundleSettings = BundleSettings()
 
 
-FLUSH_S, FLUSH_ALONE_S = 60.0, 600.0
+FLUSH_S, FLUSH_ALONE_S = 120.0, 600.0
 """Longest wait of telemetry for its commit: with a broker, to which it then goes, and where only the board has it."""
 
 
@@ -104,7 +104,7 @@ class OutboxSettings(FileModel):
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
     flush_s: float | None = Field(
         default=None, gt=0, le=3600,
-        description="longest wait of telemetry for its commit, events do not wait; null: 60 with a broker, else 600",
+        description="longest wait of telemetry for its commit, events do not wait; null: 120 with a broker, else 600",
     )  # fmt: skip
     max_daily_bytes: int | None = Field(
         default=256 * 1024 * 1024,

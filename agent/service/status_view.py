@@ -94,6 +94,7 @@ def update_conditions(
     for keeper in keepers.values():
         _lane_condition(book, keeper, wall_s)
         _heat_condition(book, keeper, wall_s)
+    _clear_others(book, "model_unavailable:", {f"model_unavailable:{m.name}": "" for m in state.current.plan.models})
     for model in state.current.plan.models:
         kind = f"model_unavailable:{model.name}"
         reason = state.reason(model)

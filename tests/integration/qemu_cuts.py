@@ -113,7 +113,7 @@ def run(package: Path, cuts: int, seed: int, careless: bool, accelerator: str, f
     raise AssertionError
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, help="linux-image-*.deb")
     parser.add_argument("--cuts", type=int, default=10)
@@ -126,7 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="qeil-qemu-") as name:
         found = run(given.package, given.cuts, given.seed, given.careless, given.accelerator, Path(name))
     print(json.dumps(found))  # noqa: T201
+    return int(found["faults"] > 0)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -201,6 +201,16 @@ def test_a_new_policy_takes_over_when_its_placements_are_loaded_and_not_before()
     assert [c.digest for c in world.committed] == ["d2"]
 
 
+def test_nothing_is_said_any_more_of_a_model_that_the_plan_left():
+    world = World({"m": ["cpu"], "bad": ["gpu0"]}, prepare=lambda lane, n: lane.refuse.update(bad="corrupt file"))
+    world.tick()
+    assert world.condition("model_unavailable:bad") is not None
+    world.supervisor.post(PlanEvent(InForce(POLICY, "d2", plan_of({"m": ["cpu"]}, "d2")), "reverted"))
+    world.tick()
+    world.tick()
+    assert [c.type for c in world.snapshot.conditions if c.type.startswith("model_unavailable")] == []
+
+
 def test_what_a_new_plan_leaves_is_unloaded_only_when_no_request_is_routed_there():
     world = World({"m": ["gpu0", "cpu"]}, accelerators=("gpu0", "cpu", "npu"))
     lane, routed = world.lane("gpu0"), []
