@@ -24,13 +24,23 @@ DROP_INS = sorted((ROOT / "systemd" / "drop-ins").glob("*.conf"))
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    loader = importlib.machinery.SourceFileLoader("recipe", str(FOLDER / "build"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("recipe", loader))
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    loader.exec_module(module)
-    sys.dont_write_bytecode = written
-    return module
+def loaded():
+    """Load a program without suffix as a module."""
+
+    def load(name, path):
+        loader = importlib.machinery.SourceFileLoader(name, str(path))
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+        written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+        loader.exec_module(module)
+        sys.dont_write_bytecode = written
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def recipe(loaded):
+    return loaded("recipe", FOLDER / "build")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +49,7 @@ def tree(recipe, tmp_path_factory):
     tree = tmp_path_factory.mktemp("package") / "tree"
     recipe.stage(tree)
     recipe.environment(tree / recipe.LIB)
-    recipe.derive(tree, "1.2.3")
+    recipe.derive(tree)
     recipe.describe(tree, "1.2.3")
     recipe.own(tree)
     return tree
@@ -91,9 +101,26 @@ def test_the_installed_files_are_where_the_unit_and_the_agent_look_for_them(tree
     assert "_qeil_completion" in (tree / "usr/share/bash-completion/completions/qeil").read_text()
 
 
-def test_the_manual_names_every_command(recipe):
-    manual = recipe.manual("1.2.3")
+def test_completion_and_manual_that_are_shipped_are_those_of_the_command_line(loaded):
+    made = loaded("make", ROOT / "deploy/completion/make")
+    manual = made.manual("1.2.3")
     assert all(f".B qeil {name}\n" in manual for name in COMMANDS)
+    assert [path.name for path, text in made.files().items() if path.read_text() != text] == [], (
+        "deploy/completion/make"
+    )
+
+
+def test_package_and_wheel_ship_the_manual_and_completion_of_three_shells(tree):
+    for path in ("bash-completion/completions/qeil", "zsh/vendor-completions/_qeil",
+                 "fish/vendor_completions.d/qeil.fish", "man/man1/qeil.1.gz"):  # fmt: skip
+        assert (tree / "usr/share" / path).stat().st_size > 100, path
+    wheel = (ROOT / "pyproject.toml").read_text().partition("wheel.shared-data]\n")[2].partition("\n\n")[0]
+    shipped = dict(line.replace('"', "").split(" = ") for line in wheel.splitlines() if line)
+    assert set(shipped.values()) == {
+        "share/man/man1/qeil.1", "share/bash-completion/completions/qeil", "share/zsh/site-functions/_qeil",
+        "share/fish/vendor_completions.d/qeil.fish",
+    }  # fmt: skip
+    assert all((ROOT / source).is_file() for source in shipped)
 
 
 def test_every_runtime_dependency_is_vendored_or_debians(recipe):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import click
 
+from agent.cli import complete
+
 
 @click.command("calibrate")
 @click.option("--config", type=click.Path(path_type=Path), help="settings file; says which state folder and profile")
-@click.option("--profile", help="a profile's name or path instead of the settings' one")
+@click.option("--profile", shell_complete=complete.names(complete.profiles),
+              help="a profile's name or path instead of the settings' one")  # fmt: skip
 @click.option("--quick", is_flag=True, help="a third of the time per measurement: coarser")
 @click.option("--json", "as_json", is_flag=True, help="the coefficients as JSON")
 def calibrate_command(config: Path | None, profile: str | None, quick: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import click
 
+from agent.cli import complete
 from agent.cli.generate_remote import generate_remotely
 from agent.cli.reach import Reach, reach_options
 from agent.errors import BadInput
@@ -19,7 +20,7 @@ _FORMS: Final[dict[str, Literal["json_schema", "gbnf"]]] = {".json": "json_schem
 
 
 @click.command("generate")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.names(complete.models))
 @click.argument("prompt")
 @reach_options
 @click.option("--max-tokens", type=click.IntRange(1, 1 << 20), default=128, show_default=True, help="of the answer")

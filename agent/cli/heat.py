@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import complete
 from agent.cli.pairs import PAIR, pairs
 from agent.errors import BadInput
 
@@ -32,7 +33,8 @@ _WHAT_HELPS_A_LINK = "load each zone by itself for a while"
 @click.option("--ambient", type=click.FloatRange(-60, 90), help="air in °C, where the recording has no ambient_c")
 @click.option("--zone", "zones", multiple=True, metavar="NAME", help="only this zone; may be given again")
 @click.option("--heats", multiple=True, metavar="COLUMN=ZONE", help="which zone NAME_w heats; none: leave it out")
-@click.option("--profile", help="board whose trips count (with --record, whose sensors are read)")
+@click.option("--profile", shell_complete=complete.names(complete.profiles),
+              help="board whose trips count (with --record, whose sensors are read)")  # fmt: skip
 @click.option("--trip", "trips", multiple=True, metavar=PAIR, help="temperature of a zone to say the time until")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="recorded and replayed: .svg, .png, .pdf")
 @click.option("--yaml", "as_yaml", is_flag=True, help="print the network as a profile's `thermal:` block")

@@ -12,6 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from agent.cli import complete
 from agent.cli.client import AgentClient, AgentError
 from agent.cli.reach import Reach, reach_options
 from agent.errors import BadInput
@@ -24,7 +25,7 @@ MAX_PRINTED = 16
 
 
 @click.command("infer")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.names(complete.models))
 @click.option(
     "--input",
     "file",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent.cli import complete
 from agent.cli.client import AgentClient, AgentError
 from agent.cli.reach import Reach, reach_options
 
@@ -19,7 +20,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="the model's
 
 
 @click.command("load")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.names(complete.models))
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=120.0, show_default=True, help="seconds at most")
 @reach_options
 @_json_option
@@ -37,7 +38,7 @@ def load_command(name: str, wait_s: float, reach: Reach, as_json: bool) -> None:
 
 
 @click.command("unload")
-@click.argument("name")
+@click.argument("name", shell_complete=complete.names(complete.models))
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="seconds at most")
 @reach_options
 @_json_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
+from agent.cli import complete
 from agent.cli.pairs import PAIR, pairs
 from agent.schema.policy import Goal
 from agent.schema.workload import Precision
@@ -29,8 +30,10 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
 @click.command("plan")
 @click.argument("model", required=False)
 @click.option("--problem", type=click.Path(path_type=Path), help="your own cost tables (.npz) instead of a model")
-@click.option("--profile", help="board: auto, a shipped profile's name, or a path; default: that of the settings")
-@click.option("--policy", help="a shipped policy's name, or a path; default: that of the settings")
+@click.option("--profile", shell_complete=complete.names(complete.profiles),
+              help="board: auto, a shipped profile's name, or a path; default: that of the settings")  # fmt: skip
+@click.option("--policy", shell_complete=complete.names(complete.policies),
+              help="a shipped policy's name, or a path; default: that of the settings")  # fmt: skip
 @click.option(
     "--config", type=click.Path(path_type=Path), help="settings; the calibration in their state folder counts"
 )
