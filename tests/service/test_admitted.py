@@ -14,7 +14,7 @@ from agent.schema.settings import ModelEntry
 from agent.service.board import Board
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.planner import Planner
-from agent.service.serving.admitted import Admitted, recognise, stamp_of
+from agent.service.serving.admitted import Admitted, recognise, stamp_of, weights_of
 from agent.service.serving.artifacts import open_artifact
 from agent.service.serving.serving_state import InForce
 from tests.fakes import load_spec
@@ -134,9 +134,55 @@ def test_another_file_under_the_same_name_is_loaded_and_never_taken_for_the_old_
     assert len(loads) == 1
 
 
+@pytest.fixture
+def weighed(file, monkeypatch):
+    """A world whose model has its weights in a file of their own."""
+    weights = file.with_name("weights.bin")
+    weights.write_bytes(b"the admitted weights")
+    admitted = replace(admit(file), weights=weights_of(file, ("weights.bin",), {}))
+    made = plan(file)
+    model = made.models[0]
+    candidates = tuple(replace(c, admitted=admitted) for c in model.candidates)
+    monkeypatch.setattr(world, "plan_of", lambda models: replace(made, models=(replace(model, candidates=candidates),)))
+    return World(), weights
+
+
+def test_weights_beside_a_file_that_changed_since_are_not_loaded_by_a_lane_that_begins_anew(weighed):
+    bed, weights = weighed
+    weights.write_bytes(b"the admittEd weights")
+    kill_all(bed)
+    assert "weights.bin changed since it was admitted" in bed.infer().exception().message
+    weights.write_bytes(b"the admitted weights")
+    kill_all(bed)
+    assert bed.infer().result().placement == "gpu0"
+
+
+def test_weights_beside_a_file_that_change_while_a_lane_loads_them_are_not_served(weighed):
+    bed, weights = weighed
+    bed.prepare = lambda lane, generation: setattr(lane, "hold_loads", True)
+    bed.lane("gpu0").die()
+    settle(bed, 1.0)
+    weights.write_bytes(b"other weights")
+    bed.lane("gpu0").release_loads()
+    settle(bed, 1.0)
+    assert bed.lane("gpu0").loaded == {}
+    assert "weights.bin changed while it was loaded" in bed.condition("model_changed:m@gpu0").cause
+
+
+def test_weights_are_read_once_while_they_stay_as_they_are_and_named_where_they_are_missing(file):
+    weights, known = file.with_name("weights.bin"), {}
+    weights.write_bytes(b"weights")
+    first = weights_of(file, ("weights.bin",), known)
+    assert weights_of(file, ("weights.bin",), known)[0] is first[0]
+    weights.write_bytes(b"others!")
+    assert weights_of(file, ("weights.bin",), known)[0].digest != first[0].digest
+    with pytest.raises(ModelLoadFailed, match=r"weights are in 'none.bin': No such file"):
+        weights_of(file, ("none.bin",), known)
+
+
 def test_what_was_admitted_is_recognised_by_its_content(file):
     admitted = admit(file)
-    assert recognise(admitted) == stamp_of(file) == admitted.stamp
+    assert recognise(admitted) == (stamp_of(file),) == (admitted.stamp,)
     file.unlink()
     assert stamp_of(file) is None
     with pytest.raises(ModelLoadFailed, match="admitted before: No such file"):
@@ -154,3 +200,20 @@ def test_a_plan_says_what_was_admitted_and_whether_its_graph_draws(tmp_path):
     entry = ModelEntry(name="m", path=path)
     (model,) = Planner(Board(BOARD, frozenset(), 2), tmp_path / "cache").plan(POLICY, "d", (entry,)).models
     assert {c.admitted for c in model.candidates} == {replace(admit(path), draws="RandomNormalLike")}
+
+
+def test_a_plan_says_which_weights_beside_the_file_were_admitted(tmp_path):
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    constant = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "apart.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (made,) = Planner(Board(BOARD, frozenset(), 2), tmp_path / "cache").plan(
+        POLICY, "d", (ModelEntry(name="m", path=path),)
+    ).models  # fmt: skip
+    assert {c.admitted.weights for c in made.candidates} == {weights_of(path, ("w.bin",), {})}

@@ -7,7 +7,7 @@ import pytest
 
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied, LaneOutOfMemory
 from agent.ports import LaneReply, LaneSpec
-from agent.service.serving.admitted import Admitted, Stamp
+from agent.service.serving.admitted import Admitted, Stamp, Weights
 from agent.service.serving.canaries import Canaries
 from agent.service.serving.held_answers import Held, HeldAnswers
 from agent.service.serving.lane_watch import MEMORY_FAILURES, SUSPECT_PAUSE_S, LaneWatch
@@ -332,3 +332,14 @@ def test_a_graph_that_draws_is_never_asked(tmp_path):
     assert [f.outcome for f in told] == ["unchecked", "unchecked"]
     assert told[0].sentence == "its graph draws at random (Bernoulli)"
     assert bed.canaries.counters["asked"] == asked
+
+
+@pytest.mark.parametrize(("weights", "outcome"), [("w1", "wrong"), ("w2", "passed")])
+def test_other_weights_beside_the_same_graph_may_answer_otherwise(tmp_path, weights, outcome):
+    bed, told, stamp = Bed(), [], Stamp(1, 1, 1, 1, 1)
+    lane, spec = bed.lane("gpu0"), load_spec("m")
+    for name in ("w1", weights):
+        admitted = Admitted(tmp_path, "d", stamp, weights=(Weights(tmp_path / "w", name, stamp),))
+        bed.canaries.loaded("gpu0", lane, spec, lane.load(spec, 1.0).result(), told.append, admitted)
+        spoil(lane)
+    assert [f.outcome for f in told] == ["passed", outcome]

@@ -25,7 +25,7 @@ from agent.service.board import Board, host_runtime
 from agent.service.planning.holdings import Holdings, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
-from agent.service.serving.admitted import Admitted, stamp_of
+from agent.service.serving.admitted import Admitted, Weights, stamp_of, weights_of
 from agent.service.serving.artifacts import Artifact, check_guard, facts_of, open_artifact, read_once, workload_of
 from agent.service.serving.weights_apart import MOST_BYTES, WeightsApart
 
@@ -62,6 +62,7 @@ class Planner:
         self._cache_dir = cache_dir
         self._apart = WeightsApart(cache_dir.parent / "apart", apart_bytes) if cache_dir is not None else None
         self._stages = StagePlanner(board.profile, clock)
+        self._weights: dict[Path, Weights] = {}
 
     def plan(
         self,
@@ -144,10 +145,12 @@ class Planner:
         workload = workload_of(artifact, model, self._cache_dir)
         if artifact.stamp is None:
             return _File(artifact, workload, quality)
-        draws = "" if self._cache_dir is None else _draws(facts_of(artifact, self._cache_dir))
+        facts = None if self._cache_dir is None else facts_of(artifact, self._cache_dir)
+        weights = weights_of(path, (name for name, _ in facts.beside), self._weights) if facts is not None else ()
         if stamp_of(path) != artifact.stamp:
             raise ModelLoadFailed(f"{path} changed while it was read; again with qeil models load {model}")
-        return _File(artifact, workload, quality, Admitted(path, artifact.digest, artifact.stamp, draws))
+        draws = "" if facts is None else _draws(facts)
+        return _File(artifact, workload, quality, Admitted(path, artifact.digest, artifact.stamp, draws, weights))
 
     def _files(self, policy: Policy, entry: ModelEntry, own: _File) -> tuple[dict[str, _File], dict[str, str]]:
         """The files that may serve, by variant, and why the others may not."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +32,15 @@ class Stamp:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A file of weights beside a model file that names it, as it was then."""
+
+    path: Path
+    digest: str
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
 class Admitted:
     """The file that was read, judged and planned: its sha256, and its stamp then."""
 
@@ -40,6 +49,39 @@ class Admitted:
     stamp: Stamp
     draws: str = ""
     """An operator of its graph that draws at random, so that no answer of it is the known one; empty: none."""
+    weights: tuple[Weights, ...] = ()
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What tells two models apart: the digests of the file and of its weights."""
+        return (self.digest, *(w.digest for w in self.weights))
+
+
+Seen = tuple[Stamp | None, ...]
+"""Stamps of a model file and of its weights; None for one that is not there."""
+
+
+def seen(admitted: Admitted) -> Seen:
+    """As they are now."""
+    return tuple(stamp_of(path) for path in (admitted.path, *(w.path for w in admitted.weights)))
+
+
+def weights_of(path: Path, names: Iterable[str], known: dict[Path, Weights]) -> tuple[Weights, ...]:
+    """The files of weights that a model file names. Reads those that are not `known` as they are, and adds them there.
+
+    ModelLoadFailed where one cannot be read.
+    """
+    found = []
+    for file in (path.parent / name for name in names):
+        before = known.get(file)
+        if before is None or before.stamp != stamp_of(file):
+            try:
+                with file.open("rb") as stream:
+                    before = known[file] = Weights(file, *read_whole(stream))
+            except OSError as error:
+                raise ModelLoadFailed(f"{path}: its weights are in {file.name!r}: {error.strerror or error}") from error
+        found.append(before)
+    return tuple(found)
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -62,31 +104,45 @@ def read_whole(stream: BinaryIO) -> tuple[str, Stamp]:
     return digest.hexdigest(), stamp
 
 
-def recognise(admitted: Admitted) -> Stamp:
-    """The stamp under which the file is what was admitted; ModelLoadFailed says what it is instead. Reads the file."""
+def recognise(admitted: Admitted) -> Seen:
+    """The stamps under which the files are what was admitted; ModelLoadFailed says what is not. Reads what was touched.
+
+    The model file itself is always read.
+    """
+    stamps: list[Stamp | None] = []
+    for path, digest, stamp in (
+        (admitted.path, admitted.digest, None),
+        *((w.path, w.digest, w.stamp) for w in admitted.weights),
+    ):
+        stamps.append(stamp if stamp is not None and stamp_of(path) == stamp else _same(path, digest))
+    return tuple(stamps)
+
+
+def _same(path: Path, admitted: str) -> Stamp:
     try:
-        with admitted.path.open("rb") as stream:
+        with path.open("rb") as stream:
             digest, stamp = read_whole(stream)
     except OSError as error:
-        raise ModelLoadFailed(f"{admitted.path}, admitted before: {error.strerror or error}") from error
-    if digest != admitted.digest:
-        was, now = admitted.digest[:SHOWN_DIGITS], digest[:SHOWN_DIGITS]
-        raise ModelLoadFailed(f"{admitted.path} changed since it was admitted (sha256 {was}… then, {now}… now)")
+        raise ModelLoadFailed(f"{path}, admitted before: {error.strerror or error}") from error
+    if digest != admitted:
+        was, now = admitted[:SHOWN_DIGITS], digest[:SHOWN_DIGITS]
+        raise ModelLoadFailed(f"{path} changed since it was admitted (sha256 {was}… then, {now}… now)")
     return stamp
 
 
-def when_recognised(admitted: Admitted, then: Callable[[Stamp], None], otherwise: Callable[[str], None]) -> None:
-    """Call `then` with the stamp the file has, at once where it is that of its admission, else from a thread."""
-    if stamp_of(admitted.path) == admitted.stamp:
-        then(admitted.stamp)
+def when_recognised(admitted: Admitted, then: Callable[[Seen], None], otherwise: Callable[[str], None]) -> None:
+    """Call `then` with the stamps the files have, at once where they are those of the admission, else from a thread."""
+    stamps: Seen = (admitted.stamp, *(w.stamp for w in admitted.weights))
+    if seen(admitted) == stamps:
+        then(stamps)
         return
 
     def look() -> None:
         try:
-            stamp = recognise(admitted)
+            found = recognise(admitted)
         except ModelLoadFailed as error:
             otherwise(error.message)
             return
-        then(stamp)
+        then(found)
 
     threading.Thread(target=look, name="model-file", daemon=True).start()

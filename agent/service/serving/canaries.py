@@ -77,7 +77,7 @@ class Canaries:
 
         admitted: the file that was loaded, where it is known.
         """
-        subject = _subject(spec) if admitted is None else f"{spec.model}:{admitted.digest}"
+        subject = _subject(spec) if admitted is None else f"{spec.model}:{'+'.join(admitted.contents)}"
         key = (accelerator, spec.model)
         with self._lock:
             question = self._questions.get(key)

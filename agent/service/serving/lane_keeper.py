@@ -22,7 +22,7 @@ from agent.schema.policy import Recovery
 from agent.schema.snapshot import LaneState
 from agent.service.planning.plan import Candidate
 from agent.service.serving import load_faults
-from agent.service.serving.admitted import Stamp, stamp_of, when_recognised
+from agent.service.serving.admitted import Seen, seen, when_recognised
 from agent.service.serving.call_sizes import Allowance, CallSizes
 from agent.service.serving.canaries import CAUSE, Canaries, Finding
 from agent.service.serving.load_times import Loading, LoadTimes
@@ -88,7 +88,7 @@ class _Waits:
 def _another(old: LoadedModel, candidate: Candidate) -> bool:
     """Whether the same name now stands for another file."""
     before, now = old.candidate.admitted, candidate.admitted
-    return before is not None and now is not None and before.digest != now.digest
+    return before is not None and now is not None and before.contents != now.contents
 
 
 FIRST_RUNS = 10.0
@@ -187,13 +187,16 @@ class LaneKeeper:
             told = f"{sentence}; put that file back, or serve this one: qeil models load {name.partition('@')[0]}"
             self.post(LoadDoneEvent(self.name, generation, name, None, told, True))
 
-        def same(stamp: Stamp) -> None:
+        def same(stamps: Seen) -> None:
             def changed() -> bool:
-                if stamp_of(admitted.path) == stamp:
+                now = seen(admitted)
+                if now == stamps:
                     return False
                 with suppress(QeilError):
                     lane.unload(name)
-                refused(f"{admitted.path} changed while it was loaded")
+                files = (admitted.path, *(w.path for w in admitted.weights))
+                which = next(f for f, a, b in zip(files, now, stamps, strict=True) if a != b)
+                refused(f"{which} changed while it was loaded")
                 return True
 
             self._order(model, lane, generation, limits, changed)
