@@ -12,7 +12,7 @@ from tests.integration.agent_process import MAGIKA, ROOT, models, running
 
 __all__ = ["browser"]
 MAX_TRANSFERRED_BYTES = 250_000
-PERIOD_MS = 5000
+PATIENCE_MS = 120_000
 POLICY = (ROOT / "policies" / "balanced.yaml").read_text()
 
 
@@ -38,8 +38,8 @@ def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit
     page = visitor.page
     page.wait_for_selector("#accelerator-cards article")
     page.wait_for_selector("#placement-rows tr")
-    assert page.inner_text("#mode") == "ready"
-    assert page.inner_text("#link") == "live"
+    page.wait_for_selector("#mode:text-is('ready')")
+    page.wait_for_selector("#link:text-is('live')")
     assert "npu0" in page.inner_text("#accelerator-cards")
     assert "magika" in page.inner_text("#model-cards")
     assert "serves magika: predicted" in page.inner_text("#placement-why")
@@ -72,7 +72,7 @@ def test_no_barrier_is_left_for_people_and_their_tools(visit, scheme, width):
         missing("axe-playwright-python", "pip install axe-playwright-python")
     page = visit(color_scheme=scheme, viewport={"width": width, "height": 844}).page
     page.wait_for_selector("#placement-rows tr")
-    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=3 * PERIOD_MS)
+    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=PATIENCE_MS)
     page.click("#try-send")
     page.wait_for_selector("#try-result table")
     found = Axe().run(page).response["violations"]
@@ -80,18 +80,18 @@ def test_no_barrier_is_left_for_people_and_their_tools(visit, scheme, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_live_figures_change_by_themselves_within_two_seconds(visit, agent):
+def test_live_figures_change_by_themselves_without_the_page_asking(visit, agent):
     page = visit().page
     page.wait_for_selector("#model-cards tbody tr")
+    page.route("**/overview*", lambda route: route.abort())  # what the page asks for now and then; figures come unasked
     with agent.client() as client:
-        before = agent.model("magika")["requests"]
         metadata = client.get("/v2/models/magika")
-        client.infer("magika", random_inputs(metadata))
-    page.wait_for_function(
-        "n => document.querySelector('#model-cards td:last-child').innerText.trim() == n", arg=str(before + 1),
-        timeout=2000,
-    )  # fmt: skip
-    assert page.inner_text("#model-cards td:last-child").strip() == str(before + 1)
+        for _ in range(2):  # the figure of the first one may be that of an earlier test
+            shown = page.inner_text("#model-cards td:last-child").strip()
+            client.infer("magika", random_inputs(metadata))
+            page.wait_for_function(
+                "n => Number(document.querySelector('#model-cards td:last-child').innerText) > Number(n)", arg=shown
+            )
 
 
 def random_inputs(metadata):
@@ -108,7 +108,7 @@ def test_an_edit_of_the_policy_on_disk_appears_with_what_it_changed(visit, agent
     page.wait_for_selector("#policy-changes *")
     try:
         (agent.folder / "policy.yaml").write_text(re.sub(r"hard_c: \d+", "hard_c: 91", POLICY))
-        page.wait_for_selector("#policy-changes td:has-text('thermal.hard_c')", timeout=20_000)
+        page.wait_for_selector("#policy-changes td:has-text('thermal.hard_c')", timeout=PATIENCE_MS)
         row = page.inner_text("#policy-changes tbody tr")
         assert "88" in row
         assert "91" in row
@@ -142,18 +142,18 @@ def test_a_request_that_fails_says_why(visit):
 
 def test_the_last_hour_is_drawn_and_read_out(visit):
     page = visit().page
-    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=4 * PERIOD_MS)
+    page.wait_for_selector("#chart-temperature svg[role=img]", timeout=PATIENCE_MS)
     spoken = page.get_attribute("#chart-temperature svg[role=img]", "aria-label")
     assert re.match(r"Temperature: npu0 [\d.]+ to [\d.]+ °C, last [\d.]+", spoken)
     page.hover("#chart-temperature svg[role=img]")
-    assert "npu0" in page.inner_text("#chart-temperature .readout")
+    page.wait_for_selector("#chart-temperature .readout:has-text('npu0')")
 
 
 def test_an_agent_that_is_gone_is_said_to_be_gone(browser, tmp_path: Path):
     with running(tmp_path, models=[]) as process:
         visitor = Visit(browser, process.url)
         visitor.page.wait_for_selector("#link.good")
-        visitor.page.wait_for_selector("#chart-latency .empty:has-text('No request was answered')", timeout=60_000)
+        visitor.page.wait_for_selector("#chart-latency .empty:has-text('No request was answered')", timeout=PATIENCE_MS)
         process.stop()
         visitor.page.wait_for_selector("#link.warn")
         visitor.page.wait_for_selector("#link:has-text('unreachable')")
