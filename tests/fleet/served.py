@@ -29,7 +29,7 @@ class Served:
         clock = SystemClock()
         engine = open_engine(database or f"sqlite:///{folder}/fleet.db")
         self.store = Store(engine)
-        inventory = Inventory(engine, 300.0, 120.0, clock.wall_s)
+        inventory = Inventory(engine, 86_400.0, 86_400.0, clock.wall_s)  # no board falls silent while a test runs
         outgoing = Outgoing(engine, [KEY.public], clock.wall_s)
         self.rollouts = Rollouts(engine, inventory, outgoing, "fleet-1", clock.wall_s)
         writers = Writers([Consumer(self.store, lambda *_: True, clock, 10)])
@@ -55,7 +55,7 @@ class Served:
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
-            assert thread.is_alive()
+            assert thread.is_alive(), "the server ended"
             time.sleep(0.01)
 
         def stop() -> None:

@@ -55,7 +55,7 @@ def test_a_rollout_over_simulated_boards_is_aborted_when_boards_break_and_comple
     thread.start()
     try:
         api = world.api()
-        until(lambda: len(api.get("/v1/boards", select="status=online")) == 60, 60)
+        until(lambda: len(api.get("/v1/boards", select="status=online")) == 60, 180)
 
         def roll_out(ver: int) -> dict:
             document = {
@@ -64,7 +64,7 @@ def test_a_rollout_over_simulated_boards_is_aborted_when_boards_break_and_comple
             }  # fmt: skip
             plan = {"rings": [0.2, 1.0], "soak_s": 0.5}
             key = api.post("/v1/rollouts", {"offer": json.loads(signed(json.dumps(document))), "plan": plan})["id"]
-            until(lambda: api.get(f"/v1/rollouts/{key}")["status"] in {"done", "aborted"}, 60)
+            until(lambda: api.get(f"/v1/rollouts/{key}")["status"] in {"done", "aborted"}, 180)
             return api.get(f"/v1/rollouts/{key}")
 
         found = roll_out(1)
@@ -78,7 +78,7 @@ def test_a_rollout_over_simulated_boards_is_aborted_when_boards_break_and_comple
         assert (entry["provenance"], entry["bundle_ver"]) == ("modelled", 2)
     finally:
         stopping.set()
-        thread.join(10)
+        thread.join(60)
         loop.close()
         world.stop()
 
