@@ -173,8 +173,7 @@ class Endpoint:
 
     def _once(self, path: str, payload: bytes) -> tuple[int, dict[str, str], bytes]:
         try:
-            self._connection.request("POST", self._path + path, payload, self._headers)
-            response = self._connection.getresponse()
+            response = self._sent(path, payload)
             raw = response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
@@ -184,6 +183,19 @@ class Endpoint:
             self._connection.close()
             raise QeilError(f"the server's answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
         return response.status, {k.lower(): v for k, v in response.getheaders()}, raw
+
+    def _sent(self, path: str, payload: bytes) -> http.client.HTTPResponse:
+        """Send, and once more where the server had closed the connection that was kept: the same text for the seed."""
+        kept = self._connection.sock is not None
+        try:
+            self._connection.request("POST", self._path + path, payload, self._headers)
+            return self._connection.getresponse()
+        except ConnectionError:
+            if not kept:
+                raise
+            self._connection.close()
+            self._connection.request("POST", self._path + path, payload, self._headers)
+            return self._connection.getresponse()
 
 
 def _retry_after_s(header: str | None, attempt: int) -> float:

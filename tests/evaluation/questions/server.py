@@ -23,6 +23,8 @@ class Server(ThreadingHTTPServer):
         self.skill, self.delay_s, self.energy = skill, delay_s, energy
         self.refuse: list[int] = []
         self.requests: list[dict] = []
+        self.closes = False
+        """Close every connection after its answer, without saying so."""
         self.live = True
         """Whether it knows the block `qeil`."""
         self.side_by_side = self.most_side_by_side = 0
@@ -63,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
+        self.close_connection = self.close_connection or self.server.closes
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(body)
         with self.server.under_way():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -140,16 +139,16 @@ def test_killed_three_times_it_ends_with_the_result_of_an_undisturbed_run(tmp_pa
     options = ["--questions", "12", "--samples", "8", "--json"]
     with serving() as server:
         undisturbed = evaluated(server.url, tmp_path / "a", *options[:-1])
-        server.delay_s = 0.02
+        server.delay_s = 0.1
         command = [sys.executable, "-m", "agent.cli.main", "evaluate", *arguments(server.url, tmp_path / "b", *options)]
         journal = tmp_path / "b" / "samples.jsonl"
         for kill in range(3):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             lines = 0 if kill == 0 else journal.read_bytes().count(b"\n")
-            while not journal.exists() or journal.read_bytes().count(b"\n") < lines + 5:
+            while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines + 5):
                 time.sleep(0.005)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
         server.delay_s = 0.0
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert without_times(json.loads(done.stdout)) == without_times(undisturbed)
@@ -276,3 +275,13 @@ def test_wilson_is_the_published_interval():
     assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
     with pytest.raises(ValueError, match="at least one"):
         scoring.wilson(0, 0)
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(tmp_path):
+    with serving() as server:
+        server.closes = True
+        endpoint = Endpoint(server.url, "toy", 10, 0.7)
+        for seed in range(3):
+            assert len(endpoint.sample("There are 2 eggs. How many?", 2, seed)) == 2
+        endpoint.close()
+        assert len(server.requests) == 3
