@@ -116,7 +116,7 @@ def placements(model: ModelStatus, policy: Policy) -> dict[str, Any]:
         }
         for c in model.candidates
     ]  # fmt: skip
-    return {"candidates": rows, "why": why(model, policy)}
+    return {"candidates": rows, "why": why(model, policy), "choice": choice(model, policy)}
 
 
 def _beats(one: PlacementStatus, other: PlacementStatus) -> bool:
@@ -141,6 +141,20 @@ def why(model: ModelStatus, policy: Policy) -> str:
         parts.append("It is the only placement that can run it here.")
     parts.append(f"Policy {policy.name} {wish(policy.objective)}.")
     return " ".join(parts)
+
+
+def choice(model: ModelStatus, policy: Policy) -> str:
+    """Why this point of the front and no other, in one line for the picture of it."""
+    able = [c for c in model.candidates if c.state != "rejected"]
+    chosen = next((c for c in able if c.accelerator == model.placement), None)
+    if chosen is None:
+        return f"nothing serves: {model.reason or model.state}"
+    if able[0] is not chosen:
+        first = able[0]
+        return f"{chosen.accelerator} stands in: the policy's first choice, {first.accelerator}, is {_trouble(first)}"
+    if len(able) == 1:
+        return f"{chosen.accelerator} is the only placement that can run it here"
+    return f"{chosen.accelerator}, because policy {policy.name} {wish(policy.objective)}"
 
 
 def _trouble(c: PlacementStatus) -> str:

@@ -43,6 +43,8 @@ def test_the_page_shows_the_agent_without_a_complaint_and_asks_nobody_else(visit
     assert "npu0" in page.inner_text("#accelerator-cards")
     assert "magika" in page.inner_text("#model-cards")
     assert "serves magika: predicted" in page.inner_text("#placement-why")
+    assert "because policy balanced weighs energy" in page.inner_text("#placement-front .why")
+    assert "because policy balanced" in page.text_content("#placement-front circle.is-chosen title")
     assert "balanced" in page.inner_text("#policy-name")
     assert visitor.complaints == []
     assert all(url.startswith(agent.url) for url in visitor.asked)

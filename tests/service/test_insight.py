@@ -9,7 +9,7 @@ import pytest
 from agent.schema.policy import Objective
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus, PlacementStatus
 from agent.service.history import History
-from agent.service.insight import Insight, changes, flat, placements, why, wish
+from agent.service.insight import Insight, changes, choice, flat, placements, why, wish
 from agent.service.serving.serving_state import InForce
 from tests.service.world import POLICY, plan_of, profile, quantity
 
@@ -128,6 +128,15 @@ def test_the_reason_of_a_lone_or_missing_placement():
     assert "unknown for the time" in why(unknown, POLICY)
     nobody = replace(MODEL, placement=None, reason="no runtime", state="unavailable")
     assert why(nobody, POLICY) == "Nothing serves m: no runtime."
+
+
+def test_the_point_of_the_front_that_was_chosen_says_why_in_one_line():
+    assert choice(MODEL, POLICY).startswith(f"npu0, because policy {POLICY.name} ")
+    down = replace(NPU, state="quarantined", reason="died thrice")
+    stands_in = choice(replace(MODEL, candidates=(down, CPU), placement="cpu"), POLICY)
+    assert stands_in == "cpu stands in: the policy's first choice, npu0, is quarantined: died thrice"
+    assert "only placement" in choice(replace(MODEL, candidates=(NPU,)), POLICY)
+    assert choice(replace(MODEL, placement=None, reason="no runtime"), POLICY) == "nothing serves: no runtime"
 
 
 def test_every_kind_of_objective_is_put_into_words():

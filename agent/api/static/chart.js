@@ -111,8 +111,8 @@ function details(figure, title, series, unit) {
   return shown;
 }
 
-/** Latency against energy of the candidates: whom nobody beats, and the one that serves. */
-export function front(figure, candidates) {
+/** Latency against energy of the candidates: whom nobody beats, the one that serves, and why that one. */
+export function front(figure, candidates, choice) {
   const known = candidates.filter((c) => c.latency_ms !== null && c.energy_j !== null && c.latency_ms > 0 && c.energy_j > 0);
   if (!known.length) {
     show(figure, el("p", { class: "dim" }, "No placement has both a predicted time and predicted joules."));
@@ -126,7 +126,8 @@ export function front(figure, candidates) {
   drawing.append(svg("path", { class: "front", d: best.map((c, i) => `${i ? "L" : "M"}${x(c.latency_ms)} ${y(c.energy_j)}`).join("") }));
   for (const c of known) {
     const [cx, cy] = [x(c.latency_ms), y(c.energy_j)];
-    drawing.append(svg("circle", { class: `dot${c.on_front ? " on-front" : ""}${c.chosen ? " is-chosen" : ""}`, cx, cy, r: 5 }));
+    const told = `${c.accelerator}: ${number(c.latency_ms)} ms, ${joules(c.energy_j)} – ${c.chosen ? `serves: ${choice}` : [c.state, c.reason].filter(Boolean).join(", ")}`;
+    drawing.append(svg("circle", { class: `dot${c.on_front ? " on-front" : ""}${c.chosen ? " is-chosen" : ""}`, cx, cy, r: 5 }, svg("title", {}, told)));
     if (c.chosen) drawing.append(svg("circle", { class: "ring", cx, cy, r: 9 }));
   }
   for (const { at: [cx, cy], names } of neighbours(known, x, y)) {
@@ -136,7 +137,8 @@ export function front(figure, candidates) {
   const chosen = known.find((c) => c.chosen)?.accelerator ?? "none";
   drawing.setAttribute("aria-label", `Predicted latency and energy of ${known.length} placements; chosen: ${chosen}; not beaten: ${best.map((c) => c.accelerator).join(", ")}`);
   figure.replaceChildren(el("figcaption", {}, el("b", {}, "Joules per answer (up) against milliseconds (right), both modelled"),
-    el("span", {}, "filled: serves now · blue: on the Pareto front · dashed: the front")), drawing);
+    el("span", {}, "filled and ringed: serves now · blue: on the Pareto front · dashed: the front")), drawing,
+    el("p", { class: "why" }, el("b", {}, "Chosen: "), choice));
 }
 
 const MOST_LABEL = 26;

@@ -199,7 +199,7 @@ function placement() {
   if (!found || key === drawn) return;
   drawn = key;
   at("placement-why").textContent = found.why;
-  front(at("placement-front"), found.candidates);
+  front(at("placement-front"), found.candidates, found.choice);
   const heads = ["Placement", "predicted", "timed idle", "measured p50", "energy, modelled", "what is it"];
   const rows = found.candidates.map((c) => [c.accelerator, c.latency_ms === null ? "–" : `${number(c.latency_ms)} ms`,
     c.timed_ms === null ? "–" : `${number(c.timed_ms)} ms`,
