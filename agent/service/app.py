@@ -312,6 +312,7 @@ class App:
         self.http.start()
         self.decoders.start()
         self.supervisor.start()
+        self._tell("lanes_in_agent", *assembly.unprotected(self.settings, self._starts.safe))
         self.sampler.start()
         self.reporting.start()
         if self.remote is not None:

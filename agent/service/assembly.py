@@ -176,3 +176,13 @@ def remember_policy(state_dir: Path, policy: Policy) -> None:
 def batching(settings: Settings) -> dict[str, BatchingOptions]:
     """Models whose requests may share calls."""
     return {m.name: m.batching for m in settings.models if m.batching is not None}
+
+
+def unprotected(settings: Settings, safe: bool) -> tuple[str | None, str, str]:
+    """(cause, consequence, mend) of a condition where lanes are threads of the agent; cause None where they are not.
+
+    safe: the agent starts in safe mode, in which lanes are processes whatever the settings say.
+    """
+    cause = "isolation: thread in the settings" if settings.isolation == "thread" and not safe else None
+    consequence = "a runtime, plugin or delegate that crashes or hangs ends the whole agent, not one accelerator"
+    return cause, consequence, "isolation: process, unless the board lacks the memory for it"

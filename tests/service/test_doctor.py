@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from agent.backends.probe import RuntimeInventory
 from agent.cli.doctor import doctor_command, show
 from agent.schema.settings import HttpSettings, ModelEntry, OutboxSettings, Settings
+from agent.service import assembly
 from agent.service.check_result import fail, ok, warn
 from agent.service.doctor import doctor_machine, doctor_models, doctor_settings
 from agent.service.doctor.doctor import Surroundings, current_surroundings, examine, installed_distributions
@@ -360,3 +361,13 @@ def test_files_that_root_left_in_a_state_folder_of_another_user_are_told(tmp_pat
     row = doctor_settings.state_folder(settings(tmp_path, state_dir=folder))
     assert (row.result, row.mend) == ("fail", f"sudo chown -R nobody: {folder}")
     assert "x.json belongs to root" in row.message
+
+
+@pytest.mark.parametrize(("isolation", "result"), [("process", "ok"), ("thread", "warn")])
+def test_lanes_that_are_threads_of_the_agent_are_told_with_what_a_crash_then_costs(tmp_path, isolation, result):
+    chosen = settings(tmp_path, isolation=isolation)
+    row = doctor_settings.isolation(chosen)
+    assert row.result == result
+    assert ("ends the whole agent" in row.message) == (isolation == "thread")
+    assert (assembly.unprotected(chosen, False)[0] is None) == (isolation == "process")
+    assert assembly.unprotected(chosen, True)[0] is None  # safe mode gives them processes

@@ -107,6 +107,7 @@ def _for_settings(
     policy = doctor_settings.policy_in_force(settings)
     return [
         doctor_settings.policy(settings),
+        doctor_settings.isolation(settings),
         *doctor_board.asked(settings, board, policy),
         doctor_settings.profile(settings, detected),
         *doctor_models.models(settings, around.inventory),

@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.errors import ConfigError, StorageError
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
+from agent.service import assembly
 from agent.service.calibration import calibration
 from agent.service.check_result import CheckResult, fail, ok, warn
 from agent.service.detection import Detected
@@ -61,6 +62,14 @@ def load(config: Path | None, environ: Mapping[str, str], results: list[CheckRes
         return remaining
     results.append(ok("settings", str(config) if config else "defaults (no file)"))
     return settings
+
+
+def isolation(settings: Settings) -> CheckResult:
+    """Whether a crash of a runtime costs one accelerator or the agent."""
+    cause, consequence, mend = assembly.unprotected(settings, False)
+    if cause is None:
+        return ok("isolation", "every accelerator has a process of its own")
+    return warn("isolation", f"{cause}: {consequence}", mend)
 
 
 def policy(settings: Settings) -> CheckResult:
