@@ -69,7 +69,7 @@ def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float)
     """
     from agent.errors import ConfigError
     from agent.mqtt.envelope import sealed
-    from agent.schema.command import unknown
+    from agent.schema.command import KINDS, unknown
     from agent.storage import yaml_files
 
     document = yaml_files.read_document(file)
@@ -77,6 +77,10 @@ def sign_command(file: Path, key_path: Path, out: Path | None, expires_s: float)
     yaml_files.validate(type(document)(filled, document.positions), schema, str(file))
     if wrong := filled["kind"] == "command" and unknown(filled["command"]):
         raise ConfigError(f"{file}: command: {wrong}")
+    if filled["kind"] == "command":
+        places = {path[1:]: place for path, place in document.positions.items() if path[:1] == ("args",)}
+        arguments = type(document)(filled.get("args") or {}, places)
+        yaml_files.validate(arguments, KINDS[filled["command"]].args, str(file))
     text = json.dumps(filled, ensure_ascii=False, separators=(",", ":"))
     comment = f"{filled['kind']} {filled.get('id') or filled.get('ver')} for {filled['tenant']}/{filled['board']}"
     message = sealed(text, load_key(key_path).sign(text.encode(), comment))

@@ -43,10 +43,13 @@ def exec_command(
 ) -> None:
     """Run COMMAND on the boards that SELECT wants (such as board=edge-01), and wait for their answers."""
     from agent.errors import ConfigError
-    from agent.schema.command import Command, unknown
+    from agent.schema.command import KINDS, Command, unknown
+    from agent.storage import yaml_files
+    from agent.storage.yaml_text import Document
 
     if wrong := unknown(name):
         raise ConfigError(wrong)
+    yaml_files.validate(Document(dict(map(_pair, args)), {}), KINDS[name].args, name)
     api, key = FleetApi(url, token), load_key(key_path)
     boards = _boards(api, select)
     now_s = round(time.time(), 3)

@@ -188,3 +188,28 @@ def test_what_no_board_could_use_is_not_packed(tmp_path, key, capsys):
     assert "expected a policy" in capsys.readouterr().err
     assert run(["fleet", "bundle", policies[0], *base, "--trial", "windows"]) == 2
     assert run(["fleet", "bundle", policies[0], *base, "--trial", "windoze=3"]) == 78
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "words"),
+    [
+        ("drain", "{wait_s: 9999}", "wait_s"),
+        ("drain", "{on: yes please}", "on"),
+        ("restart-lane", "{}", "accelerator"),
+        ("set-log-level", "{level: loud}", "level"),
+        ("calibrate", "{quik: true}", "quik"),
+    ],
+)
+def test_arguments_that_no_board_would_take_are_not_signed(tmp_path, key, capsys, command, args, words):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"tenant: acme\nboard: edge-01\ncommand: {command}\nargs: {args}\n")
+    assert run(["fleet", "sign", str(file), "--key", str(key[0])]) == 78
+    message = capsys.readouterr().err
+    assert words in message
+    assert f"{file}:4" in message or "accelerator" in message
+
+
+def test_arguments_that_no_board_would_take_are_not_sent_either(key, capsys):
+    order = ["board=b1", "drain", "wait_s=9999"]
+    assert run(["fleet", "exec", *order, "--key", str(key[0]), "--url", "http://127.0.0.1:9"]) == 78
+    assert "wait_s" in capsys.readouterr().err
