@@ -18,6 +18,8 @@ RISING_K_PER_S = 0.01
 """Slower changes are noise of the sensor, not a trend."""
 MAX_TRIP_S = 3600.0
 """A straight line says nothing about later."""
+LANGUAGE_MODEL = "chosen"
+"""State of the way that serves a language model; its reason says why."""
 _ACTING = {"passive", "hot", "critical"}
 
 
@@ -106,17 +108,29 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
 def placements(model: ModelStatus, policy: Policy) -> dict[str, Any]:
     """The candidates of a model with what was predicted of them, which nobody beats, and why this one serves."""
     known = [c for c in model.candidates if c.predicted_ms is not None and c.predicted_energy_j is not None]
+    serving = _serving(model)
     rows = [
         {
             "accelerator": c.accelerator, "state": c.state, "latency_ms": c.predicted_ms,
             "energy_j": c.predicted_energy_j, "measured_p50_ms": c.measured_p50_ms, "provenance": "modelled",
             "timed_ms": c.timed_ms,
-            "on_front": c in known and not any(_beats(o, c) for o in known), "chosen": c.accelerator == model.placement,
+            "on_front": c in known and not any(_beats(o, c) for o in known), "chosen": c is serving,
             "reason": c.reason,
         }
         for c in model.candidates
     ]  # fmt: skip
     return {"candidates": rows, "why": why(model, policy), "choice": choice(model, policy)}
+
+
+def _serving(model: ModelStatus) -> PlacementStatus | None:
+    """The candidate that serves: the placement's own, or the way by which a language model runs on two accelerators.
+
+    Those stand in the placement in the order of the work, in the ways by their roles.
+    """
+    able = [c for c in model.candidates if c.state != "rejected"]
+    own = next((c for c in able if c.accelerator == model.placement), None)
+    shared = own is None and model.placement is not None
+    return next((c for c in able if c.state == LANGUAGE_MODEL), None) if shared else own
 
 
 def _beats(one: PlacementStatus, other: PlacementStatus) -> bool:
@@ -128,10 +142,11 @@ def _beats(one: PlacementStatus, other: PlacementStatus) -> bool:
 def why(model: ModelStatus, policy: Policy) -> str:
     """One paragraph: who serves, what the next one would cost, and what the policy asked for."""
     able = [c for c in model.candidates if c.state != "rejected"]
-    chosen = next((c for c in able if c.accelerator == model.placement), None)
+    chosen = _serving(model)
     if chosen is None:
         return f"Nothing serves {model.name}: {model.reason or model.state}."
-    parts = [f"{chosen.accelerator} serves {model.name}: {_predicted(chosen)}."]
+    said = chosen.reason if chosen.state == LANGUAGE_MODEL else None
+    parts = [f"{chosen.accelerator} serves {model.name}: {said or _predicted(chosen)}."]
     others = [c for c in able if c is not chosen]
     if able[0] is not chosen:
         parts.append(f"The policy's first choice, {able[0].accelerator}, is {_trouble(able[0])}.")
@@ -146,7 +161,7 @@ def why(model: ModelStatus, policy: Policy) -> str:
 def choice(model: ModelStatus, policy: Policy) -> str:
     """Why this point of the front and no other, in one line for the picture of it."""
     able = [c for c in model.candidates if c.state != "rejected"]
-    chosen = next((c for c in able if c.accelerator == model.placement), None)
+    chosen = _serving(model)
     if chosen is None:
         return f"nothing serves: {model.reason or model.state}"
     if able[0] is not chosen:

@@ -142,3 +142,17 @@ def test_the_point_of_the_front_that_was_chosen_says_why_in_one_line():
 def test_every_kind_of_objective_is_put_into_words():
     assert "latency, then energy" in wish(Objective(method="lexicographic", order=("latency", "energy")))
     assert "diminishing returns" in wish(Objective(method="knee"))
+
+
+@pytest.mark.parametrize("placement", ["cpu", "cpu-eco+cpu"])
+def test_a_language_model_says_why_it_is_served_where_it_is(placement):
+    way = PlacementStatus("cpu>cpu-eco", "chosen", "CPU", "", None, 9.0, 1.0, None, "prompts cost less there")
+    alone = PlacementStatus("cpu", "considered", "CPU", "", None, 12.0, 2.0, None)
+    model = replace(MODEL, placement=placement, candidates=(way, alone))
+    told = placements(model, POLICY)
+    shared = placement != "cpu"
+    assert [row["chosen"] for row in told["candidates"]] == [shared, not shared]
+    assert ("cpu>cpu-eco serves m: prompts cost less there." in told["why"]) is shared
+    nothing = replace(MODEL, placement="cpu", candidates=(replace(alone, state="chosen", reason="cpu alone: so said"),))
+    assert why(nothing, POLICY).startswith("cpu serves m: cpu alone: so said.")
+    assert why(replace(model, placement=None), POLICY).startswith("Nothing serves m")
