@@ -84,7 +84,7 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.screen.display)
 
-    def wait_for(self, done, timeout_s: float = 20.0) -> None:
+    def wait_for(self, done, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not done(self) and time.monotonic() < deadline:
             ready, _, _ = select.select([self.controller], [], [], 0.1)
@@ -97,7 +97,7 @@ class Terminal:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(60)
         os.close(self.controller)
         os.close(self.user)
 

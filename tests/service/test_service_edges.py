@@ -151,8 +151,8 @@ def test_an_unreadable_edit_and_an_unplaceable_one_are_rejected_with_the_reason(
 def test_unload_and_load_change_what_is_planned(changes):
     models, _, posted = changes
     assert not models.planning()
-    models.change("n", load=False).result(5)
-    models.change("n", load=True).result(5)
+    models.change("n", load=False).result(60)
+    models.change("n", load=True).result(60)
     assert [[m.name for m in p.wanted.plan.models] for p in posted] == [["m"], ["m", "n"]]
     with pytest.raises(NotFound, match="known: m, n"):
         models.change("zzz", load=True)
@@ -174,26 +174,26 @@ def test_a_replan_that_waited_never_undoes_a_policy_that_came_meanwhile(changes)
 
     def slowly(*given):
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return plan(*given)
 
     planner.plan = slowly
     models.propose(POLICY.model_copy(update={"name": "wanted-by-the-fleet"}), "desired state")
-    begun.wait(10)
+    begun.wait(60)
     assert models.planning()
     last = models.propose(None, "gpu0 is lost")  # asked for while the supervisor knows nothing of the new policy
     go_on.set()
-    last.result(10)
+    last.result(60)
     assert [p.wanted.policy.name for p in posted] == ["wanted-by-the-fleet", "wanted-by-the-fleet"]
     for event in posted:
         event.taken.set()  # the supervisor has them, and gave them up: what it wants counts again
-    assert models.propose(None, "gpu0 is back").result(10).policy.name == POLICY.name
+    assert models.propose(None, "gpu0 is back").result(60).policy.name == POLICY.name
 
 
 def test_a_planner_that_fails_reaches_the_caller_and_status(changes):
     models, planner, posted = changes
     planner.fails = QeilError("broken")
-    assert "broken" in str(models.change("m", load=True).exception(5))
+    assert "broken" in str(models.change("m", load=True).exception(60))
     assert "broken" in posted[0].cause
 
 
@@ -211,7 +211,7 @@ def test_of_edits_that_come_quicker_than_plans_the_newest_is_planned(changes):
     plan = planner.plan
 
     def slow(*args, **kwargs):
-        assert go.wait(10.0)
+        assert go.wait(60.0)
         return plan(*args, **kwargs)
 
     planner.plan = slow
@@ -250,6 +250,6 @@ def test_a_plan_that_the_end_of_the_agent_interrupts_is_no_fault_of_the_policy(c
     models, planner, posted = changes
     planner.fails = Stopping("the agent is stopping")
     with pytest.raises(Stopping):
-        models.propose(None, "gpu0 is lost").result(5)
+        models.propose(None, "gpu0 is lost").result(60)
     models._executor.shutdown(wait=True)
     assert posted == []

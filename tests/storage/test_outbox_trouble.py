@@ -87,7 +87,7 @@ def test_a_dead_writer_shows(tmp_path):
     box.start()
     assert box.alive()
     box.append("evt", {})
-    box._thread.join(5)
+    box._thread.join(60)
     assert not box.alive()
 
 

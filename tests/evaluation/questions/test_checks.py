@@ -123,7 +123,7 @@ def test_the_children_of_a_verifier_that_takes_too_long_are_ended_with_it(tmp_pa
     script = tmp_path / "verifier"
     script.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path / 'child'}\nsleep 60\n")
     script.chmod(0o755)
-    assert Program(str(script), 1.0, 2.0)(SUM, "7", "7").outcome == "unknown"
+    assert Program(str(script), 1.0, 4.0)(SUM, "7", "7").outcome == "unknown"
     child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
     for _ in range(500):
         if not child.exists() or child.read_text().rpartition(")")[2].split()[0] in "ZX":
