@@ -2,7 +2,7 @@
 
 MQTT 5, one stable client id, retained birth and last will on the state topic. Every connection has a paho client of its
 own: nothing that an old connection left over (an old birth, half-sent batches) can come back after the new birth. The
-thread, the waiting and the back-off are ours, and `alive` proves that the thread runs.
+thread, the waiting and the back-off are ours; `alive` proves that it runs.
 """
 
 from __future__ import annotations
@@ -31,17 +31,14 @@ from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
 
-MAX_PAYLOAD_BYTES = 256 * 1024
-TURN_S = 0.5
+MAX_PAYLOAD_BYTES, MAX_INBOUND_BYTES = 256 * 1024, 512 * 1024
+TURN_S, GOODBYE_S = 0.5, 2.0
 SERVING_STALL_S, CONNECTING_STALL_S = 30.0, 180.0
 """Longer without a sign of life is a hang; name resolution alone may take a minute or two."""
-GOODBYE_S = 2.0
-_SESSION_TAKEN_OVER = 0x8E
+_SESSION_TAKEN_OVER, _KEEP_RETAINED_AWAY = 0x8E, 2
 _HEADER_BYTES = 512
 SPARE_MESSAGES = 4
 """Room beside telemetry for the birth, reported state and responses."""
-MAX_INBOUND_BYTES = 512 * 1024
-_KEEP_RETAINED_AWAY = 2
 
 _log = structlog.get_logger("mqtt")
 
@@ -153,20 +150,19 @@ class Link:
         """Hand over one QoS 1 message; False while there is no connection. The outcome arrives as a Publication."""
         if not self._connected or self._stop.is_set():
             return False
-        taken = self._hand_over(topic, payload, token).rc == paho.MQTT_ERR_SUCCESS
-        self.counters["published"] += taken
+        self.counters["published"] += (taken := self._hand_over(topic, payload, token).rc == paho.MQTT_ERR_SUCCESS)
         return taken
 
     def send(
         self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None,
         expires_s: int | None = None,
     ) -> bool:  # fmt: skip
-        """Hand over one QoS 1 message that nobody waits for; False if there is no connection or no room for it now.
+        """Hand over one QoS 1 message that nobody waits for; False without a connection or room, or if it is too large.
 
         `expires_s`: a broker that could not deliver it by then forgets it.
         """
         room = min(self._settings.max_inflight + SPARE_MESSAGES, self._receive_maximum) - self._current[1].count()
-        if not self._connected or self._stop.is_set() or room <= 0:
+        if not self._connected or self._stop.is_set() or room <= 0 or len(payload) > self.max_payload_bytes:
             return False
         properties = _properties(PacketTypes.PUBLISH)
         if correlation is not None:
@@ -188,7 +184,13 @@ class Link:
     def publish_birth(self) -> None:
         """Renew the retained state, for example after a policy change."""
         if self._connected and not self._stop.is_set():
-            self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None, True)
+            self._announce()
+
+    def _announce(self) -> None:
+        """The birth; without its details for a broker that ends connections over messages of that size."""
+        state = self._state(True, self._connections, **self._birth())
+        fits = len(state) <= self.max_payload_bytes
+        self._hand_over(self._topics.state, state if fits else self._state(True, self._connections), None, True)
 
     def renew(self) -> None:
         """Connect anew: brokers send what was not acknowledged only with the next connection."""
@@ -218,8 +220,8 @@ class Link:
     def status(self) -> LinkStatus:
         """As shown in status and telemetry; `loop_alive_s` is the last sign of life."""
         alive_s = self._alive_s if self._thread.is_alive() else None
-        facts = (self._connected, self._since_s, self._connections, self._last_error)
-        return LinkStatus(*facts, alive_s, dict(self.counters))
+        facts = (self._connected, self._since_s, self._connections, self._last_error, alive_s)
+        return LinkStatus(*facts, dict(self.counters))
 
     # ------------------------------------------------------------------ own thread
 
@@ -302,17 +304,17 @@ class Link:
     def _after(self, connections_before: int) -> float:
         now_s = self._clock.monotonic_s()
         self._lost("connection lost")
-        renewed, self._renewing = self._renewing, False
+        renewed, self._renewing, lived_s = self._renewing, False, now_s - (self._since_s or now_s)
         if self._connections == connections_before:
             return self._backoff.refused()
-        lived_s = now_s - (self._since_s or now_s)
         self._since_s = None
         if renewed:
             return 0.0
         storms = self._backoff.storms
         delay_s = self._backoff.ended(now_s, lived_s, self._taken_over)
         if self._backoff.storms > storms:
-            self.storm = f"connections end within seconds; another client may use our client id {self.client_id}"
+            other = f"another client may use our client id {self.client_id}"
+            self.storm = f"connections end within seconds ({self._last_error}); {other}"
             _log.warning("connection storm", cause=self.storm, pause_s=round(delay_s))
         return delay_s
 
@@ -322,8 +324,8 @@ class Link:
             farewell = self._state(False, self._connections, why="stop")
             info = self._hand_over(self._topics.state, farewell, None, True)
             until_s = self._clock.monotonic_s() + GOODBYE_S
-            while info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published() and turn(client, self._wake, 0.1):
-                if self._clock.monotonic_s() > until_s:
+            while info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published() and self._clock.monotonic_s() < until_s:
+                if not turn(client, self._wake, 0.1):
                     break
         self._leave(client, "stopped")
 
@@ -350,15 +352,13 @@ class Link:
             self._last_error = f"the broker refused us: {reason}"
             _log.warning("refused", cause=self._last_error)
             return
-        now_s = self._clock.monotonic_s()
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", MAX_PAYLOAD_BYTES + _HEADER_BYTES)
         self._receive_maximum = getattr(properties, "ReceiveMaximum", self._settings.max_inflight + SPARE_MESSAGES)
         self._taken_over = False
-        self._since_s = now_s
-        self._last_error = None
+        self._since_s, self._last_error = self._clock.monotonic_s(), None
         self._connections += 1
         self._subscribe(client)
-        self._hand_over(self._topics.state, self._state(True, self._connections, **self._birth()), None, True)
+        self._announce()
         self._connected = True
         _log.info("connected", broker=f"{self._settings.host}:{self._settings.port}", connection=self._connections)
         self._on_connected()

@@ -30,8 +30,12 @@ class Claim:
             raise ConfigError(
                 f"{state_dir}: another agent uses this state_dir (process {holder}); give each agent its own"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise StorageError(f"{path}: {error.strerror}; make room in state_dir, or set another") from error
 
     def release(self) -> None:
         """Let another agent have the folder; safe to call twice."""

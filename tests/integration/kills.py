@@ -145,11 +145,14 @@ class Killing:
             self.outcome.in_flight_kills += db.execute(query).fetchone()[0] > 0
             db.close()
 
-    def settle(self, timeout_s: float = 300.0) -> None:
-        """A last life that ends in order, once everything that waits is through."""
+    def settle(self, quiet_s: float = 300.0) -> None:
+        """A last life that ends in order, once everything that waits is through or nothing has moved for so long."""
         process = self.start()
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s and not (self._all_ended() and self._delivered()):
+        seen, moved_s = (0, 0), time.monotonic()
+        while time.monotonic() - moved_s < quiet_s and not (self._all_ended() and self._delivered()):
+            ended = (len(self.ends()), sum(key in self.fleet.rows for key in self.committed))
+            if ended != seen:
+                seen, moved_s = ended, time.monotonic()
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         process.wait(30)

@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from agent.mqtt.link import Link
 from agent.schema.settings import MqttSettings
 from agent.service.clock import SystemClock
+from tests.broker import Broker
 from tests.mqtt.ended import end
 from tests.mqtt.linked import TOPICS, Backend, Board, make_link
 from tests.mqtt.stack import until
@@ -36,6 +37,28 @@ def test_birth_is_retained_and_a_stop_says_that_it_was_one(broker, tmp_path):
     farewell = until(lambda: [s for s, _ in late.states if not s["online"]])[0]
     assert farewell["why"] == "stop"
     late.close()
+
+
+@pytest.mark.broker
+def test_a_broker_that_takes_small_messages_only_hears_a_bare_birth_and_ends_no_connection(tmp_path):
+    broker = Broker(tmp_path)
+    broker.stop()
+    broker.config.write_text(broker.config.read_text().replace("max_packet_size 65536", "max_packet_size 600"))
+    broker.start()
+    backend = Backend(broker.port)
+    settings = MqttSettings(host="127.0.0.1", port=broker.port, tenant="acme")
+    birth = lambda: {"agent": "x" * 2000}  # noqa: E731
+    link = Link(settings, TOPICS, 1, SystemClock(), birth, lambda *_: None, lambda _: None, lambda: None)
+    link.start()
+    state, _ = until(lambda: backend.states)[0]
+    assert (state["online"], "agent" in state) == (True, False)
+    assert not link.send(TOPICS.reported, b"x" * 2000)
+    assert until(lambda: link.send(TOPICS.reported, b'{"boot": 1, "cls": "tlm", "seq0": 0, "rows": []}'))
+    until(lambda: backend.documents)
+    assert (link.status().connections, link.counters["disconnects"]) == (1, 0)
+    link.stop()
+    backend.close()
+    broker.stop()
 
 
 @pytest.mark.broker
