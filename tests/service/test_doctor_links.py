@@ -228,6 +228,14 @@ def test_a_collector_that_nobody_runs_is_told_and_one_that_listens_is_fine(tmp_p
     assert by_check(doctor_links.collector(nonsense))["collector"].result == "warn"
 
 
+def test_a_key_that_is_too_short_for_the_agent_is_a_failure(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("abc\n")
+    key.chmod(0o600)
+    row = by_check(doctor_links.certificates(settings(tmp_path, http=HttpSettings(api_key_file=key)), NOW_S))["api key"]
+    assert (row.result, row.mend) == ("fail", f"openssl rand -hex 32 > {key}")
+
+
 @pytest.mark.parametrize(("text", "result"), [("X-Token: abc\n", "ok"), ("abc\n", "fail")])
 def test_a_headers_file_whose_lines_are_no_headers_is_told_before_the_agent_refuses_it(tmp_path, text, result):
     file = tmp_path / "headers"
@@ -265,7 +273,7 @@ def test_an_agent_that_serves_tls_is_no_false_alarm(tmp_path, pem):
 
 def test_a_secret_that_others_can_read_is_a_warning(tmp_path):
     secret = tmp_path / "key"
-    secret.write_text("s")
+    secret.write_text("s" * 16)
     for mode, result in ((0o644, "warn"), (0o600, "ok")):
         secret.chmod(mode)
         found = doctor_links.certificates(settings(tmp_path, http=HttpSettings(api_key_file=secret)), NOW_S)

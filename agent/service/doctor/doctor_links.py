@@ -12,6 +12,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
+from agent.api.access import MIN_KEY_CHARACTERS
 from agent.errors import ConfigError
 from agent.otlp.exporter import headers
 from agent.schema.settings import MqttSettings, MqttTls, Settings
@@ -20,6 +21,7 @@ from agent.service.doctor import doctor_broker
 from agent.service.doctor.certificates import validity_s
 
 TIMEOUT_S = 3.0
+API_KEY = "api key"
 HEADERS = "collector's headers"
 UNIX_PATH_BYTES = 107
 """unix(7): 108 with the zero at the end."""
@@ -92,7 +94,7 @@ def certificates(settings: Settings, wall_s: float) -> list[CheckResult]:
         if path is not None
     ]
     pairs = [("http key", settings.http.tls_certificate, settings.http.tls_key)]
-    secrets = [("api key", settings.http.api_key_file)]
+    secrets = [(API_KEY, settings.http.api_key_file)]
     if settings.otlp is not None:
         secrets.append((HEADERS, settings.otlp.headers_file))
     if settings.mqtt is not None:
@@ -149,6 +151,9 @@ def _secret(what: str, path: Path) -> CheckResult:
         return fail(what, f"{path} cannot be read by this user", "give it to the agent's user")
     if not path.read_bytes().strip():
         return fail(what, f"{path} is empty", "write the secret into it")
+    if what == API_KEY and len(path.read_bytes().strip()) < MIN_KEY_CHARACTERS:
+        message = f"{path} holds fewer than {MIN_KEY_CHARACTERS} characters: the agent will not start with it"
+        return fail(what, message, f"openssl rand -hex 32 > {path}")
     if path.stat().st_mode & 0o077:
         return warn(what, f"{path} can be read by others", f"chmod 600 {path}")
     if what == HEADERS:
