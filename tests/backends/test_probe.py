@@ -49,7 +49,7 @@ def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, note: str
 ) -> None:
     found = {"onnxruntime": "1", "providers": [], "devices": [], "litert": None, "litert_module": None,
-             "delegates": [], "notes": []}  # fmt: skip
+             "delegates": [], "others": {}, "notes": []}  # fmt: skip
     monkeypatch.setattr(probe, "plugin_packages", lambda: ["bad"])
     stub = tmp_path / "python"
     monkeypatch.setattr(probe, "look", lambda: found)
