@@ -18,7 +18,7 @@ import yaml
 from agent.cli.client import AgentClient
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 600.0  # as long as the agent itself waits
 
 
 def model_file(package: str, inside: str) -> Path:
@@ -82,7 +82,7 @@ class AgentProcess:
     def model(self, name: str) -> dict:
         return next(m for m in self.status()["models"] if m["name"] == name)
 
-    def wait_until(self, condition, timeout_s: float = 20.0):
+    def wait_until(self, condition, timeout_s: float = 60.0):
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             value = condition()
@@ -94,7 +94,7 @@ class AgentProcess:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(60)
         finally:
             self.process.kill()
             self.process.stdout.close()

@@ -39,7 +39,7 @@ class FleetClient:
         session.SessionExpiryInterval = 3600
         self.client.connect("127.0.0.1", port, clean_start=False, properties=session)
         self.client.loop_start()
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(60)
 
     def _message(self, client, data, message) -> None:
         document = json.loads(message.payload)
@@ -76,13 +76,13 @@ class FleetClient:
         made = Properties(PacketTypes.PUBLISH)
         for key, value in properties.items():
             setattr(made, key, value)
-        for _ in range(500):
+        for _ in range(3000):
             if self.client.is_connected():
                 break
             time.sleep(0.02)
-        self.client.publish(f"{BASE}/down/{topic}", payload, 1, retain, made).wait_for_publish(10)
+        self.client.publish(f"{BASE}/down/{topic}", payload, 1, retain, made).wait_for_publish(60)
 
-    def retained(self, topic: str, timeout_s: float = 20.0) -> dict:
+    def retained(self, topic: str, timeout_s: float = 60.0) -> dict:
         """What a newcomer finds there."""
         found: list[bytes] = []
         client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
@@ -106,7 +106,7 @@ class FleetClient:
         with self.lock:
             return [d for _, d, _ in self.responses if d["id"] == command_id]
 
-    def final(self, command_id: str, timeout_s: float = 60.0) -> dict:
+    def final(self, command_id: str, timeout_s: float = 180.0) -> dict:
         """The response with the command's final state."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -73,4 +73,4 @@ def test_a_model_that_mixes_its_rows_is_answered_one_by_one_and_the_log_says_why
     for x, answer in answers:
         np.testing.assert_allclose(answer.outputs["y"], (x - x.mean(axis=0)) @ WEIGHTS, atol=1e-5)
         assert "together" not in answer.parameters
-    assert "its requests run one by one" in agent.log.read_text()
+    agent.wait_until(lambda: "its requests run one by one" in agent.log.read_text())

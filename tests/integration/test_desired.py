@@ -48,11 +48,22 @@ class World:
         self.fleet.publish("des", signed(desired_text(self.ver, **fields)), retain=True)
         return self.report(lambda r: r["des_ver"] == self.ver and r["status"] != "pending")
 
+    def shows(self, policy: str, *models: str) -> None:
+        """Wait until status shows that policy and, if any are named, these models alone."""
+
+        def shown() -> bool:
+            status = self.agent.status()
+            return status["agent"]["policy"] == policy and (
+                not models or tuple(m["name"] for m in status["models"]) == models
+            )
+
+        self.agent.wait_until(shown)
+
     def report(self, condition) -> dict:
         def found():
             return next((r for r in reversed(self.fleet.reported) if condition(r)), None)
 
-        return self.agent.wait_until(found, 60.0)
+        return self.agent.wait_until(found, 120.0)
 
     def refused(self, payload: bytes) -> str:
         before = len(self.fleet.responses)
@@ -80,11 +91,9 @@ def test_policy_models_window_and_log_level_are_followed_and_reported_by_key(wor
     assert report["keys"]["policy"]["digest"] == report["doc"]["policy_digest"] != ""
     assert report["keys"]["models.0"] == {"model": "magika", "status": "applied"}
     assert report["keys"]["window_s"] == report["keys"]["log_level"] == {"status": "applied"}
-    doc = world.report(lambda r: r["doc"]["models"] == {"magika": "ready"})["doc"]
+    doc = world.report(lambda r: r["des_ver"] == world.ver and r["doc"]["models"] == {"magika": "ready"})["doc"]
     assert (doc["policy"], doc["window_s"], doc["log_level"]) == ("quiet", 1.0, "warning")
-    status = world.agent.status()
-    assert status["agent"]["policy"] == "quiet"
-    assert [m["name"] for m in status["models"]] == ["magika"]
+    world.shows("quiet", "magika")
     world.agent.wait_until(lambda: [r for r in world.fleet.rows.values() if 0.9 <= r.get("window_s", 0) < 2.0])
 
 
@@ -92,7 +101,7 @@ def test_the_policy_file_does_not_overrule_the_fleet_and_status_says_so(world):
     world.want(policy="quiet")
     world.policy.write_text(world.policy.read_text().replace("description: ", "description: own "))
     world.agent.wait_until(lambda: any(c["type"] == "policy_overruled" for c in world.agent.status()["conditions"]))
-    assert world.agent.status()["agent"]["policy"] == "quiet"
+    world.shows("quiet")
     reload = world.fleet.run("reload")
     assert (reload["status"], reload["code"]) == ("failed", "overruled")
 
@@ -105,14 +114,18 @@ def test_an_inline_policy_with_wrong_keys_is_refused_with_their_paths_and_the_ol
     answer = world.agent.wait_until(lambda: [d for t, d, _ in world.fleet.responses[before:] if t == "refused"])[0]
     assert answer["code"] == "invalid"
     assert "inline_policy.thermal.hard" in answer["message"]
-    assert world.agent.status()["agent"]["policy"] == "quiet"
+    world.shows("quiet")
 
 
 def test_home_assistant_finds_the_board_and_what_it_serves(world):
-    found = world.fleet.retained("homeassistant/device/acme/b1/config")
+
+    def announced():  # anew whenever what is served changes
+        found = world.fleet.retained("homeassistant/device/acme/b1/config")
+        return found if {"mode", "problem", "cpu_state", "magika_p50"} <= found["components"].keys() else None
+
+    found = world.agent.wait_until(announced)
     assert found["device"]["identifiers"] == ["qeil_acme_b1"]
     assert found["state_topic"] == "qeil/v1/acme/b1/up/tlm/agent"
-    assert {"mode", "problem", "cpu_state", "magika_p50"} <= found["components"].keys()
 
 
 def test_an_inline_policy_is_followed_and_a_withdrawal_gives_the_files_back(world):
@@ -120,7 +133,8 @@ def test_an_inline_policy_is_followed_and_a_withdrawal_gives_the_files_back(worl
     assert world.want(inline_policy=inline)["doc"]["policy"] == "from-the-fleet"
     report = world.want()
     assert (report["status"], report["keys"]) == ("applied", {})
-    doc = world.report(lambda r: r["doc"]["policy"] == "balanced" and len(r["doc"]["models"]) == 2)["doc"]
+    files = lambda r: r["doc"]["policy"] == "balanced" and len(r["doc"]["models"]) == 2  # noqa: E731
+    doc = world.report(lambda r: r["des_ver"] == world.ver and files(r))["doc"]
     assert doc["log_level"] == "info"
 
 
@@ -131,7 +145,7 @@ def test_an_unknown_policy_or_model_is_rejected_as_a_whole(world):
     assert "did you mean quiet" in report["keys"]["policy"]["message"]
     assert "magika" in report["keys"]["models"]["message"]
     assert report["in_force_ver"] == world.ver - 1
-    assert [m["name"] for m in world.agent.status()["models"]] == ["magika"]
+    world.shows("quiet", "magika")
 
 
 def test_what_is_old_reused_foreign_or_unsigned_is_refused(world):
@@ -151,12 +165,11 @@ def test_a_restart_without_a_broker_follows_what_was_kept_and_nothing_older_is_t
     world.agent.process.stdout.close()
     world.broker.kill()
     world.begin()
-    world.agent.wait_until(lambda: world.agent.status()["agent"]["policy"] == "quiet")
-    world.agent.wait_until(lambda: [m["name"] for m in world.agent.status()["models"]] == ["magika"])
+    world.shows("quiet", "magika")
     world.broker.start()
     world.agent.wait_until(lambda: not any(
         c["type"] == "broker_unreachable" for c in world.agent.status()["conditions"]
-    ), 60.0)  # fmt: skip
+    ), 120.0)  # fmt: skip
     assert world.refused(signed(desired_text(world.ver - 1, policy="balanced"))) == "old_version"
     record = json.loads((world.folder / "agent" / "state" / "desired.json").read_text())
     assert (record["ver"], record["status"], record["kept_ver"]) == (world.ver, "applied", world.ver)

@@ -17,7 +17,7 @@ def test_three_quick_kills_lead_to_safe_mode_which_still_answers(tmp_path):
         agent.wait_ready()
         assert not any(c["type"] == "safe_mode" for c in agent.status()["conditions"])
         agent.process.kill()
-        agent.process.wait(20)
+        agent.process.wait(60)
         agent.process.stdout.close()
     agent = AgentProcess(tmp_path, settings)
     try:

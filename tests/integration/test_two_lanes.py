@@ -63,7 +63,7 @@ def stream(client, model, at=-1, pid=None):
 @pytest.mark.parametrize("model", ["layers", "prompts"])
 def test_the_text_is_that_of_one_lane(agent, client, expected, model):
     assert stream(client, model) == expected
-    assert agent.model(model)["placement"] == "cpu-eco+cpu"
+    agent.wait_until(lambda: agent.model(model)["placement"] == "cpu-eco+cpu")
 
 
 @pytest.mark.parametrize("model", ["layers", "prompts"])
