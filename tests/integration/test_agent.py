@@ -27,12 +27,23 @@ def agent(tmp_path_factory):
         yield process
 
 
+def at_rest(status: dict) -> bool:
+    """Whether every model and every lane that has one is ready."""
+    return all(part["state"] in {"ready", "idle"} for part in (*status["models"], *status["accelerators"]))
+
+
 @pytest.fixture(autouse=True)
 def recovered(request):
     """What an earlier test broke on purpose has come back before the next one begins."""
     if "agent" in request.fixturenames:
         process = request.getfixturevalue("agent")
-        process.wait_until(lambda: all(m["state"] == "ready" for m in process.status()["models"]), 30.0)
+        process.wait_until(lambda: at_rest(process.status()), 60.0)
+
+
+def back_since(agent: AgentProcess, name: str, before: dict) -> dict | None:
+    """The accelerator once its lane has come back; not "ready" alone: it still is, until the loss is noticed."""
+    now = agent.accelerator(name)
+    return now if now["state"] == "ready" and now["restarts"] > before["restarts"] else None
 
 
 def raw_onnx(entry: tuple[str, str, str], inputs: dict) -> dict:
@@ -46,14 +57,15 @@ def raw_onnx(entry: tuple[str, str, str], inputs: dict) -> dict:
 
 def test_every_model_is_ready_on_the_provider_that_was_asked_for(agent):
     assert agent.status()["agent"]["mode"] == "ready"
-    agent.wait_until(  # ready is who answers from one placement; the standby's load may end later
-        lambda: not any(c["state"] == "loading" for m in agent.status()["models"] for c in m["candidates"])
-    )
-    status = agent.status()
-    for model in status["models"]:
+
+    def all_with_a_standby():  # ready is who answers from one placement; the standby's load may end later
+        found = agent.status()["models"]
+        ready = [[c for c in m["candidates"] if c["state"] == "ready"] for m in found]
+        return found if all(len(candidates) >= 2 for candidates in ready) else None
+
+    for model in agent.wait_until(all_with_a_standby, 60.0):
         assert model["state"] == "ready"
         assert model["requested"] in model["actual"]
-        assert len([c for c in model["candidates"] if c["state"] == "ready"]) >= 2
 
 
 @pytest.mark.parametrize("entry", [MAGIKA, NSFW], ids=lambda e: e[0])
@@ -122,11 +134,7 @@ def test_a_killed_lane_loses_no_request_and_comes_back(agent):
 
     assert outcomes == ["right"] * 200
 
-    def restarted():  # not "ready" alone: it still is, until the death is noticed
-        now = agent.accelerator(chosen)
-        return now if now["state"] == "ready" and now["restarts"] > before["restarts"] else None
-
-    after = agent.wait_until(restarted, 10.0)
+    after = agent.wait_until(lambda: back_since(agent, chosen, before), 60.0)
     assert after["restarts"] == before["restarts"] + 1
     assert "SIGKILL" in after["last_fault"]
     client.close()
@@ -134,12 +142,12 @@ def test_a_killed_lane_loses_no_request_and_comes_back(agent):
 
 def test_a_stopped_lane_is_seen_and_its_requests_move_on(agent):
     chosen = agent.model("face-landmark")["placement"]
-    lane = agent.accelerator(chosen)
-    os.kill(lane["pid"], signal.SIGSTOP)
+    before = agent.accelerator(chosen)
+    os.kill(before["pid"], signal.SIGSTOP)
     client = agent.client()
     answer = client.infer("face-landmark", random_inputs(client.get("/v2/models/face-landmark")))
     assert answer.parameters["placement"] != chosen
-    assert agent.wait_until(lambda: agent.accelerator(chosen)["state"] == "ready", 15.0)
+    agent.wait_until(lambda: back_since(agent, chosen, before), 60.0)
     client.close()
 
 
@@ -158,9 +166,9 @@ def test_a_policy_edit_takes_over_and_a_broken_one_is_refused_with_its_line(agen
 
     path.write_text(text.replace("pinned: []", "pinned: [{model: magika, accelerator: cpu-eco}]"))
     agent.wait_until(lambda: agent.status()["agent"]["policy_digest"] != digest)
-    assert agent.model("magika")["placement"] == "cpu-eco"
+    agent.wait_until(lambda: agent.model("magika")["placement"] == "cpu-eco")
     assert [c["reason"] for c in agent.model("magika")["candidates"] if c["state"] == "rejected"]
-    assert not any(c["type"] == "policy_rejected" for c in agent.status()["conditions"])
+    agent.wait_until(lambda: not any(c["type"] == "policy_rejected" for c in agent.status()["conditions"]))
 
     path.write_text(text)
     agent.wait_until(lambda: agent.status()["agent"]["policy_digest"] == digest)

@@ -108,7 +108,8 @@ def test_reload_reads_the_policy_file_and_a_broken_one_leaves_the_old_in_force(w
         agent.policy.write_text(text.replace("ramp_s: 1", "ramp_s: 2"))
         result = fleet.run("reload")
         assert result["status"] == "ok"
-        assert result["out"]["digest"] == agent.status()["agent"]["policy_digest"] != before
+        assert result["out"]["digest"] != before
+        agent.wait_until(lambda: agent.status()["agent"]["policy_digest"] == result["out"]["digest"])
         agent.policy.write_text(text.replace("ramp_s: 1", "ramp_sec: 1"))
         broken = fleet.run("reload")
         assert (broken["status"], broken["code"]) == ("failed", "config")
@@ -188,7 +189,7 @@ def test_what_nobody_of_ours_sent_to_this_board_is_refused_with_a_code_and_repor
     agent.wait_until(
         lambda: [r for r in fleet.rows.values() if r.get("event") == "command_refused" and r["code"] == code]
     )
-    assert agent.status()["agent"]["mode"] == "ready"
+    agent.wait_until(lambda: agent.status()["agent"]["mode"] == "ready")
 
 
 def test_an_id_stands_for_one_text_only(world):
@@ -197,4 +198,4 @@ def test_an_id_stands_for_one_text_only(world):
     before = len(fleet.responses)
     fleet.publish("cmd/drain", signed(command_text("drain", id=result["id"])))
     agent.wait_until(lambda: [d for _, d, _ in fleet.responses[before:] if d.get("code") == "id_reused"])
-    assert agent.status()["agent"]["mode"] == "ready"
+    agent.wait_until(lambda: agent.status()["agent"]["mode"] == "ready")
