@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from agent import extras
 from agent.backends.probe import RuntimeInventory
 from agent.runtimes import registry
 from agent.runtimes.entry import Backend, resolve
@@ -30,7 +31,7 @@ def missing_runtime(runtime: Runtime, kind: str, inventory: RuntimeInventory, ro
 
 
 def _remedy(backend: Backend) -> str:
-    return "usable here" if backend.extra is None else f"installed (pip install 'qeil-agent[{backend.extra}]')"
+    return "usable here" if backend.extra is None else f"installed ({extras.command(backend.extra)})"
 
 
 def onnx(runtime: Runtime, kind: str, inventory: RuntimeInventory, _: Path) -> str | None:
@@ -50,7 +51,7 @@ def onnx(runtime: Runtime, kind: str, inventory: RuntimeInventory, _: Path) -> s
 def litert(runtime: Runtime, _: str, inventory: RuntimeInventory, root: Path) -> str | None:
     """A delegate or a compiled model's accelerator of LiteRT."""
     if runtime.provider.startswith("compiled-") and inventory.litert_module == "tflite_runtime.interpreter":
-        return f"{runtime.provider} needs ai-edge-litert; tflite-runtime has none (pip install 'qeil-agent[litert]')"
+        return f"{runtime.provider} needs ai-edge-litert; tflite-runtime has none ({extras.command('litert')})"
     if runtime.provider == "external" and not _library(runtime.plugin, root):
         return f"the delegate {runtime.plugin} is not installed"
     return None

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from agent import extras
+
 
 @click.command("migrate")
 @click.option("--database", required=True, help="sqlite:///FILE or postgresql://USER@HOST/NAME, as in fleet.yaml")
@@ -22,7 +24,7 @@ def migrate_command(database: str, to: str | None, as_json: bool) -> None:
         from agent.fleet import moving, tables
         from agent.fleet.store import open_engine
     except ModuleNotFoundError as error:
-        raise ConfigError("the fleet's side needs more: pip install 'qeil-agent[fleet]'") from error
+        raise ConfigError(f"the fleet's side needs more: {extras.command('fleet')}") from error
     source = open_engine(database)
     try:
         if to is None:

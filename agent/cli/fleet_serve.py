@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from agent import extras
+
 
 @click.command("serve")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="fleet.yaml")
@@ -28,7 +30,7 @@ def serve_command(config: Path, as_json: bool) -> None:
     try:
         from agent.fleet.controller import Controller
     except ModuleNotFoundError as error:
-        raise ConfigError("the fleet's side needs more: pip install 'qeil-agent[fleet]'") from error
+        raise ConfigError(f"the fleet's side needs more: {extras.command('fleet')}") from error
     logs.configure(settings.log_level)
     controller = Controller(settings, SystemClock())
     stop = threading.Event()

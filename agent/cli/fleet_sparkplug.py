@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from agent import extras
+
 
 @click.command("sparkplug")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="fleet.yaml; its mqtt and name are used")
@@ -27,7 +29,7 @@ def sparkplug_command(config: Path, tenant: str, group: str | None, node: str) -
     try:
         from agent.fleet.sparkplug_bridge import SparkplugBridge
     except ModuleNotFoundError as error:
-        raise ConfigError("the fleet's side needs more: pip install 'qeil-agent[fleet]'") from error
+        raise ConfigError(f"the fleet's side needs more: {extras.command('fleet')}") from error
     logs.configure(settings.log_level)
     bridge = SparkplugBridge(
         settings.mqtt, f"{settings.name}-sparkplug", tenant, group or tenant, node, time.time

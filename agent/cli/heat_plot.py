@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent import extras
 from agent.errors import QeilError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def draw(fit: HeatFit, document: dict[str, Any], target: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+        raise QeilError(f"matplotlib is not installed: {extras.command('plots')}") from error
     recording = fit.recording
     figure = Figure(figsize=(11.0, 3.2 * len(recording.zones)), layout="constrained")
     panels = figure.subplots(len(recording.zones), 2, squeeze=False, width_ratios=(2.4, 1.0))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agent import extras
 from agent.errors import BadInput, QeilError
 from agent.placement.pareto import nondominated
 
@@ -30,7 +31,7 @@ def draw(document: dict[str, Any], target: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+        raise QeilError(f"matplotlib is not installed: {extras.command('plots')}") from error
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
     marks = _marks(document)

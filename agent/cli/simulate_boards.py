@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from agent import extras
 from agent.cli.tables import dash, print_table
 from agent.errors import QeilError
 
@@ -47,7 +48,7 @@ def draw_days(document: Row, target: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+        raise QeilError(f"matplotlib is not installed: {extras.command('plots')}") from error
     boards = list(dict.fromkeys(run["board"] for run in document["runs"]))
     figure = Figure(figsize=(10.0, 2.8 * len(boards)), layout="constrained")
     panels = figure.subplots(len(boards), 1, squeeze=False)

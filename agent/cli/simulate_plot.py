@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agent import extras
 from agent.cli.plan_plot import SUFFIXES
 from agent.errors import BadInput, QeilError
 
@@ -35,7 +36,7 @@ def draw(document: dict[str, Any], target: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+        raise QeilError(f"matplotlib is not installed: {extras.command('plots')}") from error
     boards = document["boards"]
     varied = any(board["sensitivity"] for board in boards)
     figure = Figure(figsize=(14.0 if varied else 8.0, 4.2 * len(boards)), layout="constrained")

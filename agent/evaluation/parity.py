@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent import extras
 from agent.errors import ConfigError
 from agent.evaluation.targets import QUANTITIES, UNITS, Comparison
 
@@ -18,7 +19,7 @@ def plot(comparisons: Sequence[Comparison], tiers: Mapping[str, str], path: Path
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional extra
     except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'qeil-agent[plots]'") from error
+        raise ConfigError(f"plots need matplotlib: {extras.command('plots')}") from error
     shown = [q for q in QUANTITIES if any(c.quantity == q for c in comparisons)]
     if not shown:
         raise ConfigError(f"{path}: no row could be predicted, there is nothing to plot")

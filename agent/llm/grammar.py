@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from agent import extras
 from agent.errors import BadInput
 from agent.llm.folder import DecoderFolder
 from agent.schema.text import TextForm
@@ -97,9 +98,7 @@ class Grammars:
         try:
             from llguidance import LLMatcher  # noqa: PLC0415 - as above
         except ImportError as error:
-            raise BadInput(
-                f"texts of a prescribed form need the package {PACKAGE}: pip install 'qeil-agent[llm]'"
-            ) from error
+            raise BadInput(f"texts of a prescribed form need the package {PACKAGE}: {extras.command('llm')}") from error
         if not self._folder.end_ids:
             raise BadInput(f"{self._folder.name} has no token that ends a text, so no form can end")
         tokens = self._tokens

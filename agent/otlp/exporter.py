@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent import extras
 from agent.errors import ConfigError
 from agent.schema.metric import Metric
 from agent.schema.settings import OtlpSettings
@@ -43,7 +44,7 @@ class MetricsExport:
             from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         except ImportError as error:
-            raise ConfigError(f"otlp: needs {error.name}: pip install 'qeil-agent[otlp]'") from error
+            raise ConfigError(f"otlp: needs {error.name}: {extras.command('otlp')}") from error
         self._collect = collect
         self._kept: dict[str, Metric] = {}
         self._kept_s = float("-inf")

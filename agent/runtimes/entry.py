@@ -52,8 +52,6 @@ class Backend:
     that the probe found decides."""
     extra: str | None = None
     """Of `pip install 'qeil-agent[EXTRA]'`, which brings it."""
-    wheels: tuple[str, ...] = ()
-    """What the extra installs."""
 
     def __post_init__(self) -> None:
         functions = (self.open, self.graph, self.facts, self.probe, self.canary, self.micros, self.lacking or "m:f")

@@ -186,7 +186,6 @@ class ModelEntry(FileModel):
     name: Name
     path: Path
     version: str = "1"
-    isolation: Literal["process", "thread"] | None = None
     splits: tuple[str, ...] = Field(
         default=(), max_length=8, description="splits to hold ready beside the plan's choice: accelerators joined by +"
     )

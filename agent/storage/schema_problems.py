@@ -99,6 +99,8 @@ class _Explainer:
         key, parent = str(path[-1]), path[:-1]
         known = schema_shape.keys_of(schema_shape.at(self._schema, parent))
         suggestion = closest(key, known) or self._elsewhere(key)
+        if suggestion == key:
+            return self._at(path, f"unknown key {key!r} here; it belongs to the top of the file")
         unit = unit_of(suggestion) if suggestion in known else None
         in_unit = f"; {suggestion} is in {unit.words}" if unit and stem(key) == stem(str(suggestion)) else ""
         options = f"; known here: {', '.join(known)}" if suggestion is None and known else ""

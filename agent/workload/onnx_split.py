@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agent import extras
 from agent.errors import ModelLoadFailed
 from agent.workload.reading_child import MAX_MESSAGE, MEMORY_LIMIT_BYTES, fail, limit_memory
 
@@ -162,7 +163,7 @@ def split(order: Order, told: Told = lambda _: None) -> Split:
     try:
         from agent.workload.onnx_splitter import Splitter  # noqa: PLC0415  (optional package)
     except ImportError as error:
-        raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
+        raise ModelLoadFailed(f"{error.name} is not installed: {extras.command('onnx')}") from error
     return Splitter(order, told).run()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from agent import extras
 from agent.errors import ModelLoadFailed
 
 Array = np.ndarray[Any, Any]
@@ -124,9 +125,7 @@ class _Model:
         try:
             import onnxruntime as ort  # noqa: PLC0415  (optional package)
         except ImportError as error:
-            raise ModelLoadFailed(
-                "a split cannot be checked without onnxruntime: pip install 'qeil-agent[onnx]'"
-            ) from error
+            raise ModelLoadFailed(f"a split cannot be checked without onnxruntime: {extras.command('onnx')}") from error
         state = ort.capi.onnxruntime_pybind11_state
         own = tuple(c for c in vars(state).values() if isinstance(c, type) and issubclass(c, Exception))
         self._errors: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from agent import extras
 from agent.errors import ModelLoadFailed
 from agent.schema.workload import Workload
 from agent.workload.assembled import assembled
@@ -22,7 +23,7 @@ def read(path: Path, dims: Mapping[str, int], max_stages: int) -> tuple[Workload
     try:
         from agent.workload import onnx_graph, onnx_outside  # noqa: PLC0415  (optional package)
     except ImportError as error:
-        raise ModelLoadFailed(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'") from error
+        raise ModelLoadFailed(f"{error.name} is not installed: {extras.command('onnx')}") from error
 
     model = onnx_graph.outline(path)
     beside = onnx_outside.check_outside(model, path)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from agent import extras
 from agent.errors import ModelLoadFailed
 
 MEMORY_LIMIT_BYTES: Final = 8 * 1024**3
@@ -47,7 +48,7 @@ def answer(read: Callable[[], object]) -> int:
     except ModelLoadFailed as error:
         return fail(error.message)
     except ImportError as error:
-        return fail(f"{error.name} is not installed: pip install 'qeil-agent[onnx]'")
+        return fail(f"{error.name} is not installed: {extras.command('onnx')}")
     except MemoryError:
         return fail(f"reading the file needs more than {limit >> 20} MiB")
     except (OSError, RecursionError) as error:

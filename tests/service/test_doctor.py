@@ -5,6 +5,7 @@ import types
 import pytest
 from click.testing import CliRunner
 
+from agent import extras
 from agent.backends.probe import RuntimeInventory
 from agent.cli.doctor import doctor_command, show
 from agent.schema.settings import HttpSettings, ModelEntry, OutboxSettings, Settings
@@ -148,8 +149,8 @@ def test_the_surroundings_are_this_process():
 
 
 def test_a_runtime_is_installed_where_this_program_looks_for_it():
-    packaged = doctor_machine.install("litert", doctor_machine.PACKAGED / "agent/service/doctor/x.py")
-    assert "--target /opt/qeil/runtimes ai-edge-litert" in packaged
+    packaged = doctor_machine.install("litert", extras.PACKAGED / "agent/service/doctor/x.py")
+    assert "--target /opt/qeil/runtimes ai-edge-litert && sudo systemctl restart qeil" in packaged
     assert doctor_machine.install("onnx").endswith("-m pip install 'qeil-agent[onnx]'")
 
 

@@ -141,6 +141,15 @@ def test_a_problem_reads_file_line_key_message_and_suggestion() -> None:
     )
 
 
+def test_a_key_of_the_top_that_stands_further_in_is_told_where_it_belongs(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("version: 1\nmodels:\n  - name: a\n    path: a.onnx\n    isolation: thread\n")
+
+    assert [p.text() for p in check_file(file) if "isolation" in p.key] == [
+        f"{file}:5: models.0.isolation: unknown key 'isolation' here; it belongs to the top of the file"
+    ]
+
+
 @pytest.mark.parametrize(("written", "meant"), [("1.99", None), ("85", "0.85"), ("2", "0.02"), ("101", None)])
 def test_a_share_above_one_is_taken_for_percent_only_where_it_can_be_meant_as_that(
     tmp_path: Path, written: str, meant: str | None

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from agent import extras
 from agent.errors import QeilError, StorageError
 
 FITTING = 5
@@ -225,7 +226,7 @@ def _svg(draw: Any, document: dict[str, Any]) -> str:
         import matplotlib as mpl  # noqa: PLC0415  (an extra)
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise QeilError("matplotlib is not installed: pip install 'qeil-agent[plots]'") from error
+        raise QeilError(f"matplotlib is not installed: {extras.command('plots')}") from error
     figure = Figure(figsize=(5.2, 3.4 + 0.09 * len(document["strategies"])), layout="constrained")
     draw(figure.subplots(), document)
     stream = io.StringIO()

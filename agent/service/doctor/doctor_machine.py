@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import grp
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent import extras
 from agent.backends.probe import RuntimeInventory
 from agent.runtimes import registry
 from agent.runtimes.entry import Backend
@@ -37,8 +37,6 @@ SHARED_IMPORT = frozenset({
     "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training", "onnxruntime-vitisai", "onnxruntime-cann",
 })  # fmt: skip
 """Distributions that install into the same folder `onnxruntime`, so that the last one wins silently."""
-PACKAGED = Path("/usr/lib/qeil")
-"""Where the Debian package puts the agent."""
 UNUSED_COUNTER = ("the kernel's power counter", "the power sensor")
 """How detection's notes begin on a counter that is there and not used: both commands tell the same."""
 NODES = (
@@ -125,12 +123,9 @@ def remedy(backend: Backend) -> str:
 
 
 def install(extra: str, program: Path | None = None) -> str:
-    """The command that installs a runtime beside this program: another one where a Debian package brought it."""
-    program = program or Path(__file__)
-    if PACKAGED in program.parents:
-        names = " ".join(wheel for b in registry.backends() if b.extra in extra.split(",") for wheel in b.wheels)
-        return f"sudo python3 -m pip install --target /opt/qeil/runtimes {names} && sudo systemctl restart qeil"
-    return f"{sys.executable} -m pip install 'qeil-agent[{extra}]'"
+    """The command that installs a runtime beside this program; a packaged one is a service that looks again."""
+    command = extras.command(extra, program)
+    return f"{command} && sudo systemctl restart qeil" if command.startswith("sudo") else command
 
 
 def runtime_conflict(distributions: frozenset[str]) -> CheckResult:
