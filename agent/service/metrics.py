@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Final, get_args
 
@@ -29,21 +30,26 @@ def collect(
 
 
 class ConditionsSeen:
-    """Kinds of conditions that stood at some look: a series that vanishes would look like one that nobody asks for."""
+    """Kinds of conditions that stood at some look: a series that vanishes would look like one that nobody asks for.
+
+    Thread-safe: /metrics is asked on the edge's thread, and a push to a collector has one of its own.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kinds: dict[str, None] = dict.fromkeys(ALWAYS)
 
     def look(self, now: Iterable[str]) -> dict[str, bool]:
         """Kind → whether it stands, for every kind that was seen (MAX_KINDS at most; those that stand are there)."""
         standing = set(now)
-        for kind in sorted(standing - set(self._kinds)):
-            self._kinds[kind] = None
-        for kind in [k for k in self._kinds if k not in standing and k not in ALWAYS]:
-            if len(self._kinds) <= MAX_KINDS:
-                break
-            del self._kinds[kind]
-        return {kind: kind in standing for kind in self._kinds}
+        with self._lock:
+            for kind in sorted(standing - set(self._kinds)):
+                self._kinds[kind] = None
+            for kind in [k for k in self._kinds if k not in standing and k not in ALWAYS]:
+                if len(self._kinds) <= MAX_KINDS:
+                    break
+                del self._kinds[kind]
+            return {kind: kind in standing for kind in self._kinds}
 
 
 def latencies(dispatcher: Dispatcher, texts: Mapping[str, Histogram]) -> Metric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -102,6 +103,30 @@ def test_a_condition_that_ended_stays_as_zero_and_what_is_remembered_is_bounded(
     last = seen.look(["kind-0"])
     assert len(last) <= metrics.MAX_KINDS + 1
     assert last["kind-0"]
+
+
+def test_conditions_are_remembered_whole_where_two_threads_ask_at_once(monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_KINDS", 8)
+    seen, faults = metrics.ConditionsSeen(), []
+    before_s = sys.getswitchinterval()
+
+    def ask(who: str) -> None:
+        try:
+            for number in range(2000):
+                assert seen.look([f"{who}-{number}"])[f"{who}-{number}"]
+        except (RuntimeError, KeyError) as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=ask, args=(who,)) for who in ("http", "otlp", "third")]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before_s)
+    assert not faults
 
 
 class FakePlanner:
