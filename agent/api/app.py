@@ -103,7 +103,8 @@ class EdgeApp:
             self._gate.check(scope["path"], scope["method"], dict(scope["headers"]))
             await self._router(scope, receive, send)
         except ClientGone:
-            request_line.gone(request_line.of_scope(scope))
+            if request_line.TOLD not in scope:
+                request_line.gone(request_line.of_scope(scope))
         except QeilError as error:
             await self._refuse(scope, receive, send, error)
         except HTTPException as error:

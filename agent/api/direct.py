@@ -142,6 +142,8 @@ class Exchange:
     ) -> None:  # fmt: skip
         self.response_started = self.response_complete = False
         self.disconnected = False
+        self.told = False
+        """Whether its connection has refused the rest of it, and told that."""
         self.keep_alive = True
         self._path = path
         self._connection = connection
@@ -183,7 +185,8 @@ class Exchange:
     def give_up(self) -> None:
         """The client is gone."""
         self.disconnected = True
-        request_line.gone(self._asked())
+        if not self.told:
+            request_line.gone(self._asked())
         self._release()
         if self._future is not None:
             self._future.cancel()

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from agent.api.direct import DirectPath, Exchange
 from agent.api.errors import body_of
+from agent.api.request_line import TOLD
 
 MAX_HEADER_BYTES: Final = 65_536
 MIN_BODY_BYTES_PER_S: Final = 65_536
@@ -385,9 +386,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if self._begun or status != TOO_SLOW:  # who connects and asks nothing has made no request
             self._cut_off(status, code, sentence)
+            self._have_told()
         if not answering:
             body = body_of(sentence, code)
             length = str(len(body)).encode()
             head = b"content-type: application/json\r\ncontent-length: " + length + b"\r\nconnection: close\r\n"
             self.transport.write(STATUS_LINE[status] + head + extra + b"\r\n" + body)
         self.transport.close()
+
+    def _have_told(self) -> None:
+        """The request whose body is arriving has its line in the log: that its connection now ends is no second one."""
+        if self._exchange is not None:
+            self._exchange.told = True
+        elif self.cycle is not None and not isinstance(self.cycle, Exchange) and self.cycle.more_body:
+            self.cycle.scope[TOLD] = True  # type: ignore[typeddict-unknown-key]

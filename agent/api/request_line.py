@@ -21,6 +21,8 @@ REQUEST_ID: Final = "qeil.request_id"
 """Key of a scope under which an endpoint that numbers its requests leaves the number."""
 REQUEST_MODEL: Final = "qeil.request_model"
 """And the model, where it stands in the body."""
+TOLD: Final = "qeil.told"
+"""And whether its connection has refused the rest of it, and told that: that it then ends is no second line."""
 SERVER_FAULT: Final = 500
 CLIENT_GONE: Final = "client_gone"
 _SHOWN: Final = 200

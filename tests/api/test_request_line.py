@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import httpx
@@ -135,6 +136,19 @@ def test_a_client_that_hangs_up_is_told(server, service, connect, lines):
     client.close()
     assert only(lines())["status"] == "client_gone"
     service.release()
+
+
+@pytest.mark.parametrize("length", [b"content-length: 100", b"transfer-encoding: chunked"])
+def test_a_request_that_ends_before_its_body_is_told_once_and_nobody_is_said_to_have_hung_up(
+    server, connect, lines, length
+):
+    client = connect(server.port)
+    client.send(b"POST /v2/models/add1/infer HTTP/1.1\r\nhost: localhost\r\n%s\r\n\r\n" % length)
+    client.socket.shutdown(socket.SHUT_WR)
+    assert client.answer().status == 400
+    assert client.at_end()
+    httpx.get(f"{server.url}/nothing")  # after which whoever waited for the body has noticed
+    assert [line["status"] for line in lines(2)] == ["bad_http", "not_found"]
 
 
 def test_pages_that_are_polled_are_told_to_debuggers_and_orders_to_everybody(http, lines):
