@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def asked_live(
     from agent.evaluation.questions import beside
     from agent.evaluation.questions.live import LiveBook, ask_all
 
-    book = LiveBook(options["out"], header | {"parallel": options["parallel"]})
+    settings = {name: asdict(strategy) for name, strategy in strategies.items()}  # "qeil" alone says not what it is
+    book = LiveBook(options["out"], header | {"parallel": options["parallel"], "strategies": settings})
     try:
         with progress() as progressed:
             failed = ask_all(questions, strategies, endpoints, book, options["seed"], progressed, options["ask"])

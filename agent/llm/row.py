@@ -86,7 +86,7 @@ class Row:
         Raises BadInput where the asked form cannot be kept, InferenceFailed where the logits are no numbers.
         """
         prompt = self._prompt
-        if not logits.max() < np.inf:  # not a number neither
+        if not np.isfinite(logits.max()):  # -inf: no token at all is possible
             raise InferenceFailed(f"decoder {self._folder.name}: it gave logits that are no numbers")
         seen = [*prompt.ids, *self.written] if prompt.sampling.repetition != 1.0 else ()
         allowed = None if self._form is None else self._form.allowed()

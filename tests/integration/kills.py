@@ -145,11 +145,12 @@ class Killing:
             self.outcome.in_flight_kills += db.execute(query).fetchone()[0] > 0
             db.close()
 
-    def settle(self, quiet_s: float = 300.0) -> None:
+    def settle(self, quiet_s: float = 300.0, longest_s: float = 3600.0) -> None:
         """A last life that ends in order, once everything that waits is through or nothing has moved for so long."""
         process = self.start()
         seen, moved_s = (0, 0), time.monotonic()
-        while time.monotonic() - moved_s < quiet_s and not (self._all_ended() and self._delivered()):
+        end_s = moved_s + longest_s
+        while time.monotonic() < min(moved_s + quiet_s, end_s) and not (self._all_ended() and self._delivered()):
             ended = (len(self.ends()), sum(key in self.fleet.rows for key in self.committed))
             if ended != seen:
                 seen, moved_s = ended, time.monotonic()

@@ -55,7 +55,8 @@ def test_rows_that_join_and_leave_write_what_they_would_alone(tiny):
         assert usage[number].tokens == prompt.max_tokens * prompt.samples
 
 
-def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatch):
+@pytest.mark.parametrize(("column", "value"), [(7, np.nan), (7, np.inf), (slice(None), -np.inf)])
+def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatch, column, value):
     expected = alone(tiny, Prompt(IDS, 12))
     engine = Engine(tiny, rows=2, context=64)
     engine.add(Job(1, Prompt(IDS, 12), (0,)))
@@ -66,7 +67,7 @@ def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatc
 
     def broken(buffers, ids, lengths):
         logits = forward(buffers, ids, lengths)
-        logits[1:, :, 7] = np.nan
+        logits[1:, :, column] = value
         return logits
 
     monkeypatch.setattr(tiny, "forward", broken)

@@ -1,7 +1,8 @@
 """Beside: what strategies answered live and took for it, each beside the one that they are compared with.
 
-Every strategy answered the same questions, so differences and shares are over pairs of answers; their intervals are
-Student's, that of a share by linearising it (Cochran 1977, Sampling Techniques, 6.4).
+Every strategy answered the same questions, so differences and shares are over pairs of answers. The interval of a
+share is Student's by linearising it (Cochran 1977, Sampling Techniques, 6.4); that of right answers is that of Agresti
+and Min (2005, doi:10.1002/sim.1781), which has a width also where no pair differs.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def _row(name: str, answers: Sequence[Answer], asked: Sequence[Question]) -> dic
 
 def _beside(answers: Sequence[Answer], first: Sequence[Answer], asked: Sequence[Question]) -> dict[str, Any]:
     """Right answers more, as a share of the questions; tokens and joules as shares of the first strategy's."""
-    more = [float(a) - float(b) for a, b in zip(_right(answers, asked), _right(first, asked), strict=True)]
+    more = [a - b for a, b in zip(_right(answers, asked), _right(first, asked), strict=True)]
     own_j, first_j = _joules(answers), _joules(first)
     texts = [(q, a.text, b.text) for q, a, b in zip(asked, answers, first, strict=True)]
     said = [(a and extract(q, a), b and extract(q, b)) for q, a, b in texts]
     return {
-        "right_more": _mean(more), "same_answer": sum(a == b for a, b in said) / len(said),
+        "right_more": _difference(more), "same_answer": sum(a == b for a, b in said) / len(said),
         "tokens": _share([float(a.tokens) for a in answers], [float(b.tokens) for b in first]),
         "energy_j": None if own_j is None or first_j is None else _share(own_j, first_j),
     }  # fmt: skip
@@ -77,6 +78,15 @@ def _beside(answers: Sequence[Answer], first: Sequence[Answer], asked: Sequence[
 def _joules(answers: Sequence[Answer]) -> list[float] | None:
     known = [a.joules for a in answers if a.joules is not None]
     return known if len(known) == len(answers) else None
+
+
+def _difference(more: Sequence[int]) -> list[float | None]:
+    """Mean of what is 1, 0 or -1 for each pair, and its interval: half a pair is added to each of the four kinds."""
+    count = len(more) + 2.0
+    middle, differing = sum(more) / count, sum(map(abs, more)) + 1.0
+    z = student_t.two_sided(CONFIDENCE, 1e9)
+    half = z * math.sqrt(differing - count * middle * middle) / count
+    return [sum(more) / len(more), max(-1.0, middle - half), min(1.0, middle + half)]
 
 
 def _mean(values: Sequence[float]) -> list[float | None]:

@@ -145,7 +145,9 @@ def test_killed_three_times_it_ends_with_the_result_of_an_undisturbed_run(tmp_pa
         for kill in range(3):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             lines = 0 if kill == 0 else journal.read_bytes().count(b"\n")
+            end_s = time.monotonic() + 300.0
             while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < lines + 5):
+                assert time.monotonic() < end_s, "it has not asked five times"
                 time.sleep(0.005)
             process.kill()
             assert process.wait() == -signal.SIGKILL
