@@ -50,6 +50,7 @@ class World:
         self.recorder = FakeRecorder()
         self.sent: list[tuple[str, dict, bytes | None]] = []
         self.linked = True
+        self.largest_bytes = 1 << 20
         self.acknowledged = self.again = 0
         self.ran: list[str] = []
         self.actions = actions or {}
@@ -73,9 +74,9 @@ class World:
         return act
 
     def _send(self, topic, payload, correlation) -> bool:
-        if self.linked:
+        if taken := self.linked and len(payload) <= self.largest_bytes:
             self.sent.append((topic, json.loads(payload), correlation))
-        return self.linked
+        return taken
 
     def _again(self) -> None:
         self.again += 1
@@ -288,6 +289,26 @@ def test_responses_wait_for_the_link_and_the_oldest_give_way(world):
     world.linked = True
     world.reports.retry()
     assert world.statuses(command) == ["accepted", "running", "ok"]
+
+
+def test_a_response_that_is_larger_than_the_broker_takes_holds_up_no_other(tmp_path):
+    world = World(tmp_path, {"plan": lambda args, run: {"rows": "x" * 5000}})
+    world.largest_bytes = 2000
+    large = world.send(world.text("plan"))
+    world.work()
+    world.linked = False
+    small = world.send(world.text("reload"))
+    world.work()
+    world.linked = True
+    world.reports.retry()
+    ends = [document["id"] for _, document, _ in world.sent if document["status"] == "ok"]
+    assert ends == [small]
+    world.largest_bytes = 10_000
+    world.reports.retry()
+    world.reports.retry()
+    ends = [document["id"] for _, document, _ in world.sent if document["status"] == "ok"]
+    assert ends == [small, large]
+    world.table.close()
 
 
 def test_refusals_beyond_the_rate_are_counted_and_told_with_the_next(world):

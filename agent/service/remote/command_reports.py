@@ -104,8 +104,9 @@ class CommandReports:
     def retry(self) -> None:
         """Hand over what the link could not take before."""
         with self._lock:
-            while self._unsent and self._send(*self._unsent[0]):
-                self._unsent.popleft()
+            waiting = list(self._unsent)
+            self._unsent.clear()  # what cannot go holds up nobody else: it may be larger than this broker takes
+            self._unsent.extend(message for message in waiting if not self._send(*message))
 
     def _respond(self, row: CommandRow, fields: dict[str, Any], keep: bool = True) -> None:
         topic = row.response_topic or self._topics.response(row.name)
