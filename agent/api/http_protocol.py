@@ -386,17 +386,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if self._begun or status != TOO_SLOW:  # who connects and asks nothing has made no request
             self._cut_off(status, code, sentence)
-            self._have_told()
+            # The request whose body is arriving has its line now: that its connection ends is no second one.
+            if self._exchange is not None:
+                self._exchange.told = True
+            elif self.cycle is not None and not isinstance(self.cycle, Exchange) and self.cycle.more_body:
+                self.cycle.scope[TOLD] = True  # type: ignore[typeddict-unknown-key]
         if not answering:
             body = body_of(sentence, code)
             length = str(len(body)).encode()
             head = b"content-type: application/json\r\ncontent-length: " + length + b"\r\nconnection: close\r\n"
             self.transport.write(STATUS_LINE[status] + head + extra + b"\r\n" + body)
         self.transport.close()
-
-    def _have_told(self) -> None:
-        """The request whose body is arriving has its line in the log: that its connection now ends is no second one."""
-        if self._exchange is not None:
-            self._exchange.told = True
-        elif self.cycle is not None and not isinstance(self.cycle, Exchange) and self.cycle.more_body:
-            self.cycle.scope[TOLD] = True  # type: ignore[typeddict-unknown-key]
