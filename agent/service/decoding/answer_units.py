@@ -45,14 +45,15 @@ _TIMES: Final = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 
 MAX_SCALES = 3
 """Words that multiply one number, such as "hundred million"."""
 _NOT_COUNTED: Final = frozenset(
-    "a about after again all also altogether an and are as at because been before between both but by can each equal "
-    "equals extra for from gives had has have he here i if in into is it left less make makes many minus more must no "
-    "not now of off on only or out over plus remain remaining remains she since so still than that the them then there "
-    "these they this those times to too total under until was we were when where which while who will with would "
-    "you".split()
+    "a about according accordingly after again all also although altogether an and are as at because been before "
+    "between both but by can during each equal equals exactly extra for from gives had has have he hence here however "
+    "i if in into is it left less make makes many minus more must no not now of off on only or out over plus ratio "
+    "remain remaining remains respectively she since so still such than that the them then there therefore these they this "
+    "those though thus times to too total under until was we were when where whereas which while who will with within "
+    "without would yet you".split()
 )
 """Words behind a number that do not say what it counts."""
-_ATOM = r"(?:per cent|\\?%|°[CF]?|[℃℉$€£¥₹¢]|[^\W\d_²³]+)"
+_ATOM = r"(?:per cent|[apAP]\.[mM]\b|\\?%|°[CF]?|[℃℉$€£¥₹¢]|[^\W\d_²³]+)"
 _UNIT = re.compile(
     r"(?:\*\*?|__)?(?P<gap>[ \u00a0\u2009\u202f]?)(?:\\text\{\s*|\\mathrm\{\s*)?"
     rf"(?P<unit>{_ATOM})(?P<power>\^?-?[1-9]|[²³])?"
@@ -69,7 +70,7 @@ def with_unit(text: str, number: Numeral) -> str:
     """
     if number.value is None:
         behind = _UNIT.match(text, number.end)
-        named = "" if behind is None else _counted(behind["unit"]) if behind["gap"] else behind["unit"]
+        named = "" if behind is None else _counted(behind["unit"]) if behind["gap"] else _plain(behind["unit"])
         return f"{number.canonical} {named}".rstrip()
     value, end = number.value, number.end
     for _ in range(MAX_SCALES):
@@ -84,7 +85,7 @@ def with_unit(text: str, number: Numeral) -> str:
         return canonical(value)
     unit = _known(found["unit"])
     if unit is None:
-        named = _counted(found["unit"]) if found["gap"] else found["unit"]
+        named = _counted(found["unit"]) if found["gap"] else _plain(found["unit"])
         return f"{canonical(value)} {named}".rstrip()
     factor, name = _raised(unit, found["power"])
     under = None if found["under"] is None else _known(found["under"])
@@ -108,9 +109,14 @@ def is_measured(unit: str) -> bool:
     return any(name == dimension for dimension, _ in (*_SYMBOLS.values(), *_OTHERS.values()))
 
 
+def _plain(word: str) -> str:
+    """A word without dots inside: p.m is pm, in capitals or not."""
+    return word.replace(".", "").lower() if word.lower() in {"am", "pm", "a.m", "p.m"} else word
+
+
 def _counted(word: str) -> str:
     """What a word says is counted, in the singular; empty for one that says nothing of it."""
-    noun = word.casefold()
+    noun = _plain(word).casefold()
     if noun in _NOT_COUNTED:
         return ""
     if noun.endswith("ies") and len(noun) > 4:
