@@ -48,9 +48,9 @@ _NOT_COUNTED: Final = frozenset(
     "a about according accordingly after again all also although altogether an and are as at because been before "
     "between both but by can during each equal equals exactly extra for from gives had has have he hence here however "
     "i if in into is it left less make makes many minus more must no not now of off on only or out over plus ratio "
-    "remain remaining remains respectively she since so still such than that the them then there therefore these they this "
-    "those though thus times to too total under until was we were when where whereas which while who will with within "
-    "without would yet you".split()
+    "remain remaining remains respectively she since so still such than that the them then there therefore these they "
+    "this those though thus times to too total under until was we were when where whereas which while who will with "
+    "within without would yet you".split()
 )
 """Words behind a number that do not say what it counts."""
 _ATOM = r"(?:per cent|[apAP]\.[mM]\b|\\?%|°[CF]?|[℃℉$€£¥₹¢]|[^\W\d_²³]+)"
