@@ -32,11 +32,10 @@ from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
 
 MAX_PAYLOAD_BYTES, MAX_INBOUND_BYTES = 256 * 1024, 512 * 1024
-TURN_S, GOODBYE_S = 0.5, 2.0
+TURN_S, GOODBYE_S, _HEADER_BYTES = 0.5, 2.0, 512
 SERVING_STALL_S, CONNECTING_STALL_S = 30.0, 180.0
 """Longer without a sign of life is a hang; name resolution alone may take a minute or two."""
 _SESSION_TAKEN_OVER, _KEEP_RETAINED_AWAY = 0x8E, 2
-_HEADER_BYTES = 512
 SPARE_MESSAGES = 4
 """Room beside telemetry for the birth, reported state and responses."""
 
@@ -189,8 +188,10 @@ class Link:
     def _announce(self) -> None:
         """The birth; without its details for a broker that ends connections over messages of that size."""
         state = self._state(True, self._connections, **self._birth())
-        fits = len(state) <= self.max_payload_bytes
-        self._hand_over(self._topics.state, state if fits else self._state(True, self._connections), None, True)
+        if len(state) > self.max_payload_bytes:
+            _log.warning("birth without details", bytes=len(state), broker_takes=self.max_payload_bytes)
+            state = self._state(True, self._connections)
+        self._hand_over(self._topics.state, state, None, True)
 
     def renew(self) -> None:
         """Connect anew: brokers send what was not acknowledged only with the next connection."""
@@ -354,8 +355,7 @@ class Link:
             return
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", MAX_PAYLOAD_BYTES + _HEADER_BYTES)
         self._receive_maximum = getattr(properties, "ReceiveMaximum", self._settings.max_inflight + SPARE_MESSAGES)
-        self._taken_over = False
-        self._since_s, self._last_error = self._clock.monotonic_s(), None
+        self._taken_over, self._since_s, self._last_error = False, self._clock.monotonic_s(), None
         self._connections += 1
         self._subscribe(client)
         self._announce()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from unittest.mock import Mock
 
 import paho.mqtt.client as paho
 import pytest
@@ -40,7 +41,9 @@ def test_birth_is_retained_and_a_stop_says_that_it_was_one(broker, tmp_path):
 
 
 @pytest.mark.broker
-def test_a_broker_that_takes_small_messages_only_hears_a_bare_birth_and_ends_no_connection(tmp_path):
+def test_a_broker_that_takes_small_messages_only_hears_a_bare_birth_and_ends_no_connection(tmp_path, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr("agent.mqtt.link._log", log)
     broker = Broker(tmp_path)
     broker.stop()
     broker.config.write_text(broker.config.read_text().replace("max_packet_size 65536", "max_packet_size 600"))
@@ -52,6 +55,8 @@ def test_a_broker_that_takes_small_messages_only_hears_a_bare_birth_and_ends_no_
     link.start()
     state, _ = until(lambda: backend.states)[0]
     assert (state["online"], "agent" in state) == (True, False)
+    ((told,), sizes) = log.warning.call_args
+    assert (told, sizes["broker_takes"]) == ("birth without details", 600 - 512)
     assert not link.send(TOPICS.reported, b"x" * 2000)
     assert until(lambda: link.send(TOPICS.reported, b'{"boot": 1, "cls": "tlm", "seq0": 0, "rows": []}'))
     until(lambda: backend.documents)
