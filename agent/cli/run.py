@@ -57,4 +57,4 @@ def _made(config: Path | None, port: int | None, early: EarlyStart) -> App:
     from agent.service import app, logs
 
     logs.configure(settings.log_level)
-    return app.App(settings, dict(os.environ), early)
+    return app.App(settings, dict(os.environ), early, config)

@@ -86,12 +86,9 @@ class App:
     """One agent. `start` returns once it serves HTTP; models may still be loading then."""
 
     def __init__(
-        self,
-        settings: Settings,
-        environ: dict[str, str],
-        early: EarlyStart | None = None,
-    ) -> None:
-        """`early`: what has begun already."""
+        self, settings: Settings, environ: dict[str, str], early: EarlyStart | None = None, config: Path | None = None
+    ) -> None:  # fmt: skip
+        """`early`: what has begun already; `config`: the file that the settings are of."""
         self.settings, self._early = settings, early
         self._clock = SystemClock()
         self._manager = ServiceManager(environ)
@@ -188,6 +185,7 @@ class App:
                 settings, policy_path, self.models, self.dispatcher, sensors, lambda: self.supervisor.snapshot,
                 lambda: self.supervisor.in_force, self.supervisor.post, Rejections(), self._clock, layer=layer,
                 unfit=self._figures.problem, recent=self.reporting.outbox.recent,
+                config=config,
             )  # fmt: skip
             self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
 

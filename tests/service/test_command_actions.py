@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from agent import __version__
 from agent.errors import ConfigError, NotFound, PlacementError
 from agent.ports import OutboxRow
 from agent.schema.command import (
@@ -27,6 +30,7 @@ from agent.schema.settings import Settings
 from agent.service import assembly, logs
 from agent.service.calibration import calibrate_run, calibration
 from agent.service.calibration.calibration import Calibration
+from agent.service.doctor import diag_runs
 from agent.service.mail import PlanEvent, PolicyRejectedEvent
 from agent.service.remote.command_actions import Actions, Agent, Rejections
 from agent.service.remote.commands import CommandFailed, Interrupted, Run
@@ -244,6 +248,24 @@ def test_calibration_tells_how_far_it_is_and_waits_for_no_traffic(stage, monkeyp
     stage.world.infer()
     assert code_of(stage.actions.calibrate, CalibrateArgs(), stage.run()) == "busy"
     assert stage.actions.calibrate(CalibrateArgs(under_load=True), stage.run())["coefficients"] == 0
+
+
+def test_the_doctor_of_a_diag_looks_at_the_settings_of_this_agent(stage, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(diag_runs, "doctor", lambda config, canary: asked.append((config, canary)) or "[]")
+    actions = Actions(replace(stage.agent, config=tmp_path / "mine.yaml"))
+    made = actions.collect_diag(NoArgs(), stage.run())
+    assert asked == [(tmp_path / "mine.yaml", False)]
+    assert "doctor.json" in made["files"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="an older Python always looks where one stands first")
+def test_a_program_that_a_diag_asks_is_never_taken_from_where_somebody_stands(monkeypatch, tmp_path):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('not the agent')")
+    monkeypatch.chdir(tmp_path)
+    said = diag_runs._said([sys.executable, "-m", "agent.cli.main", "--version"], 60.0, (0,))
+    assert __version__ in said
 
 
 def test_log_level_and_diag(stage, capsys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
+from agent.backends.head_start import environment
 from agent.errors import QeilError
 from agent.service.doctor.redaction import redacted_text
 
@@ -46,7 +48,8 @@ def _said(words: list[str], timeout_s: float, codes: tuple[int, ...]) -> str:
     try:
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True, errors="replace",
-            timeout=timeout_s,
+            # A folder named `agent` where somebody happens to stand must not be run instead, least of all as root.
+            timeout=timeout_s, env=environment(dict(os.environ), 1),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise NotAsked(f"it did not end within {timeout_s:g} s") from error

@@ -75,6 +75,8 @@ class Agent:
     """The newest rows of telemetry."""
     unfit: Callable[[DeviceProfile], str | None] = lambda _: "device profiles are not taken here"
     """Why a bundle's profile cannot be this board's; None where it can."""
+    config: Path | None = None
+    """The settings' file; None: QEIL_CONFIG or the default one says it."""
 
 
 class Actions:
@@ -219,7 +221,9 @@ class Actions:
         run.progress("collecting")
         agent = self._agent
         policy = agent.in_force().policy
-        made = diag.collect(agent.settings, agent.clock.wall_s(), agent.snapshot(), policy, agent.recent)
+        made = diag.collect(
+            agent.settings, agent.clock.wall_s(), agent.snapshot(), policy, agent.recent, agent.config
+        )  # fmt: skip
         return made.as_json()
 
     def evaluate(self, args: EvaluateArgs, run: Run) -> dict[str, Any]:
