@@ -24,6 +24,7 @@ REQUEST_MODEL: Final = "qeil.request_model"
 TOLD: Final = "qeil.told"
 """And whether its connection has refused the rest of it, and told that: that it then ends is no second line."""
 SERVER_FAULT: Final = 500
+UNAVAILABLE: Final = 503
 CLIENT_GONE: Final = "client_gone"
 _SHOWN: Final = 200
 """Characters of a path: a client chooses them."""
@@ -47,8 +48,12 @@ def of_scope(scope: Scope) -> Asked:
 
 
 def refused(asked: Asked, error: QeilError, http: int) -> None:
-    """It ended with an error: information where the client can mend it, a warning where it cannot."""
-    tell = _log.warning if http >= SERVER_FAULT else _log.info
+    """It ended with an error: information where the client can mend it, a warning where it cannot.
+
+    Of a page that is read, 503 is what it was asked for: whether the agent is ready is polled until it is.
+    """
+    polled = http == UNAVAILABLE and asked.method in _READING
+    tell = _log.warning if http >= SERVER_FAULT and not polled else _log.info
     facts = {} if asked.model is None else {"model": asked.model}
     tell(
         "request", id=asked.id, **facts, method=asked.method, path=asked.path[:_SHOWN], status=error.code, http=http,

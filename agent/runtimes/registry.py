@@ -83,7 +83,7 @@ def _read(module: str, known: Sequence[Backend]) -> Backend | str:
         return _checked(importlib.import_module(module).BACKEND, known)
     except ConfigError as error:
         return error.message
-    except Exception as error:  # noqa: BLE001 - somebody's file: whatever it does, the others serve
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody's file: whatever it does, the others serve
         return f"{type(error).__name__}: {error}"
 
 

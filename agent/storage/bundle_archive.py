@@ -23,9 +23,7 @@ MAX_MEMBERS = 256
 RESERVE_BYTES = 32 * 1024 * 1024
 """Left free on the disk after unpacking."""
 _MEMBER = re.compile(r"(policies|profiles|models|probes)/([a-z0-9][a-z0-9._-]{0,63})")
-_SUFFIXES = {
-    "policies": (".yaml",), "profiles": (".yaml",), "models": registry.suffixes(), "probes": (".json",)
-}  # fmt: skip
+_FOLDERS = frozenset({"policies", "profiles", "models", "probes"})
 _BLOCK = 1024 * 1024
 _NO_TAR = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 """What `tarfile` raises on damaged members; the last three on extended headers: their numbers, and chains of them."""
@@ -101,6 +99,11 @@ def unpack(archive: Path, target: Path) -> Unpacked:
     return Unpacked(target)
 
 
+def _suffixes(folder: str) -> tuple[str, ...]:
+    """Of the files that a folder of the bundle holds; asked when needed, as added backends are somebody's code."""
+    return {"models": registry.suffixes(), "probes": (".json",)}.get(folder, (".yaml",))
+
+
 def _members(tar: tarfile.TarFile, size_bytes: int) -> list[tarfile.TarInfo]:
     """The files in it, all of them looked at."""
     found: dict[str, tarfile.TarInfo] = {}
@@ -109,10 +112,10 @@ def _members(tar: tarfile.TarFile, size_bytes: int) -> list[tarfile.TarInfo]:
         if count > MAX_MEMBERS:
             raise BundleRefused("too_many_files", f"more than {MAX_MEMBERS} files")
         name = member.name.removesuffix("/")
-        if member.isdir() and name in _SUFFIXES:
+        if member.isdir() and name in _FOLDERS:
             continue
         fits = _MEMBER.fullmatch(name)
-        if fits is None or not name.endswith(_SUFFIXES[fits[1]]):
+        if fits is None or not name.endswith(_suffixes(fits[1])):
             raise BundleRefused("bad_path", f"{member.name[:200]!r} is no place for a file of a bundle")
         if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE} or member.sparse is not None:
             raise BundleRefused("bad_member", f"{name} is no plain file")
@@ -147,7 +150,7 @@ def pack(files: Mapping[str, Path], target: Path) -> None:
     """Write an archive: name inside → file. The same files make the same bytes. StorageError, BundleRefused."""
     for name in files:
         fits = _MEMBER.fullmatch(name)
-        if fits is None or not name.endswith(_SUFFIXES[fits[1]]):
+        if fits is None or not name.endswith(_suffixes(fits[1])):
             raise BundleRefused("bad_path", f"{name!r} is no place for a file of a bundle")
     try:
         with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:

@@ -155,3 +155,11 @@ def test_pages_that_are_polled_are_told_to_debuggers_and_orders_to_everybody(htt
     http.get("/status")
     http.post("/v2/repository/models/add1/unload")
     assert [(line["log_level"], line["status"]) for line in lines(2)] == [("debug", "ok"), ("info", "ok")]
+
+
+def test_a_page_that_says_not_ready_while_it_is_polled_is_no_warning(http, infer, service, lines):
+    service.unload_model("half")
+    http.get("/v2/models/half/ready")
+    service.error = LaneDied("gone")
+    infer()
+    assert [(line["log_level"], line["http"]) for line in lines(2)] == [("info", 503), ("warning", 503)]

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from agent.cli.client import AgentClient
+from agent.runtimes import registry
+from agent.storage.bundle_archive import BundleRefused, pack
 from tests.integration.agent_process import AgentProcess
 from tests.runtimes import tiny
 
@@ -105,3 +107,18 @@ def test_it_is_calibrated(environ, profile, tmp_path):
     told = json.loads(qeil(environ, "calibrate", "--config", config, "--profile", str(profile[0]), "--quick", "--json"))
     assert {c["backend"] for c in told["coefficients"]} <= {"tiny"}
     assert told["coefficients"] or "scatters" in str(told["refused"])
+
+
+def test_a_file_that_ends_the_program_is_told_and_takes_nothing_with_it(monkeypatch, tmp_path):
+    (tmp_path / "qeil_backend_quits.py").write_text("raise SystemExit('no device')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry._read("qeil_backend_quits", ()) == "SystemExit: no device"
+
+
+def test_a_bundle_takes_models_of_the_backends_that_are_known_when_it_comes(monkeypatch, tmp_path):
+    model = tmp_path / "m.tiny"
+    model.write_bytes(b"1")
+    with pytest.raises(BundleRefused):
+        pack({"models/m.tiny": model}, tmp_path / "b.tar")
+    monkeypatch.setattr(registry, "suffixes", lambda: (".tiny",))
+    pack({"models/m.tiny": model}, tmp_path / "b.tar")

@@ -147,6 +147,12 @@ def weighed(file, monkeypatch):
     return World(), weights
 
 
+def test_weights_that_are_a_pipe_are_refused_instead_of_read_for_ever(file):
+    os.mkfifo(file.with_name("weights.bin"))
+    with pytest.raises(ModelLoadFailed, match="which is no regular file"):
+        weights_of(file, ("weights.bin",), {})
+
+
 def test_weights_beside_a_file_that_changed_since_are_not_loaded_by_a_lane_that_begins_anew(weighed):
     bed, weights = weighed
     weights.write_bytes(b"the admittEd weights")

@@ -76,6 +76,8 @@ def weights_of(path: Path, names: Iterable[str], known: dict[Path, Weights]) -> 
         before = known.get(file)
         if before is None or before.stamp != stamp_of(file):
             try:
+                if file.exists() and not file.is_file():  # a pipe or a device would be read for ever
+                    raise ModelLoadFailed(f"{path}: its weights are in {file.name!r}, which is no regular file")
                 with file.open("rb") as stream:
                     before = known[file] = Weights(file, *read_whole(stream))
             except OSError as error:
