@@ -40,7 +40,7 @@ def models() -> Iterable[str]:
     try:
         with AgentClient(find(), timeout_s=ASK_S) as client:
             served = [str(model["name"]) for model in client.get("/status")["models"]]
-    except QeilError:
+    except (QeilError, ValueError, KeyError, TypeError):  # the last three: something else answers at that address
         served = []
     return sorted({*served, *_configured()})
 

@@ -52,6 +52,13 @@ def test_without_an_agent_the_settings_models_are_offered_and_mistakes_offer_not
     assert list(complete.models()) == []
 
 
+@pytest.mark.parametrize("said", ["<html>no agent</html>", "[]", "{}", '{"models": [{}]}'])
+def test_where_something_else_answers_no_model_of_it_is_offered(monkeypatch, tmp_path, said):
+    monkeypatch.setenv("QEIL_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("agent.cli.client.AgentClient._request", lambda *_: ({}, said.encode()))
+    assert list(complete.models()) == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shipped_scripts_are_what_their_shell_reads(shell):
     program = shutil.which(shell)
