@@ -277,3 +277,18 @@ def test_an_input_refused_after_a_devices_stage_is_tried_elsewhere_for_the_devic
     world = SplitWorld([replace(split, stages=stages), whole_candidate("c")], accelerators=("a", "b", "c"))
     world.lane("b").fail_with = InputRefused("m: an index is out of bounds")
     assert world.infer().result(0).placement == "c"
+
+
+def test_a_device_that_made_the_first_stage_counts_where_a_processors_placement_goes_on_from_there():
+    split = split_candidate(["a", "b"])
+    first = split.stages[0]
+    runtime = first.load.runtime.model_copy(update={"provider": "CUDAExecutionProvider"})
+    stages = (replace(first, load=replace(first.load, runtime=runtime)), *split.stages[1:])
+    others = [split_candidate(["c", "d"]), whole_candidate("e")]
+    world = SplitWorld([replace(split, stages=stages), *others], accelerators=tuple("abcde"))
+    world.lane("b").hold = True
+    future = world.infer()
+    world.lane("d").fail_with = InputRefused("m: an index is out of bounds")
+    world.lane("b").die()
+    assert future.result(0).placement == "e"
+    assert world.lane("c").runs == 0  # the first stage's tensors were kept

@@ -43,9 +43,12 @@ class Progress:
     provenance: EnergyProvenance = "measured"
     scale: float = 1.0
     """Of the request: see `ModelRoutes.scale`."""
+    providers: set[str] = field(default_factory=set)
+    """Of the stages done, perhaps on a placement that was lost since."""
 
     def took(self, reply: LaneReply, stage: StageRoute) -> None:
         """Add what a stage took; one unknown energy makes the sum unknown."""
+        self.providers.add(stage.stage.load.runtime.provider)
         energy_j, provenance = reply.energy_j, reply.energy_provenance
         if energy_j is None:
             energy_j = stage.modelled_energy_j(reply.execute_s, self.scale)
@@ -166,8 +169,7 @@ def refused_by_the_model(progress: Progress | None, route: RouteEntry) -> bool:
     So it is where the stage was given the caller's own input, or tensors that only processors have computed: what a
     device made before it may be wrong, and another placement then has to be asked.
     """
-    done = 0 if progress is None else progress.done
-    return all(stage.stage.load.runtime.provider in PROCESSORS for stage in route.stages[:done])
+    return progress is None or not route.stages or progress.providers <= PROCESSORS
 
 
 def resumable(progress: Progress | None, route: RouteEntry) -> bool:
