@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+LAST_RESORT: Final = 1e-9
+"""Share of the requests for a lane at which nobody knows when the next one begins: those that no other lane takes."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,9 @@ def choose(
 
     The first usable route wins unless its queue is full or its lane is still ramping up and this request is not in
     its share; then the next one does. A request that no route would take for its share goes to the first usable
-    route with room: reduced capacity must not turn into refusals while there is room. Routes behind whose queue the
-    request would be late are passed over while there is one where it would not.
+    route with room, to one of LAST_RESORT only where there is no other: reduced capacity must not turn into refusals
+    while there is room. Routes behind whose queue the request would be late are passed over while there is one where it
+    would not.
 
     Args:
         routes: in the planner's order of preference.
@@ -45,7 +50,8 @@ def choose(
     for index in open_routes:
         if in_share(ticket, routes[index].capacity_share):
             return index
-    return open_routes[0] if open_routes else None
+    better = [index for index in open_routes if routes[index].capacity_share > LAST_RESORT] or open_routes
+    return better[0] if better else None
 
 
 def in_share(ticket: int, share: float) -> bool:

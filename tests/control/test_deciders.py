@@ -145,6 +145,13 @@ def test_reduced_capacity_everywhere_still_serves_every_request():
     assert None not in [routing.choose(routes, i, 8) for i in range(50)]
 
 
+def test_a_lane_of_last_resort_is_passed_over_even_for_one_that_ramps_up_and_taken_where_it_is_the_only_one():
+    late, ramping = route("a", share=routing.LAST_RESORT), route("b", share=0.25)
+    assert {routing.choose([late, ramping], i, 8) for i in range(50)} == {1}
+    assert {routing.choose([late], i, 8) for i in range(50)} == {0}
+    assert routing.choose([late, ramping], 0, 8, ("b",)) == 0
+
+
 def test_a_request_that_would_be_late_behind_a_queue_takes_the_next_placement_where_it_would_not():
     slow, free = routing.Route("a", True, 1.0, 5, waits_s=0.5), routing.Route("b", True, 1.0, 1, waits_s=0.1)
     assert routing.choose([slow, free], 0, 8) == 0

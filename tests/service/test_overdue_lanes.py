@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.service.serving.serving_state import LAST_RESORT
+from agent.control.routing import LAST_RESORT
 from tests.service.test_call_sizes import begin, finish, rows
 from tests.service.world import World
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any
 
 from agent.control import fallback, lane_health
+from agent.control.routing import LAST_RESORT
 from agent.ports import LoadReport, ModelMetadata
 from agent.runtimes import registry
 from agent.runtimes.shipped import LITERT
@@ -24,9 +25,6 @@ from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneKeeper
 from agent.service.serving.meter import MeterReading
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable, StageRoute
-
-LAST_RESORT: Final = 1e-9
-"""Share of the requests for a lane at which nobody knows when the next one begins: those that no other lane takes."""
 
 
 @dataclass(frozen=True)
