@@ -180,19 +180,19 @@ def settled_ticks(agent, pid):
 
 
 def test_a_client_that_leaves_ends_the_writing(agent, client):
+    """On a busy machine much may be written before the client is told of the first token: it leaves several times."""
     long = {"max_tokens": CONTEXT - 60, "n": 8}
     pid = client.models.retrieve("tiny").qeil["pid"]
+    before = settled_ticks(agent, pid)
+    chat(client, **long)
+    whole = settled_ticks(agent, pid) - before
     shares = []
-    for _ in range(5):  # on a busy machine much may be written before the first token has reached the client
-        ticks = [settled_ticks(agent, pid)]
-        chat(client, **long)
-        ticks.append(settled_ticks(agent, pid))
-        with chat(client, stream=True, **long) as stream:
-            next(iter(stream))
-        ticks.append(settled_ticks(agent, pid))
-        shares.append((ticks[2] - ticks[1]) / (ticks[1] - ticks[0]))
-        if shares[-1] < 0.5:
-            break
+    while len(shares) < 20 and min(shares, default=1.0) >= 0.5:
+        before = settled_ticks(agent, pid)
+        body = {"model": "tiny", "messages": HI, "seed": 1, "stream": True, **long}
+        with httpx.stream("POST", f"{agent.url}/v1/chat/completions", json=body, timeout=60.0) as reply:
+            assert reply.status_code == 200
+        shares.append((settled_ticks(agent, pid) - before) / whole)
     assert min(shares) < 0.5, shares
 
 
