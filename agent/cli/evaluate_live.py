@@ -116,6 +116,10 @@ def print_live(document: dict[str, Any]) -> None:
                 for row in compared
             ],
         )  # fmt: skip
+    for row in compared:
+        known = row["beside"]["energy_pairs"]
+        if 0 < known < document["n"]:
+            click.echo(f"‼ {row['strategy']}: joules beside are of the {known} questions where both are known")
     for row in document["live"][:1]:
         click.echo(f"joules {row['provenance']}; those of a step are shared evenly by the samples that took it")
     for skipped in document["skipped"][:10]:

@@ -63,15 +63,20 @@ def _row(name: str, answers: Sequence[Answer], asked: Sequence[Question]) -> dic
 
 
 def _beside(answers: Sequence[Answer], first: Sequence[Answer], asked: Sequence[Question]) -> dict[str, Any]:
-    """Right answers more, as a share of the questions; tokens and joules as shares of the first strategy's."""
+    """Right answers more, as a share of the questions; tokens and joules as shares of the first strategy's.
+
+    Joules are those of the `energy_pairs` questions where they are known of both.
+    """
     more = [a - b for a, b in zip(_right(answers, asked), _right(first, asked), strict=True)]
-    own_j, first_j = _joules(answers), _joules(first)
+    told = [(a.joules, b.joules) for a, b in zip(answers, first, strict=True)]
+    pairs_j = [(a, b) for a, b in told if a is not None and b is not None]
     texts = [(q, a.text, b.text) for q, a, b in zip(asked, answers, first, strict=True)]
     said = [(a and extract(q, a), b and extract(q, b)) for q, a, b in texts]
     return {
         "right_more": _difference(more), "same_answer": sum(a == b for a, b in said) / len(said),
         "tokens": _share([float(a.tokens) for a in answers], [float(b.tokens) for b in first]),
-        "energy_j": None if own_j is None or first_j is None else _share(own_j, first_j),
+        "energy_j": _share([a for a, _ in pairs_j], [b for _, b in pairs_j]) if pairs_j else None,
+        "energy_pairs": len(pairs_j),
     }  # fmt: skip
 
 

@@ -68,6 +68,20 @@ def test_what_each_took_stands_beside_the_first(tmp_path):
     assert "33.3%" in table
 
 
+def test_joules_that_are_unknown_of_a_few_leave_the_share_of_the_others(tmp_path):
+    with serving() as server:
+        found(server.url, tmp_path)
+    book = tmp_path / live.FILE
+    lines = [json.loads(line) for line in book.read_text().splitlines()]
+    lines[3]["answer"] |= {"joules": None, "provenance": "unknown"}
+    book.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document = json.loads(shown("--replay", str(tmp_path), "--json"))
+    assert document["live"][0]["energy_j"] is None
+    assert document["live"][1]["beside"]["energy_j"] == [pytest.approx(1 / 3)] * 3
+    assert document["live"][1]["beside"]["energy_pairs"] == 59
+    assert "of the 59 questions where both are known" in shown("--replay", str(tmp_path))
+
+
 def test_a_run_goes_on_where_it_was_and_is_replayed_without_a_server(tmp_path):
     with serving() as server:
         whole = found(server.url, tmp_path)
