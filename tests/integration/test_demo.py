@@ -14,7 +14,7 @@ import pytest
 def test_the_demo_serves_compares_survives_a_kill_and_shows_its_telemetry(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "agent.cli.main", "demo", "--json", "--folder", str(tmp_path / "demo")],
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     text = done.stderr
     assert done.returncode == 0, text[-3000:] + done.stdout[-3000:]
