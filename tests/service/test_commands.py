@@ -1,4 +1,4 @@
-"""Commands over fake parts: every crash point, every refusal, nothing run twice."""
+"""Commands over fake parts: every crash point, nothing run twice."""
 
 from __future__ import annotations
 
@@ -10,105 +10,10 @@ import pytest
 
 from agent.errors import PlacementError, StorageError
 from agent.mqtt.inbound import Inbound
-from agent.mqtt.topics import Topics
 from agent.schema.command import KINDS
-from agent.service.remote import command_intake
-from agent.service.remote.command_intake import CommandIntake, Refusal
-from agent.service.remote.command_reports import REFUSALS_A_MINUTE, CommandReports
-from agent.service.remote.commands import CommandFailed, Commands, Run
-from agent.storage.command_table import CommandTable
-from tests.fakes import FakeClock
-from tests.mqtt.signed import KEY, command_text, signed
-
-TOPICS = Topics("acme", "b1")
-
-
-class FakeRecorder:
-    """An outbox that can refuse."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict]] = []
-        self.safe = True
-
-    def record(self, kind, fields) -> bool:
-        self.events.append((kind, dict(fields)))
-        return True
-
-    def record_safely(self, kind, fields) -> bool:
-        return self.safe and self.record(kind, fields)
-
-    def stamp(self) -> dict:
-        return {"ts": 1.0, "mono": 1.0, "tq": "ntp"}
-
-
-class World:
-    """Commands without threads: `send` takes in, `work` runs."""
-
-    def __init__(self, folder, actions=None) -> None:
-        self.folder = folder
-        self.clock = FakeClock()
-        self.recorder = FakeRecorder()
-        self.sent: list[tuple[str, dict, bytes | None]] = []
-        self.linked = True
-        self.largest_bytes = 1 << 20
-        self.acknowledged = self.again = 0
-        self.ran: list[str] = []
-        self.actions = actions or {}
-        self.boot()
-
-    def boot(self) -> None:
-        """As after a start, with whatever is on disk."""
-        self.table = CommandTable(self.folder / "commands.db", self.clock.wall_s())
-        self.reports = CommandReports(TOPICS, 1, self.recorder, self._send, self.clock)
-        actions = {name: self._action(name) for name, kind in KINDS.items() if kind.supported}
-        self.commands = Commands(
-            self.table, CommandIntake(self.table, TOPICS, [KEY.public]), self.reports, {**actions, **self.actions},
-            self.clock, self._again,
-        )  # fmt: skip
-
-    def _action(self, name):
-        def act(args, run):
-            self.ran.append(name)
-            return {"did": name}
-
-        return act
-
-    def _send(self, topic, payload, correlation) -> bool:
-        if taken := self.linked and len(payload) <= self.largest_bytes:
-            self.sent.append((topic, json.loads(payload), correlation))
-        return taken
-
-    def _again(self) -> None:
-        self.again += 1
-
-    def _acknowledge(self) -> None:
-        self.acknowledged += 1
-
-    def text(self, name="plan", **fields) -> str:
-        return command_text(name, self.clock.wall_s(), **fields)
-
-    def send(self, text, payload=None, **options) -> str:
-        inbound = Inbound(
-            TOPICS.command("x"), payload or signed(text), options.get("topic"), options.get("correlation"),
-            self._acknowledge,
-        )  # fmt: skip
-        self.commands.take(inbound)
-        return json.loads(text)["id"] if payload is None else ""
-
-    def work(self) -> None:
-        self.commands.recover()
-        self.commands.round()
-
-    def crash(self) -> None:
-        """The process is gone; the disk is not."""
-        self.table.close()
-        self.boot()
-
-    def statuses(self, command_id) -> list[str]:
-        return [d["status"] for _, d, _ in self.sent if d["id"] == command_id]
-
-    def ends(self, command_id) -> list[dict]:
-        return [fields for kind, fields in self.recorder.events if kind == "command" and fields["id"] == command_id]
+from agent.service.remote.commands import CommandFailed, Run
+from tests.mqtt.signed import signed
+from tests.service.command_world import TOPICS, World
 
 
 @pytest.fixture
@@ -309,68 +214,6 @@ def test_a_response_that_is_larger_than_the_broker_takes_holds_up_no_other(tmp_p
     ends = [document["id"] for _, document, _ in world.sent if document["status"] == "ok"]
     assert ends == [small, large]
     world.table.close()
-
-
-def test_refusals_beyond_the_rate_are_counted_and_told_with_the_next(world):
-    for _ in range(REFUSALS_A_MINUTE + 7):
-        world.send("", payload=b"{")
-    kinds = [kind for kind, _ in world.recorder.events]
-    assert kinds.count("command_refused") == REFUSALS_A_MINUTE
-    assert world.reports.counters["refused"] == REFUSALS_A_MINUTE + 7
-    world.clock.advance(61)
-    world.send("", payload=b"{")
-    assert world.recorder.events[-1][1]["suppressed"] == 7
-    assert world.acknowledged == REFUSALS_A_MINUTE + 8
-
-
-def test_what_is_refused_leaves_no_row_that_anybody_without_a_key_could_fill_the_table_with(world):
-    world.send("", payload=b"{}")
-    world.send("", payload=signed(world.text(board="b2")))
-    assert world.table.recent(10) == []
-
-
-def judged(world, **fields):
-    inbound = Inbound("t", signed(world.text(**fields)), None, None, lambda: None)
-    return world.commands._intake.judge(inbound, world.clock.wall_s())
-
-
-def test_a_board_that_does_not_know_the_time_takes_no_command(world):
-    text = world.text()
-    world.clock.offset_s = -world.clock.now_s
-    inbound = Inbound("t", signed(text), None, None, lambda: None)
-    verdict = world.commands._intake.judge(inbound, world.clock.wall_s())
-    assert isinstance(verdict, Refusal)
-    assert verdict.code == "clock_unset"
-
-
-def test_a_forgotten_command_cannot_be_replayed(world, monkeypatch):
-    text = world.text("restart-lane", args={"accelerator": "cpu"})
-    world.send(text)
-    world.work()
-    world.clock.advance(8 * 86_400)
-    world.send(world.text())
-    world.work()
-    world.clock.offset_s -= 8 * 86_400  # somebody sets the board's clock back
-    world.send(text)
-    world.work()
-    assert world.ran == ["restart-lane", "plan"]
-    assert world.recorder.events[-1][1]["code"] == "replayed"
-
-
-def test_too_many_waiting_commands_are_refused_as_busy(world, monkeypatch):
-    monkeypatch.setattr(command_intake, "MAX_WAITING", 2)
-    states = [judged(world).row.state for _ in range(3)]
-    assert states == ["accepted", "accepted", "rejected"]
-
-
-def test_a_disk_that_takes_nothing_refuses_and_says_so(world):
-    class Full:
-        def judge(self, inbound, wall_s):
-            raise StorageError("database or disk is full")
-
-    world.commands._intake = Full()
-    world.send("", payload=b"{}")
-    assert world.recorder.events[-1][1]["code"] == "storage"
 
 
 def test_an_end_that_the_disk_refuses_is_written_when_it_takes_it_again(world, monkeypatch):
