@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agent.schema.snapshot import AgentSnapshot
+from agent.schema.snapshot import AgentSnapshot, PlacementStatus
 from agent.service.serving.meter import Meter, MeterReading
+
+_DOWN = frozenset({"starting", "restarting"})
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,31 @@ class PhysicsWindow:
         self._joules = ("measured",) if measured_only else ("measured", "modelled")
         self._before = self._readings()
         self._temperatures: dict[str, list[float]] = {}
+        self._displaced: set[str] = set()
 
     def _readings(self) -> dict[str, MeterReading]:
         return {name: meter.read() for name, meter in dict(self._meters()).items()}
 
     def look(self, snapshot: AgentSnapshot) -> None:
-        """Take the temperatures of now in."""
+        """Take the temperatures of now in, and which models are not where they should be because a lane is down."""
+        down = {a.name for a in snapshot.accelerators if a.state in _DOWN}
+        self._displaced |= {m.name for m in snapshot.models if m.candidates and _lanes(m.candidates[0]) & down}
         for accelerator in snapshot.accelerators:
             if accelerator.temperature_c is not None:
                 self._temperatures.setdefault(accelerator.name, []).append(accelerator.temperature_c)
 
     def close(self, min_requests: int) -> Observation:
-        """What happened since it was made."""
+        """What happened since it was made; a model that was displaced says nothing of what was planned for it."""
         models = {}
         for name, now in self._readings().items():
             found = _since(self._before.get(name), now, self._joules)
-            if found is not None and found.requests >= min_requests:
+            if found is not None and found.requests >= min_requests and name not in self._displaced:
                 models[name] = found
         return Observation(models, {name: sum(v) / len(v) for name, v in self._temperatures.items()})
+
+
+def _lanes(placement: PlacementStatus) -> set[str]:
+    return {stage.accelerator for stage in placement.stages} or {placement.accelerator}
 
 
 def _since(before: MeterReading | None, now: MeterReading, joules: Collection[str]) -> ModelWindow | None:
