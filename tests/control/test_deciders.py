@@ -252,3 +252,11 @@ def test_an_empty_tensor_passes_where_the_policy_lets_it_or_the_model_has_no_oth
     assert input_guard.check(empty, (free,), True, reject_empty=False).allow
     assert input_guard.check(empty, (fixed,), True).allow
     assert "reject_empty: false" in input_guard.check(empty, (free,), True, reject_empty=True).sentence
+
+
+@pytest.mark.parametrize(("non_finite", "empty"), [(True, False), (False, True), (True, True), (False, False)])
+def test_the_policy_says_what_the_screen_refuses(non_finite, empty):
+    rules = ADMISSION.model_copy(update={"reject_non_finite": non_finite, "reject_empty": empty})
+    free = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    assert input_guard.screen({"x": np.ones((0, 4), np.float32)}, (free,), rules).allow is not empty
+    assert input_guard.screen({"x": np.full((1, 4), np.nan, np.float32)}, (free,), rules).allow is not non_finite

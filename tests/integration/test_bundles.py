@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SHIPPED = yaml_files.load_policy(share.find_policy("balanced")).model_dump(mode="json")
 BALANCED = {**SHIPPED, "recovery": {**SHIPPED["recovery"], "hang_floor_s": 5.0}}
-"""On a host that takes its cores away a call of 0.2 s is no hang, and what a lost lane does to a trial is not asked here."""
+"""On a host that takes its cores away a call of 0.2 s is no hang; what a lost lane does is not asked here."""
 HUNGRY = {**BALANCED, "name": "hungry", "pinned": [{"model": "*", "accelerator": "npu0"}]}
 CALM = {**BALANCED, "name": "calm", "pinned": [{"model": "*", "accelerator": "cpu"}]}
 TRIAL = {"windows": 24, "window_s": 0.4, "min_requests": 2}

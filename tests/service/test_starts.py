@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from agent.control import safe_mode
 from agent.service import assembly
 from agent.service.board import Board
 from agent.service.serving.starts import Starts, cpu_only
 from agent.storage import share
 from tests.fakes import FakeClock
 from tests.service.world import POLICY, profile
-
-
-@pytest.mark.parametrize(("ends", "safe"), [(-4, False), (0, False), (2, False), (3, True), (4, True)])
-def test_the_third_quick_end_counts(ends, safe):
-    assert safe_mode.begin(ends).safe is safe
-
-
-def test_a_start_is_trusted_after_its_time():
-    assert not safe_mode.stable(119.9)
-    assert safe_mode.stable(120.0)
 
 
 def test_starts_that_end_at_once_lead_to_safe_mode_and_one_that_lasts_leads_out(tmp_path):
