@@ -61,7 +61,7 @@ def asked_again(flip, value: float, problem: Problem, objective: Objective, limi
     return chosen(replace(problem, **{table: changed}), objective, limits)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)  # each costs seconds; every run draws others
 @given(
     st.integers(0, 10_000), st.sampled_from([(4, 2), (5, 3), (6, 2)]), st.sampled_from([0.8, 9.0]), st.booleans(),
     st.sampled_from([weights(1.0, 1.0, 0.1), weights(2.0, 0.5, 0.0), LEXICOGRAPHIC, Objective(method="knee")]),
@@ -98,7 +98,7 @@ def figures(problem: Problem, then: str, now: str) -> list[float]:
 LIMITED = st.sampled_from(["power_cap_w", "deadline_s", "energy_cap_j"])
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)  # each costs seconds; every run draws others
 @given(
     st.integers(0, 10_000), st.sampled_from([(4, 2), (5, 2), (4, 3)]), st.sets(LIMITED, min_size=1, max_size=2),
     st.sampled_from([0.3, 0.6]), st.sampled_from([weights(1.0, 1.0, 0.1), LEXICOGRAPHIC, Objective(method="knee")]),
