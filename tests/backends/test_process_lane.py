@@ -112,7 +112,7 @@ def test_restarts_leak_neither_descriptors_nor_shared_memory(process_rig: Rig, m
     assert until(lambda: used()[2] == 0)
     before = used()
 
-    for _ in range(20):
+    for _ in range(8):
         once()
 
     assert until(lambda: used() <= before), (before, used())

@@ -209,7 +209,7 @@ def test_a_model_of_the_settings_is_explained_by_its_name(capsys, tmp_path):
 
 def test_without_settings_it_is_said_whose_calibration_counts(capsys, tmp_path):
     for command in ("plan", "explain"):
-        text = ok(capsys, command, "mobilenet-v2", *BOARD[:2])
+        text = ok(capsys, command, "gpt2-125m", *BOARD[:2])
         assert f"note: not calibrated: nothing for this board in {tmp_path}" in text
 
 
