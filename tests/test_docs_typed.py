@@ -146,9 +146,10 @@ def test_no_block_is_left_out():
 
 
 def test_the_targets_of_make_that_the_readme_begins_with_are_there(shell):
+    before = len(shell.noted())
     shell.type(*found("README.md", "make demo"))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert shell.noted()[:2] == [["make", "demo"], ["make", "test"]]
+    assert shell.noted()[before:] == [["make", "demo"], ["make", "test"]]
     assert {"demo", "test"} <= targets
 
 
