@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.schema.settings import Settings
-from agent.storage import environment, yaml_files
-from agent.storage.yaml_text import Document
+from agent.storage import yaml_files
 
 DEFAULT_FILE = Path("/etc/qeil/agent.yaml")
 
@@ -17,6 +16,5 @@ def load_settings(path: Path | None, overrides: dict[str, str], environ: dict[st
         path = DEFAULT_FILE
     variables = {**environ, **overrides}
     if path is None:
-        data = environment.apply_environment({"version": 1}, variables)
-        return yaml_files.validate(Document(data, {}), Settings, environment.FILE)
+        return yaml_files.default_settings(variables)
     return yaml_files.load_settings(path, variables)

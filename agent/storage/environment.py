@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,15 +41,24 @@ def _is_leaf(shape: schema_shape.Shape) -> bool:
 
 def overrides(environ: Mapping[str, str]) -> tuple[Override, ...]:
     """The overrides in `environ`, by variable. Raises ConfigError naming every unknown QEIL_ variable."""
+    understood, unknown = read(environ)
+    if unknown:
+        raise config_error(unknown)
+    return understood
+
+
+def read(environ: Mapping[str, str]) -> tuple[tuple[Override, ...], tuple[Problem, ...]]:
+    """The overrides in `environ`, by variable, and a problem for every QEIL_ variable that names no key."""
     known = variables()
     wanted = sorted(name for name in environ if name.startswith(PREFIX) and name not in NOT_SETTINGS)
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        options = [*known, *NOT_SETTINGS]
-        raise config_error(
-            [Problem(FILE, 0, name, "no setting has this variable", closest(name, options)) for name in unknown]
-        )
-    return tuple(Override(name, known[name], _value(known[name], environ[name])) for name in wanted)
+    named = [(name, known[name]) for name in wanted if name in known]
+    options = [*known, *NOT_SETTINGS]
+    unknown = tuple(
+        Problem(FILE, 0, name, "no setting has this variable", closest(name, options))
+        for name in wanted
+        if name not in known
+    )
+    return tuple(Override(name, path, _value(path, environ[name])) for name, path in named), unknown
 
 
 def _value(path: tuple[str, ...], text: str) -> Any:
@@ -58,13 +67,13 @@ def _value(path: tuple[str, ...], text: str) -> Any:
     return scalar(text) if is_number or text == "null" else text
 
 
-def apply_environment(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+def apply_environment(data: Mapping[str, Any], understood: Iterable[Override]) -> dict[str, Any]:
     """A copy of the settings' plain data with the overrides in place; `data` stays as it is.
 
-    Raises ConfigError for unknown variables; values are checked with the rest of the settings.
+    Values are checked with the rest of the settings.
     """
     merged: dict[str, Any] = copy.deepcopy(dict(data))
-    for override in overrides(environ):
+    for override in understood:
         target = merged
         for part in override.path[:-1]:
             if not isinstance(target.get(part), dict):

@@ -132,15 +132,22 @@ def load_settings(path: Path, environ: Mapping[str, str] | None = None) -> Setti
 
 def settings_of(document: Document, path: Path, variables: Mapping[str, str]) -> Settings:
     """`load_settings` of a document that was read from `path`."""
-    overrides = environment.overrides(variables)
-    merged = Document(environment.apply_environment(document.data, variables), document.positions)
+    overrides, unknown = environment.read(variables)
+    merged = Document(environment.apply_environment(document.data, overrides), document.positions)
     from_environment = {override.path: override.variable for override in overrides}
     try:
         settings = Settings.model_validate_json(json.dumps(merged.data), strict=True)
     except ValidationError as error:
         problems = schema_problems.explain(error, Settings, merged, str(path))
-        raise config_error([_by_variable(problem, from_environment) for problem in problems]) from error
+        raise config_error([*unknown, *(_by_variable(problem, from_environment) for problem in problems)]) from error
+    if unknown:
+        raise config_error(unknown)
     return _absolute(settings, path.absolute().parent, frozenset(from_environment), ())
+
+
+def default_settings(variables: Mapping[str, str]) -> Settings:
+    """Settings where there is no file: the defaults with the overrides in `variables`; errors as `load_settings`."""
+    return settings_of(Document({"version": 1}, {}), Path(environment.FILE), variables)
 
 
 def _by_variable(problem: Problem, variables: Mapping[tuple[str, ...], str]) -> Problem:

@@ -150,3 +150,14 @@ def test_a_variable_that_names_no_key_or_a_wrong_value_hides_nothing_else(tmp_pa
     assert len(told) >= 1
     assert all("QEIL_" in message and mend == "unset that variable, or correct it" for message, mend in told)
     assert {"http", "api key", "model gone"} <= {r.check for r in results if r.result != "ok"}
+
+
+def test_a_wrong_variable_hides_no_unknown_key_of_the_file(tmp_path, shipped):  # noqa: F811
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"version: 1\nstate_dir: {tmp_path}/state\nboart: edge\n")
+    environ = {"QEIL_HTTP_PROT": "1", "QEIL_HTTP_KEEP_ALIVE_S": "soon"}
+    results = examine(file, Surroundings(JETSON, root=tmp_path / "root", profiles=shipped, environ=environ))
+
+    told = [r.message for r in results if r.check == "settings" and r.result == "fail"]
+    assert len(told) == 3
+    assert all(any(word in message for message in told) for word in ("boart", "QEIL_HTTP_PROT", "KEEP_ALIVE_S"))

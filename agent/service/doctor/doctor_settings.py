@@ -22,7 +22,6 @@ from agent.service.detection import Detected
 from agent.service.doctor import settings_rest
 from agent.storage import environment, share, state_file, yaml_files
 from agent.storage.problem import problems_of
-from agent.storage.yaml_text import Document
 
 SERVICE_USER = "qeil"
 SPARE_BYTES = 64 * 2**20
@@ -41,11 +40,7 @@ def load(config: Path | None, environ: Mapping[str, str], results: list[CheckRes
     Of a file with mistakes, what remains without them; None where that is nothing valid.
     """
     try:
-        if config is None:
-            data = environment.apply_environment({"version": 1}, dict(environ))
-            settings = yaml_files.validate(Document(data, {}), Settings, environment.FILE)
-        else:
-            settings = yaml_files.load_settings(config, environ)
+        settings = yaml_files.load_settings(config, environ) if config else yaml_files.default_settings(environ)
     except ConfigError as error:
         mend = "correct the file; qeil check FILE names every mistake"
         remaining = None if config is None else settings_rest.rest(config, environ, error)
