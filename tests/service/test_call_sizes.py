@@ -46,6 +46,27 @@ def test_a_call_of_the_planned_size_is_a_hang_as_soon_as_ever():
     assert future.result(0).placement == "cpu"
 
 
+def test_a_call_of_the_planned_size_is_a_hang_as_soon_whatever_is_sent_to_its_lane_while_it_lasts():
+    world = World()
+    hung = begin(world, 1, deadline_s=20.0)
+    world.clock.now_s += 0.5
+    larger = world.infer(x=rows(8000), deadline_s=20.0)
+    world.tick(0.7)
+    assert "deadline 1.0 s" in world.accelerator("gpu0").last_fault
+    assert [(f.result(0).placement, f.result(0).replays) for f in (hung, larger)] == [("cpu", 1)] * 2
+
+
+def test_a_size_that_came_behind_the_call_that_hangs_is_not_to_blame():
+    world = World()
+    stuck_there = begin(world, 4, deadline_s=60.0)
+    world.clock.now_s += 0.1
+    world.infer(x=rows(8000), deadline_s=60.0)
+    world.dispatcher.sizes.hung("gpu0", world.clock.now_s, world.lane("gpu0").busy_since_s)
+    world.dispatcher.sizes.hung("gpu0", world.clock.now_s, world.lane("gpu0").busy_since_s)
+    assert list(world.dispatcher.sizes._suspects) == [("m", 2)]
+    assert not stuck_there.done()
+
+
 def test_a_size_that_was_timed_often_enough_is_held_to_its_own_times():
     world = World()
     for _ in range(ENOUGH):

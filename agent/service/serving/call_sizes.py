@@ -4,10 +4,12 @@ Prediction and p99 are those of the sizes that were asked so far. A larger call 
 hang because it takes longer: until calls of its size were timed there, it is given its request's own time, or what the
 square of its size would take (attention) where that is less, or much more than the few that were timed. One that takes
 longer still costs its lane a restart. A size that hung for all of its request's time, or twice, is refused for a while.
+A call that came to the lane after the one in progress had begun says nothing about that one.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -43,11 +45,16 @@ class _Call:
     lanes: tuple[str, ...]
     model: str
     size: int
+    begun_s: float
     given_s: float
     due_s: float
     """Its request's deadline."""
     until_s: float
     """Nothing is waited for any more: neither its answer nor its end."""
+
+    def may_be(self, lane: str, busy_since_s: float) -> bool:
+        """Whether it may be what the lane has been at since then: what was sent later waits behind that."""
+        return lane in self.lanes and self.begun_s <= busy_since_s
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class CallSizes:
         until_s = max(now_s, job.deadline_s) + 2 * given_s
         with self._lock:
             self._calls[job.ticket] = _Call(
-                lanes, job.request.model, _size(job.scale), given_s, job.deadline_s, until_s
+                lanes, job.request.model, _size(job.scale), now_s, given_s, job.deadline_s, until_s
             )  # fmt: skip
 
     def ended(self, job: Job, execute_s: float | None = None) -> None:
@@ -108,29 +115,31 @@ class CallSizes:
             for lane in call.lanes:
                 self._times_s.setdefault((lane, call.model, call.size), deque(maxlen=_KEPT)).append(execute_s)
 
-    def allowance(self, lane: str, now_s: float, longest_s: float | None = None) -> Allowance:
-        """Of the calls larger than planned that are on a lane or wait for it.
+    def allowance(
+        self, lane: str, now_s: float, longest_s: float | None = None, busy_since_s: float = math.inf
+    ) -> Allowance:
+        """Of the calls larger than planned of which one may be that in progress on a lane.
 
-        longest_s: what a call of the planned size may take; None: unknown.
+        longest_s: what a call of the planned size may take; None: unknown. busy_since_s: when that in progress began.
         """
         if not self._calls:
             return Allowance()
         with self._lock:
             self._calls = {ticket: call for ticket, call in self._calls.items() if now_s < call.until_s}
-            calls = [call for call in self._calls.values() if lane in call.lanes]
-            times = [self._times_s.get((lane, call.model, call.size), ()) for call in calls]
+            calls = [call for call in self._calls.values() if call.may_be(lane, busy_since_s)]
+            times = [self._times(lane, call) for call in calls]
         known = [max(t) for t in times if len(t) >= ENOUGH]
         given = [_given_s(call, t, longest_s) for call, t in zip(calls, times, strict=True) if len(t) < ENOUGH]
         return Allowance(max(given, default=0.0), max(known, default=None), bool(given))
 
-    def hung(self, lane: str, now_s: float) -> None:
-        """The lane is ended for a call that nobody had timed: the first of those that were sent there.
+    def hung(self, lane: str, now_s: float, busy_since_s: float = math.inf) -> None:
+        """The lane is ended for a call that nobody had timed: the first of those that were sent before it began.
 
         Where its request still has time it is run elsewhere, which tells whether its size was to blame.
         """
         with self._lock:
             for ticket, call in self._calls.items():
-                if lane in call.lanes and len(self._times_s.get((lane, call.model, call.size), ())) < ENOUGH:
+                if call.may_be(lane, busy_since_s) and len(self._times(lane, call)) < ENOUGH:
                     key = (call.model, call.size)
                     again = now_s < self._suspects.get(key, now_s)
                     if again or now_s >= call.due_s:
@@ -138,6 +147,9 @@ class CallSizes:
                     self._suspects[key] = now_s + REFUSED_S
                     del self._calls[ticket]
                     return
+
+    def _times(self, lane: str, call: _Call) -> Collection[float]:
+        return self._times_s.get((lane, call.model, call.size), ())
 
 
 def _given_s(call: _Call, times_s: Collection[float], longest_s: float | None) -> float:

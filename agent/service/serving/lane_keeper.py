@@ -279,7 +279,8 @@ class LaneKeeper:
         busy_since_s = self.vitals.busy_since_s
         starved_s = self._waits.starved_s(busy_since_s, self.vitals.waited_s)
         longest_s = fault_detector.hang_deadline_s(self._expected_s(predicted_s), limits, starved_s is not None)
-        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s, longest_s)
+        begun_s = now_s if busy_since_s is None else busy_since_s
+        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s, longest_s, begun_s)
         expected_s = max((s for s in (predicted_s, allowance.expected_s) if s is not None), default=None)
         signs = fault_detector.LaneSigns(
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
@@ -292,7 +293,7 @@ class LaneKeeper:
         )
         cause = fault_detector.judge(signs, limits)
         if cause is not None and self.sizes is not None and cause.startswith(fault_detector.UNTIMED):
-            self.sizes.hung(self.name, now_s)
+            self.sizes.hung(self.name, now_s, begun_s)
         return cause
 
     def overdue(self, limits: Recovery, now_s: float, predicted_s: float | None) -> bool:
