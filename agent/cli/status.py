@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -55,9 +56,27 @@ def status_command(reach: Reach, as_json: bool) -> None:
             click.echo(measured)
         if model.get("samples"):
             click.echo(f"repeated samples of {model['name']}: {model['samples']}")
+    for sentence in unknown(status):
+        click.echo(sentence)
     for condition in status["conditions"]:
         click.echo(f"‼ {condition['type']} since {condition['since']}: {condition['cause']}")
         click.echo(f"  means: {condition['consequence']} · mend: {condition['mend']}")
+
+
+_LABELS = {
+    "temperature_c": "°C", "power_w": "W", "accelerated_fraction": "on it", "p50_ms": "p50", "p99_ms": "p99",
+    "energy_j": "J", "forecast_c": "forecast", "ambient_c": "air", "k_per_w": "K/W", "error_c": "± °C",
+}  # fmt: skip
+
+
+def unknown(status: dict[str, Any]) -> Iterator[str]:
+    """`– npu0 °C, W: no sensor …`: each dash of the tables with its reason, figures that share one together."""
+    for row in (*status["accelerators"], *status.get("zones", ()), *status["models"]):
+        by_reason: dict[str, list[str]] = {}
+        for key, why in row.get("unknown", {}).items():
+            if why != row.get("reason"):
+                by_reason.setdefault(why, []).append(_LABELS.get(key, key))
+        yield from (f"– {row['name']} {', '.join(figures)}: {why}" for why, figures in by_reason.items())
 
 
 def _accelerator(row: dict[str, Any]) -> list[str]:

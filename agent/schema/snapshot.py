@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 EnergyProvenance = Literal["measured", "modelled", "unknown"]
@@ -41,6 +42,8 @@ class AcceleratorStatus:
     queue: int = 0
     pid: int | None = None
     """Process of the lane; None in thread isolation and while it is down."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a figure of this row is null, by its key."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class ZoneStatus:
     k_per_w: float | None = None
     error_c: float | None = None
     fault: str | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a figure of this row is null, by its key."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class StageStatus:
     predicted_handover_ms: float | None
     measured_handover_ms: float | None
     requests: int = 0
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a figure of this row is null, by its key."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class PlacementStatus:
     expected_load_provenance: Literal["measured", "modelled", "unknown"] = "unknown"
     timed_ms: float | None = None
     """One call as the agent timed it on the idle board, of a split with its hand-overs; None where it did not yet."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a figure of this row is null, by its key."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,8 @@ class ModelStatus:
     """Which file of the model its placement runs; empty: the model file itself."""
     samples: str | None = None
     """Of a language model beside others: where its samples would be written and verified, and why."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a figure of this row is null, by its key."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from agent.control.lane_health import Died, Ready, Tick
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
-from agent.service import status_view
+from agent.service import status_view, unknowns
 from agent.service.conditions import ConditionBook
 from agent.service.heat import HeatWatch, PointActuator
 from agent.service.mail import (
@@ -352,7 +352,7 @@ class Supervisor:
         table = self._state.table(mode, now_s)
         self.dispatcher.replace(table)
         current = self._state.current
-        self.snapshot = AgentSnapshot(
+        snapshot = AgentSnapshot(
             agent=replace(self._info, mode=mode, policy=current.policy.name, policy_digest=current.digest),
             accelerators=tuple(
                 status_view.accelerator(k, self.profile, self._readings, current.policy, now_s)
@@ -362,6 +362,7 @@ class Supervisor:
             conditions=self.conditions.all(),
             zones=self._heat.zones(),
         )
+        self.snapshot = unknowns.explained(snapshot, self.profile, current.policy, self._readings)
         self._telemetry.tick(self.snapshot, self._readings, now_s)
 
     def _has_zones(self, keeper: LaneKeeper) -> bool:

@@ -330,9 +330,9 @@ class Decoders:
             p50_ms=served.times.recent_ms(0.5), p99_ms=served.times.recent_ms(0.99),
             energy_j=energies[len(energies) // 2] if energies else None,
             provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
-            replayed=counters["replayed"], reason=self._reason(served),
+            replayed=counters["replayed"], total_energy_j=served.total_j if energies else None,
+            reason=self._reason(served), unknown={} if served.power else {"energy_j": served.no_power},
             candidates=served.choice.shown if served.choice is not None else (),
-            total_energy_j=served.total_j if energies else None,
         )  # fmt: skip
 
     def _reason(self, served: _Served) -> str | None:
