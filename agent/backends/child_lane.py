@@ -23,6 +23,9 @@ from agent.errors import LaneDied, Overloaded
 from agent.ports import Clock, LaneSpec, LaneVitals
 
 REAP_S: Final = 0.1
+"""Longest wait for what a process that has closed its end said before, and then for its exit status."""
+_LAST_WORDS: Final = 64
+"""Most looks in a row at what a process said before its end: others wait for the reader thread."""
 
 Failing = Callable[[LaneDied], None]
 
@@ -36,6 +39,8 @@ class ChildLane(ABC):
         self._io = io or LaneIO(clock)
         self._owns_io = io is None
         self._lock = threading.RLock()
+        self._listening = threading.Lock()
+        """Held by whoever reads what the process says."""
         self._numbers = 0
         self._child: Child | None = None
         self._channel: Channel | None = None
@@ -89,7 +94,8 @@ class ChildLane(ABC):
         with self._lock:
             self._child, self._channel, self._vitals = child, Channel(ours), page
             self._cause = None
-        self._io.watch_bell(ours.fileno(), self._readable)
+        self._io.watch_bell(ours.fileno(), self._listen)
+        self._io.watch_end(ours.fileno(), self._closed)
         self._io.watch(child.output_fd, self._printed)
         self._io.join(self)
 
@@ -154,6 +160,14 @@ class ChildLane(ABC):
 
     # ------------------------------------------------------------------ whoever serves the doorbells
 
+    def _listen(self) -> None:
+        """Hear the process, unless another thread is at it."""
+        if self._listening.acquire(blocking=False):
+            try:
+                self._readable()
+            finally:
+                self._listening.release()
+
     def _gone(self, channel: Channel) -> None:
         """Nothing more will come: end as the process did."""
         self._io.forget_bell(channel.sock.fileno())
@@ -175,13 +189,32 @@ class ChildLane(ABC):
         if child is not None and not child.read_output():
             self._io.forget(child.output_fd)
 
+    def _closed(self) -> None:
+        """The process has closed its end. Whoever serves the doorbells may be busy for long with something else."""
+        channel = self._channel
+        if channel is not None:
+            self._io.forget(channel.sock.fileno())  # or it would be told again and again
+            until_s = self._clock.monotonic_s() + REAP_S
+            self._io.retry(lambda: self._heard_out(until_s))
+
+    def _heard_out(self, until_s: float) -> bool:
+        """Take what it said last, at whose end the lane ends; so it does when another thread takes long over that."""
+        for _ in range(_LAST_WORDS):
+            if self._cause is not None:
+                return True
+            self._listen()
+        if self._clock.monotonic_s() >= until_s:
+            self._end_of_file()
+        return self._cause is not None
+
     def reader_failed(self, cause: str) -> None:
         """The reader thread ends: so does the lane."""
         self._die(cause)
 
     def _end_of_file(self) -> None:
         child = self._child
-        assert child is not None  # noqa: S101  (its channel was read)
+        if child is None or self._cause is not None:
+            return
         child.kill()  # nothing if it is gone; without its channel it is useless
         child.wait(REAP_S)
         child.read_output()
@@ -196,6 +229,7 @@ class ChildLane(ABC):
             unanswered, fails = self._take_all()
         child.kill()
         self._io.forget_bell(channel.sock.fileno())
+        self._io.forget(channel.sock.fileno())
         channel.close()
         self._io.leave(self)
         self._io.retry(lambda: self._reaped(child))

@@ -1,8 +1,9 @@
 """The reader thread that all lanes share: sockets, stderr pipes, deadlines and the ends of processes.
 
 The lanes' sockets ring in a set of their own, the doorbells. An event loop may adopt that set and serve it itself: an
-answer then reaches the request that waits for it without a change of thread. Deadlines, output and deaths stay here;
-whoever completes a future first wins (`settle`).
+answer then reaches the request that waits for it without a change of thread. Deadlines, output and deaths stay here, as
+does the end of a socket, which a loop at work on a large answer would see late. Whoever completes a future first wins
+(`settle`).
 """
 
 from __future__ import annotations
@@ -164,6 +165,11 @@ class LaneIO:
         """Call `ready` whenever the descriptor can be read or ended."""
         self._epoll.register(fd, select.EPOLLIN)
         self._watched[fd] = ready
+
+    def watch_end(self, fd: int, ended: Callable[[], None]) -> None:
+        """Call `ended` while the other side of a socket is closed, whatever there is to read."""
+        self._epoll.register(fd, 0)  # of errors and hang-ups the kernel always tells
+        self._watched[fd] = ended
 
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor (if it is), before it is closed."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from agent.backends.io import LaneIO
 from agent.errors import LaneDied
 from agent.service.clock import SystemClock
-from tests.backends.conftest import PATIENCE_S, Models, Rig, ramp, served_elsewhere
+from tests.backends.conftest import PATIENCE_S, Models, Rig, ramp, served_elsewhere, until
 
 
 def completed_by(rig: Rig, lane, model_input) -> str:
@@ -51,6 +53,59 @@ def test_a_death_is_noticed_while_the_doorbells_are_adopted(process_rig: Rig, mo
         other = process_rig.lane(accelerator="gpu")
         process_rig.load(other, models.add_one)
         assert completed_by(process_rig, other, ramp()) == "adopter"
+
+
+def test_a_crash_is_seen_while_whoever_adopted_the_doorbells_does_not_serve_them(
+    process_rig: Rig, models: Models
+) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.add_one)
+    process_rig.factory.doorbells.adopt()
+    os.kill(lane.pid(), signal.SIGSTOP)
+    pending = process_rig.submit(lane, {"x": ramp()})
+
+    os.kill(lane.pid(), signal.SIGKILL)
+
+    assert "SIGKILL" in str(pending.exception(PATIENCE_S))
+    assert until(lambda: process_rig.deaths == ["npu: its process was ended by SIGKILL"])
+
+
+def test_an_answer_from_before_a_crash_is_taken_though_nobody_served_the_doorbells(
+    process_rig: Rig, models: Models
+) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.add_one)
+    process_rig.factory.doorbells.adopt()
+    before_s = lane.vitals().busy_s
+    pending = process_rig.submit(lane, {"x": ramp()})
+    assert until(lambda: lane.vitals().busy_s > before_s)
+    assert until(lambda: select.select([lane._channel.sock], [], [], 0)[0])
+    assert not pending.done()
+
+    os.kill(lane.pid(), signal.SIGKILL)
+
+    np.testing.assert_array_equal(pending.result(PATIENCE_S).outputs["y"], ramp() + 1)
+    assert until(lambda: not lane.alive())
+
+
+def test_a_crash_is_seen_while_an_answer_of_that_lane_is_worked_on(process_rig: Rig, models: Models) -> None:
+    lane = process_rig.lane()
+    process_rig.load(lane, models.add_one)
+    answered, seen = threading.Event(), threading.Event()
+    with served_elsewhere(process_rig):
+        os.kill(lane.pid(), signal.SIGSTOP)
+        process_rig.submit(lane, {"x": ramp()}).add_done_callback(
+            lambda _: (answered.set(), seen.wait(PATIENCE_S))  # as a client's answer of many megabytes takes
+        )
+        os.kill(lane.pid(), signal.SIGCONT)
+        assert answered.wait(PATIENCE_S)
+
+        os.kill(lane.pid(), signal.SIGKILL)
+
+        noticed = until(lambda: not lane.alive())
+        seen.set()
+    assert noticed
+    assert process_rig.deaths == ["npu: its process was ended by SIGKILL"]
 
 
 def test_doorbells_may_be_given_back_after_the_lanes_have_ended(process_rig: Rig) -> None:
