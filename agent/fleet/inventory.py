@@ -17,6 +17,8 @@ from agent.fleet.selection import selection
 
 Status = Literal["online", "silent", "offline", "unknown"]
 MAX_ROWS = 1000
+MAX_REAL = 1e100
+"""Beyond it a board makes things up; below it, sums over all that a row can hold stay finite."""
 COLUMNS = (
     "tenant", "board", "status", "heard_s", "profile", "policy", "mode", "temperature_c", "energy_j", "provenance",
     "missing", "bundle_ver", "bundle_status", "conditions",
@@ -172,8 +174,9 @@ class Inventory:
         """Rows that did not come although later ones did, long enough ago that they should have been sent again."""
         table = tables.streams
         lacking = table.c.top + 1 - table.c.stored - table.c.lost
+        total = func.sum(lacking * 1.0)  # of integers, SQLite ends the query for all boards where one's are too large
         query = (
-            select(table.c.tenant, table.c.board, func.sum(lacking))
+            select(table.c.tenant, table.c.board, total)
             .where(lacking > 0, table.c.changed_s < self._wall_s() - self._missing_s)
             .group_by(table.c.tenant, table.c.board)
         )
@@ -182,7 +185,8 @@ class Inventory:
     def _entry(self, row: RowMapping, missing: int) -> BoardEntry:
         state, latest, bundle = _plain(row["state"]) or {}, _plain(row["latest"]) or {}, _plain(row["bundle"]) or {}
         energy_j, provenance = energy(latest)
-        conditions = [c for c in state.get("cond", []) if isinstance(c, dict)]
+        said = state.get("cond")
+        conditions = [c for c in said if isinstance(c, dict)] if isinstance(said, list) else []
         if missing:
             conditions.append({"type": "rows_missing", "since": "", "cause": f"{missing} rows never came"})
         policy = state.get("policy")
@@ -241,7 +245,10 @@ def _parts(latest: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _real(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """As a float; None for what is no number or beyond what anything here can mean."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -MAX_REAL <= value <= MAX_REAL else None
 
 
 def _when_s(row: dict[str, Any], offset_s: float | None) -> float | None:
@@ -267,8 +274,9 @@ def energy(latest: dict[str, Any]) -> tuple[float | None, str]:
         energy_j, provenance = _real(model.get("energy_j")), model.get("provenance")
         if requests - failed <= 0:
             continue
-        if energy_j is None or provenance not in {"measured", "modelled"}:
+        if energy_j is None or provenance not in ("measured", "modelled"):
             return None, "unknown"
         total_j, answers = total_j + energy_j, answers + requests - failed
         weakest = "modelled" if provenance == "modelled" else weakest
-    return (total_j / answers, weakest) if answers else (None, "unknown")
+    each_j = _real(total_j / answers) if answers else None
+    return (None, "unknown") if each_j is None else (each_j, weakest)

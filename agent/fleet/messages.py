@@ -78,9 +78,20 @@ def _document(payload: bytes, board: BoardKey) -> dict[str, Any]:
         document = _DECODER.decode(payload.decode())
     except (ValueError, RecursionError) as error:
         raise MessageRefused("malformed", board) from error
+    if b"\\u" in payload and _half(document):
+        raise MessageRefused("malformed", board)
     if not isinstance(document, dict) or document.get("v") != 1:
         raise MessageRefused("wrong_version" if isinstance(document, dict) else "malformed", board)
     return document
+
+
+def _half(document: object) -> bool:
+    """Whether there is half a character in it: JSON can say that, but no answer that repeats it could be sent."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _rows(document: dict[str, Any], board: BoardKey, cls: str) -> Rows:

@@ -1,7 +1,8 @@
 """Outgoing: signed messages on their way to boards. Any controller may carry them; none is sent by two at once.
 
-A message waits in the database until one controller has claimed it. What was sent and not answered is sent again while
-it is good: boards know a command by its id and never run one twice.
+A message waits in the database until one controller has claimed it. What was sent and has no end is sent again: boards
+know a command by its id, never run one twice and say once more what became of it. A desired state is sent again to a
+board that was heard of since, as what a controller had in hand when it was killed never left it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, or_, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agent.errors import BadInput, NotFound, StorageError
 from agent.fleet import tables
-from agent.fleet.store import FINAL
+from agent.fleet.store import NO_ANSWER, SUPERSEDED
 from agent.mqtt import envelope
 from agent.mqtt.minisign import PublicKey, SignatureRefused
 from agent.mqtt.topics import Topics
@@ -27,6 +28,8 @@ from agent.storage import yaml_files
 from agent.storage.yaml_text import Document
 
 AGAIN_S = 60.0
+ASKED_S = 7 * 86_400.0
+"""Boards are asked for this long after a command's expiry what became of it; they remember it no longer."""
 BATCH = 200
 _KINDS: dict[object, type[Command | Desired | Offer]] = {"command": Command, "desired": Desired, "bundle": Offer}
 
@@ -77,6 +80,8 @@ class Outgoing:
                 ).first()
                 if known is None:
                     raise NotFound(f"there is no board {tenant}/{board}")
+                if kind == "desired":
+                    _supersede(db, tenant, board, name, now_s)
                 db.execute(
                     table.insert().values(
                         id=key, tenant=tenant, board=board, kind=kind, name=name, envelope=text, by_whom=who,
@@ -119,21 +124,21 @@ class Outgoing:
             db.execute(
                 table.update()
                 .where(table.c.status.in_(("waiting", "sent")), table.c.exp < now_s)
-                .values(status="expired", changed_s=now_s, answer=json.dumps({"code": "no_answer"}))
+                .values(status="expired", changed_s=now_s, answer=NO_ANSWER)
             )
-            again = (table.c.status == "sent") & (table.c.kind == "command") & (table.c.sent_s < now_s - AGAIN_S)
-            query = select(table).where(or_(table.c.status == "waiting", again)).order_by(table.c.created_s)
+            query = select(table).where(or_(table.c.status == "waiting", _again(now_s))).order_by(table.c.created_s)
             return list(db.execute(query.limit(BATCH)).mappings())
 
     def _one(self, row: Any, send: Send) -> bool:
-        """Claim it, then hand it over; where the link cannot take it, it waits again."""
+        """Claim it, then hand it over; where the link cannot take it, it is as before."""
         table, now_s = tables.messages, self._wall_s()
         same = table.c.sent_s.is_(None) if row["sent_s"] is None else table.c.sent_s == row["sent_s"]
+        status = "sent" if row["status"] == "waiting" else row["status"]
         with self._engine.begin() as db:
             claimed = db.execute(
                 table.update()
                 .where(table.c.id == row["id"], table.c.status == row["status"], same)
-                .values(status="sent", sent_s=now_s, changed_s=now_s)
+                .values(status=status, sent_s=now_s, changed_s=now_s)
             ).rowcount
         if claimed != 1:
             return False
@@ -146,10 +151,40 @@ class Outgoing:
         with self._engine.begin() as db:
             db.execute(
                 table.update()
-                .where(table.c.id == row["id"], table.c.status.not_in(FINAL), table.c.sent_s == now_s)
-                .values(status="waiting", sent_s=None)
+                .where(table.c.id == row["id"], table.c.status == status, table.c.sent_s == now_s)
+                .values(status=row["status"], sent_s=row["sent_s"], changed_s=row["changed_s"])
             )
         return False
+
+
+def _again(now_s: float) -> ColumnElement[bool]:
+    """Sent long ago, and nothing was heard of it since."""
+    table, boards = tables.messages, tables.boards
+    silent = (table.c.sent_s < now_s - AGAIN_S) & (table.c.changed_s < now_s - AGAIN_S)
+    begun = table.c.status.in_(("accepted", "running")) & (table.c.exp > now_s - ASKED_S)
+    command = (table.c.kind == "command") & or_(table.c.status == "sent", begun)
+    here = (boards.c.tenant == table.c.tenant) & (boards.c.board == table.c.board)
+    heard = select(boards.c.board).where(here, boards.c.heard_s > table.c.sent_s).exists()
+    return silent & or_(command, (table.c.kind == "desired") & (table.c.status == "sent") & heard)
+
+
+def _supersede(db: Connection, tenant: str, board: str, name: str, now_s: float) -> None:
+    """Older desired states end; BadInput where a newer one is there: boards would refuse this one, and those that are
+    away find only the last one sent."""
+    table = tables.messages
+    mine = (table.c.tenant == tenant) & (table.c.board == board) & (table.c.kind == "desired")
+    names = [str(n) for (n,) in db.execute(select(table.c.name).where(mine))]
+    if name in names:  # the same once more
+        return
+    newest = max(map(_version, names), default=0)
+    if _version(name) < newest:
+        raise BadInput(f"{name} is older than {newest}, which was sent already; give the old content a new version")
+    older = mine & table.c.status.in_(("waiting", "sent"))
+    db.execute(table.update().where(older).values(status="expired", changed_s=now_s, answer=SUPERSEDED))
+
+
+def _version(name: str) -> int:
+    return int(name.removeprefix("version "))
 
 
 def write_audit(db: Any, now_s: float, who: str, action: str, target: str, detail: dict[str, Any]) -> None:

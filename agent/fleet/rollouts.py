@@ -27,6 +27,8 @@ from agent.schema.fleet import Plan, RolloutRequest
 LEASE_S = 30.0
 AGAIN_S = 60.0
 """An offer without any report is sent again after this long; boards know it by its digest."""
+ALONE = 0x7165696C
+"""PostgreSQL's advisory lock while a rollout begins."""
 OPEN = ("approval", "running", "paused")
 _ENDS = frozenset({"kept", "reverted", "refused"})
 
@@ -57,6 +59,7 @@ class Rollouts:
         key, now_s = f"{offer.tenant}-{offer.name}-{offer.ver}", self._wall_s()
         table = tables.rollouts
         with self._engine.begin() as db:
+            _alone(db)
             self._contradictions(db, offer, {e.board for e in boards})
             status = "running" if request.plan.approvals == 1 else "approval"
             values = {
@@ -228,9 +231,9 @@ class Rollouts:
         )
         for board, offered_s, status, text in db.execute(query).all():
             report = json.loads(text) if text else {}
-            if report.get("ver") == row["ver"] and report.get("status") in _ENDS:
+            if report.get("ver") == row["ver"] and str(report.get("status")) in _ENDS:
                 values = {"status": report["status"], "settled_s": now_s, "worse": _worse(report)}
-                values["code"] = str(report.get("code") or "")[:64]
+                values["code"] = _code(report)
             elif status == "offered" and offered_s < now_s - plan.silent_s:
                 values = {"status": "silent", "settled_s": now_s}
             else:
@@ -297,20 +300,47 @@ class Rollouts:
         )
         with self._engine.connect() as db:
             found = db.execute(query).all()
+            newer = self._offered_since(db, row)
         for board, status, text in found:
             begun = bool(text) and json.loads(text).get("ver") == row["ver"]
             if begun:  # it ends by itself, and how is recorded
                 continue
-            if status != "pending" and not send(Topics(row["tenant"], board).bundle, b"", True, None):
+            if (
+                status != "pending"
+                and board not in newer
+                and not send(Topics(row["tenant"], board).bundle, b"", True, None)
+            ):
                 continue
             here = (inside.c.rollout == row["id"]) & (inside.c.board == board) & (inside.c.status == status)
             with self._engine.begin() as db:
                 db.execute(inside.update().where(here).values(status="withdrawn"))
 
+    @staticmethod
+    def _offered_since(db: Connection, row: Any) -> set[str]:
+        """Boards to which a newer rollout was offered: what is retained for them is that one."""
+        table, inside = tables.rollouts, tables.rollout_boards
+        query = select(inside.c.board).join(table, table.c.id == inside.c.rollout)
+        newer = (table.c.tenant == row["tenant"]) & (table.c.ver > row["ver"])
+        return {str(r[0]) for r in db.execute(query.where(newer, inside.c.offered_s.is_not(None)))}
+
+
+def _alone(db: Connection) -> None:
+    """Until the transaction ends, no other begins a rollout: of two at once each would find nothing to contradict."""
+    if db.dialect.name == "postgresql":
+        db.execute(select(func.pg_advisory_xact_lock(ALONE)))
+    else:  # one writer at a time
+        db.execute(tables.rollouts.update().where(tables.rollouts.c.id == "").values(ring=0))
+
 
 def _meant(offer: Offer, entry: Any) -> bool:
     named = offer.boards is None or entry.board in offer.boards
     return named and (offer.profiles is None or entry.profile in offer.profiles)
+
+
+def _code(report: dict[str, Any]) -> str:
+    """Why it ended so, in what every database can hold: a NUL from one board would stop the rollouts of all."""
+    said = report.get("code")
+    return said.encode("ascii", "replace").decode().replace("\0", "?")[:64] if isinstance(said, str) else ""
 
 
 def _worse(report: dict[str, Any]) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, create_engine, event, or_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
@@ -24,6 +24,10 @@ from agent.fleet.messages import BoardKey, Rows, Told, gap
 from agent.schema.fleet import Retention
 
 FINAL = ("ok", "failed", "rejected", "expired")
+STATES = ("accepted", "running", *FINAL)
+"""What a board may say of a command; anything else would have controllers send it once more."""
+NO_ANSWER, SUPERSEDED = '{"code":"no_answer"}', '{"code":"superseded"}'
+"""Ends that a controller gave a message; what its board says of it counts for more, however late."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Store:
             key, table = f"{message.board[0]}/{message.board[1]}/desired/{ver}", tables.messages
             db.execute(
                 table.update()
-                .where(table.c.id == key, table.c.status.not_in(FINAL))
+                .where(table.c.id == key, _unanswered())
                 .values(status=status, answer=_text(message.document), changed_s=now_s)
             )
 
@@ -152,16 +156,30 @@ class Store:
                 answers += [(rows.board, row) for row in rows.documents if row.get("event") == "command"]
         table = tables.messages
         for board, document in answers:
-            if not isinstance(document.get("id"), str):
+            key = _message(board, document)
+            if key is None or document.get("status") not in STATES:
                 continue
             db.execute(
                 table.update()
-                .where(
-                    table.c.id == f"{board[0]}/{document['id']}", table.c.tenant == board[0],
-                    table.c.board == board[1], table.c.status.not_in(FINAL),
-                )
-                .values(status=str(document.get("status"))[:16], answer=_text(document), changed_s=now_s)
-            )  # fmt: skip
+                .where(table.c.id == key, table.c.tenant == board[0], table.c.board == board[1], _unanswered())
+                .values(status=document["status"], answer=_text(document), changed_s=now_s)
+            )
+
+
+def _unanswered() -> ColumnElement[bool]:
+    """Messages of which the board has not told the end."""
+    table = tables.messages
+    return or_(table.c.status.not_in(FINAL), table.c.answer.in_((NO_ANSWER, SUPERSEDED)))
+
+
+def _message(board: BoardKey, document: Mapping[str, Any]) -> str | None:
+    """Which message an answer is of; None where it is of none, or the board will try it again by itself."""
+    number = document.get("id")
+    if not isinstance(number, str):
+        return None
+    if document.get("command") != "desired":
+        return f"{board[0]}/{number}"
+    return None if document.get("code") == "storage" else f"{board[0]}/{board[1]}/desired/{number}"
 
 
 def _lost(said: Sequence[Rows], new: set[RowKey]) -> Counter[StreamKey]:

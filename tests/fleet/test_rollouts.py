@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 
 import pytest
 
@@ -269,3 +270,49 @@ def test_who_takes_over_from_a_killed_controller_sends_no_offer_again_at_once_bu
     assert set(fleet.offered.values()) == {1}
     fleet.turn(20.0)
     assert set(fleet.offered.values()) == {2}
+
+
+def test_of_two_rollouts_that_begin_at_once_one_is_refused(store, monkeypatch):
+    fleet = Fleet(store, 10)
+    other, second = fleet.maker("two"), fleet.request({"rings": (1.0,)})
+    third = fleet.request({"rings": (1.0,)})
+    ended: list[str] = []
+
+    def begin() -> None:
+        try:
+            ended.append(other.begin(third, "ben")["id"])
+        except BadInput as error:
+            ended.append(error.message)
+
+    thread = threading.Thread(target=begin)
+    check = Rollouts._contradictions
+
+    def slowly(self, *arguments) -> None:
+        check(self, *arguments)
+        if self is fleet.makers[0]:
+            thread.start()
+            thread.join(0.5)  # as long as it takes where nothing holds it back
+
+    monkeypatch.setattr(Rollouts, "_contradictions", slowly)
+    first = fleet.makers[0].begin(second, "anna")["id"]
+    thread.join(30.0)
+    assert ended == [f"rollout {first} is not over and has b0000 too; abort it first"]
+
+
+def test_an_aborted_rollout_takes_no_newer_offer_from_a_board(store):
+    fleet = Fleet(store, 2)
+    fleet.ends = lambda board: {"status": "trial"} if board == "b0000" else None
+    first = fleet.begin(rings=(1.0,), silent_s=60.0)
+    fleet.turn()
+    fleet.linked = False
+    fleet.makers[0].steer(first, "abort", "anna")
+    fleet.turn()
+    fleet.linked = True
+    second = fleet.request({"rings": (1.0,)})
+    key = fleet.makers[0].begin(second, "anna")["id"]
+    fleet.makers[0]._step(fleet.makers[0]._held(key), fleet.send)  # its turn comes first
+    assert set(fleet.offered.values()) == {2}
+    fleet.turn(100.0)
+    fleet.turn(100.0)
+    assert fleet.withdrawn == set()
+    assert fleet.find(first)["boards"] == {"withdrawn": 2}
