@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from agent.errors import ConfigError, StorageError
+from agent.storage.state_file import remedy
 
 LOCK_FILE = "agent.lock"
 
@@ -21,7 +22,7 @@ class Claim:
             state_dir.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}; state_dir must be writable for the agent") from error
+            raise StorageError(f"{path}: {error.strerror}; {remedy(str(error.strerror))}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -35,7 +36,7 @@ class Claim:
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             self.release()
-            raise StorageError(f"{path}: {error.strerror}; make room in state_dir, or set another") from error
+            raise StorageError(f"{path}: {error.strerror}; {remedy(str(error.strerror))}") from error
 
     def release(self) -> None:
         """Let another agent have the folder; safe to call twice."""

@@ -14,6 +14,7 @@ from agent.errors import StorageError
 from agent.ports import OutboxRow
 from agent.storage.aside import put_aside
 from agent.storage.packing import DamagedRow, RowClass, Stored
+from agent.storage.state_file import remedy
 
 LAYOUT = 3
 """PRAGMA user_version; the one before is brought to it, a file of another is moved aside, never guessed at."""
@@ -99,7 +100,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _unusable(path: Path, cause: str) -> StorageError:
-    return StorageError(f"{path}: {cause}; state_dir must be writable: set it in the settings or QEIL_STATE_DIR")
+    return StorageError(f"{path}: {cause}; {remedy(cause)}")
 
 
 def _prepare(db: sqlite3.Connection, path: Path, boot: int, max_bytes: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from agent.errors import StorageError
 BOOT_FILE = "boot.json"
 SPOOL_FILE = "outbox.db"
 MAX_BYTES = 16 * 1024 * 1024
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
 
 
 class StorageDamaged(StorageError):
@@ -33,6 +36,8 @@ def write_json(path: Path, document: Any) -> None:
         partial.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):  # what was begun would keep room that a full disk has not
+            partial.unlink()
         raise _unwritable(path, error) from error
 
 
@@ -83,6 +88,11 @@ def sync_folder(folder: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
     where = error.filename or str(path)
-    return StorageError(
-        f"{where}: {error.strerror}; state_dir must be writable: set it in the settings or QEIL_STATE_DIR"
-    )
+    return StorageError(f"{where}: {error.strerror}; {remedy(str(error.strerror))}")
+
+
+def remedy(cause: str) -> str:
+    """What mends a state folder that took nothing for this cause, in the words of the system or of SQLite."""
+    if any(text in cause for text in _FULL):
+        return "make room there, or set another state_dir in the settings or QEIL_STATE_DIR"
+    return "state_dir must be writable: set it in the settings or QEIL_STATE_DIR"
