@@ -17,6 +17,7 @@ from agent import __version__
 from agent.errors import ConfigError, NotFound, PlacementError
 from agent.ports import OutboxRow
 from agent.schema.command import (
+    KINDS,
     CalibrateArgs,
     DrainArgs,
     EvaluateArgs,
@@ -30,7 +31,7 @@ from agent.schema.settings import Settings
 from agent.service import assembly, logs
 from agent.service.calibration import calibrate_run, calibration
 from agent.service.calibration.calibration import Calibration
-from agent.service.doctor import diag_runs
+from agent.service.doctor import diag, diag_runs
 from agent.service.mail import PlanEvent, PolicyRejectedEvent
 from agent.service.remote.command_actions import Actions, Agent, Rejections
 from agent.service.remote.commands import CommandFailed, Interrupted, Run
@@ -252,7 +253,7 @@ def test_calibration_tells_how_far_it_is_and_waits_for_no_traffic(stage, monkeyp
 
 def test_the_doctor_of_a_diag_looks_at_the_settings_of_this_agent(stage, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(diag_runs, "doctor", lambda config, canary: asked.append((config, canary)) or "[]")
+    monkeypatch.setattr(diag_runs, "doctor", lambda config, canary, patience: asked.append((config, canary)) or "[]")
     actions = Actions(replace(stage.agent, config=tmp_path / "mine.yaml"))
     made = actions.collect_diag(NoArgs(), stage.run())
     assert asked == [(tmp_path / "mine.yaml", False)]
@@ -264,8 +265,37 @@ def test_a_program_that_a_diag_asks_is_never_taken_from_where_somebody_stands(mo
     (tmp_path / "agent").mkdir()
     (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('not the agent')")
     monkeypatch.chdir(tmp_path)
-    said = diag_runs._said([sys.executable, "-m", "agent.cli.main", "--version"], 60.0, (0,))
+    said = diag_runs._said([sys.executable, "-m", "agent.cli.main", "--version"], 60.0, (0,), lambda: None)
     assert __version__ in said
+
+
+def test_a_diag_by_command_keeps_the_others_waiting_for_a_bounded_time_and_says_so(stage, monkeypatch):
+    asked = []
+    monkeypatch.setattr(diag_runs, "journal", lambda patience: asked.append(patience) or "")
+    monkeypatch.setattr(diag_runs, "doctor", lambda config, canary, patience: asked.append(patience) or "[]")
+    stage.actions.collect_diag(NoArgs(), stage.run())
+    longest_s = sum({p.journal_s + p.doctor_s for p in asked})
+    assert len(asked) == 2
+    assert longest_s < min(KINDS["collect-diag"].limit_s, diag.PATIENCE.doctor_s / 4)
+    assert stage.told == [(f"collecting; commands after this one wait, about {longest_s:g} s at most", None)]
+
+
+def test_a_program_that_takes_too_long_is_ended_and_named(monkeypatch):
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(diag_runs.NotAsked, match=r"it did not end within 0\.3 s"):
+        diag_runs._said(sleeper, 0.3, (0,), lambda: None)
+
+
+def test_a_stop_of_the_agent_ends_what_a_diag_asks_at_once(stage):
+    begun = []
+
+    def tell() -> None:
+        begun.append(True)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        diag_runs._said([sys.executable, "-c", "import time; time.sleep(600)"], 600.0, (0,), tell)
+    assert begun == [True]
 
 
 def test_log_level_and_diag(stage, capsys):

@@ -27,10 +27,12 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.service.doctor import diag_runs
 from agent.service.doctor.redaction import redacted, redacted_text
 from agent.storage.spool_file import recent_rows
+from agent.storage.state_file import remedy
 
 FOLDER = "diag"
 MAX_PART_BYTES, MAX_BYTES = 512 * 1024, 4 * 1024 * 1024
 KEPT = 3
+PATIENCE = diag_runs.Patience()
 OUTBOX_ROWS = 200
 _PROC = ("meminfo", "loadavg", "uptime", "version", "self/status", "self/limits", "mounts")
 _STATE_FILES = ("calibration.json", "boot.json", "last-good-policy.json")
@@ -58,16 +60,18 @@ def collect(
     policy: Policy | None,
     recent: Callable[[int], Sequence[OutboxRow]] | None = None,
     config: Path | None = None,
+    patience: diag_runs.Patience = PATIENCE,
 ) -> Bundle:
     """Write the bundle and drop the oldest beyond KEPT. StorageError if the state folder takes nothing.
 
     `status` is the agent's own snapshot, what it answered from outside, or None where it does not answer. `recent(n)`
     are the outbox's newest rows where this is the agent's process, which must not open its file a second time.
     `config` is the settings' file for the doctor, whose canaries stay away from lanes that serve.
+    What takes longer than `patience` is left out and named among `missing`.
     """
     parts: dict[str, Callable[[], str]] = {
-        "journal.txt": diag_runs.journal,
-        "doctor.json": lambda: diag_runs.doctor(config, canary=status is None),
+        "journal.txt": lambda: diag_runs.journal(patience),
+        "doctor.json": lambda: diag_runs.doctor(config, canary=status is None, patience=patience),
         "about.json": lambda: _pretty(_about(wall_s)),
         "settings.json": lambda: _pretty(redacted(settings.model_dump(mode="json"))),
         "outbox.json": lambda: _pretty(_outbox(settings.state_dir, recent)),
@@ -139,7 +143,7 @@ def _write(folder: Path, contents: dict[str, bytes], missing: tuple[str, ...], w
             os.fsync(stream.fileno())
         partial.replace(path)
     except OSError as error:
-        raise StorageError(f"{error.filename or path}: {error.strerror}; state_dir must be writable") from error
+        raise StorageError(f"{error.filename or path}: {error.strerror}; {remedy(str(error.strerror))}") from error
     return Bundle(path, len(data), hashlib.sha256(data).hexdigest(), tuple(contents), missing)
 
 

@@ -26,6 +26,7 @@ from agent.service import assembly, logs
 from agent.service.board import make_board
 from agent.service.calibration import calibrate_run, calibration
 from agent.service.doctor import diag
+from agent.service.doctor.diag_runs import Patience
 from agent.service.mail import DrainEvent, Event, RestartLaneEvent
 from agent.service.remote.bundle_layer import BundleLayer
 from agent.service.remote.commands import Action, CommandFailed, Run
@@ -36,6 +37,8 @@ from agent.service.serving.serving_state import InForce
 from agent.storage import yaml_files
 
 SUPERSEDED_S = 10.0
+JOURNAL_S, DOCTOR_S = 5.0, 30.0
+"""Of a diag: one that is asked for on the board itself waits longer, but keeps nobody waiting."""
 _LANE_ENDED = frozenset({"quarantined", "refused", "stopped"})
 
 
@@ -217,12 +220,17 @@ class Actions:
         }  # fmt: skip
 
     def collect_diag(self, _: NoArgs, run: Run) -> dict[str, Any]:
-        """Pack what helps to find a fault into the state folder, without secrets."""
-        run.progress("collecting")
+        """Pack what helps to find a fault into the state folder, without secrets. Other commands wait meanwhile."""
+
+        def tell() -> None:
+            run.progress(f"collecting; commands after this one wait, about {JOURNAL_S + DOCTOR_S:g} s at most")
+
+        tell()
         agent = self._agent
         policy = agent.in_force().policy
         made = diag.collect(
-            agent.settings, agent.clock.wall_s(), agent.snapshot(), policy, agent.recent, agent.config
+            agent.settings, agent.clock.wall_s(), agent.snapshot(), policy, agent.recent, agent.config,
+            Patience(JOURNAL_S, DOCTOR_S, tell),
         )  # fmt: skip
         return made.as_json()
 
