@@ -10,6 +10,7 @@ import pytest
 from agent.errors import ModelLoadFailed
 from agent.placement.state import State
 from agent.placement.tables import make_tables
+from agent.schema.policy import Rule
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
 from agent.service.planning import split_store
@@ -59,6 +60,20 @@ def test_a_named_split_that_cannot_be_is_in_the_plan_with_its_reason(tmp_path, p
     assert words in dict(model.rejected)[label]
     assert dict(model.splits_refused) == {label: dict(model.rejected)[label]}
     assert all(not c.stages for c in model.candidates)
+
+
+def test_a_named_split_over_a_lost_accelerator_says_so_and_asks_nobody_to_correct_the_settings(tmp_path, path):
+    entry = ModelEntry(name="net", path=path, splits=("a+b", "a+tpu"))
+    model = planner(tmp_path).plan(POLICY, "d", [entry], State(lost=frozenset({"b"}))).models[0]
+    assert dict(model.rejected)["a+b"] == "'b' does not run it: it does not answer"
+    assert [label for label, _ in model.splits_refused] == ["a+tpu"]
+
+
+def test_a_named_split_over_a_forbidden_accelerator_is_refused_with_the_policys_word(tmp_path, path):
+    policy = POLICY.model_copy(update={"forbidden": (Rule(model="*", accelerator="b"),)})
+    model = planned(tmp_path, path, policy=policy, splits=("a+b",))
+    assert dict(model.splits_refused)["a+b"].startswith("'b' does not run it: ")
+    assert "forbid" in dict(model.splits_refused)["a+b"]
 
 
 def test_equal_accelerators_are_not_worth_a_split(tmp_path, path):

@@ -107,7 +107,8 @@ class _Case:
         self._tables = tables
         self._artifact = Artifact(entry.path, "onnx", model.digest)
         self._sizes = [s.output_bytes for s in workload.stages]
-        found, _ = possible(workload, board.profile, policy, state)
+        found, rejected = possible(workload, board.profile, policy, state)
+        self._why_not = dict(rejected)
         self._units: dict[str, Whole] = {c.accelerator.name: c for c in found}
         self._times_s = {name: s for (digest, name), s in state.times_s.items() if digest == model.digest}
         self._points: dict[str, SplitPoint] = {}
@@ -115,8 +116,12 @@ class _Case:
     def named(self, model: ModelPlan) -> ModelPlan:
         """With the splits that the settings name, behind what the planner prefers."""
         for label in self._entry.splits:
+            names = tuple(label.split("+"))
+            away = next((name for name in names if name in self._why_not), None)
+            if away is not None:
+                model = _refused(model, (label,), f"{away!r} does not run it: {self._why_not[away]}")
+                continue
             try:
-                names = tuple(label.split("+"))
                 points = split_points.along(self._tables, names, self._policy.objective, self._sizes, MAX_TRIED)
             except ValueError as error:
                 model = _refused(model, (label,), str(error))
@@ -262,7 +267,9 @@ class SplittingPlanner(Planner):
         model = self._with_splits(policy, entry, state, running)
         if not entry.splits or not model.candidates:
             return model
-        lacking = set(entry.splits) - {c.accelerator for c in model.candidates if c.stages}
+        # No setting mends the loss of an accelerator, which has a condition of its own.
+        lost = {label for label in entry.splits if not state.lost.isdisjoint(label.split("+"))}
+        lacking = set(entry.splits) - {c.accelerator for c in model.candidates if c.stages} - lost
         refused = {label: why for label, why in model.rejected if label in lacking and why != LATER}
         return replace(model, splits_refused=tuple(refused.items()))
 
