@@ -163,7 +163,8 @@ def _judged(zone: ZoneInput, model: ModelState, rule: ThermalForecast) -> ZoneIn
     if memory is None or zone.temperature_c is None:
         return zone
     if memory.doubt:
-        return replace(zone, temperature_c=None, fault=memory.doubt)
+        # Without a sensor that is not critical work goes on: not so while what it says is hot, believed or not.
+        return replace(zone, temperature_c=None if zone.critical else zone.temperature_c, fault=memory.doubt)
     if not thermal_model.trusted(memory, rule.max_error_c):
         return zone
     return replace(zone, temperature_c=thermal_model.judged_c(memory, zone.temperature_c), forecast=True)

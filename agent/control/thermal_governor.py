@@ -105,7 +105,7 @@ def _judge(previous: ZoneState, zone: ZoneInput, limits: ThermalLimits, now_s: f
     blind = zone.temperature_c is None or zone.age_s > limits.stale_after_s
     if blind:
         if not zone.critical:
-            return ZoneState(Level.NOMINAL, previous.changed_s, "")
+            return _move(previous, Level.NOMINAL, "", limits, now_s)
         why = zone.fault or f"no reading for {zone.age_s:.1f} s"
         return _move(previous, Level.HALT, f"critical sensor {zone.name}: {why}, counted as hot", limits, now_s)
     temperature_c = zone.temperature_c

@@ -25,18 +25,19 @@ SLOW = Point("slow", 0.8, 5.0)
 class Board:
     """One die on a sink; the governor in a closed loop with it."""
 
-    def __init__(self, points=(FULL,), limits=LIMITS, ambient_c=45.0, trip_c=85.0, moves=()):
+    def __init__(self, points=(FULL,), limits=LIMITS, ambient_c=45.0, trip_c=85.0, moves=(), critical=True):
         self.network = ThermalNetwork(np.array([3.0, 20.0]), np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0.0, 0.25]))
         self.at_c = np.full(2, ambient_c)
         self.ambient_c, self.trip_c, self.points, self.limits, self.moves = ambient_c, trip_c, points, limits, moves
         self.prior = ImpedancePrior(np.array([4.0, 40.0, 400.0]), np.array([[1.0, 1.0, 2.5]]))
         self.state, self.now_s, self.busy, self.power_w = PredictiveState(), 0.0, 0.0, 0.0
+        self.critical = critical
         self.peak_c, self.verdict, self.zones, self.work, self.slow_s = -1.0, None, (), 0.0, 0
 
     def run(self, seconds, demand=1.0, read=lambda value: value, fault=None):
         for _ in range(seconds):
             value = read(float(self.at_c[0]))
-            zone = ZoneInput("soc", value, fault if value is None else None, 0.0, True, (), self.trip_c)
+            zone = ZoneInput("soc", value, fault if value is None else None, 0.0, self.critical, (), self.trip_c)
             source = Source("a", self.points, self.busy, self.power_w, self.moves)
             self.state, decision = step(
                 self.state, Look((zone,), (source,), {"soc": self.prior}), self.limits, self.now_s
@@ -112,6 +113,15 @@ def test_a_sensor_that_vanishes_or_jumps_counts_as_hot(value):
     board.run(2, read=lambda _: value, fault="absent")
     assert not board.verdict.permit
     assert "counted as hot" in board.verdict.cause
+
+
+@pytest.mark.parametrize(("value", "permit"), [(None, True), (0.0, True), (140.0, False)])
+def test_a_sensor_that_is_not_critical_stops_work_only_where_it_reads_hot_though_it_is_not_believed(value, permit):
+    board = Board(ambient_c=30.0, critical=False).run(300)
+    board.run(2, read=lambda _: value, fault="absent")
+    assert board.verdict.permit is permit
+    assert ("soc at 140.0 °C" in board.verdict.cause) is not permit
+    assert board.zones[0].doubt
 
 
 def test_a_sensor_that_stands_still_while_power_moves_is_stuck():

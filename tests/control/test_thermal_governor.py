@@ -75,6 +75,14 @@ def test_a_missing_sensor_that_is_not_critical_limits_nothing():
     assert verdicts["a"] == verdicts["a"].__class__(True, 1.0, Level.NOMINAL, "")
 
 
+def test_a_sensor_that_is_not_critical_and_goes_missing_while_hot_releases_nothing_before_the_dwell():
+    state, seen = GovernorState(), []
+    for now_s, t in [(0, 90), (1, None), (5, None), (9.9, None), (10, None), (11, None)]:
+        state, verdicts = step(state, [zone(t, fault="absent", critical=False)], ["a"], LIMITS, "run", now_s)
+        seen.append((verdicts["a"].level, bool(verdicts["a"].cause)))
+    assert seen == [*[(Level.HALT, True)] * 4, *[(Level.NOMINAL, False)] * 2]
+
+
 def test_the_strictest_zone_decides_and_only_for_the_accelerators_it_speaks_for():
     zones = [zone(90, accelerators=("gpu",), name="g"), zone(72, name="board")]
     _, verdicts = step(GovernorState(), zones, ["gpu", "cpu"], LIMITS, "run", 0.0)
