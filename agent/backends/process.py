@@ -74,17 +74,8 @@ class Child:
         return spoken[-1] if spoken else ""
 
     def scheduling(self) -> tuple[float | None, bool]:
-        """(seconds its main thread waited for a core, whether the kernel holds it), from /proc.
-
-        A starved process looks like a hung one from its clock alone; the scheduler knows the difference.
-        """
-        try:
-            folder = Path(f"/proc/{self._popen.pid}")
-            state = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
-            waited_ns = (folder / "schedstat").read_text(encoding="ascii").split()[1]
-        except (OSError, IndexError):
-            return None, False
-        return int(waited_ns) / 1e9, state in {"T", "t"}
+        """(seconds its main thread waited for a core, whether the kernel holds it), from /proc."""
+        return scheduling(Path(f"/proc/{self._popen.pid}"))
 
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""
@@ -109,6 +100,23 @@ class Child:
     def epitaph(self) -> str:
         """How it ended: signal or exit code, and its last word."""
         return describe(self._popen.returncode, self.last_line())
+
+
+def scheduling(folder: Path) -> tuple[float | None, bool]:
+    """As of Child, from a process's folder in /proc. Kernels without scheduler statistics tell only the second.
+
+    A starved process looks like a hung one from its clock alone; the scheduler knows the difference.
+    """
+    try:
+        state = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None, False
+    held = state in {"T", "t"}
+    try:
+        waited_ns = (folder / "schedstat").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None, held
+    return int(waited_ns) / 1e9, held
 
 
 def _started(spec: LaneSpec, fds: tuple[int, int], program: str) -> subprocess.Popen[bytes]:

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from agent.backends.process import Child
+from agent.backends.process import Child, scheduling
 
 
 def child_of(process: subprocess.Popen) -> Child:
@@ -31,3 +32,12 @@ def test_a_stopped_process_is_told_from_a_running_one():
         process.kill()
         process.wait()
     assert child.scheduling() == (None, False)
+
+
+def test_a_kernel_without_scheduler_statistics_still_tells_who_is_held(tmp_path: Path):
+    (tmp_path / "stat").write_text("7 (a (lane) T) T 1 7 7")
+    assert scheduling(tmp_path) == (None, True)
+    (tmp_path / "stat").write_text("7 (a (lane) T) S 1 7 7")
+    assert scheduling(tmp_path) == (None, False)
+    (tmp_path / "schedstat").write_text("5 1500000000 9")
+    assert scheduling(tmp_path) == (1.5, False)
