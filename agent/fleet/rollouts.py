@@ -302,7 +302,8 @@ class Rollouts:
             found = db.execute(query).all()
             newer = self._offered_since(db, row)
         for board, status, text in found:
-            begun = bool(text) and json.loads(text).get("ver") == row["ver"]
+            report = json.loads(text) if text else {}
+            begun = report.get("ver") == row["ver"] and report.get("phase") != "waiting"
             if begun:  # it ends by itself, and how is recorded
                 continue
             if (

@@ -316,3 +316,15 @@ def test_an_aborted_rollout_takes_no_newer_offer_from_a_board(store):
     fleet.turn(100.0)
     assert fleet.withdrawn == set()
     assert fleet.find(first)["boards"] == {"withdrawn": 2}
+
+
+def test_an_abort_takes_the_offer_from_boards_that_wait_for_their_hour(store):
+    fleet = Fleet(store, 3)
+    said = {"b0000": {"status": "offered", "phase": "waiting"}, "b0001": {"status": "trial", "phase": "trial"}}
+    fleet.ends = said.get
+    key = fleet.begin(rings=(1.0,))
+    fleet.turn()
+    fleet.makers[0].steer(key, "abort", "anna")
+    fleet.turn()
+    assert fleet.withdrawn == {"b0000", "b0002"}
+    assert fleet.find(key)["boards"] == {"withdrawn": 2, "offered": 1}

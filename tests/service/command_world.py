@@ -18,18 +18,21 @@ TOPICS = Topics("acme", "b1")
 
 
 class FakeRecorder:
-    """An outbox that can refuse."""
+    """An outbox whose disk can refuse: what it holds in memory until then goes with the process."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict]] = []
         self.safe = True
+        self.durable = 0
 
     def record(self, kind, fields) -> bool:
         self.events.append((kind, dict(fields)))
         return True
 
-    def record_safely(self, kind, fields) -> bool:
-        return self.safe and self.record(kind, fields)
+    def flushed(self) -> bool:
+        if self.safe:
+            self.durable = len(self.events)
+        return self.safe
 
     def stamp(self) -> dict:
         return {"ts": 1.0, "mono": 1.0, "tq": "ntp"}
@@ -96,6 +99,7 @@ class World:
     def crash(self) -> None:
         """The process is gone; the disk is not."""
         self.table.close()
+        del self.recorder.events[self.recorder.durable :]
         self.boot()
 
     def statuses(self, command_id) -> list[str]:

@@ -131,6 +131,17 @@ def test_a_newer_offer_ends_the_waiting(board):
     assert board.bundles.record.code == "superseded"
 
 
+def test_an_offer_that_is_taken_back_ends_the_waiting_and_the_board_stays_as_it_is(board):
+    wants(board, hours="20:00-21:00")
+
+    def taken_back():
+        board.bundles._latest = b""
+
+    board.on_time = taken_back
+    board.offer(1)
+    assert (board.status, board.bundles.record.code, board.policy) == ("refused", "withdrawn", "own")
+
+
 @pytest.mark.parametrize("hours", ["22-05", "24:00-05:00", "1:00-2:00", "01:00–02:00", "01:60-02:00", ""])
 def test_hours_that_are_none_are_refused(hours):
     with pytest.raises(ValidationError):

@@ -226,6 +226,19 @@ def test_a_board_that_does_not_know_the_time_takes_the_offer_once_it_does(board)
     assert board.status == "kept"
 
 
+def test_an_offer_that_is_taken_back_before_the_time_is_known_is_not_taken_once_it_is(board):
+    offset_s, board.clock.offset_s = board.clock.offset_s, 0.0
+    document = board.document(1)
+    document.update(iat=offset_s, exp=offset_s + 1e6)
+    board.send(signed(json.dumps(document)))
+    board.bundles.round()
+    board.send(b"")
+    board.bundles.round()
+    board.clock.offset_s = offset_s
+    board.bundles.round()
+    assert (board.status, board.policy) == ("none", "own")
+
+
 def test_it_waits_until_the_time_that_the_offer_names(board):
     begin_s = board.clock.wall_s()
     board.offer(1, not_before=begin_s + 5000)

@@ -104,8 +104,8 @@ def test_a_crash_between_the_end_and_its_telling_tells_it_at_the_next_start(worl
     command = world.send(world.text())
     world.recorder.safe = False
     world.work()
-    assert world.ends(command) == []
     world.crash()
+    assert world.ends(command) == []
     world.recorder.safe = True
     world.work()
     assert len(world.ends(command)) == 1
@@ -113,6 +113,36 @@ def test_a_crash_between_the_end_and_its_telling_tells_it_at_the_next_start(worl
     world.crash()
     world.work()
     assert len(world.ends(command)) == 1
+
+
+@pytest.mark.parametrize("name", ["plan", "no-such-thing"])
+def test_a_crash_between_the_end_and_its_response_answers_the_caller_at_the_next_start(world, monkeypatch, name):
+    command = world.send(world.text(name), topic=TOPICS.response("mine"), correlation=b"c")
+    world.sent.clear()  # as if the end of one that is refused at once had not gone out
+    monkeypatch.setattr(world.reports, "ended", lambda row: False)  # killed once the end is on disk, before it is told
+    monkeypatch.setattr(world.reports, "recorded", lambda row: False)
+    world.work()
+    world.crash()
+    world.sent.clear()
+    world.work()
+    end = "ok" if name == "plan" else "rejected"
+    assert [(t, d["status"], c) for t, d, c in world.sent] == [(TOPICS.response("mine"), end, b"c")]
+    assert [fields["status"] for fields in world.ends(command)] == [end]
+    world.crash()
+    world.work()
+    assert world.statuses(command) == [end]  # once told it is not told again
+
+
+def test_a_disk_that_is_full_for_ten_minutes_makes_one_event_of_one_end(world):
+    commands = [world.send(world.text()) for _ in range(3)]
+    world.recorder.safe = False
+    for _ in range(120):
+        world.commands.round()
+    assert [len(world.ends(command)) for command in commands] == [1, 1, 1]
+    world.recorder.safe = True
+    world.work()
+    assert world.table.untold() == []
+    assert [len(world.ends(command)) for command in commands] == [1, 1, 1]
 
 
 def test_a_command_that_waited_too_long_is_not_begun(world):

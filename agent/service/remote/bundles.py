@@ -107,6 +107,7 @@ class Bundles(Follower):
         with self._lock:
             payload, self._latest = self._latest, None
         payload = payload if payload is not None else self._waiting
+        self._waiting = payload or None  # one that was taken back waits no more
         if payload:
             self._take(payload)
         self._tell()
@@ -211,6 +212,10 @@ class Bundles(Follower):
             if why is None:
                 return
             self._pause("waiting", {"problem": why})
+            with self._lock:
+                taken_back = self._latest == b""
+            if taken_back:
+                raise BundleRefused("withdrawn", "the offer was taken back before it could begin")
 
     def _fetched(self, offer: Offer) -> bundle_archive.Unpacked:
         self._must_save(phase="fetching")

@@ -29,8 +29,8 @@ class Recorder(Protocol):
         """Append an event row."""
         ...
 
-    def record_safely(self, kind: str, fields: Mapping[str, Any]) -> bool:
-        """Append an event row and wait until it is on disk; False if it is not."""
+    def flushed(self) -> bool:
+        """Wait until what was appended is on disk; False if it is not yet."""
         ...
 
     def stamp(self) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class CommandReports:
         self._unsent: deque[tuple[str, bytes, bytes | None]] = deque(maxlen=MAX_UNSENT)
         self._refused: deque[float] = deque(maxlen=REFUSALS_A_MINUTE)
         self._suppressed = 0
+        self._appended: set[str] = set()
+        """Ends whose event waits for the disk. Used by the worker's thread alone."""
         self.counters = {"refused": 0, "responses": 0, "unsent": 0}
 
     def state(self, row: CommandRow, repeat: bool = False) -> None:
@@ -78,10 +80,17 @@ class CommandReports:
         return self.recorded(row)
 
     def recorded(self, row: CommandRow) -> bool:
-        """The event alone, for an end whose response was given before."""
-        return self._recorder.record_safely(
-            "command", {**_fields(row), **({"by": row.asked_by} if row.asked_by else {})}
-        )
+        """The event alone, for an end whose response was given before: appended once, however long the disk refuses
+        it – ten minutes of that would else displace telemetry with its copies."""
+        if row.id not in self._appended:
+            fields = {**_fields(row), **({"by": row.asked_by} if row.asked_by else {})}
+            if not self._recorder.record("command", fields):
+                return False
+            self._appended.add(row.id)
+        if not self._recorder.flushed():
+            return False
+        self._appended.discard(row.id)
+        return True
 
     def refused(self, refusal: Refusal) -> None:
         """A message that was not taken on."""

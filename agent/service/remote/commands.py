@@ -203,7 +203,9 @@ class Commands:
             _log.warning("commands wait for the disk", cause=error.message)
 
     def recover(self) -> None:
-        """Settle what was cut off."""
+        """Settle what was cut off, and give the caller the ends that it may not have had before."""
+        for row in self._table.untold():
+            self._reports.state(row)
         for row in self._table.running():
             kind = KINDS.get(row.name)
             if kind is not None and kind.repeatable and row.attempts < MAX_ATTEMPTS:

@@ -173,9 +173,12 @@ class Reporting:
 
     def record_safely(self, kind: str, fields: Mapping[str, Any]) -> bool:
         """Append an event row and wait for the disk; False if it did not take it."""
-        kept = self.record(kind, fields)
+        return self.record(kind, fields) and self.flushed()
+
+    def flushed(self) -> bool:
+        """Wait until what was appended is on disk; False if it is not yet, and waits in memory."""
         self.outbox.flush()
-        return kept and self.outbox.failing is None
+        return self.outbox.failing is None
 
     def stamp(self) -> dict[str, Any]:
         """Wall clock, monotonic clock, and what is known of the former."""
