@@ -38,8 +38,8 @@ MANY = click.IntRange(1, 1_048_576)
 @click.option(
     "--config", type=click.Path(path_type=Path), help="settings; the calibration in their state folder counts"
 )
-@click.option("--phase", type=click.Choice(["forward", "prefill", "decode"]), default="forward", show_default=True,
-              help="of a model of the catalogue: what is computed")  # fmt: skip
+@click.option("--phase", type=click.Choice(["forward", "prefill", "decode", "both"]), default="forward",
+              show_default=True, help="of a language model; both: the choice for each phase")  # fmt: skip
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="of a model of the catalogue")
 @click.option("--prompt-tokens", type=MANY, help="tokens of input")
 @click.option("--generate-tokens", type=MANY, help="tokens that a request generates")
@@ -57,8 +57,7 @@ def explain_command(
     seed: int, every: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Say why MODEL (or one's own tables) is placed where it is, which limit binds, and what would change it."""
-    from agent.cli.board_choice import headline, prediction
-    from agent.cli.explain_text import print_parts, print_placement, print_why
+    from agent.cli.explain_text import print_document, print_phases
 
     if (model is None) == (problem is None):
         raise click.UsageError("give a MODEL or --problem FILE.npz")
@@ -75,20 +74,10 @@ def explain_command(
         document = explain_model(str(model), policy, power_cap_w, deadline_ms, options)
     if as_json:
         click.echo(json.dumps(document, indent=2))
-        return
-    if problem is not None:
-        print_parts(document)
+    elif "phases" in document:
+        print_phases(document["phases"], every)
     else:
-        click.echo(headline(document))
-    for entry in document["placements"]:
-        print_placement(entry, entry["accelerator"] == document["chosen"], every)
-    print_why(document)
-    if problem is None:
-        click.echo(f"  {prediction(document)}")
-    for left_out in document["rejected"]:
-        click.echo(f"left out: {left_out['accelerator']}: {left_out['why']}")
-    for note in document["notes"]:
-        click.echo(f"note: {note}")
+        print_document(document, every)
 
 
 def _check_finite(option: str, limit: float | None) -> None:
@@ -99,7 +88,10 @@ def _check_finite(option: str, limit: float | None) -> None:
 def explain_model(
     model: str, policy: str | None, power_cap_w: float | None, deadline_ms: float | None, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The document of `qeil explain MODEL --json`. Raises BadInput for a name or number that makes no sense here."""
+    """The document of `qeil explain MODEL --json`; for both phases one with a document of each as `phases`.
+
+    Raises BadInput for a name or number that makes no sense here.
+    """
     from agent.cli.board_choice import about_board, board_and_policy, calibration_notes
     from agent.cli.plan_model import Ask
     from agent.cli.plan_variants import of_settings
@@ -117,16 +109,20 @@ def explain_model(
     sizes = Sizes(options["precision"], options["prompt_tokens"], options["generate_tokens"], options["batch"])
     wishes = _limited(wishes, power_cap_w, deadline_ms)
     served, _ = of_settings(Ask(model, config=options["config"], state=state), board, wishes)
-    workload = read_workloads(served.model, options["phase"], sizes, served.mode)[0]
+    workloads = read_workloads(served.model, options["phase"], sizes, served.mode)
     assumed = options["profile"] is None
     try:
-        document = _document(workload, board, wishes, state)
+        documents = [_document(workload, board, wishes, state) for workload in workloads]
     except PlacementError as error:
         raise about_board(error, board, wishes, assumed) from error
-    document["board_from"] = "the settings" if assumed else "--profile"
-    document["notes"] = [*calibration_notes(options["config"], board), *document["notes"]]
-    _add_lines(document["placements"], options["profile"])
-    return document
+    for document in documents:
+        document["board_from"] = "the settings" if assumed else "--profile"
+        document["notes"] = [*calibration_notes(options["config"], board), *document["notes"]]
+        _add_lines(document["placements"], options["profile"])
+    if len(documents) == 1:
+        return documents[0]
+    same = {key: documents[0][key] for key in ("model", "board", "policy")}
+    return same | {"phase": "both", "phases": documents}
 
 
 def _document(workload: Workload, board: DeviceProfile, wishes: Policy, state: State) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from agent.cli.board_choice import headline, prediction
 from agent.cli.tables import dash, print_table
 
 Row = dict[str, Any]
@@ -73,6 +74,53 @@ def flip_sentence(flip: Row) -> str:
     return f"{start}: {then}{'; that ' + brings if brings and flip['then'] else ''}{unsure}"
 
 
+def print_document(document: Row, every: bool) -> None:
+    """All of it, of a model or of one's own tables; `every`: the coefficients of every placement."""
+    own_tables = "parts" in document
+    if own_tables:
+        print_parts(document)
+    else:
+        click.echo(headline(document))
+    for entry in document["placements"]:
+        print_placement(entry, entry["accelerator"] == document["chosen"], every)
+    print_why(document)
+    if not own_tables:
+        click.echo(f"  {prediction(document)}")
+    for left_out in document["rejected"]:
+        click.echo(f"left out: {left_out['accelerator']}: {left_out['why']}")
+    for note in document["notes"]:
+        click.echo(f"note: {note}")
+
+
+def print_phases(documents: list[Row], every: bool) -> None:
+    """Each phase of a language model with a choice of its own, then both choices in a sentence each."""
+    for document in documents:
+        print_document(document, every)
+        click.echo()
+    for document in documents:
+        click.echo(phase_sentence(document))
+
+
+def phase_sentence(document: Row) -> str:
+    """`decode: cpu, 90 % of its time bound by memory; next is gpu: costs 3 ms`."""
+    entry = next(e for e in document["placements"] if e["accelerator"] == document["chosen"])
+    bounds = {"arithmetic": entry["compute_bound_s"], "memory": entry["memory_bound_s"],
+              "launching nodes": entry["launches_s"], "dispatch": entry["overhead_s"]}  # fmt: skip
+    by, bound_s = max(bounds.items(), key=lambda item: item[1])
+    share = f"{bound_s / entry['time_s']:.0%} of its {amount(entry['time_s'], 's')} bound by {by}"
+    second = document["runner_up"]
+    after = "nothing else may be chosen" if second is None else f"next is {second['name']}: {_than(document)}"
+    return f"{document['phase']}: {document['chosen']}, {share}; {after}"
+
+
+def _than(document: Row) -> str:
+    """What the runner-up saves and costs beside the choice."""
+    chosen, second = document["choice"], document["runner_up"]
+    known = None not in (second["energy_j"], chosen["energy_j"])
+    energy_j = second["energy_j"] - chosen["energy_j"] if known else None
+    return effect(energy_j, second["latency_s"] - chosen["latency_s"]) or "costs the same"
+
+
 def print_why(document: Row) -> None:
     """The choice, the runner-up, limits and flips."""
     for sentence in why_sentences(document):
@@ -88,12 +136,8 @@ def why_sentences(document: Row) -> Iterator[str]:
     if second is None:
         yield "  runner-up: none; nothing else may be chosen"
     else:
-        brings = effect(
-            None if None in (second["energy_j"], chosen["energy_j"]) else second["energy_j"] - chosen["energy_j"],
-            second["latency_s"] - chosen["latency_s"],
-        )
         use = second["underutilisation"] - chosen["underutilisation"]
-        yield f"  runner-up: {second['name']}: {brings or 'costs the same'}; under-utilisation {use:+.2f}"
+        yield f"  runner-up: {second['name']}: {_than(document)}; under-utilisation {use:+.2f}"
     if not document["binding"]:
         yield "  binds: no limit; lifting any of them changes nothing"
     for bound in document["binding"]:

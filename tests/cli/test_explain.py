@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, save
 
-from agent.cli.explain_text import around, flip_sentence
+from agent.cli.explain_text import around, flip_sentence, phase_sentence, print_phases
 from agent.cli.main import run
 from agent.storage import share
 
@@ -218,3 +218,31 @@ def test_without_timings_two_plans_are_the_same_bytes(capsys):
         first, second = (ok(capsys, "plan", *ask, "--json", "--no-timings") for _ in range(2))
         assert first == second
         assert "_ms" not in first
+
+
+def test_the_choice_for_prefill_and_for_decode_is_told_for_each(capsys):
+    asked = ("explain", "gpt2-125m", "--profile", "raspberry-pi-5", "--phase", "both", "--prompt-tokens", "64")
+    document = json.loads(ok(capsys, *asked, "--json"))
+    prefill, decode = document["phases"]
+    assert (document["phase"], prefill["phase"], decode["phase"]) == ("both", "prefill", "decode")
+    for one in (prefill, decode):
+        assert {"choice", "runner_up", "binding", "flips", "why"} <= set(one)
+    assert prefill["choice"]["latency_s"] > decode["choice"]["latency_s"]
+    print_phases([prefill, decode], False)
+    text = capsys.readouterr().out
+    for one in (prefill, decode):
+        assert f"gpt2-125m, {one['phase']}, on raspberry-pi-5" in text
+        assert f"\n{one['phase']}: {one['chosen']}, " in text
+    assert "bound by memory; nothing else may be chosen" in text.rpartition("decode: ")[2]
+
+
+def test_a_phase_says_what_binds_it_and_what_its_runner_up_saves_and_costs():
+    entry = {"accelerator": "gpu", "time_s": 0.02, "compute_bound_s": 0.015, "memory_bound_s": 0.004,
+             "launches_s": 0.0, "overhead_s": 0.001}  # fmt: skip
+    one = {
+        "phase": "prefill", "chosen": "gpu", "placements": [{"accelerator": "cpu"}, entry],
+        "choice": {"name": "gpu", "energy_j": 0.5, "latency_s": 0.02},
+        "runner_up": {"name": "cpu", "energy_j": 0.4, "latency_s": 0.05},
+    }  # fmt: skip
+    said = phase_sentence(one)
+    assert said == "prefill: gpu, 75% of its 20 ms bound by arithmetic; next is cpu: saves 0.1 J, costs 30 ms"
