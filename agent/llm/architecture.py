@@ -122,10 +122,13 @@ def read_decoder(metadata: Mapping[str, Any], vocabulary: int, source: str, cont
         raise BadInput(f"{source}: {heads} heads, {kv_heads} KV heads of size {head_size} do not fit together")
     if family.rotary != "none" and keys.count("rope.dimension_count", head_size) != head_size:
         raise BadInput(f"{source}: rotary angles on a part of the head are not supported")
-    if head_size % HEAD_STEP[family.rotary != "none"]:
+    step = HEAD_STEP[family.rotary != "none"]
+    if head_size % step:
         raise BadInput(
-            f"{source}: heads of size {head_size} are not supported: the runtime's attention takes multiples of "
-            f"{HEAD_STEP[family.rotary != 'none']}"
+            f"{source}: metadata key {architecture}.attention.key_length: heads of size {head_size} are not supported "
+            f"({heads} heads, {hidden} wide): the runtime's attention takes multiples of {step}, and a head is not "
+            f"filled up, as that means packing its blocks anew; what fits are models with heads of {step}, {2 * step}, "
+            f"{4 * step} …"
         )
     if metadata.get(f"{architecture}.attention.causal", True) is not True:
         raise BadInput(f"{source}: metadata key {architecture}.attention.causal is false; this model writes no text")
