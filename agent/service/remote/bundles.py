@@ -107,13 +107,12 @@ class Bundles(Follower):
         with self._lock:
             payload, self._latest = self._latest, None
         payload = payload if payload is not None else self._waiting
-        self._waiting = payload or None  # one that was taken back waits no more
+        self._waiting = None  # nor does one that was taken back wait on
         if payload:
             self._take(payload)
         self._tell()
 
     def _take(self, payload: bytes) -> None:
-        self._waiting = None
         judged = self._ties.judge(payload, self.record)
         if isinstance(judged, Refusal):
             if judged.code in LATER:
@@ -212,10 +211,6 @@ class Bundles(Follower):
             if why is None:
                 return
             self._pause("waiting", {"problem": why})
-            with self._lock:
-                taken_back = self._latest == b""
-            if taken_back:
-                raise BundleRefused("withdrawn", "the offer was taken back before it could begin")
 
     def _fetched(self, offer: Offer) -> bundle_archive.Unpacked:
         self._must_save(phase="fetching")
@@ -255,8 +250,9 @@ class Bundles(Follower):
         self._tell(often=False)
         if self._stopping.wait(seconds):
             raise Interrupted
-        with self._lock:
-            payload = self._latest
+        payload = self._latest
+        if payload == b"" and phase == "waiting":
+            raise BundleRefused("withdrawn", "the offer was taken back before it could begin")
         if payload and isinstance(self._ties.judge(payload, self.record), Judged):
             raise BundleRefused("superseded", "a newer bundle was offered")
 
