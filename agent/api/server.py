@@ -25,7 +25,8 @@ from agent.schema.settings import HttpSettings
 _log = structlog.get_logger("http")
 
 START_TIMEOUT_S: Final = 10.0
-BACKLOG: Final = 512
+BACKLOG: Final = 2048
+"""Connections the kernel keeps for us: of one too many it drops the first packet, and that client waits for seconds."""
 
 
 class HttpServer:
