@@ -54,9 +54,7 @@ def _accelerator(row: AcceleratorStatus, profile: DeviceProfile, readings: tuple
         zones = [zone.name for zone in profile.zones]
         rails = [rail.name for rail in profile.rails if row.name in rail.covers]
         reasons = {
-            "temperature_c": _silent(
-                zones, "temperature_c", readings, "no temperature sensor: the profile has no zone"
-            ),
+            "temperature_c": _silent(zones, "temperature_c", readings, NO_ZONE),
             "power_w": _silent(rails, "power_w", readings, NO_RAIL),
         }
     return replace(row, unknown=_of(reasons, row))
