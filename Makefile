@@ -52,7 +52,7 @@ format: $(VENV)/.dev  ## put the code into the project's format
 
 bench: $(VENV)/.dev   ## every benchmark in its quick form, with its peers side by side
 	@for file in $$(grep -l __main__ benchmarks/*.py); do \
-	    if [ $$(date +%s) -gt $${QEIL_BENCH_END:-9999999999} ]; then echo "== left out, the time is over: $$file"; continue; fi; \
+	    if [ $$(date +%s) -gt $${BENCH_END:-9999999999} ]; then echo "== left out, the time is over: $$file"; continue; fi; \
 	    echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 deb: $(VENV)/.demo   ## dist/qeil-agent_VERSION_all.deb for Debian 12 and 13, on x86-64 and arm64

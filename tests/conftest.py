@@ -3,7 +3,7 @@
 Random order, but what needs nothing of the machine comes before what starts processes, and that before whole agents.
 A test that starts processes and fails is repeated once, and shown as repeated: on a machine that lends its cores to
 others, a second passes in which nothing runs. What needs nothing of the machine has no such excuse.
-Where QEIL_TESTS_END says when the time for tests is over (seconds since 1970), what starts processes and would begin
+Where TESTS_END says when the time for tests is over (seconds since 1970), what starts processes and would begin
 later is skipped, with that reason.
 """
 
@@ -18,6 +18,9 @@ from hypothesis import settings
 
 settings.register_profile("board", deadline=None)  # a busy board is no reason for a property to fail
 settings.load_profile("board")
+
+for own in [name for name in os.environ if name.startswith("QEIL_")]:
+    del os.environ[own]  # settings of whoever runs the suite would become settings of every agent that tests start
 
 ROOT = Path(__file__).resolve().parent
 WHOLE_AGENTS = {"integration", "fleet", "runtimes", "test_docs.py", "test_docs_typed.py", "test_package.py"}
@@ -39,8 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if stage(item.path) and time.time() > float(os.environ.get("QEIL_TESTS_END", "inf")):
-        pytest.skip("this machine is too slow: the time for tests (QEIL_TESTS_END) is over")
+    if stage(item.path) and time.time() > float(os.environ.get("TESTS_END", "inf")):
+        pytest.skip("this machine is too slow: the time for tests (TESTS_END) is over")
 
 
 class FailuresAtOnce:
