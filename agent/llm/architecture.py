@@ -62,9 +62,15 @@ class Decoder:
     logit_softcap: float
 
     @property
+    def filled_size(self) -> int:
+        """Size of a head in attention and cache: filled up with zeros to what the runtime's attention takes."""
+        step = HEAD_STEP[self.family.rotary != "none"]
+        return -(-self.head_size // step) * step
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of float32 keys and values that one position of one sequence keeps."""
-        return self.layers * 2 * self.kv_heads * self.head_size * 4
+        return self.layers * 2 * self.kv_heads * self.filled_size * 4
 
 
 HEAD_STEP: Mapping[bool, int] = {True: 16, False: 8}
@@ -122,13 +128,10 @@ def read_decoder(metadata: Mapping[str, Any], vocabulary: int, source: str, cont
         raise BadInput(f"{source}: {heads} heads, {kv_heads} KV heads of size {head_size} do not fit together")
     if family.rotary != "none" and keys.count("rope.dimension_count", head_size) != head_size:
         raise BadInput(f"{source}: rotary angles on a part of the head are not supported")
-    step = HEAD_STEP[family.rotary != "none"]
-    if head_size % step:
+    if family.rotary != "none" and head_size % 2:
         raise BadInput(
-            f"{source}: metadata key {architecture}.attention.key_length: heads of size {head_size} are not supported "
-            f"({heads} heads, {hidden} wide): the runtime's attention takes multiples of {step}, and a head is not "
-            f"filled up, as that means packing its blocks anew; what fits are models with heads of {step}, {2 * step}, "
-            f"{4 * step} …"
+            f"{source}: metadata key {architecture}.attention.key_length: {head_size} is odd, so there are no "
+            "pairs of values to rotate"
         )
     if metadata.get(f"{architecture}.attention.causal", True) is not True:
         raise BadInput(f"{source}: metadata key {architecture}.attention.causal is false; this model writes no text")

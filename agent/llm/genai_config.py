@@ -22,7 +22,7 @@ def genai_config(decoder: Decoder, tokenizer: TokenizerFiles, graph: str) -> dic
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": graph,
-                "head_size": decoder.head_size,
+                "head_size": decoder.filled_size,
                 "hidden_size": decoder.hidden,
                 "num_attention_heads": decoder.heads,
                 "num_hidden_layers": decoder.layers,

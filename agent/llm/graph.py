@@ -1,7 +1,7 @@
 """The ONNX graph of a decoder: embedding, layers with a key/value cache, logits.
 
 Inputs and outputs are those of ONNX Runtime GenAI: input_ids (batch, steps), attention_mask (batch, total),
-past_key_values.{i}.key|value (batch, kv_heads, past, head_size); logits, present.{i}.key|value.
+past_key_values.{i}.key|value (batch, kv_heads, past, head size as filled up); logits, present.{i}.key|value.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class _Graph:
             following = f"blk.{layer + 1}.attn_norm" if layer + 1 < self.d.layers else "output_norm"
             x, normed = self._layer(layer, x, normed, following)
         self._logits(normed)
-        cache = ("batch", self.d.kv_heads, "past", self.d.head_size)
-        grown = ("batch", self.d.kv_heads, "total", self.d.head_size)
+        cache = ("batch", self.d.kv_heads, "past", self.d.filled_size)
+        grown = ("batch", self.d.kv_heads, "total", self.d.filled_size)
         sides = [f"{i}.{side}" for i in range(self.d.layers) for side in ("key", "value")]
         info = helper.make_tensor_value_info
         inputs = [
@@ -127,15 +127,17 @@ class _Graph:
     def _attention(self, layer: int, x: str) -> str:
         d, n, block = self.d, self.n, f"blk.{layer}"
         widths = [d.heads * d.head_size, d.kv_heads * d.head_size, d.kv_heads * d.head_size]
-        normed_heads = f"{block}.attn_q_norm.weight" in self.w.stored
+        normed_heads, filled = f"{block}.attn_q_norm.weight" in self.w.stored, d.filled_size > d.head_size
         if f"{block}.qkv" in self.w.products:
             packed = self._product(x, f"{block}.qkv")
-            qkv = n.split(packed, widths) if normed_heads else [packed, "", ""]
+            qkv = n.split(packed, widths) if normed_heads or filled else [packed, "", ""]
         else:
             qkv = [self._product(x, f"{block}.attn_{part}") for part in "qkv"]
         if normed_heads:
             qkv[0] = self._head_norm(qkv[0], f"{block}.attn_q_norm", d.heads)
             qkv[1] = self._head_norm(qkv[1], f"{block}.attn_k_norm", d.kv_heads)
+        if filled:
+            qkv = [self._filled(part, width // d.head_size) for part, width in zip(qkv, widths, strict=True)]
         past = [f"past_key_values.{layer}.{side}" for side in ("key", "value")]
         present = [f"present.{layer}.{side}" for side in ("key", "value")]
         inputs = [*qkv, *past, self.last32, self.total32]
@@ -149,7 +151,26 @@ class _Graph:
             kv_num_heads=d.kv_heads, scale=d.attention_scale, do_rotary=int(rotary),
             rotary_interleaved=int(d.family.rotary == "interleaved"), **attributes,
         )  # fmt: skip
-        return out
+        return self._emptied(out) if filled else out
+
+    def _filled(self, x: str, heads: int) -> str:
+        """Zeros behind every head, which change no product of a query and a key; behind each half where these pair."""
+        n, d, parts = self.n, self.d, self._parts
+        apart = n.op("Reshape", x, n.constant([0, 0, heads * parts, d.head_size // parts]))
+        more = n.constant([0, 0, 0, 0, 0, 0, 0, (d.filled_size - d.head_size) // parts])
+        return n.op("Reshape", n.op("Pad", apart, more), n.constant([0, 0, heads * d.filled_size]))
+
+    def _emptied(self, x: str) -> str:
+        """What `_filled` was given, from what it made."""
+        n, d, parts = self.n, self.d, self._parts
+        apart = n.op("Reshape", x, n.constant([0, 0, d.heads * parts, d.filled_size // parts]))
+        own = n.op("Slice", apart, n.constant([0]), n.constant([d.head_size // parts]), n.constant([-1]))
+        return n.op("Reshape", own, n.constant([0, 0, d.heads * d.head_size]))
+
+    @property
+    def _parts(self) -> int:
+        """Pieces of a head that stay side by side when it is filled up."""
+        return 2 if self.d.family.rotary == "halves" else 1
 
     def _head_norm(self, x: str, name: str, heads: int) -> str:
         n, size = self.n, self.d.head_size

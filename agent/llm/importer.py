@@ -228,8 +228,9 @@ class _Import:
             if f"cos.{name}" in self.file.stored:
                 continue
             cos, sin = tables(d.head_size, d.rope_bases[layer], d.rope_divisors[layer], factors, d.yarn, d.context)
-            self.file.add(f"cos.{name}", cos)
-            self.file.add(f"sin.{name}", sin)
+            more = ((0, 0), (0, (d.filled_size - d.head_size) // 2))
+            self.file.add(f"cos.{name}", np.pad(cos, more))
+            self.file.add(f"sin.{name}", np.pad(sin, more))
 
 
 def _write_tokenizer(tokenizer: TokenizerFiles, out: Path) -> None:
@@ -254,7 +255,7 @@ def _manifest(source: GgufFile, d: Decoder, weights: Weights, out: Path, progres
         "source": {"file": source.path.name, "bytes": source.size_bytes, "sha256": _digest(source.path, progress)},
         "decoder": {
             "layers": d.layers, "hidden": d.hidden, "heads": d.heads, "kv_heads": d.kv_heads,
-            "head_size": d.head_size, "vocabulary": d.vocabulary, "context": d.context,
+            "head_size": d.filled_size, "vocabulary": d.vocabulary, "context": d.context,
             "kv_bytes_per_token": d.kv_bytes_per_token,
         },
         "graphs": {mode: graph_name(mode) for mode in MODES},

@@ -24,7 +24,10 @@ _GRAPHS = ("model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.o
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """What a decoder folder holds; `weight_bytes` is the size of all files of weights that one mode may read."""
+    """What a decoder folder holds; `weight_bytes` is the size of all files of weights that one mode may read.
+
+    `head_size` is that of the cache, which may be more than the model's own (see `Decoder.filled_size`).
+    """
 
     path: Path
     name: str

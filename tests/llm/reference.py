@@ -21,11 +21,11 @@ VOCABULARY = len(TOKENS)
 
 
 def write_model(  # noqa: C901, PLR0912
-    path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=dict, keys=id
+    path, architecture="llama", kind="Q4_1", seed=0, *, factors=False, context=CONTEXT, change=dict, keys=id, head=None
 ):
     """A random model; `change` edits its tensors (name → (array, format)), `keys` adds metadata to the writer."""
     layers = 7 if architecture == "gemma3" else LAYERS
-    head = 32 if architecture == "gemma3" else HIDDEN // HEADS
+    head = head or (32 if architecture == "gemma3" else HIDDEN // HEADS)
     kv = HEADS if architecture == "gpt2" else KV
     rng = np.random.default_rng(seed)
     tensors = {}

@@ -151,7 +151,10 @@ def test_a_pattern_of_windows_that_fits_no_layers_is_refused_by_its_key(pattern)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"attention.key_length": 8, "attention.value_length": 8, "rope.dimension_count": 8}, "size 8 .* of 16$"),
+        (
+            {"attention.key_length": 9, "attention.value_length": 9, "rope.dimension_count": 9},
+            "9 is odd, so there are no pairs of values to rotate$",
+        ),
         ({"attention.causal": False}, r"key llama\.attention\.causal is false; this model writes no text$"),
     ],
 )
