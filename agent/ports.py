@@ -146,6 +146,8 @@ class LaneVitals:
     busy_since_s: float | None
     temperature_c: float | None = None
     power_w: float | None = None
+    busy_until_s: float | None = None
+    """Deadline of the call in progress, which tells whose call it is; None where the lane does not say."""
     waited_s: float | None = None
     """Total time its busiest thread was ready to run and got no core; None where the kernel does not tell."""
     stopped: bool = False

@@ -47,6 +47,7 @@ class FakeLane:
         self.pending_loads: list[tuple[LoadSpec, Future[LoadReport]]] = []
         self.permit_until_s = 0.0
         self.busy_since_s: float | None = None
+        self.busy_until_s: float | None = None
         self.busy_s = 0.0
         self.pace = 1.0
         self.silent = False
@@ -146,7 +147,9 @@ class FakeLane:
     def vitals(self) -> LaneVitals | None:
         if self.silent:
             return LaneVitals(self._started_s, 1000, self.busy_since_s, self.temperature_c)
-        return LaneVitals(self.clock.now_s, 1000, self.busy_since_s, self.temperature_c, None, busy_s=self.busy_s)
+        return LaneVitals(
+            self.clock.now_s, 1000, self.busy_since_s, self.temperature_c, None, self.busy_until_s, busy_s=self.busy_s
+        )
 
     def queue_length(self) -> int:
         return len(self.held)

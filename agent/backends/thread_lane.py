@@ -256,7 +256,7 @@ class ThreadLane:
         check_feeds(call.model, call.inputs, loaded.session.inputs)
         names = call.outputs if call.outputs is not None else loaded.output_names
         loaded.check_outputs(names)
-        self._page.begin(now_ns)
+        self._page.begin(now_ns, int(call.deadline_s * 1e9))
         try:
             result = self._executor.run(loaded, _texts_in(call.inputs), names)
         finally:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.backends.formats import Array
 
 PAGE_BYTES: Final = 4096
-_PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER, _PACE, _BUSY_TOTAL = range(8)
+_PERMIT, _HEARTBEAT, _BUSY, _RSS, _TEMPERATURE, _POWER, _PACE, _BUSY_TOTAL, _BUSY_UNTIL = range(9)
 MAX_REST_S: Final = 2.0
 """Longest pause between two runs of a paced lane, so that a change of pace is heard."""
 _NS_PER_S: Final = 1e9
@@ -29,6 +29,7 @@ class Signs(NamedTuple):
     busy_since_s: float | None
     temperature_c: float | None
     power_w: float | None
+    busy_until_s: float | None
 
 
 class VitalsPage:
@@ -69,10 +70,11 @@ class VitalsPage:
         heartbeat_ns = self._words[_HEARTBEAT]
         if heartbeat_ns == 0:
             return None
-        busy_ns = self._words[_BUSY]
+        busy_ns, until_ns = self._words[_BUSY], self._words[_BUSY_UNTIL]
         return Signs(
             heartbeat_ns / _NS_PER_S, self._words[_RSS], busy_ns / _NS_PER_S if busy_ns else None,
             _reading(self._reals[_TEMPERATURE]), _reading(self._reals[_POWER]),
+            until_ns / _NS_PER_S if busy_ns and until_ns else None,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the process's side
@@ -81,8 +83,9 @@ class VitalsPage:
         """Whether a run may begin now."""
         return now_ns < self._words[_PERMIT]
 
-    def begin(self, now_ns: int) -> None:
-        """A run begins."""
+    def begin(self, now_ns: int, deadline_ns: int = 0) -> None:
+        """A run begins, of a call with that deadline (0: not told)."""
+        self._words[_BUSY_UNTIL] = deadline_ns  # first: whoever sees that it is busy sees with what
         self._words[_BUSY] = now_ns
 
     def end(self, now_ns: int) -> None:

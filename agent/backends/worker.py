@@ -91,7 +91,7 @@ class Worker:
                 raise DeadlineExceeded(f"{self._name} skipped a call that was given up before it began")
             if not page.permitted(now_ns):
                 raise PermitExpired(f"{self._name} holds no valid run permit")
-            page.begin(now_ns)
+            page.begin(now_ns, deadline_ns)
             try:
                 done, segment = self._answer(plan, number)
             finally:

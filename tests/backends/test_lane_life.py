@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import LaneDied, ModelLoadFailed, Overloaded
 from agent.ports import LaneSpec, LoadSpec, Simulation
+from agent.service.serving.call_sizes import SAME_S
 from tests.backends.conftest import (
     NSFW,
     ORT,
@@ -69,16 +70,18 @@ def test_signs_of_life_come_by_themselves(rig: Rig) -> None:
     assert abs(first.heartbeat_s - rig.clock.monotonic_s()) < PATIENCE_S
 
 
-def test_a_call_in_progress_shows_since_when(rig: Rig, models: Models) -> None:
+def test_a_call_in_progress_shows_since_when_and_whose_it_is(rig: Rig, models: Models) -> None:
     lane = rig.lane(simulated=True)
     rig.load(lane, models.add_one)
     before_s = rig.clock.monotonic_s()
     lane.inject("hang")
 
-    rig.submit(lane, {"x": ramp()})
+    deadline_s = rig.clock.monotonic_s() + PATIENCE_S
+    lane.submit("m", {"x": ramp()}, None, deadline_s)
 
     assert until(lambda: lane.vitals().busy_since_s is not None)
     assert lane.vitals().busy_since_s >= before_s
+    assert lane.vitals().busy_until_s == pytest.approx(deadline_s, abs=SAME_S)
 
 
 def test_kill_fails_what_is_pending_with_its_cause_and_tells_once(rig: Rig, models: Models) -> None:

@@ -41,3 +41,14 @@ def test_busy_time_adds_up():
     run(page, 100, 150)
     run(page, 200, 230)
     assert page.busy_s() == pytest.approx(0.08)
+
+
+def test_the_page_says_whose_call_is_in_progress_and_nothing_once_it_is_over():
+    page = VitalsPage()
+    page.beat(90 * MS, 1000)
+    page.begin(100 * MS, 2_500 * MS)
+    assert page.signs().busy_until_s == pytest.approx(2.5)
+    page.end(150 * MS)
+    assert page.signs().busy_until_s is None
+    page.begin(160 * MS)
+    assert page.signs().busy_until_s is None

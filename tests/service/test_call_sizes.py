@@ -56,6 +56,57 @@ def test_a_call_of_the_planned_size_is_a_hang_as_soon_whatever_is_sent_to_its_la
     assert [(f.result(0).placement, f.result(0).replays) for f in (hung, larger)] == [("cpu", 1)] * 2
 
 
+def hung_between_larger_ones(world: World):
+    """Larger requests wait on the lane when one of the planned size begins, and hangs there."""
+    lane = world.lane("gpu0")
+    lane.hold = True
+    before = world.infer(x=rows(8000), deadline_s=20.0)
+    world.clock.now_s += 0.01
+    planned = world.infer(x=rows(1), deadline_s=20.0)
+    lane.busy_since_s, lane.busy_until_s = world.clock.now_s + 0.01, world.clock.now_s + 20.0
+    return before, planned
+
+
+def test_a_call_of_the_planned_size_is_a_hang_as_soon_whatever_waited_on_its_lane_before_it_began():
+    world = World()
+    before, planned = hung_between_larger_ones(world)
+    world.tick(1.3)
+    assert "deadline 1.0 s" in world.accelerator("gpu0").last_fault
+    assert [f.result(0).placement for f in (before, planned)] == ["cpu"] * 2
+    assert world.dispatcher.sizes._suspects == {}
+
+
+def test_a_larger_call_keeps_its_time_while_one_of_the_planned_size_waits_behind_it():
+    world = World()
+    before, _ = hung_between_larger_ones(world)
+    world.lane("gpu0").busy_until_s = world.clock.now_s - 0.01 + 20.0 + 1e-10
+    world.tick(15.0)
+    assert (world.accelerator("gpu0").state, before.done()) == ("ready", False)
+
+
+def test_only_the_size_of_the_call_that_hangs_is_blamed():
+    world = World()
+    lane = world.lane("gpu0")
+    lane.hold = True
+    for count, given_s in ((4, 30.0), (8000, 40.0)):
+        world.infer(x=rows(count), deadline_s=given_s)
+    began_s = world.clock.now_s + 0.01
+    world.dispatcher.sizes.hung("gpu0", began_s, began_s, world.clock.now_s + 40.0)
+    assert [size for _, size in world.dispatcher.sizes._suspects] == [13]
+
+
+def test_a_request_that_may_share_a_call_counts_whatever_deadline_the_call_has():
+    """A batch has the latest deadline of those in it."""
+    world = World()
+    world.dispatcher.batches.takes = lambda *_: True
+    world.dispatcher.batches.submit = lambda lane, name, request, deadline_s, _: lane.submit(
+        name, request.inputs, request.outputs, deadline_s
+    )
+    before, _ = hung_between_larger_ones(world)
+    world.tick(15.0)
+    assert (world.accelerator("gpu0").state, before.done()) == ("ready", False)
+
+
 def test_a_size_that_came_behind_the_call_that_hangs_is_not_to_blame():
     world = World()
     stuck_there = begin(world, 4, deadline_s=60.0)

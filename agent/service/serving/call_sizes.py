@@ -4,7 +4,8 @@ Prediction and p99 are those of the sizes that were asked so far. A larger call 
 hang because it takes longer: until calls of its size were timed there, it is given its request's own time, or what the
 square of its size would take (attention) where that is less, or much more than the few that were timed. One that takes
 longer still costs its lane a restart. A size that hung for all of its request's time, or twice, is refused for a while.
-A call that came to the lane after the one in progress had begun says nothing about that one.
+Only the call in progress counts: lanes tell its deadline, which tells whose it is. What waits there beside it, whether
+it came before or after, says nothing about it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ REFUSED_S: Final = 60.0
 """A size whose call hung is not tried again so soon, but by a request that has more time than that one had."""
 _KEPT: Final = 64
 """Times kept per lane, model and size."""
+SAME_S: Final = 1e-6
+"""Deadlines cross to a lane in whole nanoseconds; two that are nearer than this are taken for the same."""
 _FEW_FACTOR: Final = 10.0
 """A call may take so often the longest of too few that were timed."""
 
@@ -49,12 +52,19 @@ class _Call:
     given_s: float
     due_s: float
     """Its request's deadline."""
+    shared: bool
+    """It may go with others in a call that has the latest of their deadlines."""
     until_s: float
     """Nothing is waited for any more: neither its answer nor its end."""
 
-    def may_be(self, lane: str, busy_since_s: float) -> bool:
-        """Whether it may be what the lane has been at since then: what was sent later waits behind that."""
-        return lane in self.lanes and self.begun_s <= busy_since_s
+    def may_be(self, lane: str, busy_since_s: float, busy_until_s: float | None) -> bool:
+        """Whether it may be what the lane has been at since then: what was sent later waits behind that.
+
+        busy_until_s: the deadline of what the lane is at, which no other request has; None: not told.
+        """
+        if lane not in self.lanes or self.begun_s > busy_since_s:
+            return False
+        return self.shared or busy_until_s is None or abs(busy_until_s - self.due_s) < SAME_S
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,8 @@ class CallSizes:
                 )
         return scale
 
-    def begin(self, job: Job, route: RouteEntry, now_s: float) -> None:
-        """A call is on its way to the lanes of a placement."""
+    def begin(self, job: Job, route: RouteEntry, now_s: float, shared: bool = False) -> None:
+        """A call is on its way to the lanes of a placement; `shared`: perhaps together with others."""
         if job.scale <= 1.0:
             return
         lanes = tuple(s.stage.accelerator for s in route.stages) or (route.accelerator,)
@@ -100,7 +110,7 @@ class CallSizes:
         until_s = max(now_s, job.deadline_s) + 2 * given_s
         with self._lock:
             self._calls[job.ticket] = _Call(
-                lanes, job.request.model, _size(job.scale), now_s, given_s, job.deadline_s, until_s
+                lanes, job.request.model, _size(job.scale), now_s, given_s, job.deadline_s, shared, until_s
             )  # fmt: skip
 
     def ended(self, job: Job, execute_s: float | None = None) -> None:
@@ -116,30 +126,32 @@ class CallSizes:
                 self._times_s.setdefault((lane, call.model, call.size), deque(maxlen=_KEPT)).append(execute_s)
 
     def allowance(
-        self, lane: str, now_s: float, longest_s: float | None = None, busy_since_s: float = math.inf
-    ) -> Allowance:
+        self, lane: str, now_s: float, longest_s: float | None = None, busy_since_s: float = math.inf,
+        busy_until_s: float | None = None,
+    ) -> Allowance:  # fmt: skip
         """Of the calls larger than planned of which one may be that in progress on a lane.
 
-        longest_s: what a call of the planned size may take; None: unknown. busy_since_s: when that in progress began.
+        longest_s: what a call of the planned size may take; None: unknown. busy_since_s: when that in progress began,
+        busy_until_s: its deadline where the lane tells it.
         """
         if not self._calls:
             return Allowance()
         with self._lock:
             self._calls = {ticket: call for ticket, call in self._calls.items() if now_s < call.until_s}
-            calls = [call for call in self._calls.values() if call.may_be(lane, busy_since_s)]
+            calls = [call for call in self._calls.values() if call.may_be(lane, busy_since_s, busy_until_s)]
             times = [self._times(lane, call) for call in calls]
         known = [max(t) for t in times if len(t) >= ENOUGH]
         given = [_given_s(call, t, longest_s) for call, t in zip(calls, times, strict=True) if len(t) < ENOUGH]
         return Allowance(max(given, default=0.0), max(known, default=None), bool(given))
 
-    def hung(self, lane: str, now_s: float, busy_since_s: float = math.inf) -> None:
+    def hung(self, lane: str, now_s: float, busy_since_s: float = math.inf, busy_until_s: float | None = None) -> None:
         """The lane is ended for a call that nobody had timed: the first of those that were sent before it began.
 
         Where its request still has time it is run elsewhere, which tells whether its size was to blame.
         """
         with self._lock:
             for ticket, call in self._calls.items():
-                if call.may_be(lane, busy_since_s) and len(self._times(lane, call)) < ENOUGH:
+                if call.may_be(lane, busy_since_s, busy_until_s) and len(self._times(lane, call)) < ENOUGH:
                     key = (call.model, call.size)
                     again = now_s < self._suspects.get(key, now_s)
                     if again or now_s >= call.due_s:

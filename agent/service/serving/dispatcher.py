@@ -157,15 +157,16 @@ class Dispatcher:
         self._submit(job, next(r for r in model.routes if r.accelerator == accelerator))
 
     def _submit(self, job: Job, route: RouteEntry) -> None:
-        self.sizes.begin(job, route, self._clock.monotonic_s())
+        asked, name = job.request, route.name or job.request.model
+        fresh = job.last_error is None and not job.asked_again  # else its company may have died of it
+        shares = fresh and not route.stages and self.batches.takes(asked, route.lane, name, route.report)
+        self.sizes.begin(job, route, self._clock.monotonic_s(), shares)
         if route.stages:
             self._submit_split(job, route)
             return
         job.progress = None
         try:
-            asked, name = job.request, route.name or job.request.model
-            fresh = job.last_error is None and not job.asked_again  # else its company may have died of it
-            if fresh and self.batches.takes(asked, route.lane, name, route.report):
+            if shares:
                 reply = self.batches.submit(route.lane, name, asked, job.deadline_s, route.predicted_s or 0.0)
             else:
                 reply = route.lane.submit(name, asked.inputs, asked.outputs, job.deadline_s)

@@ -276,11 +276,13 @@ class LaneKeeper:
         if self.vitals is None:
             waited_s = now_s - self.health.since_s
             return f"did not start within {STARTUP_TIMEOUT_S:g} s" if waited_s > STARTUP_TIMEOUT_S else None
-        busy_since_s = self.vitals.busy_since_s
+        busy_since_s, until_s = self.vitals.busy_since_s, self.vitals.busy_until_s
         starved_s = self._waits.starved_s(busy_since_s, self.vitals.waited_s)
         longest_s = fault_detector.hang_deadline_s(self._expected_s(predicted_s), limits, starved_s is not None)
         begun_s = now_s if busy_since_s is None else busy_since_s
-        allowance = Allowance() if self.sizes is None else self.sizes.allowance(self.name, now_s, longest_s, begun_s)
+        allowance = Allowance()
+        if self.sizes is not None:
+            allowance = self.sizes.allowance(self.name, now_s, longest_s, begun_s, until_s)
         expected_s = max((s for s in (predicted_s, allowance.expected_s) if s is not None), default=None)
         signs = fault_detector.LaneSigns(
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
@@ -293,7 +295,7 @@ class LaneKeeper:
         )
         cause = fault_detector.judge(signs, limits)
         if cause is not None and self.sizes is not None and cause.startswith(fault_detector.UNTIMED):
-            self.sizes.hung(self.name, now_s, begun_s)
+            self.sizes.hung(self.name, now_s, begun_s, until_s)
         return cause
 
     def overdue(self, limits: Recovery, now_s: float, predicted_s: float | None) -> bool:
