@@ -33,10 +33,25 @@ StreamChange = tuple[int, int, int]
 Session = tuple[bool, int, int, str]
 """Whether online, boot, connection, and what the birth said; a will says nothing (empty)."""
 
-_BOARD_COLUMNS = "tenant, board, first_s, heard_s, online, boot, conn, state_s, state, latest, labels"
-_HEARD = (
-    "ON CONFLICT (tenant, board) DO UPDATE SET heard_s = excluded.heard_s,"
-    " latest = coalesce(excluded.latest, qeil_boards.latest)"
+
+class Newest(NamedTuple):
+    """A board's newest telemetry row of a batch: its key, which orders rows, and its JSON text."""
+
+    boot: int
+    seq: int
+    text: str
+
+
+_BOARD_COLUMNS = (
+    "tenant, board, first_s, heard_s, online, boot, conn, state_s, state, latest, latest_boot, latest_seq, labels"
+)
+_LATEST = ("latest", "latest_boot", "latest_seq")
+_NEWER = (
+    "(excluded.latest_boot, excluded.latest_seq) >="
+    " (coalesce(qeil_boards.latest_boot, -1), coalesce(qeil_boards.latest_seq, -1))"
+)
+_HEARD = "ON CONFLICT (tenant, board) DO UPDATE SET heard_s = excluded.heard_s, " + ", ".join(
+    f"{name} = CASE WHEN {_NEWER} THEN excluded.{name} ELSE qeil_boards.{name} END" for name in _LATEST
 )
 _ROW_COLUMNS = "tenant, board, boot, cls, seq, at_s, payload"
 _STREAM_COLUMNS = "tenant, board, boot, cls, top, stored, lost, changed_s"
@@ -51,8 +66,9 @@ _MOVED = (
 class Bulk(Protocol):
     """All within the caller's transaction; each raises what the database raises."""
 
-    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
-        """A row for each board, known or not: heard of now, and its newest telemetry row where there is one."""
+    def heard(self, db: Connection, latest: Mapping[BoardKey, Newest | None], now_s: float) -> None:
+        """A row for each board, known or not: heard of now, and its newest telemetry row where it is not older than the
+        one that is there: boards send what waited while they were away after what is new."""
         ...
 
     def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
@@ -71,16 +87,15 @@ class Bulk(Protocol):
 class PostgresBulk:
     """Columns as texts of lines."""
 
-    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
+    def heard(self, db: Connection, latest: Mapping[BoardKey, Newest | None], now_s: float) -> None:
         """As in `Bulk`."""
-        found = sorted(latest.items())
-        if not found:
+        if not latest:
             return
         statement = (
             f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) SELECT t, b, %(now)s, %(now)s, false, 0, 0, 0.0, '{{}}',"  # noqa: S608
-            f" nullif(l, ''), '{{}}' FROM {_table('tbl')} {_HEARD}"
+            f" nullif(l, ''), nullif(o, '')::bigint, nullif(s, '')::bigint, '{{}}' FROM {_table('tbosl')} {_HEARD}"
         )
-        lines = _lines("tbl", [(*key, text or "") for key, text in found])
+        lines = _lines("tbosl", [(*key, *(latest[key] or ("", "", ""))) for key in sorted(latest)])
         db.exec_driver_sql(statement, {**lines, "now": now_s})
 
     def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
@@ -122,13 +137,18 @@ class PostgresBulk:
 class SqliteBulk:
     """Rows one by one."""
 
-    def heard(self, db: Connection, latest: Mapping[BoardKey, str | None], now_s: float) -> None:
+    def heard(self, db: Connection, latest: Mapping[BoardKey, Newest | None], now_s: float) -> None:
         """As in `Bulk`."""
         statement = (
-            f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) VALUES (?, ?, ?, ?, 0, 0, 0, 0.0, '{{}}', ?, '{{}}') {_HEARD}"  # noqa: S608
+            f"INSERT INTO qeil_boards ({_BOARD_COLUMNS}) VALUES (?, ?, ?, ?, 0, 0, 0, 0.0, '{{}}', ?, ?, ?, '{{}}')"  # noqa: S608
+            f" {_HEARD}"
         )
-        if latest:
-            db.exec_driver_sql(statement, [(*key, now_s, now_s, text) for key, text in sorted(latest.items())])
+        values = []
+        for key in sorted(latest):
+            boot, seq, text = latest[key] or (None, None, None)
+            values.append((*key, now_s, now_s, text, boot, seq))
+        if values:
+            db.exec_driver_sql(statement, values)
 
     def rows(self, db: Connection, rows: Mapping[RowKey, Row]) -> list[RowKey]:
         """As in `Bulk`."""

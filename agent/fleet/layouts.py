@@ -39,12 +39,20 @@ def prepare(engine: Engine) -> None:
         db.execute(update(layout).values(version=LAYOUT))
 
 
+_ORDERS = (
+    "latest_boot BIGINT", "latest_seq BIGINT", "reported_boot BIGINT", "reported_mono FLOAT", "bundle_boot BIGINT",
+    "bundle_mono FLOAT",
+)  # fmt: skip
 _CHANGES: dict[int, dict[str, tuple[str, ...]]] = {
     1: {
         "postgresql": (
             f"ALTER TABLE qeil_boards SET (fillfactor = {ROOM['fillfactor']})",
             f"ALTER TABLE qeil_streams SET (fillfactor = {ROOM['fillfactor']})",
         )
+    },
+    3: {
+        name: tuple(f"ALTER TABLE qeil_boards ADD COLUMN {column}" for column in _ORDERS)
+        for name in ("sqlite", "postgresql")
     },
 }
 """From each layout to the next, what beside new tables and partitions is to be done."""

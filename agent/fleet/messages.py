@@ -98,7 +98,7 @@ def _rows(document: dict[str, Any], board: BoardKey, cls: str) -> Rows:
     rows, boot, first = document.get("rows"), document.get("boot"), document.get("seq0")
     if document.get("cls") != cls or not isinstance(rows, list) or not 0 < len(rows) <= MAX_ROWS:
         raise MessageRefused("bad_rows", board)
-    if not _number(boot) or not _number(first) or first + len(rows) > MAX_NUMBER:
+    if not is_number(boot) or not is_number(first) or first + len(rows) > MAX_NUMBER:
         raise MessageRefused("bad_number", board)
     if not all(isinstance(row, dict) for row in rows):
         raise MessageRefused("bad_rows", board)
@@ -108,7 +108,7 @@ def _rows(document: dict[str, Any], board: BoardKey, cls: str) -> Rows:
 
 def _told(document: dict[str, Any], board: BoardKey, kind: str) -> Told:
     if kind == "state" and not (
-        isinstance(document.get("online"), bool) and _number(document.get("boot")) and _number(document.get("conn"))
+        isinstance(document.get("online"), bool) and is_number(document.get("boot")) and is_number(document.get("conn"))
     ):
         raise MessageRefused("bad_state", board)
     if kind == "res" and not isinstance(document.get("status"), str):
@@ -125,7 +125,8 @@ def _text(document: dict[str, Any], board: BoardKey) -> str:
         raise MessageRefused("malformed", board) from error
 
 
-def _number(value: object) -> TypeGuard[int]:
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether it can number a start or a row."""
     return type(value) is int and 0 <= value <= MAX_NUMBER
 
 
@@ -147,6 +148,6 @@ def acknowledgement(boot: int, cls: str, ranges: list[tuple[int, int]]) -> bytes
 def gap(row: dict[str, Any]) -> tuple[str, int, int] | None:
     """(class, boot, count) of what a gap row says was lost; None where it gives no numbers."""
     cls, boot, low, high = row.get("cls"), row.get("boot"), row.get("from"), row.get("to")
-    if cls in {"tlm", "evt"} and _number(boot) and _number(low) and _number(high) and low <= high:
+    if cls in {"tlm", "evt"} and is_number(boot) and is_number(low) and is_number(high) and low <= high:
         return str(cls), boot, high - low + 1
     return None

@@ -12,15 +12,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, create_engine, event, or_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    or_,
+    tuple_,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from agent.errors import BadInput, ConfigError, StorageError
 from agent.fleet import layouts, tables
-from agent.fleet.bulk import Bulk, PostgresBulk, Row, RowKey, Session, SqliteBulk, StreamChange, StreamKey
+from agent.fleet.bulk import Bulk, Newest, PostgresBulk, Row, RowKey, Session, SqliteBulk, StreamChange, StreamKey
 from agent.fleet.days import day_of
-from agent.fleet.messages import BoardKey, Rows, Told, gap
+from agent.fleet.messages import MAX_NUMBER, BoardKey, Rows, Told, gap, is_number
 from agent.schema.fleet import Retention
 
 FINAL = ("ok", "failed", "rejected", "expired")
@@ -28,6 +40,9 @@ STATES = ("accepted", "running", *FINAL)
 """What a board may say of a command; anything else would have controllers send it once more."""
 NO_ANSWER, SUPERSEDED = '{"code":"no_answer"}', '{"code":"superseded"}'
 """Ends that a controller gave a message; what its board says of it counts for more, however late."""
+
+Dated = tuple[int, float, str]
+"""A document of a board: its boot, seconds of its monotonic clock, and its JSON text."""
 
 
 @dataclass(frozen=True)
@@ -106,22 +121,32 @@ class Store:
             top[key[:4]] = max(top[key[:4]], key[4])
         return len(new), {key: (top.get(key, -1), fresh.get(key, 0), lost.get(key, 0)) for key in {*top, *lost}}
 
-    def _set(self, db: Connection, column: str, texts: Mapping[BoardKey, str]) -> None:
-        if not texts:
+    def _set(self, db: Connection, column: str, found: Mapping[BoardKey, Dated]) -> None:
+        """Documents that are not older than those that are there."""
+        if not found:
             return
         table = tables.boards
+        order = tuple_(*(func.coalesce(table.c[f"{column}_{part}"], -1) for part in ("boot", "mono")))
         statement = (
             table.update()
             .where(table.c.tenant == bindparam("of_tenant"), table.c.board == bindparam("of_board"))
-            .values({column: bindparam("text")})
+            .where(order <= tuple_(bindparam("now_boot", type_=BigInteger), bindparam("now_mono", type_=Float)))
+            .values({column: bindparam("text"), f"{column}_boot": bindparam("now_boot"),
+                     f"{column}_mono": bindparam("now_mono")})
+        )  # fmt: skip
+        db.execute(
+            statement,
+            [
+                {"of_tenant": t, "of_board": b, "now_boot": boot, "now_mono": mono_s, "text": text}
+                for (t, b), (boot, mono_s, text) in sorted(found.items())
+            ],
         )
-        db.execute(statement, [{"of_tenant": t, "of_board": b, "text": text} for (t, b), text in sorted(texts.items())])
 
     # ------------------------------------------------------------------ documents
 
     def _told(self, db: Connection, told: Iterable[Told], now_s: float) -> None:
         states: dict[BoardKey, dict[str, Any]] = {}
-        others: dict[str, dict[BoardKey, str]] = {"reported": {}, "bundle": {}}
+        others: dict[str, dict[BoardKey, Dated]] = {"reported": {}, "bundle": {}}
         columns = {"rep": "reported", "bundle": "bundle"}
         for message in told:
             if message.kind == "state":
@@ -131,9 +156,11 @@ class Store:
             elif message.kind in columns:
                 if message.kind == "rep":
                     self._settled(db, message, now_s)
-                others[columns[message.kind]][message.board] = _text(message.document)
-        for column, texts in others.items():
-            self._set(db, column, texts)
+                found, dated = others[columns[message.kind]], _dated(message.document)
+                if message.board not in found or found[message.board][:2] <= dated[:2]:
+                    found[message.board] = dated
+        for column, documents in others.items():
+            self._set(db, column, documents)
         self._bulk.sessions(db, {board: _session(document) for board, document in states.items()}, now_s)
 
     def _settled(self, db: Connection, message: Told, now_s: float) -> None:
@@ -194,14 +221,22 @@ def _lost(said: Sequence[Rows], new: set[RowKey]) -> Counter[StreamKey]:
     return lost
 
 
-def _newest(said: Sequence[Rows]) -> dict[BoardKey, str]:
+def _newest(said: Sequence[Rows]) -> dict[BoardKey, Newest]:
     """The newest telemetry row of each board, for the inventory."""
-    newest: dict[BoardKey, tuple[tuple[int, int], str]] = {}
+    newest: dict[BoardKey, Newest] = {}
     for rows in said:
-        key = (rows.boot, rows.first + len(rows.payloads) - 1)
-        if rows.cls == "tlm" and (rows.board not in newest or newest[rows.board][0] < key):
-            newest[rows.board] = (key, rows.payloads[-1])
-    return {board: text for board, (_, text) in newest.items()}
+        last = Newest(rows.boot, rows.first + len(rows.payloads) - 1, rows.payloads[-1])
+        if rows.cls == "tlm" and (rows.board not in newest or newest[rows.board][:2] < last[:2]):
+            newest[rows.board] = last
+    return newest
+
+
+def _dated(document: Mapping[str, Any]) -> Dated:
+    """What orders a board's documents: its start, and the monotonic clock within it; 0 where it tells none."""
+    boot, mono_s = document.get("boot"), document.get("mono")
+    if isinstance(mono_s, bool) or not isinstance(mono_s, int | float) or not 0 <= mono_s <= MAX_NUMBER:
+        mono_s = 0.0
+    return boot if is_number(boot) else 0, float(mono_s), _text(document)
 
 
 def _age(document: Mapping[str, Any]) -> tuple[int, int, bool]:

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-LAYOUT = 3
+LAYOUT = 4
 metadata = MetaData()
 ROOM = {"fillfactor": 40}
 """Rows that every batch changes: room in their page spares PostgreSQL new entries in every index."""
@@ -68,9 +68,13 @@ boards = Table(
     Column("conn", BigInteger, nullable=False), Column("state_s", Float, nullable=False),
     Column("state", Text, nullable=False), Column("reported", Text), Column("bundle", Text),
     Column("latest", Text), Column("labels", Text, nullable=False),
+    Column("latest_boot", BigInteger), Column("latest_seq", BigInteger),
+    Column("reported_boot", BigInteger), Column("reported_mono", Float),
+    Column("bundle_boot", BigInteger), Column("bundle_mono", Float),
     postgresql_with=ROOM,
 )  # fmt: skip
-"""One row per board: last will and birth by their counters, retained documents, the newest telemetry row."""
+"""One row per board: last will and birth by their counters, retained documents, the newest telemetry row – each by what
+orders it on the board itself, as messages overtake each other on their way here."""
 
 messages = Table(
     "qeil_messages", metadata,

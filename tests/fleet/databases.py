@@ -11,10 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
 
 from tests.ports import free_port
 
 USER = "qeil_test"
+
+
+def unordered(db: Connection) -> None:
+    """Boards as layouts up to 3 had them."""
+    for part in ("latest_boot", "latest_seq", "reported_boot", "reported_mono", "bundle_boot", "bundle_mono"):
+        db.execute(text(f"ALTER TABLE qeil_boards DROP COLUMN {part}"))
 
 
 def _tool(name: str) -> str | None:

@@ -17,6 +17,7 @@ from agent.fleet.partitions import Partitions
 from agent.fleet.retention import Keeper
 from agent.fleet.store import Store, open_engine
 from agent.schema.fleet import Retention
+from tests.fleet.databases import unordered
 
 DAY = 20_718
 NOW_S = DAY * DAY_S + 43_200.0
@@ -145,6 +146,7 @@ def test_rows_from_before_there_were_partitions_find_their_days(clean_postgres):
         db.execute(text("DROP TABLE qeil_rows"))
         db.execute(text("DROP TABLE qeil_rolled"))
         tables.rows.create(db)  # as layout 2 had it
+        unordered(db)
         old = [
             {"tenant": "acme", "board": "b1", "boot": 1, "cls": cls, "seq": n, "at_s": NOW_S, "payload": payload}
             for cls, n, payload in [

@@ -18,6 +18,7 @@ from agent.fleet.moving import move
 from agent.fleet.retention import CHUNK, Keeper
 from agent.fleet.store import Store, open_engine
 from agent.schema.fleet import Retention
+from tests.fleet.databases import unordered
 
 NOW_S = 1_790_000_000.0
 HOUR_S = NOW_S // 3600 * 3600
@@ -103,6 +104,7 @@ def test_more_than_a_chunk_goes_in_one_round_and_twenty_chunks_at_most(store, mo
 def test_a_database_of_the_first_layout_is_brought_to_this_one(store):
     with store.engine.begin() as db:
         db.execute(text("DROP TABLE qeil_hours"))
+        unordered(db)
         db.execute(update(tables.layout).values(version=1))
     layouts.prepare(store.engine)
     assert inspect(store.engine).has_table("qeil_hours")

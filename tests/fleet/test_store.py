@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -12,6 +13,7 @@ from agent.fleet import layouts, tables
 from agent.fleet.inventory import Inventory
 from agent.fleet.messages import parse
 from agent.fleet.store import Store, open_engine
+from tests.fleet.databases import unordered
 
 
 def rows(first: int, count: int, board: str = "b1", cls: str = "tlm", boot: int = 1, **fields):
@@ -80,6 +82,79 @@ def test_reports_and_the_newest_telemetry_are_kept_per_board(store):
     latest, reported, bundle = one(store, tables.boards, "latest", "reported", "bundle")
     assert json.loads(latest)["n"] == 6
     assert (json.loads(reported)["des_ver"], json.loads(bundle)["ver"]) == (3, 4)
+
+
+def test_a_backlog_that_is_drained_after_new_telemetry_does_not_displace_the_newest(store):
+    def latest() -> tuple:
+        text, boot, seq = one(store, tables.boards, "latest", "latest_boot", "latest_seq")
+        return json.loads(text)["n"], boot, seq
+
+    store.take([rows(100, 2, boot=3)], 1.0)
+    store.take([rows(0, 50, boot=3)], 2.0)
+    store.take([rows(0, 500, boot=2), rows(0, 1, cls="evt", boot=4)], 3.0)
+    assert latest() == (101, 3, 101)
+    assert one(store, tables.boards, "heard_s") == (3.0,)
+    store.take([rows(0, 1, boot=4)], 4.0)
+    assert latest() == (0, 4, 0)
+    store.take([told("state", "b2", online=True, boot=1, conn=1)], 5.0)
+    store.take([rows(7, 1, "b2"), rows(3, 1, "b2")], 6.0)
+    with store.engine.connect() as db:
+        query = select(tables.boards.c.latest).where(tables.boards.c.board == "b2")
+        assert json.loads(db.execute(query).scalar_one())["n"] == 7
+
+
+def test_of_two_consumers_the_one_with_the_older_rows_changes_nothing_whoever_commits_first(store):
+    """Its statement may begin before the other's commit, so what it compares with must be in the row it waits for."""
+    beginning = threading.Barrier(2)
+
+    def take(batch) -> None:
+        beginning.wait(30.0)
+        Store(store.engine).take([batch], 1.0)
+
+    for n in range(1, 11):
+        pair = [rows(1000 * n + 500, 1), rows(1000 * n, 400)]
+        threads = [threading.Thread(target=take, args=(batch,)) for batch in pair]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60.0)
+        assert one(store, tables.boards, "latest_seq") == (1000 * n + 500,)
+
+
+def test_documents_that_were_overtaken_on_their_way_change_nothing(store):
+    def said() -> tuple:
+        return tuple(json.loads(t) for t in one(store, tables.boards, "reported", "bundle"))
+
+    store.take(
+        [told("rep", des_ver=4, boot=3, mono=20.5), told("bundle", ver=4, status="kept", boot=3, mono=21.0)], 1.0
+    )
+    store.take(
+        [told("rep", des_ver=3, boot=3, mono=20.4), told("bundle", ver=4, status="trial", boot=3, mono=9.0)], 2.0
+    )
+    store.take([told("rep", des_ver=9, boot=2, mono=99.0), told("bundle", ver=5, status="trial")], 3.0)
+    assert [d.get("des_ver", d.get("status")) for d in said()] == [4, "kept"]
+    batch = [
+        told("bundle", ver=6, status="kept", boot=4, mono=2.0),
+        told("bundle", ver=6, status="trial", boot=4, mono=1),
+    ]
+    store.take([told("rep", des_ver=5, boot=4, mono=1.0), *batch], 4.0)
+    assert [d.get("des_ver", d.get("status")) for d in said()] == [5, "kept"]
+    store.take([told("rep", "b2", des_ver=1), told("rep", "b2", des_ver=2, boot="x", mono=1e300)], 5.0)
+    with store.engine.connect() as db:
+        query = select(tables.boards.c.reported).where(tables.boards.c.board == "b2")
+        assert json.loads(db.execute(query).scalar_one())["des_ver"] == 2
+
+
+def test_a_database_of_layout_3_learns_what_orders_what_boards_say(store):
+    store.take([rows(5, 1), told("rep", des_ver=3, boot=1, mono=1.0)], 1.0)
+    with store.engine.begin() as db:
+        unordered(db)
+        db.execute(update(tables.layout).values(version=3))
+    layouts.prepare(store.engine)
+    assert one(store, tables.boards, "latest_boot", "reported_mono") == (None, None)
+    store.take([rows(3, 1), told("rep", des_ver=4, boot=1, mono=0.5)], 2.0)
+    latest, reported = one(store, tables.boards, "latest", "reported")
+    assert (json.loads(latest)["n"], json.loads(reported)["des_ver"]) == (3, 4)
 
 
 def test_an_event_row_settles_a_command_and_a_late_response_does_not_reopen_it(store):
