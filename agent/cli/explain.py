@@ -17,6 +17,8 @@ from agent.placement.state import State
 from agent.schema.workload import Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.placement.flips import Flip
     from agent.placement.reasons import Why
     from agent.placement.wishes import Binding
@@ -92,7 +94,7 @@ def explain_model(
 
     Raises BadInput for a name or number that makes no sense here.
     """
-    from agent.cli.board_choice import about_board, board_and_policy, calibration_notes
+    from agent.cli.board_choice import about_board, board_and_policy
     from agent.cli.plan_model import Ask
     from agent.cli.plan_variants import of_settings
     from agent.cli.plan_workload import Sizes, read_workloads
@@ -110,19 +112,32 @@ def explain_model(
     wishes = _limited(wishes, power_cap_w, deadline_ms)
     served, _ = of_settings(Ask(model, config=options["config"], state=state), board, wishes)
     workloads = read_workloads(served.model, options["phase"], sizes, served.mode)
-    assumed = options["profile"] is None
     try:
-        documents = [_document(workload, board, wishes, state) for workload in workloads]
+        documents = phase_documents(workloads, board, wishes, state, options["profile"], options["config"])
     except PlacementError as error:
-        raise about_board(error, board, wishes, assumed) from error
-    for document in documents:
-        document["board_from"] = "the settings" if assumed else "--profile"
-        document["notes"] = [*calibration_notes(options["config"], board), *document["notes"]]
-        _add_lines(document["placements"], options["profile"])
+        raise about_board(error, board, wishes, assumed=options["profile"] is None) from error
     if len(documents) == 1:
         return documents[0]
     same = {key: documents[0][key] for key in ("model", "board", "policy")}
     return same | {"phase": "both", "phases": documents}
+
+
+def phase_documents(
+    workloads: Sequence[Workload], board: DeviceProfile, wishes: Policy, state: State, profile: str | None,
+    config: Path | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Choice and reasons of each phase by itself, as both `explain` and `plan` give them.
+
+    profile, config: as on the command line. Raises PlacementError where no accelerator may hold the whole model.
+    """
+    from agent.cli.board_choice import calibration_notes
+
+    documents = [_document(workload, board, wishes, state) for workload in workloads]
+    for document in documents:
+        document["board_from"] = "the settings" if profile is None else "--profile"
+        document["notes"] = [*calibration_notes(config, board), *document["notes"]]
+        _add_lines(document["placements"], profile)
+    return documents
 
 
 def _document(workload: Workload, board: DeviceProfile, wishes: Policy, state: State) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def plan_model(ask: Ask) -> dict[str, Any]:
     try:
         ask.state.check(board)
         ask, variants = of_settings(ask, board, policy)
-        workloads = _cut(read_workloads(ask.model, ask.wanted, ask.sizes, ask.mode))
+        phases = read_workloads(ask.model, ask.wanted, ask.sizes, ask.mode)
+        workloads = _cut(phases)
         case = _Case(board, policy, workloads, ask.state, generated(ask.sizes), effort)
         document = _planned(case, ask.points)
     except ValueError as error:
@@ -78,7 +79,22 @@ def plan_model(ask: Ask) -> dict[str, Any]:
         raise about_board(error, board, policy, assumed=ask.profile is None) from error
     document["board_from"] = "the settings" if ask.profile is None else "--profile"
     document["notes"] = [*calibration_notes(ask.config, board), *document["notes"]]
+    if len(phases) > 1:
+        document |= _reasons(ask, phases, board, policy, document["notes"])
     return document | ({"variants": variants} if variants else {})
+
+
+def _reasons(
+    ask: Ask, phases: tuple[Workload, ...], board: DeviceProfile, policy: Policy, notes: list[str]
+) -> dict[str, Any]:
+    """`phases`: what `qeil explain --phase both` says of each; a note where no accelerator may hold a whole phase."""
+    from agent.cli.explain import phase_documents
+
+    try:
+        return {"phases": phase_documents(phases, board, policy, ask.state, ask.profile, ask.config)}
+    except PlacementError as error:
+        notes.append(f"no phase is explained by itself: {error.message}")
+        return {"phases": []}
 
 
 def _cut(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:

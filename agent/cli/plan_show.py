@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from agent.cli.board_choice import headline, prediction
+from agent.cli.explain_text import phase_sentence
 from agent.cli.tables import dash, print_table
 
 MAX_ROWS = 20
@@ -53,6 +54,8 @@ def show_model(document: dict[str, Any]) -> None:
             f"  a request of {asked['generated_tokens']} tokens: {prefill_ms:.4g} ms prefill, {token_ms:.4g} ms for "
             f"each token, {moved_ms:.4g} ms hand-over of the cache"
         )
+        for phase in document["phases"]:
+            click.echo(f"  {phase_sentence(phase)}")
     click.echo(_serving(document))
     if document["served"]["accelerator"] is not None:
         click.echo(f"  {prediction(document)}")

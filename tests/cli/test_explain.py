@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, save
 
 from agent.cli.explain_text import around, flip_sentence, phase_sentence, print_phases
 from agent.cli.main import run
+from agent.errors import PlacementError
 from agent.storage import share
 
 PROBLEM = Path(__file__).parents[1] / "placement" / "data" / "decode_L12_D2_loose_j0_s101.npz"
@@ -234,6 +235,27 @@ def test_the_choice_for_prefill_and_for_decode_is_told_for_each(capsys):
         assert f"gpt2-125m, {one['phase']}, on raspberry-pi-5" in text
         assert f"\n{one['phase']}: {one['chosen']}, " in text
     assert "bound by memory; nothing else may be chosen" in text.rpartition("decode: ")[2]
+
+
+def test_a_plan_of_both_phases_says_of_each_what_explain_says_of_it(capsys):
+    asked = ("gpt2-125m", "--profile", "raspberry-pi-5", "--phase", "both", "--prompt-tokens", "64")
+    explained = json.loads(ok(capsys, "explain", *asked, "--json"))
+    planned = json.loads(ok(capsys, "plan", *asked, "--json"))
+    assert planned["phases"] == explained["phases"]
+    text = ok(capsys, "plan", *asked)
+    for phase in explained["phases"]:
+        assert f"\n  {phase_sentence(phase)}\n" in text
+
+
+def test_a_plan_of_both_phases_stands_where_none_fits_an_accelerator_whole(monkeypatch, capsys):
+    def nowhere(*_):
+        raise PlacementError("no accelerator may hold all of it")
+
+    monkeypatch.setattr("agent.cli.explain._document", nowhere)
+    planned = json.loads(ok(capsys, "plan", "gpt2-125m", *BOARD[:2], "--phase", "both", "--json"))
+    assert planned["phases"] == []
+    assert planned["chosen"]["stages"]
+    assert "no phase is explained by itself: no accelerator may hold all of it" in planned["notes"]
 
 
 def test_a_phase_says_what_binds_it_and_what_its_runner_up_saves_and_costs():
