@@ -19,6 +19,7 @@ from agent.fleet import ring_rule, tables
 from agent.fleet.inventory import Inventory
 from agent.fleet.outgoing import Outgoing, Send, write_audit
 from agent.fleet.ring_rule import FAILED, Progress
+from agent.fleet.withdrawals import Withdrawals
 from agent.mqtt import envelope
 from agent.mqtt.topics import Topics
 from agent.schema.bundle import Offer
@@ -45,6 +46,7 @@ class Rollouts:
         self._holder = holder
         self._wall_s = wall_s
         self._sent_s: dict[tuple[str, str], float] = {}
+        self._withdrawals = Withdrawals(engine, wall_s)
 
     # ------------------------------------------------------------------ what people ask for
 
@@ -166,17 +168,21 @@ class Rollouts:
     # ------------------------------------------------------------------ the controller's thread
 
     def round(self, send: Send) -> None:
-        """One step of every open rollout that this controller holds. StorageError."""
-        table = tables.rollouts
+        """One step of every open rollout that this controller holds, and of aborted ones that are not settled."""
         try:
-            with self._engine.connect() as db:
-                keys = [r[0] for r in db.execute(select(table.c.id).where(table.c.status.in_(("running", "aborted"))))]
-            for key in keys:
+            for key in self._due():
                 row = self._held(key)
                 if row is not None:
                     self._step(row, send)
         except SQLAlchemyError as error:
             raise StorageError(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
+
+    def _due(self) -> list[str]:
+        """What runs, and what was aborted and waits for boards."""
+        table = tables.rollouts
+        with self._engine.connect() as db:
+            running = [r[0] for r in db.execute(select(table.c.id).where(table.c.status == "running"))]
+        return running + self._withdrawals.due()
 
     def _held(self, key: str) -> Any | None:
         """The rollout, if this controller has or gets the lease on it."""
@@ -195,14 +201,14 @@ class Rollouts:
         with self._engine.begin() as db:
             self._outcomes(db, row, plan, now_s)
         if row["status"] == "aborted":
-            self._withdraw(row, send)
+            self._withdrawals.step(row, send)
             return
         with self._engine.begin() as db:
             progress = self._progress(db, row, plan, now_s)
         step = ring_rule.step(plan, progress, now_s)
         if step.what == "abort":
-            self._change(row["id"], status="aborted", reason=step.reason)
-            self._withdraw(row, send)
+            if self._change(row["id"], status="aborted", reason=step.reason):
+                self._withdrawals.step(row, send)
         elif step.what == "offer":
             self._offer(row, plan, step.offers, send)
         elif step.what == "settled":
@@ -214,12 +220,15 @@ class Rollouts:
         if ring_rule.may_offer(plan, now_s):
             self._offer_again(row, send, now_s)
 
-    def _change(self, key: str, **values: Any) -> None:
+    def _change(self, key: str, **values: Any) -> bool:
+        """False where somebody paused or aborted it meanwhile: then nothing changes."""
         table = tables.rollouts
+        running = (table.c.id == key) & (table.c.status == "running")
         with self._engine.begin() as db:
-            db.execute(table.update().where(table.c.id == key, table.c.status == "running").values(values))
-            if "status" in values or "ring" in values:
+            changed = db.execute(table.update().where(running).values(values)).rowcount == 1
+            if changed and ("status" in values or "ring" in values):
                 write_audit(db, self._wall_s(), self._holder, "rollout step", key, values)
+        return changed
 
     def _outcomes(self, db: Connection, row: Any, plan: Plan, now_s: float) -> None:
         """What boards have reported of this version, and who has said nothing for too long."""
@@ -227,7 +236,7 @@ class Rollouts:
         query = (
             select(inside.c.board, inside.c.offered_s, inside.c.status, boards.c.bundle)
             .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
-            .where(inside.c.rollout == row["id"], inside.c.status.in_(("offered", "silent")))
+            .where(inside.c.rollout == row["id"], inside.c.status.in_(("offered", "silent", "withdrawing")))
         )
         for board, offered_s, status, text in db.execute(query).all():
             report = json.loads(text) if text else {}
@@ -289,40 +298,6 @@ class Rollouts:
             heard = bool(text) and json.loads(text).get("ver") == row["ver"]
             if not heard and self._sent_s.get((row["id"], board), offered_s) < now_s - AGAIN_S:
                 self._deliver(row, board, send)
-
-    def _withdraw(self, row: Any, send: Send) -> None:
-        """Take the offer from boards that have not begun with it, so that none finds it when it comes back."""
-        inside, boards = tables.rollout_boards, tables.boards
-        query = (
-            select(inside.c.board, inside.c.status, boards.c.bundle)
-            .join(boards, (boards.c.board == inside.c.board) & (boards.c.tenant == row["tenant"]))
-            .where(inside.c.rollout == row["id"], inside.c.status.in_(("offered", "silent", "pending")))
-        )
-        with self._engine.connect() as db:
-            found = db.execute(query).all()
-            newer = self._offered_since(db, row)
-        for board, status, text in found:
-            report = json.loads(text) if text else {}
-            begun = report.get("ver") == row["ver"] and report.get("phase") != "waiting"
-            if begun:  # it ends by itself, and how is recorded
-                continue
-            if (
-                status != "pending"
-                and board not in newer
-                and not send(Topics(row["tenant"], board).bundle, b"", True, None)
-            ):
-                continue
-            here = (inside.c.rollout == row["id"]) & (inside.c.board == board) & (inside.c.status == status)
-            with self._engine.begin() as db:
-                db.execute(inside.update().where(here).values(status="withdrawn"))
-
-    @staticmethod
-    def _offered_since(db: Connection, row: Any) -> set[str]:
-        """Boards to which a newer rollout was offered: what is retained for them is that one."""
-        table, inside = tables.rollouts, tables.rollout_boards
-        query = select(inside.c.board).join(table, table.c.id == inside.c.rollout)
-        newer = (table.c.tenant == row["tenant"]) & (table.c.ver > row["ver"])
-        return {str(r[0]) for r in db.execute(query.where(newer, inside.c.offered_s.is_not(None)))}
 
 
 def _alone(db: Connection) -> None:

@@ -138,6 +138,8 @@ def test_silent_boards_count_as_failed_and_are_not_offered_it_any_more_after_an_
     assert found["status"] == "aborted"
     fleet.turn()
     assert fleet.withdrawn == set(fleet.offered)
+    assert set(fleet.find(found["id"])["boards"]) == {"withdrawing", "withdrawn"}
+    fleet.turn(61.0)
     assert set(fleet.find(found["id"])["boards"]) == {"withdrawn"}
 
 
@@ -327,4 +329,72 @@ def test_an_abort_takes_the_offer_from_boards_that_wait_for_their_hour(store):
     fleet.makers[0].steer(key, "abort", "anna")
     fleet.turn()
     assert fleet.withdrawn == {"b0000", "b0002"}
+    assert fleet.find(key)["boards"] == {"withdrawing": 2, "offered": 1}
+    fleet.turn(61.0)
     assert fleet.find(key)["boards"] == {"withdrawn": 2, "offered": 1}
+
+
+def test_an_offer_is_taken_back_twice_as_the_first_message_may_never_have_left(store):
+    fleet = Fleet(store, 2)
+    fleet.ends = lambda board: None
+    key = fleet.begin(rings=(1.0,))
+    fleet.turn()
+    fleet.makers[0].steer(key, "abort", "anna")
+    fleet.turn()
+    assert fleet.withdrawn == {"b0000", "b0001"}
+    fleet.withdrawn.clear()  # the broker died over them, and the controller then too
+    fleet.makers = [fleet.maker("two")]
+    fleet.turn(30.0)
+    assert fleet.withdrawn == set()
+    fleet.reports = [Told(("acme", "b0001"), "bundle", {"v": 1, "ver": 1, "status": "kept"})]
+    fleet.turn(1.0)
+    fleet.turn(61.0)
+    fleet.turn(61.0)
+    assert fleet.withdrawn == {"b0000"}
+    assert fleet.find(key)["boards"] == {"withdrawn": 1, "kept": 1}
+
+
+def test_an_aborted_rollout_is_looked_at_ever_more_rarely_and_no_more_once_every_board_is_settled(store):
+    fleet = Fleet(store, 3)
+    fleet.ends = lambda board: {"status": "trial", "phase": "trial"}
+    key = fleet.begin(rings=(1.0,))
+    fleet.turn()
+    fleet.makers[0].steer(key, "abort", "anna")
+    looks = []
+    held = fleet.makers[0]._held
+
+    def counted(wanted: str):
+        looks.append(wanted)
+        return held(wanted)
+
+    fleet.makers[0]._held = counted
+    for _ in range(24 * 60):
+        fleet.turn(60.0)
+    assert len(looks) < 40
+    assert fleet.find(key)["boards"] == {"silent": 3}
+    fleet.reports = [Told(("acme", name), "bundle", {"v": 1, "ver": 1, "status": "reverted"}) for name in fleet.names]
+    fleet.turn(0.0)
+    fleet.turn(3700.0)
+    assert fleet.find(key)["boards"] == {"reverted": 3}
+    looks.clear()
+    for _ in range(10):
+        fleet.turn(3700.0)
+    assert looks == []
+
+
+def test_who_pauses_a_rollout_while_it_is_judged_keeps_its_offers(store, monkeypatch):
+    fleet = Fleet(store, 20)
+    fleet.ends = lambda board: {"status": "refused"}
+    key = fleet.begin(rings=(1.0,), min_boards=1, ramp_boards=5)
+    fleet.turn()
+    judged = Rollouts._progress
+
+    def paused(self, *arguments):
+        found = judged(self, *arguments)
+        fleet.makers[0].steer(key, "pause", "anna")
+        return found
+
+    monkeypatch.setattr(Rollouts, "_progress", paused)
+    fleet.turn()
+    found = fleet.find(key)
+    assert (found["status"], found["boards"], fleet.withdrawn) == ("paused", {"refused": 5, "pending": 15}, set())
