@@ -63,6 +63,7 @@ TESTS = {
     "model_guard": ["tests/control/test_guards.py"],
     "squeeze": ["tests/control/test_squeeze.py"],
     "text_guard": ["tests/control/test_text_guard.py"],
+    "memory_words": ["tests/control/test_memory_words.py"],
     "worse": ["tests/control/test_worse.py"],
 }
 QUICK = ("thermal_governor", "lane_health")

@@ -19,6 +19,7 @@ import numpy as np
 from agent.backends import engine_cache
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
+from agent.control.memory_words import says_no_memory
 from agent.errors import InferenceFailed, InputRefused, LaneOutOfMemory, ModelLoadFailed
 
 CPU: Final = "CPUExecutionProvider"
@@ -37,8 +38,6 @@ _DATATYPES: Final[Mapping[str, str]] = {
 
 _IN_HOST_MEMORY: Final = frozenset({CPU, "XNNPACKExecutionProvider"})
 """Providers that read a bound input where it lies. For others the runtime copies it once, when it is bound."""
-_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "out of memory")
-"""How the runtime and its providers say that an allocation failed."""
 _ABOUT_THE_INPUT: Final = "InvalidArgument"
 """The runtime's class for what a kernel says of its operands, on whichever provider."""
 _OF_A_KERNEL: Final = frozenset({_ABOUT_THE_INPUT, "Fail", "RuntimeException", "NotImplemented"})
@@ -95,7 +94,7 @@ class OnnxSession:
     def _failure(self, error: Exception) -> InferenceFailed | LaneOutOfMemory:
         said = reason(error)
         kind: type[InferenceFailed | LaneOutOfMemory] = InferenceFailed
-        if any(words in said for words in _NO_MEMORY):
+        if says_no_memory(said):
             kind = LaneOutOfMemory
         elif type(error).__name__ in (_OF_A_KERNEL if self._by_processor else {_ABOUT_THE_INPUT}):
             kind = InputRefused

@@ -241,7 +241,7 @@ class App:
         self._tell("runtimes_changed", difference, consequence, "restart the agent: it then takes what is there now")
 
     def _suspected(self, accelerator: str, cause: str) -> None:
-        self._watch.suspect(accelerator, "memory" in cause)
+        self._watch.suspect(accelerator, cause)
         self.supervisor.post(SuspectEvent(accelerator, cause))
 
     def _restart_lane(self, accelerator: str, cause: str) -> None:

@@ -238,9 +238,18 @@ def test_a_failed_allocation_moves_the_request_and_several_begin_the_lane_anew()
         lane.fail_with = LaneOutOfMemory("m: out of memory while running")
         assert bed.infer().result().placement == "cpu"
         lane.fail_with = None
-        bed.watch.suspect("gpu0", out_of_memory=True)
+        bed.watch.suspect("gpu0", "m: Failed to allocate memory for requested buffer of size 4096")
     bed.tick(0.2)
     assert "empty heap" in bed.keepers["gpu0"].health.last_fault
+
+
+def test_what_a_runtime_says_of_memory_layouts_begins_no_lane_anew():
+    bed = Bed(canary_s=0.0)
+    before = bed.keepers["gpu0"].health
+    for _ in range(2 * MEMORY_FAILURES):
+        bed.watch.suspect("gpu0", "m: unsupported memory layout of input 'x'")
+    bed.tick(1.0)
+    assert bed.keepers["gpu0"].health.restarts == before.restarts
 
 
 def test_a_request_too_large_for_every_lane_is_refused_as_overload_in_the_runtimes_words():

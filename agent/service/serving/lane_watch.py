@@ -15,6 +15,7 @@ import structlog
 
 from agent.control.degradation import degradation
 from agent.control.load_estimate import sentence
+from agent.control.memory_words import says_no_memory
 from agent.schema.policy import Recovery
 from agent.service.serving.canaries import Canaries, Finding
 from agent.service.serving.dispatcher import Dispatcher
@@ -57,8 +58,9 @@ class LaneWatch:
         self._asked_s: dict[str, float] = {}
         self._in_flight: set[str] = set()
 
-    def suspect(self, accelerator: str, out_of_memory: bool = False) -> None:
+    def suspect(self, accelerator: str, cause: str = "") -> None:
         """An error speaks against a lane: ask it soon. From any thread."""
+        out_of_memory = says_no_memory(cause)
         with self._lock:
             self._suspects.add(accelerator)
             if out_of_memory:

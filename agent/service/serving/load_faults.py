@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from agent.control.memory_words import says_no_memory
 from agent.ports import LaneSpec, LoadSpec
 
 MAX_QUOTED = 160
 """Characters of the runtime's own words."""
 
-_MEMORY = re.compile(r"bad_alloc|allocate memory|MemoryError|out of memory|oom-kill", re.IGNORECASE)
 _LIBRARY = re.compile(
     r"file too short|invalid ELF header|undefined symbol|shared object|wrong ELF class|Failed to get symbol"
 )
@@ -17,7 +17,7 @@ _LIBRARY = re.compile(
 
 def told(sentence: str, lane: LaneSpec, load: LoadSpec) -> str:
     """The sentence as it is, unless it is about memory or about a library: then with the cause first and what to do."""
-    if _MEMORY.search(sentence):
+    if says_no_memory(sentence):
         return (
             f"{load.model}: {lane.accelerator} has too little memory for it; {_more(lane)} ({_quoted(sentence, load)})"
         )
