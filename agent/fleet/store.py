@@ -38,6 +38,8 @@ from agent.schema.fleet import Retention
 FINAL = ("ok", "failed", "rejected", "expired")
 STATES = ("accepted", "running", *FINAL)
 """What a board may say of a command; anything else would have controllers send it once more."""
+AGAIN = frozenset({"storage", "clock_unset", "not_yet"})
+"""Why a board refuses a command now and may take it later: it remembers none of them, so none is the end."""
 NO_ANSWER, SUPERSEDED = '{"code":"no_answer"}', '{"code":"superseded"}'
 """Ends that a controller gave a message; what its board says of it counts for more, however late."""
 
@@ -186,11 +188,13 @@ class Store:
             key = _message(board, document)
             if key is None or document.get("status") not in STATES:
                 continue
-            db.execute(
-                table.update()
-                .where(table.c.id == key, table.c.tenant == board[0], table.c.board == board[1], _unanswered())
-                .values(status=document["status"], answer=_text(document), changed_s=now_s)
-            )
+            values: dict[str, Any] = {"status": document["status"], "answer": _text(document), "changed_s": now_s}
+            open_ones = _unanswered()
+            if document["status"] == "rejected" and str(document.get("code")) in AGAIN:
+                values.pop("status")
+                open_ones = table.c.status.not_in(FINAL)
+            mine = (table.c.id == key) & (table.c.tenant == board[0]) & (table.c.board == board[1])
+            db.execute(table.update().where(mine, open_ones).values(values))
 
 
 def _unanswered() -> ColumnElement[bool]:

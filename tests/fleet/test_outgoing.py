@@ -115,6 +115,29 @@ def test_only_states_of_a_command_are_taken_from_a_board(post):
     assert (post.status(f"acme/{command}"), len(post.sent)) == ("sent", 1)
 
 
+@pytest.mark.parametrize("code", ["storage", "clock_unset", "not_yet"])
+def test_a_command_that_its_board_cannot_take_now_is_sent_again_and_ends_once(post, code):
+    key = f"acme/{(command := post.command())}"
+    post.turn()
+    refusal = {"id": command, "command": "plan", "status": "rejected", "code": code, "message": "not now"}
+    post.hear("res/refused", **refusal)
+    assert (post.status(key), post.outgoing.find(key)["answer"]["message"]) == ("sent", "not now")
+    assert [post.turn(AGAIN_S + 1), len(post.sent)] == [1, 2]
+    post.hear("res/plan", id=command, command="plan", status="accepted")
+    post.hear("res/refused", **refusal)  # overtaken
+    assert post.status(key) == "accepted"
+    post.hear("res/plan", id=command, command="plan", status="ok")
+    post.hear("res/refused", **refusal)
+    assert (post.status(key), post.outgoing.find(key)["answer"]["status"]) == ("ok", "ok")
+
+
+def test_a_code_that_is_no_text_stops_no_consumer(post):
+    key = f"acme/{(command := post.command())}"
+    post.turn()
+    post.hear("res/refused", id=command, command="plan", status="rejected", code=["storage"])
+    assert post.status(key) == "rejected"
+
+
 def test_a_desired_state_that_a_killed_controller_had_in_hand_still_reaches_its_board(post):
     key = post.desired(1)
     killed = post.controller()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from agent.errors import StorageError
 from agent.mqtt.inbound import Inbound
 from agent.service.remote import command_intake
 from agent.service.remote.command_intake import Refusal
@@ -72,11 +73,18 @@ def test_too_many_waiting_commands_are_refused_as_busy(world, monkeypatch):
     assert states == ["accepted", "accepted", "rejected"]
 
 
-def test_a_disk_that_takes_nothing_refuses_and_says_so(world):
-    class Full:
-        def judge(self, inbound, wall_s):
-            raise StorageError("database or disk is full")
-
-    world.commands._intake = Full()
-    world.send("", payload=b"{}")
-    assert world.recorder.events[-1][1]["code"] == "storage"
+def test_a_command_that_the_disk_does_not_take_is_refused_by_its_id_and_runs_once_when_it_comes_again(world):
+    text = world.text()
+    world.table._db.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON commands BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+    )
+    for _ in range(2):
+        world.send(text)
+    refused = [fields for kind, fields in world.recorder.events if kind == "command_refused"]
+    assert [(r["id"], r["command"], r["code"]) for r in refused] == [(json.loads(text)["id"], "plan", "storage")] * 2
+    assert (world.ran, world.acknowledged) == ([], 2)
+    world.table._db.execute("DROP TRIGGER no")
+    for _ in range(2):
+        world.send(text)
+        world.work()
+    assert world.ran == ["plan"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, StorageError
 from agent.mqtt import envelope
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.minisign import PublicKey, SignatureRefused
@@ -51,7 +51,11 @@ class CommandIntake:
         self._keys = tuple(keys)
 
     def judge(self, inbound: Inbound, wall_s: float) -> Verdict | Refusal:
-        """The verdict; an accepted or finally refused command is on disk then. StorageError if it cannot be."""
+        """The verdict; an accepted or finally refused command is on disk then.
+
+        One that the disk does not take is refused and forgotten, here and by the broker: whoever sent it has to send it
+        again, and then it is taken on, or refused, once.
+        """
         try:
             document, text = envelope.opened(inbound.payload, self._keys)
         except SignatureRefused as refused:
@@ -63,7 +67,10 @@ class CommandIntake:
         if (command.tenant, command.board) != (self._topics.tenant, self._topics.board):
             message = f"for {command.tenant}/{command.board}; this is {self._topics.tenant}/{self._topics.board}"
             return Refusal("wrong_board", message, command.id, command.command)
-        return self._known_or_new(command, inbound, hashlib.sha256(text.encode()).hexdigest(), wall_s)
+        try:
+            return self._known_or_new(command, inbound, hashlib.sha256(text.encode()).hexdigest(), wall_s)
+        except StorageError as error:
+            return Refusal("storage", error.message, command.id, command.command)
 
     def _known_or_new(self, command: Command, inbound: Inbound, digest: str, wall_s: float) -> Verdict | Refusal:
         known = self._table.get(command.id)

@@ -168,10 +168,7 @@ class Commands:
 
     def take(self, inbound: Inbound) -> None:
         """Judge one message, write it down, acknowledge it, answer."""
-        try:
-            verdict = self._intake.judge(inbound, self._clock.wall_s())
-        except StorageError as error:
-            verdict = Refusal("storage", error.message)
+        verdict = self._intake.judge(inbound, self._clock.wall_s())
         inbound.acknowledge()
         if isinstance(verdict, Refusal):
             self._reports.refused(verdict)
