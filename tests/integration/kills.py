@@ -32,8 +32,9 @@ MENU = (
     ("model-add", {"name": "magika"}), ("reload", {}), ("evaluate", {"window_s": 0.5}),
     ("model-add", {"name": "nothing"}),
 )  # fmt: skip
-
-
+QUIET_S = 60.0 + max(KINDS[name].limit_s for name, _ in MENU if name != "evaluate")
+"""Nothing moves for as long as the slowest command may take, while others wait; evaluate's limit is for windows of
+an hour, here it has half a second."""
 MAX_START_S = 60.0
 BURST, BURST_SHARE = 100, 0.05
 """Commands for an agent that is not there, and how often."""
@@ -145,7 +146,7 @@ class Killing:
             self.outcome.in_flight_kills += db.execute(query).fetchone()[0] > 0
             db.close()
 
-    def settle(self, quiet_s: float = 300.0, longest_s: float = 3600.0) -> None:
+    def settle(self, quiet_s: float = QUIET_S, longest_s: float = 3600.0) -> None:
         """A last life that ends in order, once everything that waits is through or nothing has moved for so long."""
         process = self.start()
         seen, moved_s = (0, 0), time.monotonic()
