@@ -9,10 +9,11 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from agent.child import child_command
 
 _THREAD_VARIABLES: Final = ("OMP_", "KMP_", "GOMP_", "ORT_", "OPENBLAS_", "MKL_", "TF_", "PYTHON", "LD_PRELOAD")
 """Prefixes of variables that change a runtime's threads, logging or imports behind the profile's back."""
@@ -47,7 +48,7 @@ def with_huge_pages(variables: dict[str, str]) -> dict[str, str]:
 def start_probe(timeout_s: float) -> subprocess.Popen[bytes]:
     """A process that looks at this machine's runtimes (`probe.read_inventory` takes its answer). Raises OSError."""
     return subprocess.Popen(
-        [sys.executable, "-m", "agent.backends.probe", "--everything", str(timeout_s)], stdin=subprocess.DEVNULL,
+        child_command("agent.backends.probe", "--everything", str(timeout_s)), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(dict(os.environ), 1),
     )  # fmt: skip
 
@@ -65,7 +66,7 @@ class Spare:
         with theirs:
             try:
                 self.popen = subprocess.Popen(
-                    [sys.executable, "-m", "agent.backends.standby", str(theirs.fileno()), str(os.getpid())],
+                    child_command("agent.backends.standby", str(theirs.fileno()), str(os.getpid())),
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     pass_fds=(theirs.fileno(),), env=environment(dict(os.environ), threads), start_new_session=True,
                 )  # fmt: skip

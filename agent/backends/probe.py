@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from agent.backends.head_start import environment, start_probe
+from agent.child import child_command
 from agent.runtimes import registry
 from agent.runtimes.entry import resolve
 from agent.runtimes.shipped import SHIPPED
@@ -126,7 +127,7 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
 
 def _ask(arguments: Sequence[str], until_s: float) -> tuple[dict[str, Any] | None, str]:
     """(what a child found, or None and why)."""
-    command = [sys.executable, "-m", "agent.backends.probe", *arguments]
+    command = child_command("agent.backends.probe", *arguments)
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True, errors="replace",

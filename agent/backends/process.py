@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from agent.backends.head_start import Spare, environment, with_huge_pages
+from agent.child import child_command
 from agent.errors import LaneDied
 from agent.ports import LaneSpec
 
@@ -126,7 +126,7 @@ def _started(spec: LaneSpec, fds: tuple[int, int], program: str) -> subprocess.P
     descriptors = ["--channel", str(fds[0]), "--vitals", str(fds[1])]
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", program, *descriptors, *arguments(spec)], stdin=subprocess.DEVNULL,
+            child_command(program, *descriptors, *arguments(spec)), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=fds,
             env=variables, start_new_session=True,
         )  # fmt: skip

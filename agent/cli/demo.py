@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from agent.child import child_command
 from agent.cli import demo_agent, demo_load
 from agent.cli.client import AgentClient
 from agent.cli.infer import random_inputs
@@ -95,7 +96,7 @@ def _model_file(package: str, inside: str) -> Path:
 
 
 def _qeil(*arguments: str) -> None:
-    command = [sys.executable, "-m", "agent.cli.main", *arguments]
+    command = child_command("agent.cli.main", *arguments)
     sys.stdout.flush()
     done = subprocess.run(command, env=dict(os.environ), stdout=sys.stdout.fileno(), check=False)
     if done.returncode != 0:

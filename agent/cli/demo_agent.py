@@ -8,7 +8,6 @@ import select
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import IO
 import click
 import yaml
 
+from agent.child import child_command
 from agent.cli.tables import counted
 from agent.errors import QeilError
 from agent.storage import share
@@ -98,7 +98,7 @@ class Agent:
     """`qeil run` as a child process for as long as the context lasts."""
 
     def __init__(self, config: Path, log: Path) -> None:
-        self._command = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(config)]
+        self._command = child_command("agent.cli.main", "run", "--config", str(config))
         self._log = log
         self.url = ""
         self.ready_s = 0.0

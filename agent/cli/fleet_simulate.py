@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.child import child_command
+
 if TYPE_CHECKING:
     from agent.fleet.board_loop import BoardLoop
 
@@ -103,7 +105,7 @@ def _shared(boards: int, first: int, most: int, limit: int, as_json: bool) -> No
     for part in range(parts):
         low, high = boards * part // parts, boards * (part + 1) // parts
         own = ["--boards", str(high - low), "--first", str(first + low), "--json"]
-        command = [sys.executable, "-m", "agent.cli.main", *given, *own]
+        command = child_command("agent.cli.main", *given, *own)
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     total: Counter[str] = Counter()
     failed = 0

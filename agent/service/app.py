@@ -6,8 +6,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from agent.backends.engine_cache import prune
 from agent.backends.factory import LaneFactory
 from agent.errors import Overloaded
 from agent.placement.state import State
-from agent.ports import Lane, Sensor
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
@@ -54,7 +53,7 @@ from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.held_answers import HeldAnswers
 from agent.service.serving.inference import AgentInference
 from agent.service.serving.input_screen import InputScreen
-from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
+from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent, stop_lanes
 from agent.service.serving.lane_watch import LaneWatch
 from agent.service.serving.load_times import LoadTimes
 from agent.service.serving.model_set import ModelSet
@@ -68,7 +67,8 @@ from agent.service.serving.statistics_store import StatisticsStore
 from agent.service.serving.time_trials import TimeTrials
 from agent.service.supervisor import Supervisor
 from agent.service.systemd import ServiceManager
-from agent.storage import share, state_file, yaml_files
+from agent.storage import share, yaml_files
+from agent.storage.boot import Boot
 from agent.storage.claim import Claim
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class App:
         self._stop, self._reload = threading.Event(), threading.Event()
         state_dir = settings.state_dir
         self._claim = Claim(state_dir)
-        boot = state_file.next_boot(state_dir)
+        boot = (counted := Boot(state_dir)).number
         self._starts = Starts(state_dir, self._clock)
         # A thread that crashes would end the agent once more.
         self._lanes = LaneFactory(
@@ -117,7 +117,7 @@ class App:
         )  # fmt: skip
         name = settings.board or socket.gethostname().split(".")[0].lower()
         info = status_view.initial_info(__version__, name, self.board.profile.name, boot, current, self._clock.wall_s())
-        self.reporting = Reporting(settings, name, boot, self._clock)
+        self.reporting = Reporting(settings, name, boot, self._clock, counted.keep)
         self.canaries = Canaries(self._clock)
         self.dispatcher = Dispatcher(
             RoutingTable("starting", policy.policy, digest), self._clock, self._suspected, split_meter,
@@ -160,7 +160,7 @@ class App:
             lambda: available_bytes(SysfsReader(Path("/"))),
         )  # fmt: skip
         self.supervisor.serve_also(self.decoders.statuses)
-        sensors = self._sensors()
+        sensors = build_sensors(self.board.profile, SysfsReader(Path("/")))
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
@@ -187,7 +187,19 @@ class App:
                 unfit=self._figures.problem, recent=self.reporting.outbox.recent,
                 config=config,
             )  # fmt: skip
-            self.remote = Remote(settings.mqtt, name, boot, agent, self.reporting)
+            self._begin_remote(partial(Remote, settings.mqtt, name, boot, agent, self.reporting))
+
+    def _begin_remote(self, make: Callable[[], Remote]) -> None:
+        """At once or, where the disk is full, as soon as rows can be kept."""
+
+        def late() -> None:
+            self.remote = make()
+            self.remote.start()
+
+        if self.reporting.outbox.opened:
+            self.remote = make()
+        else:
+            self.reporting.when_begun(late)
 
     def _metrics_export(self, settings: OtlpSettings, board: str) -> MetricsExport:
         from agent.otlp.exporter import MetricsExport  # noqa: PLC0415 - boards without a collector start sooner
@@ -259,9 +271,6 @@ class App:
         verdict = self.supervisor.keepers[accelerator].verdict
         return min(verdict.capacity_share, verdict.sample_share)
 
-    def _sensors(self) -> tuple[Sensor, ...]:
-        return build_sensors(self.board.profile, SysfsReader(Path("/")))
-
     def _starting_state(self) -> State:
         return starting_state(self.board.profile, self.board.simulated, available_bytes(SysfsReader(Path("/"))))
 
@@ -286,6 +295,9 @@ class App:
             together=max((b.max for b in assembly.batching(self.settings).values()), default=1),
         )  # fmt: skip
 
+    def _post(self, event: LaneDiedEvent | LoadDoneEvent) -> None:
+        self.supervisor.post(event)
+
     def _accepted(self, wanted: InForce) -> None:
         self.insight.policy_in_force(wanted.policy)
         assembly.remember_policy(self.settings.state_dir, wanted.policy)
@@ -299,9 +311,6 @@ class App:
             self.remote.edited(edit)
         else:
             self.models.edited(edit)
-
-    def _post(self, event: LaneDiedEvent | LoadDoneEvent) -> None:
-        self.supervisor.post(event)
 
     # ------------------------------------------------------------------ life
 
@@ -383,16 +392,8 @@ class App:
         self.sampler.stop()
         self.supervisor.stop()
         self.decoders.stop(1.0)
-        _stop_lanes(k.lane for k in self.supervisor.keepers.values())
+        stop_lanes(self.supervisor.keepers.values())
         self._lanes.close()
         self.reporting.stop()
         self._starts.ended()
         self._claim.release()
-
-
-def _stop_lanes(lanes: Iterable[Lane | None]) -> None:
-    threads = [threading.Thread(target=lane.stop, args=(2.0,), daemon=True) for lane in lanes if lane is not None]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(4.0)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from agent.errors import ConfigError, StorageError
-from agent.storage.state_file import remedy
+from agent.storage.state_file import StorageFull, unusable
 
 LOCK_FILE = "agent.lock"
 
@@ -22,7 +22,7 @@ class Claim:
             state_dir.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}; {remedy(str(error.strerror))}") from error
+            raise unusable(path, str(error.strerror)) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -32,11 +32,19 @@ class Claim:
                 f"{state_dir}: another agent uses this state_dir (process {holder}); give each agent its own"
             ) from error
         try:
+            self._name_holder(path)
+        except StorageFull:
+            pass  # the folder is held all the same; others only cannot say by whom
+        except StorageError:
+            self.release()
+            raise
+
+    def _name_holder(self, path: Path) -> None:
+        try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            self.release()
-            raise StorageError(f"{path}: {error.strerror}; {remedy(str(error.strerror))}") from error
+            raise unusable(path, str(error.strerror)) from error
 
     def release(self) -> None:
         """Let another agent have the folder; safe to call twice."""

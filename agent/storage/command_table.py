@@ -19,7 +19,7 @@ from typing import Any, cast
 from agent.errors import StorageError
 from agent.schema.command import CommandState
 from agent.storage.aside import put_aside
-from agent.storage.state_file import remedy
+from agent.storage.state_file import unusable
 
 LAYOUT = 1
 MAX_ROWS = 4096
@@ -78,7 +78,7 @@ class CommandTable:
             if self.recovered is not None:
                 self._set_mark("issued", wall_s)
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"{path}: {error}; {remedy(str(error))}") from error
+            raise unusable(path, str(error)) from error
 
     def close(self) -> None:
         """Give the file back."""

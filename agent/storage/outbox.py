@@ -11,18 +11,20 @@ import json
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from agent.errors import StorageError
 from agent.ports import Clock, OutboxRow
 from agent.storage.packing import DamagedRow, RowClass, Stored
 from agent.storage.spans import Spans
 from agent.storage.spool import DeadRow, Spool
 from agent.storage.spool_file import NEWEST, ROWS, open_spool, recent_rows, rows_from, stored
+from agent.storage.state_file import StorageFull
 
 __all__ = ["MAX_QUEUED_BYTES", "MAX_QUEUED_ROWS", "Outbox", "RowClass", "recent_rows"]
 
@@ -45,10 +47,18 @@ _log = structlog.get_logger("outbox")
 class Outbox:
     """Thread-safe. Nothing blocks on the disk but `flush` and `stop`, and nothing raises because of it."""
 
-    def __init__(self, path: Path, boot: int, max_bytes: int, flush_s: float, clock: Clock) -> None:
-        """Open or make the file. A damaged one is moved aside and `recovered` says so. Raises StorageError."""
+    def __init__(
+        self, path: Path, boot: int, max_bytes: int, flush_s: float, clock: Clock,
+        keep_boot: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Open or make the file; on a full disk rows wait in memory, and each commit tries again. Raises StorageError.
+
+        keep_boot: called before the file is opened; StorageFull while nothing may be stored under this boot yet.
+        """
         self.path = path
         self.boot = boot
+        self.recovered: str | None = None
+        """What was found damaged and moved aside."""
         self.failing: str | None = None
         """Why the last commit failed; None when it did not."""
         self.counters = {
@@ -69,10 +79,29 @@ class Outbox:
         self._stopping = False
         self._write_lock = threading.Lock()
         self._writing: deque[tuple[RowClass, str]] = deque()
-        database, self.recovered = open_spool(path, boot, max_bytes)
-        self._spool = Spool(database, boot)
+        self._max_bytes = max_bytes
+        self._keep_boot = keep_boot
+        self._spool: Spool | None = None
+        try:
+            self._opened()
+        except StorageFull as error:
+            self.failing = error.message
+            _log.warning("outbox cannot be opened", cause=error.message)
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self.last_write_s = clock.monotonic_s()
+
+    def _opened(self) -> Spool:
+        """What the rows go into. Raises StorageFull, or StorageError."""
+        if self._spool is None:
+            self._keep_boot()
+            database, self.recovered = open_spool(self.path, self.boot, self._max_bytes)
+            self._spool = Spool(database, self.boot)
+        return self._spool
+
+    @property
+    def opened(self) -> bool:
+        """Whether the file is open; rows wait in memory until it is."""
+        return self._spool is not None
 
     # ------------------------------------------------------------------ any thread: into memory
 
@@ -170,10 +199,11 @@ class Outbox:
                     return
             before = _written_bytes()
             try:
-                self._commit_removals()
+                spool = self._opened()
+                self._commit_removals(spool)
                 while self._writing:
-                    self._commit_rows(self._batch())
-            except sqlite3.Error as error:
+                    self._commit_rows(spool, self._batch())
+            except (sqlite3.Error, StorageError) as error:
                 self.counters["write_errors"] += 1
                 if self.failing is None:
                     _log.warning("outbox cannot write", cause=str(error))
@@ -186,11 +216,12 @@ class Outbox:
                     _log.info("outbox writes again")
                 self.failing = None
             self.counters["written_bytes"] += _written_bytes() - before
-            if self._spool.committed > self.counters["committed"]:
-                self._committed.set()
-            self.counters.update(committed=self._spool.committed, evicted=self._spool.evicted)
+            if self._spool is not None:
+                if self._spool.committed > self.counters["committed"]:
+                    self._committed.set()
+                self.counters.update(committed=self._spool.committed, evicted=self._spool.evicted)
 
-    def _commit_removals(self) -> None:
+    def _commit_removals(self, spool: Spool) -> None:
         """Delete what was acknowledged or buried, write the gap rows of what memory had to drop, and the first rows."""
         with self._lock:
             removed, dead, drops = self._removed, self._dead, self._drops
@@ -201,9 +232,9 @@ class Outbox:
         try:
             if removed or gaps:
                 batch = self._batch()
-                gone = self._spool.exchange(batch, removed, dead, gaps)
+                gone = spool.exchange(batch, removed, dead, gaps)
                 if gone is None:
-                    gone = self._spool.remove(removed, dead, gaps)
+                    gone = spool.remove(removed, dead, gaps)
                 else:
                     self._written(batch)
                 self.counters["acknowledged"] += gone - len(dead)
@@ -239,8 +270,8 @@ class Outbox:
             size += len(row[1])
         return batch
 
-    def _commit_rows(self, batch: list[tuple[RowClass, str]]) -> None:
-        self._spool.put(batch)
+    def _commit_rows(self, spool: Spool, batch: list[tuple[RowClass, str]]) -> None:
+        spool.put(batch)
         self._written(batch)
 
     def _written(self, batch: list[tuple[RowClass, str]]) -> None:
@@ -254,11 +285,12 @@ class Outbox:
 
     def rows_after(self, cls: str, after: tuple[int, int] | None, limit: int) -> list[OutboxRow]:
         """Committed, unacknowledged rows of a class behind the key (boot, seq), in order. Empty if unreadable."""
-        if cls != "gap":
+        spool = self._spool
+        if cls != "gap" or spool is None:
             return self._rows_after(cls, after, limit)
-        with self._spool.gap_lock:
+        with spool.gap_lock:
             rows = self._rows_after(cls, after, limit)
-            self._spool.gaps_read(r.seq for r in rows if r.boot == self.boot)
+            spool.gaps_read(r.seq for r in rows if r.boot == self.boot)
             return rows
 
     def _rows_after(self, cls: str, after: tuple[int, int] | None, limit: int) -> list[OutboxRow]:
@@ -301,6 +333,8 @@ class Outbox:
         return any(spans is not None and row.seq in spans for spans in found)
 
     def _read(self, query: str, arguments: tuple[object, ...] = ()) -> list[Any]:
+        if self._spool is None:
+            return []
         try:
             return self._spool.read(query, arguments)
         except sqlite3.Error as error:
@@ -335,7 +369,8 @@ class Outbox:
             self._thread.join(5.0)
         self.flush()
         with self._write_lock:
-            self._spool.close()
+            if self._spool is not None:
+                self._spool.close()
 
 
 def _written_bytes() -> int:

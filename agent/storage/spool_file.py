@@ -14,7 +14,7 @@ from agent.errors import StorageError
 from agent.ports import OutboxRow
 from agent.storage.aside import put_aside
 from agent.storage.packing import DamagedRow, RowClass, Stored
-from agent.storage.state_file import remedy
+from agent.storage.state_file import unusable
 
 LAYOUT = 3
 """PRAGMA user_version; the one before is brought to it, a file of another is moved aside, never guessed at."""
@@ -56,7 +56,7 @@ def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connectio
         path.parent.mkdir(parents=True, exist_ok=True)
         db = _opened(path)
     except (OSError, sqlite3.Error) as error:
-        raise _unusable(path, getattr(error, "strerror", None) or str(error)) from error
+        raise unusable(path, getattr(error, "strerror", None) or str(error)) from error
     try:
         _prepare(db, path, boot, max_bytes)
     except sqlite3.DatabaseError as error:
@@ -76,12 +76,12 @@ def _put_aside(path: Path, boot: int, error: sqlite3.DatabaseError) -> Path:
     if "locked" in str(error):
         raise StorageError(f"{path}: {error}; another process writes to it, end that first") from error
     if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
-        raise _unusable(path, str(error)) from error
+        raise unusable(path, str(error)) from error
     aside = path.with_suffix(f".damaged-{boot}")
     try:
         put_aside(path, aside)
     except OSError as second:
-        raise _unusable(path, str(second)) from second
+        raise unusable(path, str(second)) from second
     return aside
 
 
@@ -91,16 +91,12 @@ def _anew(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:
         _prepare(db, path, boot, max_bytes)
     except sqlite3.Error as error:
         db.close()
-        raise _unusable(path, str(error)) from error
+        raise unusable(path, str(error)) from error
     return db
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, check_same_thread=False, timeout=5.0)
-
-
-def _unusable(path: Path, cause: str) -> StorageError:
-    return StorageError(f"{path}: {cause}; {remedy(cause)}")
 
 
 def _prepare(db: sqlite3.Connection, path: Path, boot: int, max_bytes: int) -> None:

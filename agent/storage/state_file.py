@@ -11,9 +11,9 @@ from typing import Any
 
 from agent.errors import StorageError
 
-BOOT_FILE = "boot.json"
 SPOOL_FILE = "outbox.db"
 MAX_BYTES = 16 * 1024 * 1024
+_WHERE = "in the settings or QEIL_STATE_DIR"
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
 
 
@@ -21,6 +21,10 @@ class StorageDamaged(StorageError):
     """The file is there and readable, but what is in it is not a document."""
 
     code = "storage_damaged"
+
+
+class StorageFull(StorageError):
+    """There is no room where state is kept; everything is as before, and may be tried again."""
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -58,25 +62,6 @@ def read_json(path: Path) -> Any | None:
         raise StorageDamaged(f"{path}: damaged ({error}); remove it, it is made again") from error
 
 
-def next_boot(state_dir: Path) -> int:
-    """Count this start of the agent and commit the number before anything else uses it."""
-    path = state_dir / BOOT_FILE
-    try:
-        previous = read_json(path)
-    except StorageDamaged:
-        previous = _lost_count(path)
-    if previous is None and (state_dir / SPOOL_FILE).exists():
-        previous = _lost_count(state_dir / SPOOL_FILE)
-    number = int(previous["boot"]) + 1 if isinstance(previous, dict) and isinstance(previous.get("boot"), int) else 1
-    write_json(path, {"version": 1, "boot": number})
-    return number
-
-
-def _lost_count(witness: Path) -> dict[str, int]:
-    """A number above every one that was ever counted one by one: rows of two starts must never share a key."""
-    return {"boot": int(witness.stat().st_mtime)}
-
-
 def sync_folder(folder: Path) -> None:
     """Make what was created, renamed or removed in it survive a power cut. OSError as from the system."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -87,12 +72,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
-    where = error.filename or str(path)
-    return StorageError(f"{where}: {error.strerror}; {remedy(str(error.strerror))}")
+    return unusable(error.filename or path, str(error.strerror))
 
 
-def remedy(cause: str) -> str:
-    """What mends a state folder that took nothing for this cause, in the words of the system or of SQLite."""
+def unusable(path: Path | str, cause: str) -> StorageError:
+    """Why something of the state folder cannot be used, and what mends it, in the words of the system or of SQLite."""
     if any(text in cause for text in _FULL):
-        return "make room there, or set another state_dir in the settings or QEIL_STATE_DIR"
-    return "state_dir must be writable: set it in the settings or QEIL_STATE_DIR"
+        return StorageFull(f"{path}: {cause}; make room there, or set another state_dir {_WHERE}")
+    return StorageError(f"{path}: {cause}; state_dir must be writable: set it {_WHERE}")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.child import child_command
 from agent.errors import ModelLoadFailed
 from agent.runtimes import registry
 from agent.runtimes.entry import resolve
@@ -65,7 +66,7 @@ def described(path: Path, format_: str, kind: Kind, inputs: tuple[tuple[str, tup
 
 def write_in_child(folder: Path, formats: tuple[str, ...]) -> tuple[tuple[MicroModel, ...], tuple[str, ...]]:
     """Write the models of those formats and return them with notes on what could not be made."""
-    command = [sys.executable, "-m", "agent.workload.micro", str(folder), *formats]
+    command = child_command("agent.workload.micro", str(folder), *formats)
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import extras
+from agent.child import child_command
 from agent.errors import ModelLoadFailed
 from agent.workload.reading_child import MAX_MESSAGE, MEMORY_LIMIT_BYTES, fail, limit_memory
 
@@ -113,7 +114,7 @@ def split_in_child(
 
     Whatever goes wrong in the child, a hostile file included, is a ModelLoadFailed with the path and one line.
     """
-    command = [sys.executable, "-m", "agent.workload.onnx_split", str(memory_limit_bytes)]
+    command = child_command("agent.workload.onnx_split", str(memory_limit_bytes))
     child = subprocess.Popen(  # its own lines only: stdin is small, stderr is drained by the thread below
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

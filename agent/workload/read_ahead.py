@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from agent.child import child_command
 from agent.errors import ModelLoadFailed
 from agent.runtimes import registry
 from agent.workload import examine
@@ -33,7 +34,7 @@ class ReadAhead:
     def __init__(self, paths: Sequence[Path], known: Path) -> None:
         """`known`: folder of what is remembered of files that were read before. Raises OSError."""
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "agent.workload.read_ahead", str(known), *map(str, paths[:MAX_FILES])],
+            child_command("agent.workload.read_ahead", str(known), *map(str, paths[:MAX_FILES])),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._found: dict[str, Any] | None = None

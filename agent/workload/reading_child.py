@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import extras
+from agent.child import child_command
 from agent.errors import ModelLoadFailed
 
 MEMORY_LIMIT_BYTES: Final = 8 * 1024**3
@@ -29,7 +30,7 @@ def limit_memory(wanted_bytes: int = MEMORY_LIMIT_BYTES) -> int:
 
 def ask(module: str, arguments: Sequence[str], path: Path, timeout_s: float) -> str:
     """What `python -m MODULE ARGUMENTS` printed about a file. ModelLoadFailed with one line where it failed."""
-    command = [sys.executable, "-m", module, *arguments]
+    command = child_command(module, *arguments)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:

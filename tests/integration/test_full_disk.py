@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 from agent.cli.infer import random_inputs
 from agent.errors import StorageError
 from agent.storage import state_file
+from agent.storage.boot import Boot
+from agent.storage.outbox import Outbox
+from agent.storage.state_file import StorageFull
+from tests.fakes import FakeClock
 from tests.integration.agent_process import MAGIKA, models, running
 
 DISK_KB = 1024
@@ -35,7 +40,7 @@ def fill(folder: Path) -> Path:
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as stream:
         try:
-            for _ in range(DISK_KB):
+            for _ in range(DISK_KB + 1):
                 stream.write(bytes(1024))
         except OSError:
             return filler
@@ -74,3 +79,60 @@ def test_a_full_disk_is_a_condition_answers_go_on_and_telemetry_comes_back_with_
         filler.unlink()
         agent.wait_until(lambda: failing() is None)
         client.close()
+
+
+def test_a_start_that_cannot_be_counted_keeps_its_number_to_itself_until_it_is(small_disk):
+    filler = fill(small_disk)
+    first, second = Boot(small_disk), Boot(small_disk)
+    assert (first.number, second.number) == (1, 1)
+    with pytest.raises(StorageFull, match=r"boot\.json: No space left on device; make room there"):
+        first.keep()
+    box = Outbox(small_disk / "outbox.db", first.number, 1 << 20, 1.0, FakeClock(), first.keep)
+    assert box.append("evt", {"event": "early"})
+    box.flush()
+    assert (box.opened, box.depth(), box.rows_after("gap", None, 9)) == (False, 0, [])
+    assert "boot.json" in box.failing
+
+    filler.unlink()
+    box.flush()
+    assert (box.opened, box.failing) == (True, None)
+    assert [(r.boot, r.seq, r.payload) for r in box.rows_after("evt", None, 9)] == [(1, 0, {"event": "early"})]
+    box.stop()
+    assert Boot(small_disk).number == 2
+
+
+def outbox_condition(agent) -> dict | None:
+    """The condition while it stands."""
+    return next((c for c in agent.status()["conditions"] if c["type"] == "outbox_failing"), None)
+
+
+def test_an_agent_that_starts_on_a_full_disk_answers_says_what_is_not_kept_and_goes_on_once_there_is_room(small_disk):
+    filler = fill(small_disk)
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        broker.setblocking(False)
+        mqtt = {"host": "127.0.0.1", "port": broker.getsockname()[1]}
+        with running(small_disk.parent, models=models(MAGIKA), mqtt=mqtt) as agent:
+            told = agent.wait_until(lambda: outbox_condition(agent))
+            assert "boot.json: No space left on device" in told["cause"]
+            assert "no telemetry, no commands and no bundles until there is room" in told["consequence"]
+            with agent.client() as client:
+                inputs = random_inputs(client.get("/v2/models/magika"))
+                assert client.infer("magika", inputs).outputs["target_label"].size
+            with pytest.raises(BlockingIOError):
+                broker.accept()
+
+            filler.unlink()
+            agent.wait_until(lambda: outbox_condition(agent) is None)
+            assert state_file.read_json(small_disk / "boot.json") == {"version": 1, "boot": 1}
+            agent.wait_until(lambda: (small_disk / "commands.db").exists())
+            agent.wait_until(lambda: connected(broker))
+
+
+def connected(broker: socket.socket) -> bool:
+    """Whether somebody asked for a connection."""
+    try:
+        connection, _ = broker.accept()
+    except BlockingIOError:
+        return False
+    connection.close()
+    return True

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from agent import __version__
+from agent.child import child_command
 from agent.errors import ConfigError, NotFound, PlacementError
 from agent.ports import OutboxRow
 from agent.schema.command import (
@@ -260,12 +261,11 @@ def test_the_doctor_of_a_diag_looks_at_the_settings_of_this_agent(stage, monkeyp
     assert "doctor.json" in made["files"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="an older Python always looks where one stands first")
 def test_a_program_that_a_diag_asks_is_never_taken_from_where_somebody_stands(monkeypatch, tmp_path):
     (tmp_path / "agent").mkdir()
     (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('not the agent')")
     monkeypatch.chdir(tmp_path)
-    said = diag_runs._said([sys.executable, "-m", "agent.cli.main", "--version"], 60.0, (0,), lambda: None)
+    said = diag_runs._said(child_command("agent.cli.main", "--version"), 60.0, (0,), lambda: None)
     assert __version__ in said
 
 

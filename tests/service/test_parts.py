@@ -18,7 +18,8 @@ from agent.service.policy_watch import PolicyWatch
 from agent.service.sampler import Sampler
 from agent.service.serving import model_store
 from agent.service.systemd import ServiceManager
-from agent.storage import share, state_file
+from agent.storage import boot, share, state_file
+from agent.storage.boot import Boot
 from tests.fakes import FakeClock
 from tests.service.world import profile
 
@@ -200,12 +201,12 @@ def test_without_a_service_manager_nothing_happens():
 
 
 def test_every_start_counts_one_boot(tmp_path):
-    assert [state_file.next_boot(tmp_path) for _ in range(3)] == [1, 2, 3]
+    assert [Boot(tmp_path).number for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_damaged_boot_counter_never_goes_back(tmp_path):
-    (tmp_path / state_file.BOOT_FILE).write_text("{half")
-    assert state_file.next_boot(tmp_path) > 1_000_000_000
+    (tmp_path / boot.FILE).write_text("{half")
+    assert Boot(tmp_path).number > 1_000_000_000
 
 
 def test_a_document_survives_and_leaves_nothing_else_behind(tmp_path):

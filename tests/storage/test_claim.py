@@ -37,12 +37,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         Claim(tmp_path / "file" / "state")
 
 
-def test_a_full_disk_is_said_with_the_folder(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(("number", "held"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_folder_is_held_on_a_full_disk_too_and_on_no_broken_one(tmp_path, monkeypatch, number, held):
+    def failing(*_):
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", full)
-        with pytest.raises(StorageError, match=rf"{tmp_path}.*No space left on device; make room"):
-            Claim(tmp_path)
+        patched.setattr(os, "pwrite", failing)
+        if not held:
+            with pytest.raises(StorageError, match=rf"{tmp_path}.*Input/output error"):
+                Claim(tmp_path)
+            return
+        claim = Claim(tmp_path)
+    with pytest.raises(ConfigError, match="another agent uses this state_dir"):
+        Claim(tmp_path)
+    claim.release()
     Claim(tmp_path).release()

@@ -8,23 +8,24 @@ import pytest
 
 from agent.errors import StorageError
 from agent.storage import state_file
+from agent.storage.boot import Boot
 
 
 def test_starts_are_counted_from_one(tmp_path):
-    assert [state_file.next_boot(tmp_path / "state") for _ in range(3)] == [1, 2, 3]
+    assert [Boot(tmp_path / "state").number for _ in range(3)] == [1, 2, 3]
     assert state_file.read_json(tmp_path / "state" / "boot.json") == {"version": 1, "boot": 3}
 
 
 def test_a_lost_count_goes_on_above_every_number_that_unsent_rows_may_carry(tmp_path):
     (tmp_path / "outbox.db").write_bytes(b"rows")
     os.utime(tmp_path / "outbox.db", (1_790_000_000, 1_790_000_000))
-    assert [state_file.next_boot(tmp_path) for _ in range(2)] == [1_790_000_001, 1_790_000_002]
+    assert [Boot(tmp_path).number for _ in range(2)] == [1_790_000_001, 1_790_000_002]
 
 
 def test_a_damaged_count_goes_on_above_too(tmp_path):
     (tmp_path / "boot.json").write_text("{")
     os.utime(tmp_path / "boot.json", (1_790_000_000, 1_790_000_000))
-    assert state_file.next_boot(tmp_path) == 1_790_000_001
+    assert Boot(tmp_path).number == 1_790_000_001
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
@@ -32,7 +33,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
     with pytest.raises(StorageError, match="file: File exists; state_dir must be writable: set it in the settings"):
         state_file.write_json(tmp_path / "file" / "x.json", {})
     with pytest.raises(StorageError, match="Not a directory; check the owner and mode of state_dir"):
-        state_file.next_boot(tmp_path / "file")
+        Boot(tmp_path / "file")
 
 
 def test_a_write_that_fails_leaves_the_old_document(tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
-from agent.errors import QeilError, StorageError
+from agent.errors import QeilError
 from agent.ports import OutboxRow
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
@@ -27,7 +27,7 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.service.doctor import diag_runs
 from agent.service.doctor.redaction import redacted, redacted_text
 from agent.storage.spool_file import recent_rows
-from agent.storage.state_file import remedy
+from agent.storage.state_file import unusable
 
 FOLDER = "diag"
 MAX_PART_BYTES, MAX_BYTES = 512 * 1024, 4 * 1024 * 1024
@@ -143,7 +143,7 @@ def _write(folder: Path, contents: dict[str, bytes], missing: tuple[str, ...], w
             os.fsync(stream.fileno())
         partial.replace(path)
     except OSError as error:
-        raise StorageError(f"{error.filename or path}: {error.strerror}; {remedy(str(error.strerror))}") from error
+        raise unusable(error.filename or path, str(error.strerror)) from error
     return Bundle(path, len(data), hashlib.sha256(data).hexdigest(), tuple(contents), missing)
 
 

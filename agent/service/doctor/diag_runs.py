@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.backends.head_start import environment
+from agent.child import child_command
 from agent.errors import QeilError
 from agent.service.doctor.redaction import redacted_text
 
@@ -59,7 +59,7 @@ def journal(patience: Patience) -> str:
 
 def doctor(config: Path | None, canary: bool, patience: Patience) -> str:
     """What `qeil doctor` says of this machine, in a process of its own, as JSON. Raises NotAsked."""
-    words = [sys.executable, "-m", "agent.cli.main", "doctor", "--json", "--canary" if canary else "--no-canary"]
+    words = child_command("agent.cli.main", "doctor", "--json", "--canary" if canary else "--no-canary")
     words += ["--config", str(config)] if config else []
     return redacted_text(_said(words, patience.doctor_s, (0, 1), patience.tell))
 

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Protocol
 import structlog
 
 from agent.backends.head_start import environment
+from agent.child import child_command
 from agent.errors import PlacementError
 from agent.placement.state import State
 from agent.schema.policy import Policy
@@ -186,7 +186,7 @@ class PlannerProcess:
             if self._popen is None:
                 try:
                     self._popen = subprocess.Popen(
-                        [sys.executable, "-m", self._program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        child_command(self._program), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                         bufsize=0,
                         env=environment(dict(os.environ), 1), start_new_session=True,
                     )  # fmt: skip

@@ -39,12 +39,22 @@ _log = structlog.get_logger("reporting")
 class Reporting:
     """The supervisor's TelemetrySink; its two methods only add to memory."""
 
-    def __init__(self, settings: Settings, board: str, boot: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        board: str,
+        boot: int,
+        clock: Clock,
+        keep_boot: Callable[[], None] = lambda: None,
+    ) -> None:
+        """keep_boot: raises StorageFull while the number of this start is not on disk; see Outbox."""
         self._clock = clock
         self._settings = settings
         self._boot = boot
         path = settings.state_dir / "outbox.db"
-        self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.flush_s, clock)
+        self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.flush_s, clock, keep_boot)
+        self._on_begun: Callable[[], None] = _nothing
+        self._begun = False
         self._wear = Wear(settings.outbox.max_daily_bytes, clock.monotonic_s())
         self._energies: Callable[[], Mapping[str, float]] = dict
         self._window_s: Callable[[], float] = lambda: 10.0
@@ -89,6 +99,10 @@ class Reporting:
         """Connect to the supervisor: where conditions go, and where totals, the cadence and rails' shares come from."""
         self._shares = shares or self._shares
         self._post, self._snapshot, self._energies, self._window_s = post, snapshot, energies_j, window_s
+
+    def when_begun(self, then: Callable[[], None]) -> None:
+        """What else waits until rows can be kept; called once, before the link begins. Call this before `start`."""
+        self._on_begun = then
 
     def listen(
         self,
@@ -190,22 +204,30 @@ class Reporting:
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:
-        """Begin to commit, and to connect where a broker is configured."""
+        """Begin to commit, and, as soon as rows can be kept, to connect where a broker is configured."""
         self.outbox.start()
+        self._begin()
+        self._watch.start()
+
+    def _begin(self) -> None:
+        """Once the outbox is open: before, the number of this start must not be seen by anybody."""
+        if self._begun or not self.outbox.opened:
+            return
+        self._begun = True
         if self.outbox.recovered is not None:
             told = "rows that were not sent are in there"
             mend = "docs/fleet.md says how to get rows of another version back; else keep or delete it"
             self._condition("outbox_recovered", self.outbox.recovered, told, mend)
+        self._on_begun()
         if self._link is not None and self._publisher is not None:
             self._link.start()
             self._publisher.start(self._link)
-        self._watch.start()
 
     def alive(self) -> bool:
         """Whether every thread of it makes progress."""
-        if self._publisher is not None and not self._publisher.alive():
-            return False
-        return (self._link is None or self._link.alive()) and self.outbox.alive()
+        if not self.outbox.opened or self._link is None or self._publisher is None:
+            return self.outbox.alive()
+        return self._publisher.alive() and self._link.alive() and self.outbox.alive()
 
     def stop(self) -> None:
         """Commit the last window, say goodbye, close."""
@@ -243,6 +265,7 @@ class Reporting:
     def _watch_links(self) -> None:
         try:
             while not self._stop.wait(_CHECK_S):
+                self._begin()
                 self.check()
         except Exception:  # noqa: BLE001  (thread root: conditions get old, telemetry itself goes on)
             _log.exception("reporting died")
@@ -251,7 +274,7 @@ class Reporting:
         """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
         self._check_clock()
         self._check_wear()
-        if self._link is not None and self._publisher is not None:
+        if self.outbox.opened and self._link is not None and self._publisher is not None:
             self._check_link(self._link)
             self._check_delivery(self._publisher, self._link.connected)
             snapshot = self._snapshot()
@@ -260,9 +283,14 @@ class Reporting:
                 self._told = told
                 self._link.publish_birth()
             self._announce(self._link, snapshot)
-        cause = f"{self.outbox.path}: {self.outbox.failing}" if self.outbox.failing is not None else None
-        mend = "free space in state_dir, or replace the medium"
-        self._condition("outbox_failing", cause, "telemetry waits in memory, then the oldest is dropped", mend)
+        self._check_outbox(self.outbox.failing)
+
+    def _check_outbox(self, failing: str | None) -> None:
+        cause = failing if failing is None or not self.outbox.opened else f"{self.outbox.path}: {failing}"
+        consequence = "telemetry waits in memory, then the oldest is dropped"
+        if not self.outbox.opened and self._link is not None:
+            consequence += "; no link to the broker: no telemetry, no commands and no bundles until there is room"
+        self._condition("outbox_failing", cause, consequence, "free space in state_dir, or replace the medium")
 
     def _check_clock(self) -> None:
         """Once the time arrives, say by how much the clocks differ: whoever stores rows can date the earlier ones."""
@@ -339,7 +367,7 @@ def _unheard(inbound: Inbound) -> None:
 
 
 def _nothing() -> None:
-    """Nobody else hears of connections."""
+    """Nobody else waits for it."""
 
 
 def _unseen(kind: str, fields: Mapping[str, Any]) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from agent.control import model_guard
@@ -20,10 +22,13 @@ from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
 from agent.service.serving.admitted import Stamp, read_whole
 from agent.storage import state_file
+from agent.storage.state_file import StorageFull
 from agent.workload import file_facts
 from agent.workload.examine import Examined, examine_in_child
 from agent.workload.inspect import inspect_in_child
 from agent.workload.read_ahead import DIGITS, MOST_BYTES, ReadAhead
+
+_log = structlog.get_logger("artifacts")
 
 INSPECT_TIMEOUT_S = 120.0
 _CACHE_VERSION = 3
@@ -89,10 +94,18 @@ def keep_ahead(paths: Iterable[Path], cache_dir: Path, ahead: ReadAhead) -> None
 
 
 def _keep(artifact: Artifact, cache_dir: Path, seen: Examined) -> None:
-    state_file.write_json(_facts_file(artifact, cache_dir), file_facts.to_json(seen.facts))
+    _cache(_facts_file(artifact, cache_dir), file_facts.to_json(seen.facts))
     if seen.workload is not None:
         document = seen.workload.model_copy(update={"digest": artifact.digest}).model_dump(mode="json")
-        state_file.write_json(_workload_file(artifact, cache_dir), document)
+        _cache(_workload_file(artifact, cache_dir), document)
+
+
+def _cache(path: Path, document: Any) -> None:
+    """Keep what was read of a file; on a full disk it is read again when it is asked for."""
+    try:
+        state_file.write_json(path, document)
+    except StorageFull as error:
+        _log.warning("not remembered what was read of a model", cause=error.message)
 
 
 def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Workload:
@@ -106,7 +119,7 @@ def workload_of(artifact: Artifact, name: str, cache_dir: Path | None) -> Worklo
     workload = inspect_in_child(artifact.path, artifact.format, {}, INSPECT_TIMEOUT_S)[0]
     workload = workload.model_copy(update={"model": name, "digest": artifact.digest})
     if cached is not None:
-        state_file.write_json(cached, workload.model_dump(mode="json"))
+        _cache(cached, workload.model_dump(mode="json"))
     return workload
 
 
@@ -148,7 +161,7 @@ def facts_of(artifact: Artifact, cache_dir: Path | None) -> ModelFacts:
             pass  # a damaged cache entry is rebuilt below
     facts = file_facts.facts_in_child(artifact.path, artifact.format, artifact.digest)
     if cached is not None:
-        state_file.write_json(cached, file_facts.to_json(facts))
+        _cache(cached, file_facts.to_json(facts))
     return facts
 
 

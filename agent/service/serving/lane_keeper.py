@@ -6,7 +6,8 @@ that news of a dead lane never touches its successor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,6 +42,8 @@ class LoadedModel:
     reason: str | None = None
     changed: bool = False
     """Refused because its file is not what was admitted; looked at again whenever the lane starts."""
+    asked: LoadReport | None = None
+    """Its load is over, and it is asked the known question: what takes long now is a call, and no load."""
     deaths_while_loading: int = 0
     loading: Loading | None = None
     """The load under way and what is expected of it, where loads are timed."""
@@ -144,6 +147,7 @@ class LaneKeeper:
         for model in self.models.values():
             if model.state != "refused" or model.changed:
                 model.state, model.report, model.changed, model.loading = "loading", None, False, None
+                model.asked = None
                 self._load(model, limits)
 
     def place(self, candidate: Candidate, limits: Recovery) -> None:
@@ -231,6 +235,7 @@ class LaneKeeper:
                 sentence = None if sentence is None else load_faults.told(sentence, self.spec, load)
                 self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
                 return
+            model.asked = report
             told = partial(self._examined, lane, generation, report)
             self.canaries.loaded(self.name, lane, model.candidate.load, report, told, model.candidate.admitted)
 
@@ -288,7 +293,7 @@ class LaneKeeper:
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
             busy_for_s=None if busy_since_s is None else now_s - busy_since_s,
             predicted_s=self._expected_s(expected_s),
-            loading=any(m.state == "loading" for m in self.models.values()),
+            loading=any(m.state == "loading" and m.asked is None for m in self.models.values()),
             starved_s=starved_s,
             stopped=self.vitals.stopped,
             allowed_s=allowance.time_s * self.together,
@@ -310,7 +315,8 @@ class LaneKeeper:
 
     def _expected_s(self, predicted_s: float | None) -> float | None:
         """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
-        first = [self._first_s(name, m.report.first_run_s) for name, m in self.models.items() if m.report is not None]
+        reports = [(name, m.report or m.asked) for name, m in self.models.items()]
+        first = [self._first_s(name, report.first_run_s) for name, report in reports if report is not None]
         alone = [s * self.together for s in (predicted_s, *first) if s is not None]
         known = [*alone, *self.slowest_s.values()]
         return max(known, default=None)
@@ -331,3 +337,13 @@ class LaneKeeper:
         if self.health.phase == "starting" and self.health.restarts:
             return "restarting"
         return words[self.health.phase]
+
+
+def stop_lanes(keepers: Iterable[LaneKeeper]) -> None:
+    """End their lanes beside each other, within a few seconds."""
+    lanes = [keeper.lane for keeper in keepers if keeper.lane is not None]
+    threads = [threading.Thread(target=lane.stop, args=(2.0,), daemon=True) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(4.0)

@@ -43,11 +43,17 @@ class WeightsApart:
         if size_bytes + self._used_bytes() > self._most_bytes:
             _log.info("weights stay in the model file", model=str(artifact.path), cause="weights_apart_bytes")
             return None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if 2 * size_bytes > shutil.disk_usage(self._folder).free:
+        if not self._has_room(2 * size_bytes):
             _log.info("weights stay in the model file", model=str(artifact.path), cause="the disk is nearly full")
             return None
         return folder
+
+    def _has_room(self, size_bytes: int) -> bool:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return size_bytes <= shutil.disk_usage(self._folder).free
+        except OSError:  # not even for the folder
+            return False
 
     def path_of(self, digest: str, otherwise: Path) -> Path:
         """The graph whose weights lie apart, or the model file."""
