@@ -12,13 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import NotFound, StorageError
 from agent.fleet import tables
+from agent.fleet.dating import clocks, real, when_s
 from agent.fleet.messages import BoardKey
 from agent.fleet.selection import selection
 
 Status = Literal["online", "silent", "offline", "unknown"]
 MAX_ROWS = 1000
-MAX_REAL = 1e100
-"""Beyond it a board makes things up; below it, sums over all that a row can hold stay finite."""
 COLUMNS = (
     "tenant", "board", "status", "heard_s", "profile", "policy", "mode", "temperature_c", "energy_j", "provenance",
     "missing", "bundle_ver", "bundle_status", "conditions",
@@ -140,9 +139,9 @@ class Inventory:
             shown = [
                 {"boot": r["boot"], "seq": r["seq"], "at_s": r["at_s"], "row": json.loads(r["payload"])} for r in found
             ]
-            undated = {r["boot"] for r in shown if r["row"].get("tq") == "none"}
-            offsets = {boot: self._offset_s(db, key, boot) for boot in undated}
-        return [{**r, "when_s": _when_s(r["row"], offsets.get(r["boot"]))} for r in shown]
+            unsure = [r["boot"] for r in shown if r["row"].get("tq") in ("none", "rtc")]
+            known = clocks(db, key, min(unsure)) if unsure else []
+        return [{**r, "when_s": when_s(r["row"], r["boot"], known)} for r in shown]
 
     def hours(self, key: BoardKey, limit: int) -> list[dict[str, Any]]:
         """What telemetry left of the newest hours that are no longer kept as rows, newest first."""
@@ -155,15 +154,6 @@ class Inventory:
                 .limit(min(MAX_ROWS, limit))
             ).mappings()
             return [{k: v for k, v in r.items() if k not in {"tenant", "board"}} for r in found]
-
-    def _offset_s(self, db: Connection, key: BoardKey, boot: int) -> float | None:
-        """Wall clock less monotonic clock of a boot that began without the time, once it was set."""
-        table = tables.rows
-        mine = (table.c.tenant == key[0], table.c.board == key[1], table.c.boot == boot, table.c.cls == "evt")
-        query = select(table.c.payload).where(*mine, table.c.payload.contains('"event":"clock_set"'))
-        for (text,) in db.execute(query.order_by(table.c.seq).limit(1)):
-            return _real(json.loads(text).get("offset_s"))
-        return None
 
     def missing_rows(self) -> int:
         """Of all boards together."""
@@ -244,25 +234,10 @@ def _parts(latest: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return [v for v in found.values() if isinstance(v, dict)] if isinstance(found, dict) else []
 
 
-def _real(value: object) -> float | None:
-    """As a float; None for what is no number or beyond what anything here can mean."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if -MAX_REAL <= value <= MAX_REAL else None
-
-
-def _when_s(row: dict[str, Any], offset_s: float | None) -> float | None:
-    """When it happened, by the board's clock: back-dated where that was not set yet, None where it never was."""
-    if row.get("tq") != "none":
-        return _real(row.get("ts"))
-    mono_s = _real(row.get("mono"))
-    return None if mono_s is None or offset_s is None else mono_s + offset_s
-
-
 def hottest(latest: dict[str, Any]) -> float | None:
     """°C of the hottest accelerator of a telemetry row."""
     found = [a.get("temperature_c") for a in _parts(latest, "accelerators")]
-    values = [_real(t.get("last")) for t in found if isinstance(t, dict)]
+    values = [real(t.get("last")) for t in found if isinstance(t, dict)]
     return max((v for v in values if v is not None), default=None)
 
 
@@ -270,13 +245,13 @@ def energy(latest: dict[str, Any]) -> tuple[float | None, str]:
     """Joules per inference over all models of a window; None where any that served gives none."""
     total_j, answers, weakest = 0.0, 0.0, "measured"
     for model in _parts(latest, "models"):
-        requests, failed = _real(model.get("requests")) or 0.0, _real(model.get("failed")) or 0.0
-        energy_j, provenance = _real(model.get("energy_j")), model.get("provenance")
+        requests, failed = real(model.get("requests")) or 0.0, real(model.get("failed")) or 0.0
+        energy_j, provenance = real(model.get("energy_j")), model.get("provenance")
         if requests - failed <= 0:
             continue
         if energy_j is None or provenance not in ("measured", "modelled"):
             return None, "unknown"
         total_j, answers = total_j + energy_j, answers + requests - failed
         weakest = "modelled" if provenance == "modelled" else weakest
-    each_j = _real(total_j / answers) if answers else None
+    each_j = real(total_j / answers) if answers else None
     return (None, "unknown") if each_j is None else (each_j, weakest)
