@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,11 +13,11 @@ from agent.ports import Clock, Reading
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
 from agent.sensors.energy import EnergyMeter, EnergyWindow
-from agent.service.clock import CLOCK_SET_S
 from agent.service.history import History
 from agent.service.mail import ConditionEvent, Event
 from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.telemetry import Window, next_window
+from agent.service.remote.timekeeping import Timekeeping, machine_start
 from agent.storage.outbox import Outbox
 from agent.storage.wear import Wear
 
@@ -55,6 +54,7 @@ class Reporting:
         self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.flush_s, clock, keep_boot)
         self._on_begun: Callable[[], None] = _nothing
         self._begun = False
+        self._timekeeping = Timekeeping(settings.state_dir, clock, machine_start())
         self._wear = Wear(settings.outbox.max_daily_bytes, clock.monotonic_s())
         self._energies: Callable[[], Mapping[str, float]] = dict
         self._window_s: Callable[[], float] = lambda: 10.0
@@ -72,7 +72,6 @@ class Reporting:
         self._on_connected: Callable[[], None] = _nothing
         self._on_event: Callable[[str, Mapping[str, Any]], None] = _unseen
         self._evicted = (0, float("-inf"))
-        self._clock_unset = self._time_quality() == "none"
         self.history = History()
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_links, name="reporting", daemon=True)
@@ -145,7 +144,7 @@ class Reporting:
     def _close(self, window: Window, snapshot: AgentSnapshot, now_s: float) -> Window:
         """Append the window's row; the window that follows."""
         energies_j = self._energies()
-        row = {"tq": self._time_quality(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
+        row = {**self._timekeeping.marks(), **window.close(snapshot, energies_j, now_s, self._clock.wall_s())}
         windows = {name: meter.close(now_s) for name, meter in self._meters.items()}
         divided = self._shares.close(windows)
         row["rails"] = {name: _rail(window) | divided.get(name, {}) for name, window in windows.items()}
@@ -196,10 +195,7 @@ class Reporting:
 
     def stamp(self) -> dict[str, Any]:
         """Wall clock, monotonic clock, and what is known of the former."""
-        return {
-            "ts": round(self._clock.wall_s(), 3), "mono": round(self._clock.monotonic_s(), 3),
-            "tq": self._time_quality(),
-        }  # fmt: skip
+        return self._timekeeping.stamp()
 
     # ------------------------------------------------------------------ life
 
@@ -253,13 +249,6 @@ class Reporting:
             fields["cond"] = [{"type": c.type, "since": c.since} for c in snapshot.conditions]
         return fields
 
-    def _time_quality(self) -> str:
-        """Whether a time service keeps the wall clock, it is merely set, or never was."""
-        if self._clock.wall_s() < CLOCK_SET_S:
-            return "none"
-        kept = Path("/run/systemd/timesync/synchronized").exists() or Path("/run/chrony").is_dir()
-        return "ntp" if kept else "rtc"
-
     # ------------------------------------------------------------------ conditions of the links
 
     def _watch_links(self) -> None:
@@ -272,7 +261,7 @@ class Reporting:
 
     def check(self) -> None:
         """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
-        self._check_clock()
+        self._timekeeping.look(self.record, self.flushed)
         self._check_wear()
         if self.outbox.opened and self._link is not None and self._publisher is not None:
             self._check_link(self._link)
@@ -291,12 +280,6 @@ class Reporting:
         if not self.outbox.opened and self._link is not None:
             consequence += "; no link to the broker: no telemetry, no commands and no bundles until there is room"
         self._condition("outbox_failing", cause, consequence, "free space in state_dir, or replace the medium")
-
-    def _check_clock(self) -> None:
-        """Once the time arrives, say by how much the clocks differ: whoever stores rows can date the earlier ones."""
-        unset, self._clock_unset = self._clock_unset, self._time_quality() == "none"
-        if unset and not self._clock_unset:
-            self.record("clock_set", {"offset_s": round(self._clock.wall_s() - self._clock.monotonic_s(), 3)})
 
     def _check_wear(self) -> None:
         """Slow telemetry down, or let it be as quick as it should, so that flash lasts."""
