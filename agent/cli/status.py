@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -71,12 +71,17 @@ _LABELS = {
 
 def unknown(status: dict[str, Any]) -> Iterator[str]:
     """`– npu0 °C, W: no sensor …`: each dash of the tables with its reason, figures that share one together."""
+    yield from (f"– {name} {figures}: {why}" for name, figures, why in reasons(status))
+
+
+def reasons(status: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(name, figures that nobody knows, why) of accelerators, zones and models."""
     for row in (*status["accelerators"], *status.get("zones", ()), *status["models"]):
         by_reason: dict[str, list[str]] = {}
         for key, why in row.get("unknown", {}).items():
             if why != row.get("reason"):
                 by_reason.setdefault(why, []).append(_LABELS.get(key, key))
-        yield from (f"– {row['name']} {', '.join(figures)}: {why}" for why, figures in by_reason.items())
+        yield from ((row["name"], ", ".join(figures), why) for why, figures in by_reason.items())
 
 
 def _accelerator(row: dict[str, Any]) -> list[str]:

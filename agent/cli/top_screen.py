@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from agent.cli.status import reasons
 from agent.cli.tables import dash
 
 Style = Literal["", "bold", "dim", "good", "warn", "bad", "head"]
 FAULTS = frozenset({"lane_died", "inference_failed", "model_refused", "policy_rejected", "thermal"})
 FEWEST_EVENTS = 3
+MOST_UNKNOWN = 6
+"""Lines that say why figures are unknown: they stand for days, events come and go."""
 BAR = 6
 ROOM_FOR_CAUSES = 100
 """Columns from which an accelerator's last fault is told beside the count."""
@@ -50,6 +54,8 @@ def screen(
     lines += [_MODEL_HEAD, *_fitting(models, max(2, room - min(len(accelerators), share)), "models"), ()]
     left = max(0, height - len(lines) - 1)
     lines += conditions[: max(0, left - FEWEST_EVENTS)]
+    left = max(0, height - len(lines) - 1)
+    lines += _unknown(status, width, min(MOST_UNKNOWN, left - FEWEST_EVENTS))
     left = max(0, height - len(lines) - 1)
     lines += _events(overview.get("events", ()), left)
     lines = lines[: max(0, height - 1)]
@@ -162,6 +168,31 @@ def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[Line]:
         lines.append((Span("‼ ", "warn"), Span(f"{c['type']}: ", "bold"), Span(str(c["cause"]))))
         lines.append((Span(f"  mend: {c['mend']}", "dim"),))
     return lines
+
+
+def _unknown(status: Mapping[str, Any], width: int | None, room: int) -> list[Line]:
+    """Why figures of the tables are dashes, each reason once; what does not fit is said to be missing."""
+    whose: dict[str, dict[str, list[str]]] = {}
+    for name, figures, why in reasons(status):
+        whose.setdefault(why, {}).setdefault(figures, []).append(_short(name, 13))
+    told = [
+        _wrapped(
+            "– " + "; ".join(", ".join(names) + f" {figures}" for figures, names in by.items()) + f": {why}", width
+        )
+        for why, by in whose.items()
+    ]
+    lines: list[Line] = []
+    for at, piece in enumerate(told):
+        if len(lines) + len(piece) + (at < len(told) - 1) > room:
+            left = len(told) - at
+            more = f"– … {left} more reason{'s' if left > 1 else ''} why figures are unknown: qeil status"
+            return [*lines, (Span(more, "dim"),)] if room > len(lines) else lines
+        lines += [(Span(line, "dim"),) for line in piece]
+    return lines
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    return [text] if width is None else textwrap.wrap(text, max(width, 20), subsequent_indent="  ")
 
 
 def _events(events: Sequence[Mapping[str, Any]], room: int) -> list[Line]:

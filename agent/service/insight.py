@@ -115,7 +115,7 @@ def placements(model: ModelStatus, policy: Policy) -> dict[str, Any]:
             "energy_j": c.predicted_energy_j, "measured_p50_ms": c.measured_p50_ms, "provenance": "modelled",
             "timed_ms": c.timed_ms,
             "on_front": c in known and not any(_beats(o, c) for o in known), "chosen": c is serving,
-            "reason": c.reason,
+            "reason": c.reason, "unknown": dict(c.unknown),
         }
         for c in model.candidates
     ]  # fmt: skip

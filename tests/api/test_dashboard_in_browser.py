@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def random_inputs(metadata):
     return {
         i["name"]: np.zeros([max(1, size) for size in i["shape"]], types[i["datatype"]]) for i in metadata["inputs"]
     }
+
+
+def test_a_figure_that_nobody_knows_has_its_reason_as_text(browser, agent):
+    status = agent.status()
+    accelerator, model = status["accelerators"][0], status["models"][0]
+    silent = {"temperature_c": "its cable is off", "power_w": "its cable is off"}
+    unasked = {"p50_ms": "nobody asked yet", "energy_j": "no joule was told", "accelerated_fraction": "it is silent"}
+    for row, why in ((accelerator, silent), (model, unasked)):
+        row.update(dict.fromkeys(why), unknown=why)
+    with visitors(browser, agent.url) as start:
+        page = start().page
+        page.route("**/events", lambda route: route.fulfill(
+            body=f"data: {json.dumps(status)}\n\n", content_type="text/event-stream"
+        ))  # fmt: skip
+        page.reload()
+        page.wait_for_selector("#accelerator-cards article dd:text-is('its cable is off')")
+        card = page.inner_text("#accelerator-cards article >> nth=0")
+        assert "Temperature, Power" in card
+        row = page.inner_text("#model-cards tbody tr >> nth=0")
+        for words in ("nobody asked yet", "no joule was told", "share of the graph unknown: it is silent"):
+            assert words in row
 
 
 def test_an_edit_of_the_policy_on_disk_appears_with_what_it_changed(visit, agent):

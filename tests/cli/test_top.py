@@ -19,6 +19,7 @@ from datetime import datetime
 import pyte
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from agent.api.server import HttpServer
 from agent.cli.main import cli
@@ -50,7 +51,8 @@ def served():
     service.status = dataclasses.replace(SNAPSHOT, accelerators=(lane,))
     server = HttpServer(service, HttpSettings(port=0), insight=FakeInsight())
     server.start()
-    yield server.url, service
+    with capture_logs():  # its lines are none of the command's output
+        yield server.url, service
     server.stop(2.0)
 
 
@@ -246,6 +248,40 @@ def test_what_is_wrong_is_said_in_words_and_not_only_in_colour():
     text = "\n".join("".join(s.text for s in line) for line in lines)
     for words in ("quarantined", "no ", "3 SIGSEGV", "at 50%", "npu0 sim", "no runtime for it", "unknown  4"):
         assert words in text
+
+
+def dashed() -> dict:
+    """Two accelerators without sensors, a model that nobody asked yet."""
+    status = crowd(2, 1, 0)
+    for row, name in zip(status["accelerators"], ("cpu", "gpu0"), strict=True):
+        row.update(name=name, temperature_c=None, power_w=None)
+        row["unknown"] = {"temperature_c": "no temperature sensor: the profile has no zone",
+                          "power_w": "no power sensor: no rail of the profile covers it"}  # fmt: skip
+    unasked = dict.fromkeys(("p50_ms", "p99_ms", "energy_j"), "no request yet")
+    status["models"][0].update(name="magika", unknown=unasked, **dict.fromkeys(unasked))
+    return status
+
+
+def test_each_dash_has_its_reason_below_the_tables():
+    lines = ["".join(s.text for s in line) for line in screen(dashed(), FakeInsight().overview(0, 0), 80, 24, NOW)]
+    at = next(i for i, line in enumerate(lines) if line.startswith("– "))
+    assert lines[at : at + 4] == [
+        "– cpu, gpu0 °C: no temperature sensor: the profile has no zone",
+        "– cpu, gpu0 W: no power sensor: no rail of the profile covers it",
+        "– magika p50, p99, J: no request yet",
+        next(line for line in lines if "lane died" in line),
+    ]
+
+
+def test_reasons_wrap_and_what_has_no_room_is_said_to_be_missing():
+    status = dashed()
+    long = "no sensor measured it, and the device profile lacks a figure to model it with (qeil explain MODEL)"
+    status["models"][0]["unknown"] = {"energy_j": long}
+    wide = ["".join(s.text for s in line) for line in screen(status, {}, 80, 24, NOW)]
+    at = next(i for i, line in enumerate(wide) if line.startswith("– magika J"))
+    assert f"{wide[at]} {wide[at + 1].strip()}" == f"– magika J: {long}"
+    small = ["".join(s.text for s in line) for line in screen(status, {}, 80, 16, NOW)]
+    assert "– … 1 more reason why figures are unknown: qeil status" in small
 
 
 def test_a_line_says_each_thing_once_and_no_half_sentences():

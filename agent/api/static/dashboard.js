@@ -2,7 +2,7 @@
 
 import { front, lines } from "./chart.js";
 import { follow, json, Refused, useKey } from "./link.js";
-import { at, clock, degrees, duration, el, figure, joules, number, percent, show, svg, table, watts } from "./parts.js";
+import { at, clock, degrees, duration, el, figure, joules, number, percent, show, svg, table, unknown, watts } from "./parts.js";
 import { offer } from "./request.js";
 
 const OVERVIEW_MS = 2500;
@@ -64,12 +64,13 @@ function accelerator(a) {
     el("dl", { class: "figures" },
       figure("Load", percent(load), a.queue ? `${a.queue} in lane` : null),
       figure("Temperature", degrees(a.temperature_c), trip(a, more)),
-      figure("Power", watts(a.power_w), a.power_w === null ? "no sensor" : power)),
+      figure("Power", watts(a.power_w), a.power_w === null ? "unknown" : power)),
     bar,
     el("dl", { class: "facts" },
       el("dt", {}, "May run"), el("dd", { class: a.permit ? "good" : resting(a) ? "dim" : "bad" }, permit(a)),
       el("dt", {}, "Restarts"), el("dd", {}, String(a.restarts)),
-      a.last_fault ? el("dt", {}, "Last fault") : null, a.last_fault ? el("dd", {}, a.last_fault) : null));
+      a.last_fault ? el("dt", {}, "Last fault") : null, a.last_fault ? el("dd", {}, a.last_fault) : null,
+      ...unknown(a, { temperature_c: "Temperature", power_w: "Power" }).flatMap(([what, why]) => [el("dt", {}, what), el("dd", { class: "why" }, why)])));
 }
 
 /** Nothing is loaded there, so that nothing asks for a permit: no fault. */
@@ -84,7 +85,7 @@ function permit(a) {
 }
 
 function trip(a, more) {
-  if (a.temperature_c === null) return "no sensor";
+  if (a.temperature_c === null) return "unknown";
   if (more.time_to_trip_s !== null && more.time_to_trip_s !== undefined) {
     return `${more.stop_c.toFixed(0)} °C in ${duration(more.time_to_trip_s)} (modelled)`;
   }
@@ -92,14 +93,19 @@ function trip(a, more) {
   return more.stop_c === undefined ? null : `${trend}stops at ${more.stop_c.toFixed(0)} °C`;
 }
 
+function ran(m) {
+  if (m.accelerated_fraction !== null) return `${m.actual}, ${percent(m.accelerated_fraction)} of the graph`;
+  return `${m.actual}, share of the graph unknown: ${m.unknown?.accelerated_fraction ?? "nobody told it"}`;
+}
+
 function models(list) {
   const heads = ["Model", "State", "Runs on", "p50 / p99", "Energy per answer", "Requests"];
   return table("Models", heads, list.map((m) => [
     m.name,
     el("span", { class: tone(m.state) }, m.state, m.reason ? el("small", {}, m.reason) : ""),
-    el("span", {}, m.placement ?? "–", el("small", {}, m.placement ? `${m.actual}, ${percent(m.accelerated_fraction)} of the graph` : "")),
-    m.p50_ms === null ? "–" : `${number(m.p50_ms)} / ${number(m.p99_ms)} ms`,
-    el("span", {}, joules(m.energy_j), el("small", {}, m.energy_j === null ? "unknown" : m.provenance)),
+    el("span", {}, m.placement ?? "–", el("small", {}, m.placement ? ran(m) : "")),
+    m.p50_ms === null ? el("span", {}, "–", el("small", {}, m.unknown?.p50_ms ?? "")) : `${number(m.p50_ms)} / ${number(m.p99_ms)} ms`,
+    el("span", {}, joules(m.energy_j), el("small", {}, m.energy_j === null ? m.unknown?.energy_j ?? "unknown" : m.provenance)),
     el("span", {}, String(m.requests), m.failed || m.replayed ? el("small", {}, `${m.failed} failed, ${m.replayed} moved`) : ""),
   ]));
 }
@@ -201,9 +207,12 @@ function placement() {
   at("placement-why").textContent = found.why;
   front(at("placement-front"), found.candidates, found.choice);
   const heads = ["Placement", "predicted", "timed idle", "measured p50", "energy, modelled", "what is it"];
-  const rows = found.candidates.map((c) => [c.accelerator, c.latency_ms === null ? "–" : `${number(c.latency_ms)} ms`,
+  const because = (c, key, text) => (c.unknown?.[key] && c.unknown[key] !== c.reason ? el("span", {}, text, el("small", {}, c.unknown[key])) : text);
+  const rows = found.candidates.map((c) => [c.accelerator,
+    because(c, "predicted_ms", c.latency_ms === null ? "–" : `${number(c.latency_ms)} ms`),
     c.timed_ms === null ? "–" : `${number(c.timed_ms)} ms`,
-    c.measured_p50_ms === null ? "–" : `${number(c.measured_p50_ms)} ms`, joules(c.energy_j),
+    because(c, "measured_p50_ms", c.measured_p50_ms === null ? "–" : `${number(c.measured_p50_ms)} ms`),
+    because(c, "predicted_energy_j", joules(c.energy_j)),
     [c.chosen ? "serves" : c.state, c.on_front ? "on the front" : null, c.reason].filter(Boolean).join(", ")]);
   show(at("placement-rows"), table("Placements of the model", heads, rows, (index) => (found.candidates[index].chosen ? "chosen" : null)));
 }

@@ -62,6 +62,16 @@ export function table(caption, heads, rows, rowClass = () => null) {
   return el("table", { class: "stack" }, el("caption", { class: "hidden" }, caption), head, body);
 }
 
+/** Why figures of a row are unknown: [names of the figures, reason], those that share a reason together. */
+export function unknown(row, names) {
+  const found = new Map();
+  for (const [key, name] of Object.entries(names)) {
+    const why = row.unknown?.[key];
+    if (why) found.set(why, [...(found.get(why) ?? []), name]);
+  }
+  return [...found].map(([why, shared]) => [shared.join(", "), why]);
+}
+
 /** Term and figure, with a smaller remark. */
 export function figure(term, value, remark = null, kind = null) {
   return el("div", {}, el("dt", {}, term), el("dd", { class: kind }, value, remark ? el("small", {}, remark) : null));
