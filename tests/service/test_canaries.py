@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied, LaneOutOfMemory
 from agent.ports import LaneReply, LaneSpec
 from agent.service.serving.admitted import Admitted, Stamp, Weights
-from agent.service.serving.canaries import Canaries
+from agent.service.serving.canaries import Canaries, Finding
 from agent.service.serving.held_answers import Held, HeldAnswers
 from agent.service.serving.lane_watch import MEMORY_FAILURES, SUSPECT_PAUSE_S, LaneWatch
 from tests.fakes import FakeLane, load_spec
@@ -97,25 +99,72 @@ def test_verified_release_lets_no_wrong_answer_out():
     assert answers[0].result().replays == 1
 
 
-def test_one_canary_vouches_for_every_answer_that_came_before_it():
+def run_next(lane, count: int) -> None:
+    """Let the lane do what it was asked first."""
+    for _ in range(count):
+        _, inputs, future = lane.held.pop(0)
+        lane._run(inputs, future)
+
+
+def test_a_canary_goes_right_behind_the_first_request_and_lets_its_answer_out_before_the_others_are_run():
     bed = Bed(release="verified")
     lane = bed.lane("gpu0")
-    asked = bed.canaries.counters["asked"]
     lane.hold = True
     answers = [bed.infer() for _ in range(6)]
-    lane.release()
-    assert all(a.result().placement == "gpu0" for a in answers)
-    assert bed.canaries.counters["asked"] - asked <= 6
+    run_next(lane, 2)
+    assert [a.done() for a in answers] == [True, *[False] * 5]
+
+
+def test_one_canary_vouches_for_every_answer_that_comes_before_its_own():
+    bed = Bed(release="verified")
+    lane = bed.lane("gpu0")
     lane.hold = True
-    answers = [bed.infer() for _ in range(6)]
-    runs, lane.held = lane.held, []
-    for _, inputs, future in runs:
-        lane._run(inputs, future)  # the canary of the first one waits in `held` while the others arrive
     asked = bed.canaries.counters["asked"]
-    assert not any(a.done() for a in answers)
-    lane.release()
+    answers = [bed.infer() for _ in range(6)]
+    run_next(lane, 2 + 5)  # the first, its canary, and the five behind it; their canary waits
+    assert [a.done() for a in answers] == [True, *[False] * 5]
+    run_next(lane, 1)
     assert all(a.done() for a in answers)
-    assert bed.canaries.counters["asked"] == asked + 1
+    assert bed.canaries.counters["asked"] == asked + 2
+
+
+def test_a_canary_vouches_for_no_answer_that_comes_while_it_is_still_told_of():
+    """Its own answer may come so soon that whoever asked is told, while the lane's thread brings the next answers."""
+    bed = Bed()
+    held = HeldAnswers(bed.canaries)
+    out, asked = [], bed.canaries.ask
+
+    def at_once(accelerator, lane, model, told):
+        if not out:
+            out.append("asked")
+            held.hold("gpu0", lane, "m", Held(lambda: out.append("later one"), out.append))
+            told(Finding("passed"))
+            out.append("told")
+        else:
+            asked(accelerator, lane, model, told)
+
+    bed.canaries.ask = at_once
+    bed.lane("gpu0").hold = True
+    held.hold("gpu0", bed.lane("gpu0"), "m", Held(lambda: out.append("released"), out.append))
+    assert out == ["asked", "released", "told"]
+    run_next(bed.lane("gpu0"), 1)
+    assert out[-1] == "later one"
+    assert held._shelves == {}
+
+
+def test_a_lane_that_hangs_in_the_question_after_a_load_is_ended_at_once():
+    """The load is over: what takes long now is a call."""
+    bed = Bed()
+    lane, keeper = bed.lane("gpu0"), bed.keepers["gpu0"]
+    lane.hold = True
+    spec = load_spec()
+    keeper.place(replace(keeper.models["m"].candidate, load=replace(spec, threads=2)), POLICY.recovery)
+    lane.busy_since_s = bed.clock.now_s
+    assert keeper.models["m"].state == "loading"
+    bed.tick(1.2)
+    assert "hung: one call takes" in keeper.health.last_fault
+    bed.tick(2.0)
+    assert bed.accelerator("gpu0").state == "ready"
 
 
 def test_answers_of_a_lane_that_dies_before_it_is_asked_are_made_again():
@@ -123,11 +172,10 @@ def test_answers_of_a_lane_that_dies_before_it_is_asked_are_made_again():
     lane = bed.lane("gpu0")
     lane.hold = True
     answer = bed.infer()
-    runs, lane.held = lane.held, []
-    lane._run(runs[0][1], runs[0][2])
+    run_next(lane, 1)
     assert not answer.done()
     lane.die()
-    assert answer.result().placement == "cpu"
+    assert answer.result(0).placement == "cpu"
 
 
 def test_an_error_that_speaks_against_a_lane_has_it_asked_at_once():

@@ -174,6 +174,8 @@ class Dispatcher:
             self._attempt_failed(job, route, error, route.accelerator)
             return
         self._watch(job, reply.cancel)
+        if self._held is not None and not reply.done() and self._table.policy.recovery.release != "at_once":
+            self._held.expect(route.accelerator, route.lane, name)
         reply.add_done_callback(lambda done: self._finished(job, route, done))
 
     def _submit_split(self, job: Job, route: RouteEntry) -> None:

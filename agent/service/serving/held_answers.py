@@ -1,8 +1,8 @@
 """Held answers: keeps a lane's answers back until it has answered a known question after them.
 
-One question is in flight per lane and model; it vouches for every answer that arrived before it was asked. A lane that
-computes wrongly from some moment on therefore never gets an answer out; one single wrong run between two right ones is
-not seen. Thread-safe.
+One question is in flight per lane and model. A lane answers in the order in which it was asked, so it vouches for every
+answer that arrives before its own. A lane that computes wrongly from some moment on therefore never gets an answer out;
+one single wrong run between two right ones is not seen. Thread-safe.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ class Held:
 @dataclass
 class _Shelf:
     waiting: list[Held] = field(default_factory=list)
-    asked_for: list[Held] | None = None
-    """Answers that the question in flight vouches for; None while there is none."""
+    asking: bool = False
+    """Whether a question is in flight."""
+    number: int = 0
+    """Of the newest question."""
+    before: int | None = None
+    """Answers that came before it was asked; None once its answer can only come in the lane's own order."""
 
 
 class HeldAnswers:
@@ -46,32 +50,43 @@ class HeldAnswers:
         """Whether there is a question whose answer this lane has given."""
         return self._canaries.has_answered(accelerator, model)
 
+    def expect(self, accelerator: str, lane: Lane, model: str) -> None:
+        """A request was handed to the lane: ask right behind it, so that its answer waits for nothing sent later."""
+        if self.can_ask(accelerator, model):
+            self._enter(accelerator, lane, model)
+
     def hold(self, accelerator: str, lane: Lane, model: str, held: Held) -> None:
         """Keep one answer of `model` on `lane` until it is vouched for."""
-        key = (id(lane), model)
+        self._enter(accelerator, lane, model, held)
+
+    def _enter(self, accelerator: str, lane: Lane, model: str, *held: Held) -> None:
+        """Put on the shelf, and ask unless a question is in flight."""
         with self._lock:
-            shelf = self._shelves.setdefault(key, _Shelf())
-            shelf.waiting.append(held)
+            shelf = self._shelves.setdefault((id(lane), model), _Shelf())
+            shelf.waiting += held
+            if shelf.asking:
+                return
+            shelf.asking = True
         self._ask(accelerator, lane, model, shelf)
 
     def _ask(self, accelerator: str, lane: Lane, model: str, shelf: _Shelf) -> None:
         with self._lock:
-            if shelf.asked_for is not None:
-                return
-            if not shelf.waiting:
-                self._shelves.pop((id(lane), model), None)
-                return
-            shelf.asked_for, shelf.waiting = shelf.waiting, []
+            shelf.number += 1
+            number, shelf.before = shelf.number, len(shelf.waiting)
         self._canaries.ask(
             accelerator, lane, model, lambda finding: self._told(accelerator, lane, model, shelf, finding)
         )
+        with (
+            self._lock
+        ):  # until here the question may be told of by this thread, while answers after it come by another
+            if shelf.number == number:
+                shelf.before = None
 
     def _told(self, accelerator: str, lane: Lane, model: str, shelf: _Shelf, finding: Finding) -> None:
         sound = finding.outcome in {"passed", "unchecked"}
         with self._lock:
-            settled, shelf.asked_for = shelf.asked_for or [], None
-            if not sound:
-                settled, shelf.waiting = [*settled, *shelf.waiting], []
+            vouched = len(shelf.waiting) if shelf.before is None or not sound else shelf.before
+            settled, shelf.waiting = shelf.waiting[:vouched], shelf.waiting[vouched:]
         if finding.outcome in {"wrong", "failed"}:
             lane.kill(finding.sentence)
         for held in settled:
@@ -79,6 +94,11 @@ class HeldAnswers:
                 held.release()
             else:
                 held.redo(finding.sentence)
+        with self._lock:
+            shelf.asking = bool(shelf.waiting)
+            if not shelf.asking:
+                self._shelves.pop((id(lane), model), None)
+                return
         self._ask(accelerator, lane, model, shelf)
 
 

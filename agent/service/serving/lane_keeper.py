@@ -45,6 +45,7 @@ class LoadedModel:
     asked: LoadReport | None = None
     """Its load is over, and it is asked the known question: what takes long now is a call, and no load."""
     deaths_while_loading: int = 0
+    """Since it was loaded last."""
     loading: Loading | None = None
     """The load under way and what is expected of it, where loads are timed."""
 

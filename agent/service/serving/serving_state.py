@@ -151,7 +151,7 @@ class ServingState:
             entry.state, entry.reason = "refused", verdict.sentence
             keeper.unload(model)
         else:
-            entry.state, entry.report = "ready", report
+            entry.state, entry.report, entry.deaths_while_loading = "ready", report, 0
             entry.reason = verdict.sentence if verdict.outcome == "warn" else None
         return verdict
 
