@@ -1,6 +1,6 @@
-"""Serving side by side: the agent, MLServer, LitServe and raw `session.run` – same models, same threads, one client.
+"""Serving side by side: the agent, its peers and raw `session.run` – same models, same threads, one client.
 
-    python benchmarks/serving.py [--quick] [--json FILE] [--peers mlserver,litserve | none]
+    python benchmarks/serving.py [--quick] [--json FILE] [--peers mlserver,litserve,pytriton | none]
 
 Rounds alternate over the servers, because machines of this kind drift; figures are medians of the rounds. Peers are
 installed on first use under .venv-peers/. MLServer's REST end takes no raw tensors, so it is also asked over gRPC.
@@ -27,8 +27,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, save
 from serving_client import base64_request, binary_request, json_request, latencies_s, load_per_s
-from serving_servers import Model, Running, scratch, start_agent, start_litserve, start_mlserver
+from serving_servers import Model, Running, scratch, start_agent, start_litserve, start_mlserver, start_pytriton
 
+PEERS = ("mlserver", "litserve", "pytriton")
 GRPC_PROBE = """
 import json, sys, time
 import numpy as np
@@ -178,6 +179,7 @@ def start_all(models: list[Model], folder: Path, peers: list[str], threads: int)
             lambda: start_mlserver(models, folder / "mlserver-1", threads, 1),
         ],
         "litserve": [lambda: start_litserve(models, folder / "litserve", threads)],
+        "pytriton": [lambda: start_pytriton(models, folder / "pytriton", threads)],
     }
     servers = [start_agent(models, folder / "qeil")]
     for peer in peers:
@@ -202,10 +204,10 @@ def main() -> int:
     parser.add_argument("--peers", help="comma-separated, or none; default: all, with --quick none")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    named = arguments.peers or ("none" if arguments.quick else "mlserver,litserve")
+    named = arguments.peers or ("none" if arguments.quick else ",".join(PEERS))
     peers = [] if named == "none" else named.split(",")
-    if unknown := set(peers) - {"mlserver", "litserve"}:
-        parser.error(f"unknown peers: {', '.join(sorted(unknown))} (known: mlserver, litserve)")
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"unknown peers: {', '.join(sorted(unknown))} (known: {', '.join(PEERS)})")
     threads = len(os.sched_getaffinity(0))
     with scratch() as name:
         folder = Path(name)
@@ -233,7 +235,7 @@ def main() -> int:
 def add_wide(server: Running, wide: Model) -> None:
     """The 150 KB body goes to the same tiny model, in the form that the server takes."""
     port, _ = server.requests["add1"]
-    if server.name == "qeil":
+    if server.name in {"qeil", "PyTriton"}:
         request = binary_request("/v2/models/add1/infer", "x", wide.x, "FP32")
     elif server.name == "LitServe":
         request = base64_request("/predict", wide.x)

@@ -10,6 +10,7 @@ import compileall
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,6 +78,39 @@ class Api(ls.LitAPI):
 
 if __name__ == "__main__":
     ls.LitServer(Api(), accelerator="cpu", workers_per_device=1).run(port=int(sys.argv[2]), log_level="error")
+"""
+PYTRITON_SERVER = """
+import json, os, sys
+import numpy as np
+import onnxruntime as ort
+from pytriton.decorators import batch
+from pytriton.model_config import ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+KINDS = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+
+def bind(triton, name, path):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+    given, made = session.get_inputs()[0], session.get_outputs()[0]
+
+    @batch
+    def infer(**inputs):
+        return {made.name: session.run(None, inputs)[0]}
+
+    # Triton's own names: batch first, every further dimension free
+    tensors = [[Tensor(name=t.name, dtype=KINDS[t.type], shape=(-1,) * (len(t.shape) - 1))] for t in (given, made)]
+    triton.bind(model_name=name, infer_func=infer, inputs=tensors[0], outputs=tensors[1],
+                config=ModelConfig(max_batch_size=8))
+
+http, grpc, metrics = (int(port) for port in sys.argv[1:4])
+config = TritonConfig(http_address="127.0.0.1", http_port=http, grpc_port=grpc, metrics_port=metrics)
+with Triton(config=config) as triton:
+    for name, path in json.loads(sys.argv[4]):
+        bind(triton, name, path)
+    triton.serve()
 """
 
 
@@ -175,13 +209,13 @@ def start_agent(models: list[Model], folder: Path) -> Running:
     return _ready("qeil", models, dict.fromkeys((m.name for m in models), port), make, [process], since_s)
 
 
-def peer_python(name: str, packages: list[str]) -> Path:
+def peer_python(name: str, packages: list[str], base: str = sys.executable) -> Path:
     """Interpreter of a peer's own environment, made on first use; CalledProcessError where it does not install."""
     home = PEERS / name
     python = home / "bin/python"
     if not (home / "ready").exists():
         print(f"installing {name}: {' '.join(packages)}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run([base, "-m", "venv", str(home)], check=True)
         pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
         subprocess.run([*pip, *packages], check=True, stderr=subprocess.DEVNULL)
         (home / "ready").touch()
@@ -226,6 +260,24 @@ def start_litserve(models: list[Model], folder: Path, threads: int) -> Running:
         for m in models
     ]
     return _ready("LitServe", models, ports, lambda m: base64_request("/predict", m.x), processes, since_s)
+
+
+def start_pytriton(models: list[Model], folder: Path, threads: int) -> Running:
+    """NVIDIA's Triton with its Python backend, tensors as raw bytes as the agent takes them.
+
+    Its processes embed an early libpython of each version, which the standard library of a later one does not fit; so
+    the interpreter is the distribution's, where there is one.
+    """
+    base = shutil.which("python3", path="/usr/bin") or sys.executable
+    python = peer_python("pytriton", ["nvidia-pytriton==0.7.0", "onnxruntime", "numpy"], base)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "server.py").write_text(PYTRITON_SERVER)
+    ports = [free_port() for _ in range(3)]
+    since_s = time.perf_counter()
+    served = json.dumps([(m.name, str(m.path)) for m in models])
+    process = _start([str(python), "server.py", *map(str, ports), served], folder, threads, "log")
+    make = lambda m: binary_request(f"/v2/models/{m.name}/infer", m.input_name, m.x, m.datatype)  # noqa: E731
+    return _ready("PyTriton", models, dict.fromkeys((m.name for m in models), ports[0]), make, [process], since_s)
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
