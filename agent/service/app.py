@@ -29,7 +29,7 @@ from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, status_view
 from agent.service.board import Board, host_runtime
-from agent.service.clock import SystemClock
+from agent.service.clock import SystemClock, known_s
 from agent.service.decoding.answer_book import AnswerBook
 from agent.service.decoding.answer_store import AnswerStore
 from agent.service.decoding.answering import Answering, hottest_c
@@ -95,7 +95,7 @@ class App:
         self._stop, self._reload = threading.Event(), threading.Event()
         state_dir = settings.state_dir
         self._claim = Claim(state_dir)
-        boot = (counted := Boot(state_dir)).number
+        boot = (counted := Boot(state_dir, known_s(self._clock))).number
         self._starts = Starts(state_dir, self._clock)
         # A thread that crashes would end the agent once more.
         self._lanes = LaneFactory(

@@ -15,11 +15,15 @@ FILE = "boot.json"
 class Boot:
     """Nothing is stored or sent under the number before it is on disk: rows of two starts must never share a key."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Count this start, at once or, on a full disk, with a later `keep`. Raises StorageError for other troubles."""
+    def __init__(self, state_dir: Path, begin: int = 0) -> None:
+        """Count this start, at once or, on a full disk, with a later `keep`. Raises StorageError for other troubles.
+
+        begin: what the count goes on from where there is no state. Seconds since 1970 keep a board whose state was lost
+        from using the numbers of its first life again: a backend would take its rows for duplicates.
+        """
         self._path = state_dir / FILE
         self._kept = False
-        self.number = _before(state_dir) + 1
+        self.number = _before(state_dir, begin) + 1
         with suppress(StorageFull):  # the outbox says so, and asks again
             self.keep()
 
@@ -30,8 +34,8 @@ class Boot:
             self._kept = True
 
 
-def _before(state_dir: Path) -> int:
-    """The number of the start before this one, 0 for none."""
+def _before(state_dir: Path, begin: int) -> int:
+    """The number of the start before this one, `begin` for none."""
     path, spool = state_dir / FILE, state_dir / state_file.SPOOL_FILE
     try:
         found: Any = state_file.read_json(path)
@@ -39,7 +43,7 @@ def _before(state_dir: Path) -> int:
         return _lost_count(path)
     if found is None and spool.exists():
         return _lost_count(spool)
-    return int(found["boot"]) if isinstance(found, dict) and isinstance(found.get("boot"), int) else 0
+    return int(found["boot"]) if isinstance(found, dict) and isinstance(found.get("boot"), int) else begin
 
 
 def _lost_count(witness: Path) -> int:

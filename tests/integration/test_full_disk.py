@@ -123,7 +123,7 @@ def test_an_agent_that_starts_on_a_full_disk_answers_says_what_is_not_kept_and_g
 
             filler.unlink()
             agent.wait_until(lambda: outbox_condition(agent) is None)
-            assert state_file.read_json(small_disk / "boot.json") == {"version": 1, "boot": 1}
+            assert state_file.read_json(small_disk / "boot.json")["boot"] > 1_700_000_000
             agent.wait_until(lambda: (small_disk / "commands.db").exists())
             agent.wait_until(lambda: connected(broker))
 

@@ -16,6 +16,13 @@ def test_starts_are_counted_from_one(tmp_path):
     assert state_file.read_json(tmp_path / "state" / "boot.json") == {"version": 1, "boot": 3}
 
 
+def test_a_board_whose_state_was_lost_never_uses_the_numbers_of_its_first_life_again(tmp_path):
+    first = [Boot(tmp_path / "card", 1_780_000_000).number for _ in range(2)]
+    again = [Boot(tmp_path / "new card", 1_790_000_000).number for _ in range(2)]
+    assert first == [1_780_000_001, 1_780_000_002]
+    assert again == [1_790_000_001, 1_790_000_002]
+
+
 def test_a_lost_count_goes_on_above_every_number_that_unsent_rows_may_carry(tmp_path):
     (tmp_path / "outbox.db").write_bytes(b"rows")
     os.utime(tmp_path / "outbox.db", (1_790_000_000, 1_790_000_000))
