@@ -2,6 +2,7 @@ import json
 import os
 import types
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -11,6 +12,7 @@ from agent.cli.doctor import doctor_command, show
 from agent.schema.settings import HttpSettings, ModelEntry, OutboxSettings, Settings
 from agent.service import assembly
 from agent.service.check_result import fail, ok, warn
+from agent.service.detection import detect
 from agent.service.doctor import doctor_machine, doctor_models, doctor_settings
 from agent.service.doctor.doctor import Surroundings, current_surroundings, examine, installed_distributions
 from tests.fakes_sysfs import JETSON_ORIN_NANO, VIRTUAL_MACHINE, X86, build_sysfs
@@ -300,6 +302,47 @@ def test_a_profile_of_another_board_is_a_warning_and_a_wrong_one_a_failure(tmp_p
     assert "looks like jetson-orin-nano-super" in results["profile"].message
     assert doctor_settings.profile(settings(tmp_path, profile="raspberry-pi-5"), None).result == "ok"
     assert doctor_settings.profile(settings(tmp_path, profile="raspbery"), None).result == "fail"
+
+
+@pytest.mark.parametrize(("machine", "result"), [("x86_64", "warn"), ("aarch64", "ok")])
+def test_a_profile_of_another_architecture_is_told_where_no_board_is_recognised(tmp_path, shipped, machine, result):  # noqa: F811
+    build_sysfs(tmp_path, VIRTUAL_MACHINE)
+    detected = detect(tmp_path, BOTH, shipped, machine)
+    assert detected.generic
+    told = doctor_settings.profile(settings(tmp_path, profile="raspberry-pi-5"), detected)
+    assert told.result == result
+    if result == "warn":
+        assert told.message == "raspberry-pi-5 is set, a board with aarch64, but this machine is x86_64"
+        assert told.mend.startswith("set profile: auto")
+
+
+def test_weights_that_are_not_beside_their_model_are_a_failure(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [tensor]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert doctor_models.inside(path) is None
+    (tmp_path / "w.bin").unlink()
+    (told,) = doctor_models.models(settings(tmp_path, models=(ModelEntry(name="m", path=path),)), BOTH)
+    assert "its weights are in 'w.bin': No such file or directory; put that file beside it" in told.message
+    assert told.mend.startswith("copy the file again, with those beside it")
+
+
+def test_each_trouble_of_a_model_has_the_mend_that_fits(tmp_path):
+    for name in ("m.engine", "cut.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "lm").mkdir()
+    entries = tuple(ModelEntry(name=name[:2], path=tmp_path / name) for name in ("m.engine", "cut.onnx", "lm"))
+    told = doctor_models.models(settings(tmp_path, models=entries), BOTH, lambda _: "it is broken")
+    mends = [result.mend for result in told]
+    assert "docs/extending.md" in mends[0]
+    assert mends[1].startswith("copy the file again")
+    assert mends[2].endswith(f"qeil models import FILE.gguf --out {tmp_path / 'lm'}")
 
 
 CALIBRATED = {"version": 1, "profile": "testboard", "measured_at": "2026-11-21T10:00:00Z", "coefficients": []}

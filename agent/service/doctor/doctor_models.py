@@ -13,7 +13,7 @@ from agent.runtimes import registry
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok
 from agent.service.doctor import doctor_machine
-from agent.service.serving.artifacts import open_artifact
+from agent.service.serving.artifacts import check_weights, open_artifact
 from agent.workload.file_facts import facts_in_child
 
 GIT_LFS = b"version https://git-lfs"
@@ -40,7 +40,7 @@ def inside(path: Path) -> str | None:
             if _begins(path, GIT_LFS):
                 return f"{path} is only a pointer of Git LFS: git lfs pull fetches the file"
             artifact = open_artifact(path)
-            facts_in_child(path, artifact.format, artifact.digest)
+            check_weights(path, facts_in_child(path, artifact.format, artifact.digest))
     except (BadInput, ModelLoadFailed) as error:
         return error.message
     except OSError as error:
@@ -72,5 +72,12 @@ def _model(
         return fail(check, f"needs {backend.title}", doctor_machine.remedy(backend))
     problem = unreadable(path)
     if problem is not None:
-        return fail(check, problem, "copy the file again, or name another in the settings")
+        mend = "copy the file again, with those beside it, or name another in the settings"
+        if "Git LFS" in problem:
+            mend = f"git -C {path.parent} lfs pull"
+        elif path.is_dir():
+            mend = f"copy the folder again, or make it anew: qeil models import FILE.gguf --out {path}"
+        elif backend is None:
+            mend = "name a model of another format in the settings; docs/extending.md says how to add a format"
+        return fail(check, problem, mend)
     return ok(check, str(path))

@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
@@ -97,6 +98,10 @@ def profile(settings: Settings, detected: Detected | None) -> CheckResult:
         return fail("profile", error.message, "correct the file, or set profile: auto")
     if detected is not None and not detected.generic and detected.matched != loaded.name:
         message = f"{loaded.name} is set, but this machine looks like {detected.matched}"
+        return warn("profile", message, "set profile: auto, unless that is what you want")
+    wanted = loaded.match.machine
+    if detected is not None and wanted is not None and not fnmatchcase(detected.host.machine, wanted):
+        message = f"{loaded.name} is set, a board with {wanted}, but this machine is {detected.host.machine}"
         return warn("profile", message, "set profile: auto, unless that is what you want")
     return ok("profile", loaded.name)
 

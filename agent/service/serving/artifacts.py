@@ -133,12 +133,15 @@ def check_guard(artifact: Artifact, limits: ModelGuard, cache_dir: Path | None) 
     if verdict.action in {"reject", "quarantine"}:
         word = "quarantined" if verdict.action == "quarantine" else "refused"
         raise ModelLoadFailed(f"{artifact.path}: {word} by the policy's guard: {verdict.sentence}")
-    _check_weights(artifact.path, facts)
+    check_weights(artifact.path, facts)
     return tuple(f.sentence for f in verdict.findings)
 
 
-def _check_weights(path: Path, facts: ModelFacts) -> None:
-    """Looked at every time: they may come, or go, while the file stays as it is."""
+def check_weights(path: Path, facts: ModelFacts) -> None:
+    """ModelLoadFailed where weights beside the file are missing or cut off.
+
+    Looked at every time: they may come, or go, while the file stays as it is.
+    """
     for name, least_bytes in facts.beside:
         try:
             size_bytes = (path.parent / name).stat().st_size
