@@ -19,6 +19,8 @@ class Load:
     """Largest share among the lanes that could serve the model; 0: none may run."""
     recent_service_s: float
     """Mean time of recent answers, for an honest Retry-After."""
+    back_s: float = 0.0
+    """Time until a lane that may run the model is expected to serve; 0 while one does, or nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ def decide(load: Load, limits: Admission) -> Decision:
     if load.mode == "draining":
         return Decision(False, "draining", "the agent is shutting down", 5.0)
     if load.capacity_share <= 0:
-        return Decision(False, "no_capacity", "no accelerator may run this model at the moment", 1.0)
+        return Decision(False, "no_capacity", "no accelerator may run this model at the moment", max(1.0, load.back_s))
     bound = max(1, int(limits.max_concurrent_requests * min(1.0, load.capacity_share)))
     if load.in_flight >= bound:
-        wait_s = max(0.1, load.recent_service_s * load.in_flight / bound)
+        wait_s = max(0.1, load.back_s + load.recent_service_s * load.in_flight / bound)
         sentence = f"{load.in_flight} requests are in flight (admission.max_concurrent_requests allows {bound} now)"
         return Decision(False, "busy", sentence, wait_s)
     return Decision(True)

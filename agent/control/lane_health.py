@@ -81,6 +81,26 @@ def capacity_share(state: LaneHealth, limits: Recovery, now_s: float) -> float:
     return limits.ramp_start_share + (1.0 - limits.ramp_start_share) * progress
 
 
+UNKNOWN_BRING_UP_S = 5.0
+"""A lane of which nothing is known yet is expected to be up after this long."""
+
+
+def back_in_s(state: LaneHealth, now_s: float, bring_up_s: float | None) -> float | None:
+    """Time until the lane is expected to serve: 0 while it does, None where it does not come back by itself.
+
+    bring_up_s: what it takes from the start of its process until it serves; None: nobody knows. One that takes longer
+    is expected to take as long again as it is over time.
+    """
+    if state.phase == "ready":
+        return 0.0
+    if state.phase == "stopped":
+        return None
+    takes_s = UNKNOWN_BRING_UP_S if bring_up_s is None else bring_up_s
+    if state.phase in {"waiting", "open"}:
+        return max(0.0, state.next_start_s - now_s) + takes_s
+    return abs(takes_s - (now_s - state.since_s))
+
+
 def _died(state: LaneHealth, event: Died, limits: Recovery, now_s: float) -> LaneHealth:
     if state.phase in {"waiting", "open", "stopped"}:
         return state

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from agent.control import fault_detector, lane_health, lifecycle
-from agent.control.lane_health import Died, Ready, Tick
+from agent.control.lane_health import Died, Tick
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
@@ -288,7 +288,7 @@ class Supervisor:
                 keeper.lane.kill(cause)
                 return
             if keeper.settled():
-                keeper.health, _ = lane_health.step(keeper.health, Ready(), limits, now_s)
+                keeper.serves(limits, now_s)
         keeper.health, actions = lane_health.step(keeper.health, Tick(), limits, now_s)
         if "start" in actions:
             _log.info("lane restarts", accelerator=keeper.name, restarts=keeper.health.restarts)

@@ -72,6 +72,14 @@ def test_retry_after_is_the_time_the_present_load_takes():
     assert admission.decide(admission.Load("ready", 20, 1.0, 0.5), ADMISSION).retry_after_s == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("in_flight", "share", "back_s", "retry_s"), [(20, 1.0, 7.0, 8.0), (0, 0.0, 7.0, 7.0), (0, 0.0, 0.3, 1.0)]
+)
+def test_retry_after_waits_for_a_lane_that_is_away(in_flight, share, back_s, retry_s):
+    load = admission.Load("ready", in_flight, share, 0.5, back_s)
+    assert admission.decide(load, ADMISSION).retry_after_s == pytest.approx(retry_s)
+
+
 @pytest.mark.parametrize(("asked_s", "given_s"), [(None, 5), (1.0, 1.0), (61.0, 60)])
 def test_a_deadline_is_what_was_asked_for_within_the_bound_of_the_policy(asked_s, given_s):
     assert admission.deadline_s(asked_s, ADMISSION) == given_s

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from agent.control.lane_health import Died, LaneHealth, Ready, Tick, capacity_share, step
+from agent.control.lane_health import (
+    UNKNOWN_BRING_UP_S,
+    Died,
+    LaneHealth,
+    Ready,
+    Tick,
+    back_in_s,
+    capacity_share,
+    step,
+)
 from agent.schema.policy import Recovery
 
 LIMITS = Recovery(
@@ -111,3 +120,24 @@ def test_a_death_that_a_request_is_to_blame_for_restarts_and_never_opens_the_bre
     assert (state.phase, state.deaths_s, state.consecutive) == ("waiting", (0.0, 0.5), 2)
     assert (state.last_fault, state.ramping) == ("its request hung", True)
     assert step(state, Tick(), LIMITS, state.next_start_s)[1] == ("start",)
+
+
+@pytest.mark.parametrize(
+    ("phase", "since_s", "next_start_s", "bring_up_s", "back_s"),
+    [
+        ("ready", 90.0, 0.0, 3.0, 0.0),
+        ("stopped", 90.0, 0.0, 3.0, None),
+        ("waiting", 99.0, 102.0, 3.0, 5.0),
+        ("waiting", 99.0, 99.5, 3.0, 3.0),
+        ("open", 99.0, 130.0, 3.0, 33.0),
+        ("open", 99.0, 130.0, None, 30.0 + UNKNOWN_BRING_UP_S),
+        ("starting", 99.0, 0.0, 3.0, 2.0),
+        ("probing", 98.0, 0.0, 3.0, 1.0),
+        ("starting", 90.0, 0.0, 3.0, 7.0),
+        ("starting", 100.0, 0.0, None, UNKNOWN_BRING_UP_S),
+    ],
+)
+def test_a_lane_is_expected_back_after_its_pause_and_what_it_took_to_come_up(
+    phase, since_s, next_start_s, bring_up_s, back_s
+):
+    assert back_in_s(LaneHealth(phase, since_s, next_start_s), 100.0, bring_up_s) == back_s

@@ -218,6 +218,48 @@ def test_more_requests_than_the_policy_admits_are_refused_with_a_time_to_return(
     assert world.dispatcher.counters["refused"] == 1
 
 
+def test_while_every_lane_restarts_a_refused_request_is_told_when_one_is_expected_back():
+    """As measured the last time: it took 2.4 s to come up; the pause after its second death is 1 s."""
+    world = World({"m": ["gpu0"]}, ("gpu0",), policy=policy(admission={"max_concurrent_requests": 3}))
+    world.prepare = lambda lane, generation: setattr(lane, "hold_loads", True)
+    world.lane("gpu0").die()
+    world.tick(3.0)
+    world.lane("gpu0").release_loads()
+    world.tick(0.2)
+    assert world.keepers["gpu0"].bring_up_s == pytest.approx(2.4, abs=0.3)
+    world.lane("gpu0").die()
+    world.tick(0.1)
+    waiting = [world.infer() for _ in range(4)]
+    assert not any(f.done() for f in waiting[:3])
+    assert waiting[3].exception(0).retry_after_s == pytest.approx(0.9 + 2.4, abs=0.4)
+    world.tick(1.9)
+    assert world.dispatcher.routes("m").back_s == pytest.approx(2.4 - 1.0, abs=0.3)
+
+
+def test_a_request_for_a_quarantined_model_is_told_when_the_breaker_lets_it_try_again():
+    world = World({"m": ["gpu0"]}, ("gpu0",))
+    for _ in range(3):
+        world.lane("gpu0").die()
+        world.tick(5.0)
+    assert world.accelerator("gpu0").state == "quarantined"
+    refusal = world.infer().exception(0)
+    assert isinstance(refusal, Overloaded)
+    left_s = world.keepers["gpu0"].health.next_start_s - world.clock.now_s
+    assert left_s <= refusal.retry_after_s <= left_s + 5.0
+
+
+def test_a_lost_request_is_told_to_come_back_when_a_placement_is():
+    world = World({"m": ["gpu0"]}, ("gpu0",), policy=policy(recovery={"max_replays": 0}))
+    lane = world.lane("gpu0")
+    lane.hold = True
+    lost = world.infer()
+    world.keepers["gpu0"].bring_up_s = 20.0
+    world.keepers["gpu0"].health = replace(world.keepers["gpu0"].health, phase="starting", since_s=world.clock.now_s)
+    world.supervisor._publish(world.clock.now_s)
+    lane.die()
+    assert lost.exception(0).retry_after_s == pytest.approx(20.0)
+
+
 def test_a_request_may_ask_for_a_placement_and_gets_that_or_an_error():
     world = World()
     assert world.infer(placement="cpu").result(0).placement == "cpu"

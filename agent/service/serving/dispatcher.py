@@ -99,7 +99,7 @@ class Dispatcher:
         given_s = admission.deadline_s(request.deadline_s, limits)
         scale = self.sizes.scale(request, model, given_s, now_s)
         with self._lock:
-            load = admission.Load(table.mode, len(self._in_flight), share, self._service_s)
+            load = admission.Load(table.mode, len(self._in_flight), share, self._service_s, model.back_s)
             decision = admission.decide(load, limits)
             if not decision.admit:
                 self.counters["refused"] += 1
@@ -252,7 +252,7 @@ class Dispatcher:
                 self._waiting.append(job)
             return
         reason = model.why_not(job.request.placement)
-        self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", 1.0))
+        self._fail(job, Overloaded(f"model {job.request.model!r}: {reason}", model.retry_s))
 
     # ------------------------------------------------------------------ outcomes
 
@@ -332,10 +332,8 @@ class Dispatcher:
         return model.metadata.versions[-1] if model else "1"
 
     def _fail(self, job: Job, error: QeilError) -> None:
-        if isinstance(error, LaneOutOfMemory):
-            error = Overloaded(error.message, 1.0)
-        elif isinstance(error, LaneDied | PermitExpired):
-            error = Overloaded(f"the accelerator was lost and no other could take over: {error.message}", 1.0)
+        model = self._table.models.get(job.request.model)
+        error = request_checks.lost(error, 1.0 if model is None else model.retry_s)
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1
         if job.replays:

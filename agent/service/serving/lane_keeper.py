@@ -121,6 +121,8 @@ class LaneKeeper:
     """Folder in which this accelerator's compiled models are kept."""
     together: int = 1
     """Most requests that may share a call, which then takes that many times as long at most."""
+    bring_up_s: float | None = None
+    """From the start of its process until it served, the last time."""
     slowest_s: dict[str, float] = field(default_factory=dict)
     """p99 of the recent calls, by model, as measured."""
     sizes: CallSizes | None = None
@@ -274,6 +276,18 @@ class LaneKeeper:
     def settled(self) -> bool:
         """Whether the process answers and nothing is loading any more."""
         return self.vitals is not None and all(m.state != "loading" for m in self.models.values())
+
+    def back_in_s(self, now_s: float) -> float | None:
+        """Time until it is expected to serve, as measured the last time, else as its loads are expected to take."""
+        loads = [m.loading.told.expected_s for m in self.models.values() if m.loading is not None]
+        told_s = sum(s for s in loads if s is not None) if any(s is not None for s in loads) else None
+        return lane_health.back_in_s(self.health, now_s, told_s if self.bring_up_s is None else self.bring_up_s)
+
+    def serves(self, limits: Recovery, now_s: float) -> None:
+        """Everything on it is loaded and answers."""
+        if self.health.phase in {"starting", "probing"}:
+            self.bring_up_s = now_s - self.health.since_s
+        self.health, _ = lane_health.step(self.health, lane_health.Ready(), limits, now_s)
 
     def fault(self, limits: Recovery, now_s: float, predicted_s: float | None) -> str | None:
         """Cause to kill the lane for, or None."""

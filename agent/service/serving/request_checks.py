@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from agent.errors import BadInput, NotFound
+from agent.errors import BadInput, LaneDied, LaneOutOfMemory, NotFound, Overloaded, PermitExpired, QeilError
 from agent.ports import InferenceRequest
 from agent.service.serving.routing_table import ModelRoutes
 
@@ -15,6 +15,15 @@ def unknown(model: str, models: Mapping[str, object]) -> NotFound:
     near = get_close_matches(model, models, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
     return NotFound(f"there is no model {model!r} ({hint})")
+
+
+def lost(error: QeilError, retry_s: float) -> QeilError:
+    """What the client of a lost request is told; `retry_s`: when a placement is expected to serve its model."""
+    if isinstance(error, LaneOutOfMemory):
+        return Overloaded(error.message, retry_s)
+    if isinstance(error, LaneDied | PermitExpired):
+        return Overloaded(f"the accelerator was lost and no other could take over: {error.message}", retry_s)
+    return error
 
 
 def check(request: InferenceRequest, model: ModelRoutes) -> None:

@@ -92,8 +92,15 @@ class ModelRoutes:
     """Placements that run nothing for a while, and why: nobody waits for them."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Placements that the model could have and is not loaded on, and why."""
+    back_s: float = 0.0
+    """Time until a placement is expected to serve; 0 while one does, or where none comes back by itself."""
     planned: int | None = None
     """Elements of the inputs with open dimensions that the predictions are for; None: one per open dimension."""
+
+    @property
+    def retry_s(self) -> float:
+        """When it is worth coming back after a loss: at once where another placement serves."""
+        return max(1.0, self.back_s)
 
     def expects(self, placement: str | None) -> bool:
         """Whether a request, perhaps for one placement only, may wait for one to come back."""

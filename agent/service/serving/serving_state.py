@@ -234,7 +234,17 @@ class ServingState:
             )  # fmt: skip
         metadata = self._metadata(model, any(r.usable for r in routes))
         planned = None if model.workload is None else model.workload.open_elements
-        return ModelRoutes(metadata, tuple(routes), hopeful, away, absent, planned)
+        back_s = 0.0 if any(r.usable for r in routes) else self._back_s(model, now_s)
+        return ModelRoutes(metadata, tuple(routes), hopeful, away, absent, back_s, planned)
+
+    def _back_s(self, model: ModelPlan, now_s: float) -> float:
+        """When the first placement that was not refused has all its lanes back; 0 where none comes back by itself."""
+        known = []
+        for candidate in model.candidates:
+            waits = [self._keepers[piece.accelerator].back_in_s(now_s) for piece in candidate.pieces]
+            if not self._refused(candidate) and self._loaded(candidate) is not None:
+                known += [max(found)] if len(found := [s for s in waits if s is not None]) == len(waits) else []
+        return min(known, default=0.0)
 
     def _metadata(self, model: ModelPlan, ready: bool) -> ModelMetadata:
         everywhere = [self._loaded(c, model.workload) for c in model.candidates]
