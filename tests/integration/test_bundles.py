@@ -28,12 +28,16 @@ SHIPPED = yaml_files.load_policy(share.find_policy("balanced")).model_dump(mode=
 BALANCED = {**SHIPPED, "recovery": {**SHIPPED["recovery"], "hang_floor_s": 5.0}}
 """On a host that takes its cores away a call of 0.2 s is no hang; what a lost lane does is not asked here."""
 HUNGRY = {**BALANCED, "name": "hungry", "pinned": [{"model": "*", "accelerator": "npu0"}]}
+FRUGAL = {**BALANCED, "name": "frugal", "pinned": [{"model": "*", "accelerator": "gpu0"}]}
 CALM = {**BALANCED, "name": "calm", "pinned": [{"model": "*", "accelerator": "cpu"}]}
 TRIAL = {"windows": 24, "window_s": 0.4, "min_requests": 2}
 
 
 class World:
-    """Agent, broker, and somebody who asks all the time. `npu0` takes far more joules than the CPU for the same."""
+    """Agent, broker, and somebody who asks all the time. `npu0` takes far more joules than `gpu0` for the same.
+
+    Both are simulated, so that their joules do not follow the pace of the host, as those of its own CPU do.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +55,10 @@ class World:
             folder / "agent",
             {
                 "board": "b1", "policy": str(policy), "profile": "generic-x86", "models": models(MAGIKA), "mqtt": mqtt,
-                "simulated_accelerators": [{"name": "npu0", "like": "raspberry-pi-4/cpu"}],
+                "simulated_accelerators": [
+                    {"name": "npu0", "like": "raspberry-pi-4/cpu"},
+                    {"name": "gpu0", "like": "core-ultra-285hx-npu-rtx-pro-5000/gpu"},
+                ],
             },
         )  # fmt: skip
         self.agent.wait_ready()
@@ -135,9 +142,9 @@ def world(tmp_path_factory):
 
 
 def test_bundles_are_kept_or_reverted_by_the_board_itself_and_no_request_fails(world):
-    world.offer(1, CALM)
+    world.offer(1, FRUGAL)
     assert world.settled(1)["phase"] == "kept", world.record()
-    world.agent.wait_until(lambda: world.policy() == "calm")
+    world.agent.wait_until(lambda: world.policy() == "frugal")
     state = world.agent.wait_until(lambda: world.told("kept"))
     validate("bundle-state", state)
     assert state["in_force_ver"] == 1
@@ -148,14 +155,14 @@ def test_bundles_are_kept_or_reverted_by_the_board_itself_and_no_request_fails(w
     record = world.settled(2)
     assert record["phase"] == "reverted", (record, (world.folder / "agent" / "agent.log").read_text()[-3000:])
     assert record["code"].startswith("worse_")
-    world.agent.wait_until(lambda: world.policy() == "calm")
+    world.agent.wait_until(lambda: world.policy() == "frugal")
     assert world.errors == []
 
     world.broker.start()
     known = lambda: [r for r in world.fleet.rows.values() if r.get("event") == "bundle" and r.get("ver") == 2]  # noqa: E731
     assert world.agent.wait_until(known, 120)[0]["status"] == "reverted"
 
-    world.offer(1, CALM)
+    world.offer(1, FRUGAL)
     answers = world.agent.wait_until(lambda: [d for t, d, _ in world.fleet.responses if t == "refused"])
     assert answers[0]["code"] == "old_version"
 
