@@ -78,6 +78,16 @@ def test_a_file_that_changed_since_is_not_loaded_by_a_lane_that_begins_anew(bed,
     assert "changed since it was admitted" in error.message
 
 
+def test_a_stage_that_changed_since_it_was_cut_is_not_loaded_and_its_model_is_to_be_cut_again(file, monkeypatch):
+    monkeypatch.setattr(world, "plan_of", lambda models: plan(file, "m/1of2-k"))
+    bed = World()
+    file.write_bytes(b"quite another ..")
+    bed.lane("gpu0").die()
+    settle(bed)
+    reason = bed.keepers["gpu0"].models["m/1of2-k"].reason
+    assert reason.endswith("its stages are cut again: qeil models load m")
+
+
 def test_a_changed_file_whose_size_and_time_were_kept_is_found_too(bed, file):
     before = file.stat()
     file.write_bytes(b"the admittEd one")

@@ -16,6 +16,7 @@ from agent.service.board import Board
 from agent.service.planning import split_store
 from agent.service.planning.split_planner import SplitPlanner, SplittingPlanner
 from agent.service.planning.split_store import SplitStore
+from agent.service.serving.admitted import recognise, seen
 from agent.service.serving.artifacts import open_artifact
 from agent.service.serving.split_meter import Handover, SplitMeter
 from agent.workload import micro_tflite
@@ -50,6 +51,15 @@ def test_a_named_split_is_cut_and_kept_whatever_the_standby(tmp_path, path):
     assert split.stages[1].crossing_bytes > 0
     assert [s.load.model for s in split.stages] == [f"net/{i}of2-{split.split}" for i in (1, 2)]
     assert model.candidates[0].stages == ()
+
+
+def test_each_stage_is_admitted_with_the_weights_it_shares(tmp_path, path):
+    """A lane loads just the files that were cut, as it does with a whole model."""
+    split = next(c for c in planned(tmp_path, path, splits=("a+b",)).candidates if c.stages)
+    for stage in split.stages:
+        assert stage.admitted.path == stage.load.path
+        assert [w.path.name for w in stage.admitted.weights] == ["weights.bin"]
+        assert seen(stage.admitted) == recognise(stage.admitted)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +166,19 @@ def test_a_damaged_entry_is_made_again(tmp_path, path, damage):
     else:
         next(made.split.stages[0].path.parent.glob("*.json")).write_text(damage)
     assert store.get(artifact, 1, after=(2,)).split.stages[0].path.is_file()
+
+
+@pytest.mark.parametrize("name", ["*-1of2.onnx", "*-2of2.onnx", "weights.bin"])
+def test_a_file_of_a_split_that_is_another_one_than_was_cut_is_cut_again(tmp_path, path, name):
+    artifact = open_artifact(path)
+    made = SplitStore(tmp_path / "splits").get(artifact, 1, after=(2,))
+    file = next(made.split.stages[0].path.parent.glob(name))
+    right, times = file.read_bytes(), file.stat()
+    file.write_bytes(bytes([right[0] ^ 1]) + right[1:])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = SplitStore(tmp_path / "splits").get(artifact, 1, after=(2,))
+    assert file.read_bytes() == right
+    assert [f.contents for f in again.files] == [f.contents for f in made.files]
 
 
 def test_what_was_not_used_for_longest_goes_first_and_what_is_in_use_never(tmp_path):

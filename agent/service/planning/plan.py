@@ -32,7 +32,7 @@ class Candidate:
     held_bytes: float | None = None
     """Memory that it takes; None: as the model's workload says."""
     admitted: Admitted | None = None
-    """The model file as the plan was made for it; None where it is not read from there (stages)."""
+    """The model file, or the stage's, as the plan was made for it; None where nobody read it."""
 
     @property
     def pieces(self) -> tuple[Candidate, ...]:

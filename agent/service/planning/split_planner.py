@@ -212,6 +212,7 @@ class _Case:
                     given=file.given, receives=file.receives, sends=file.sends, answers=file.answers,
                     handover_s=part.handover_s if index > 1 else None,
                     crossing_bytes=float(crossing[index - 2]) if index > 1 and crossing else None,
+                    admitted=stored.files[index - 1] if stored.files else None,
                 )
             )  # fmt: skip
         whole = replace(stages[0].load, model=self._entry.name, path=self._entry.path, simulation=None)

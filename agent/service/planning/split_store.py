@@ -1,6 +1,7 @@
 """Split store: stage models in the state folder, by what they were cut from; checked once, kept within a bound.
 
 A folder holds the stages of one version of a model and of the runtime that checked them, with the weights they share.
+Their digests are kept since they were cut: what is another file now is cut again, and a lane loads just what was cut.
 What could not be cut is remembered as well, so that a plan does not try it again.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ModelLoadFailed, StorageError
+from agent.service.serving.admitted import Admitted, Weights, weights_of
 from agent.service.serving.artifacts import Artifact
 from agent.storage import state_file
 from agent.workload.onnx_split import Boundary, Order, Split, split_in_child
@@ -25,7 +27,9 @@ from agent.workload.onnx_split import Boundary, Order, Split, split_in_child
 TIMEOUT_S = 300.0
 MAX_BYTES = 4 * 1024**3
 """Stage models that are kept; folders that were not used for longest go first, those in use never."""
-_VERSION = 1
+_VERSION = 2
+_SHARED = "*.bin"
+"""Every file of weights in a folder of stages (`agent.workload.onnx_weights`)."""
 _WEIGHTS = frozenset({".bin", ".data", ".onnx_data", ".weights"})
 """How files with a model's outside weights end, as exporters name them."""
 
@@ -43,6 +47,8 @@ class Stored:
 
     split: Split
     key: str
+    files: tuple[Admitted, ...] = ()
+    """Each stage's file, with the weights that they share, as they were cut."""
 
 
 class SplitStore:
@@ -53,6 +59,8 @@ class SplitStore:
         self._max_bytes = max_bytes
         self.cuts = True
         """Whether what is not there is cut now, which takes seconds for each."""
+        self._seen: dict[Path, Weights] = {}
+        """Files that were read, as they were then."""
 
     def get(
         self, artifact: Artifact, threads: int, *, after: tuple[int, ...] = (), boundaries: tuple[Boundary, ...] = ()
@@ -77,7 +85,7 @@ class SplitStore:
         _touch(folder)
         made = Split.from_json(known["split"])
         cut = hashlib.sha256(json.dumps(made.boundaries).encode()).hexdigest()[:12]
-        return Stored(made, f"{folder.name[:12]}-{cut}")
+        return Stored(made, f"{folder.name[:12]}-{cut}", self._admitted(made))
 
     def _known(self, manifest: Path) -> dict[str, Any] | None:
         """The manifest of an earlier cut whose files are all there; anything else is made again."""
@@ -90,10 +98,31 @@ class SplitStore:
         if isinstance(document.get("refused"), str):
             return document
         try:
-            stages = Split.from_json(document["split"]).stages
+            made, kept = Split.from_json(document["split"]), dict(document["files"])
         except (KeyError, TypeError, ValueError):
             return None
-        return document if all(stage.path.is_file() for stage in stages) else None
+        return document if self._as_cut(made, kept) else None
+
+    def _as_cut(self, made: Split, kept: dict[str, str]) -> bool:
+        """Whether all files of a split are what they were; the others are removed, to be made anew."""
+        try:
+            found = self._read(made)
+        except ModelLoadFailed:
+            return False
+        others = [file for file in found if kept.get(file.path.name) != file.digest]
+        for file in others:
+            file.path.unlink(missing_ok=True)
+        return not others and len(found) == len(kept)
+
+    def _read(self, made: Split) -> tuple[Weights, ...]:
+        """The stages of a split in order, then the weights beside them. ModelLoadFailed where one is not there."""
+        first = made.stages[0].path
+        names = [*(stage.path.name for stage in made.stages), *sorted(p.name for p in first.parent.glob(_SHARED))]
+        return weights_of(first, names, self._seen)
+
+    def _admitted(self, made: Split) -> tuple[Admitted, ...]:
+        files, count = self._read(made), len(made.stages)
+        return tuple(Admitted(s.path, s.digest, s.stamp, weights=files[count:]) for s in files[:count])
 
     def _make(
         self, artifact: Artifact, folder: Path, name: str, threads: int, after: tuple[int, ...],
@@ -108,7 +137,8 @@ class SplitStore:
             if not folder.is_dir():
                 raise  # nothing was cut: the file itself is the trouble, and may be mended
             return {"version": _VERSION, "refused": error.message}
-        return {"version": _VERSION, "split": made.to_json()}
+        kept = {file.path.name: file.digest for file in self._read(made)}
+        return {"version": _VERSION, "split": made.to_json(), "files": kept}
 
     def prune(self, in_use: Collection[Path]) -> int:
         """Remove what was not used for longest until the rest fits; folders of files in use stay. Bytes removed."""

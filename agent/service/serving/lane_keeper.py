@@ -191,7 +191,9 @@ class LaneKeeper:
             return
 
         def refused(sentence: str) -> None:
-            told = f"{sentence}; put that file back, or serve this one: qeil models load {name.partition('@')[0]}"
+            model_name, _, stage = name.partition("@")[0].partition("/")
+            mend = "its stages are cut again:" if stage else "put that file back, or serve this one:"
+            told = f"{sentence}; {mend} qeil models load {model_name}"
             self.post(LoadDoneEvent(self.name, generation, name, None, told, True))
 
         def same(stamps: Seen) -> None:
