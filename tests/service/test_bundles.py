@@ -112,6 +112,16 @@ def test_without_requests_it_is_kept_and_said_to_be_unproven(tmp_path):
     assert board.events[-1]["figures"]["proven"] is False
 
 
+def test_on_a_board_that_is_asked_now_and_then_it_is_compared_with_as_many_windows_as_on_a_busy_one(board):
+    def now_and_then() -> None:
+        board.rate = 10.0 if board.clock.monotonic_s() // 10.0 % 3 == 0 else 0.0
+
+    board.on_time = now_and_then
+    board.costs["other"] = 0.2
+    board.offer(3)
+    assert (board.status, board.events[-1]["code"], board.policy) == ("reverted", "worse_energy", "own")
+
+
 # ---------------------------------------------------------------------- bad bundles
 
 

@@ -228,12 +228,13 @@ class Bundles(Follower):
             part.with_suffix(".json").unlink(missing_ok=True)
 
     def _baseline(self, offer: Offer) -> list[Observation]:
-        """Windows of the board as it is; those without requests say nothing and are not waited for any longer."""
+        """The board as it is, in as many windows with requests as the trial's; where nobody asks, none."""
         found: list[Observation] = []
-        for number in range(offer.trial.windows):
-            window = self._window(offer, "measuring", {"windows": number})
-            if window.models:
-                found.append(window)
+        wanted, number = offer.trial.windows, 0
+        while len(found) < wanted and number < (4 * wanted if found else wanted):
+            window = self._window(offer, "measuring", {"windows": len(found)})
+            number += 1
+            found += [window] if window.models else []
         return found
 
     def _window(self, offer: Offer, phase: str, progress: Mapping[str, Any]) -> Observation:
@@ -356,8 +357,7 @@ class Bundles(Follower):
         self._ties.event(fields)
 
     def _must_save(self, **changes: Any) -> None:
-        made = self.record.model_copy(update=changes)
-        self._store.write(made)
+        self._store.write(made := self.record.model_copy(update=changes))
         self.record = made
 
     def _save(self, **changes: Any) -> None:
