@@ -261,4 +261,4 @@ def _out_of_bounds(kind: str, found: Any, context: Mapping[str, Any], unit: Unit
     bound = context.get(name)
     words = f" ({unit.words})" if unit else ""
     percent = kind.startswith("less_than") and bound == 1 and isinstance(found, (int, float)) and 2 <= found <= 100
-    return f"must be {word} {bound:g}{words}; found {show(found)}", f"{found / 100:g}" if percent else None
+    return f"must be {word} {bound:.12g}{words}; found {show(found)}", f"{found / 100:g}" if percent else None

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from agent.schema.settings import ModelEntry, OutboxSettings, Settings, VariantEntry
+from agent.schema.settings import (
+    LaneSettings,
+    ModelEntry,
+    OutboxSettings,
+    Settings,
+    SimulatedAccelerator,
+    VariantEntry,
+)
 from agent.service.doctor import doctor_board
 from agent.service.doctor.doctor import Surroundings, examine
 from agent.storage import yaml_files
@@ -123,3 +130,24 @@ def test_splits_over_what_is_not_here_or_beside_variants_are_told(tmp_path, ship
     assert "no split is ready while a variant serves" in told[1].message
     fine = model.model_copy(update={"splits": ("cpu+cpu-eco",), "variants": ()})
     assert doctor_board.asked(settings(tmp_path, models=(fine,)), board(shipped), None) == []
+
+
+def test_a_wrong_lane_and_a_wrong_simulated_accelerator_hide_neither_each_other_nor_the_rest(tmp_path, shipped):  # noqa: F811
+    model = ModelEntry(name="faces", path=tmp_path / "faces.onnx", splits=("cpu+npu9",))
+    wanted = {"lanes": {"npu7": LaneSettings(cores=(0,))}, "models": (model,)}
+    sound = SimulatedAccelerator(name="npu0", like="jetson-orin-nano-super/gpu")
+    lost = SimulatedAccelerator(name="npu0", like="jetson-orin-nano-super/gpux")
+
+    def told(simulated, **changes):
+        asked_for = settings(tmp_path, simulated_accelerators=(simulated,), **{**wanted, **changes})
+        pins = policy(pinned=[{"model": "faces", "accelerator": "npu0"}])
+        return [r.message for r in doctor_board.asked(asked_for, board(shipped), pins)]
+
+    one = told(sound)
+    assert any("npu7" in message for message in one)
+    assert any("there is no accelerator npu9" in message for message in one)
+    assert not any("can run nowhere" in message or "no accelerator npu0" in message for message in one)
+    assert any("gpux" in message for message in told(lost, lanes={}))
+    both = told(lost)
+    assert sum("gpux" in message for message in both) == 1
+    assert any("there is no accelerator npu9" in message for message in both)

@@ -167,3 +167,10 @@ def test_a_text_of_the_wrong_form_is_told_the_form_of_its_own_key(tmp_path, text
     file.write_text(f"version: 1\n{text}\n")
     with pytest.raises(ConfigError, match=words):
         load_settings(file, {})
+
+
+def test_a_large_bound_is_written_with_all_its_digits(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("version: 1\noutbox: {max_daily_bytes: 100000}\n")
+    with pytest.raises(ConfigError, match="must be at least 1048576 "):
+        load_settings(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from time import sleep
@@ -10,7 +11,7 @@ from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.settings import Settings
+from agent.schema.settings import LaneSettings, Settings, SimulatedAccelerator
 from agent.sensors.nvml import open_nvml
 from agent.sensors.sysfs import SysfsReader
 from agent.service.board import make_board
@@ -76,22 +77,42 @@ def asked(settings: Settings, board: DeviceProfile | None, policy: Policy | None
     """What settings and policy ask of accelerators, models and sensors that are not there."""
     if board is None:
         return []
-    try:
-        whole = make_board(board, settings.simulated_accelerators, _load, lanes=settings.lanes).profile
-    except ConfigError as error:
-        return [fail("board", error.message, "correct the settings; qeil check FILE")]
+    whole, wrong = _whole(settings, board)
     names = [a.name for a in whole.accelerators]
     splits = _splits(settings, names)
     if policy is None:
-        return splits
+        return [*wrong, *splits]
     rules = _rules(settings, policy, names)
     return [
+        *wrong,
         *splits,
         *rules,
         *doctor_guard.nowhere(settings, policy, whole),
         *_heat(whole, policy),
         *_write_budget(settings, policy),
     ]
+
+
+def _whole(settings: Settings, board: DeviceProfile) -> tuple[DeviceProfile, list[CheckResult]]:
+    """The board with what is simulated, and what is wrong with that or with the lanes, which hides nothing else."""
+    wrong: list[CheckResult] = []
+    for simulated, lanes in (
+        (settings.simulated_accelerators, settings.lanes), (settings.simulated_accelerators, {}), ((), settings.lanes)
+    ):  # fmt: skip
+        made = _made(board, simulated, lanes)
+        if isinstance(made, DeviceProfile):
+            return made, wrong
+        wrong += [made] if made not in wrong else []
+    return board, wrong
+
+
+def _made(
+    board: DeviceProfile, simulated: tuple[SimulatedAccelerator, ...], lanes: Mapping[str, LaneSettings]
+) -> DeviceProfile | CheckResult:
+    try:
+        return make_board(board, simulated, _load, lanes=lanes).profile
+    except ConfigError as error:
+        return fail("board", error.message, "correct the settings; qeil check FILE")
 
 
 def _splits(settings: Settings, names: list[str]) -> list[CheckResult]:
