@@ -16,7 +16,7 @@ from agent.backends.execution import LoadedSession
 from agent.backends.formats import Array
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.packets import Work
-from agent.errors import BackendError, InferenceFailed, InputRefused
+from agent.errors import BackendError, InferenceFailed, InputRefused, TooLarge
 
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 BINDS_AFTER: Final = 2
@@ -79,7 +79,7 @@ class Plan:
     def place(self, arrays: list[Array]) -> tuple[bytes, int, int | None]:
         """Copy outputs into the slot, or where they do not fit into a segment.
 
-        Returns their description, and bytes and descriptor of the segment. Raises InferenceFailed, BackendError.
+        Returns their description, bytes and descriptor of the segment. Raises InferenceFailed, TooLarge, BackendError.
         """
         area = self._outputs
         crossing = area.packed(arrays)
@@ -89,7 +89,7 @@ class Plan:
             return layout.encoded, 0, None
         if layout.total > MAX_SEGMENT_BYTES:
             name, limit = self.model.loaded.order.model, f"the {MAX_SEGMENT_BYTES} that may cross"
-            raise InferenceFailed(f"{name}: {layout.total} bytes of outputs exceed {limit}")
+            raise TooLarge(f"{name}: {layout.total} bytes of outputs exceed {limit}")
         return layout.encoded, layout.total, _segment(area, layout, crossing)
 
     def answered(self, encoded: bytes) -> None:

@@ -122,7 +122,7 @@ def test_more_output_than_may_cross_is_the_requests_error(
 
     answer = peer.run(peer.model(models.free), {"x": ramp((200, 100))})
 
-    assert answer["error"] == "inference_failed"
+    assert answer["error"] == "too_large"
     assert "bytes of outputs exceed" in answer["text"]
 
 
@@ -219,12 +219,12 @@ def test_the_page_is_read_by_one_side_as_the_other_writes_it() -> None:
 
     agents.renew_permit(5.0)
     processs.beat(3_000_000_000, 4096)
-    processs.begin(2_000_000_000)
+    processs.begin(2_000_000_000, 2_500_000_000)
     processs.heat(61.5, 7.25)
 
     assert processs.permitted(4_999_999_999)
     assert not processs.permitted(5_000_000_000)
-    assert agents.signs() == (3.0, 4096, 2.0, 61.5, 7.25)
+    assert agents.signs() == (3.0, 4096, 2.0, 61.5, 7.25, 2.5)
     processs.end(7_000_000_000)
     signs = agents.signs()
     assert signs is not None

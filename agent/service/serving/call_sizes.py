@@ -160,6 +160,12 @@ class CallSizes:
                     del self._calls[ticket]
                     return
 
+    def answered(self, job: Job) -> bool:
+        """Whether a request of this size was ever answered, on whichever lane."""
+        key = (job.request.model, _size(job.scale))
+        with self._lock:
+            return any((model, size) == key for _, model, size in self._times_s)
+
     def _times(self, lane: str, call: _Call) -> Collection[float]:
         return self._times_s.get((lane, call.model, call.size), ())
 

@@ -21,7 +21,6 @@ from agent.errors import (
     InferenceFailed,
     InputRefused,
     LaneDied,
-    LaneOutOfMemory,
     NotFound,
     NotLoaded,
     Overloaded,
@@ -33,6 +32,7 @@ from agent.ports import Clock, InferenceAnswer, InferenceRequest, LaneReply, Mod
 from agent.service.serving import request_checks
 from agent.service.serving.batching import Batches
 from agent.service.serving.call_sizes import CallSizes
+from agent.service.serving.costly_requests import CostlyRequests
 from agent.service.serving.held_answers import Held, HeldAnswers, Part, part_of, parts_of
 from agent.service.serving.job import Job
 from agent.service.serving.meter import Meter
@@ -59,6 +59,7 @@ class Dispatcher:
         self._held = held
         self.batches = batches or Batches(clock, {})
         self.sizes = CallSizes()
+        self.costly = CostlyRequests(self.sizes)
         self._table = table
         self._clock = clock
         self._replaced_s = clock.monotonic_s()
@@ -97,6 +98,7 @@ class Dispatcher:
         share = model.derate_share
         now_s = self._clock.monotonic_s()
         given_s = admission.deadline_s(request.deadline_s, limits)
+        self.costly.check(request, now_s)
         scale = self.sizes.scale(request, model, given_s, now_s)
         with self._lock:
             load = admission.Load(table.mode, len(self._in_flight), share, self._service_s, model.back_s)
@@ -218,10 +220,10 @@ class Dispatcher:
         if isinstance(error, InputRefused) and refused_by_the_model(job.progress, route):
             self._fail(job, Unprocessable(error.message))
             return
-        if isinstance(error, InferenceFailed | LaneOutOfMemory):
+        job.accused = part_of(route, accelerator, route.name or job.request.model)
+        if self.costly.met(job, job.accused[1], accelerator, error):
             self._on_suspect(accelerator, error.message)
         replayable = isinstance(error, LaneDied | PermitExpired | Overloaded | InferenceFailed)
-        job.accused = part_of(route, accelerator, route.name or job.request.model)
         if not replayable or job.replays >= self._table.policy.recovery.max_replays:
             self._fail_or_blame(job, error)
             return
@@ -283,10 +285,10 @@ class Dispatcher:
             energy_j = route.modelled_energy_j(reply.execute_s, job.scale)
             provenance = "unknown" if energy_j is None else "modelled"
         answer = InferenceAnswer(
-            outputs=reply.outputs, model=job.request.model, version=self._version(job), placement=route.accelerator,
-            provider=", ".join(route.report.actual), accelerated_fraction=route.report.accelerated_fraction,
-            execute_s=reply.execute_s, energy_j=energy_j, provenance=provenance,
-            policy_digest=job.table.policy_digest, replays=job.replays, together=reply.together,
+            outputs=reply.outputs, model=job.request.model, version=self._table.version(job.request.model),
+            placement=route.accelerator, provider=", ".join(route.report.actual),
+            accelerated_fraction=route.report.accelerated_fraction, execute_s=reply.execute_s, energy_j=energy_j,
+            provenance=provenance, policy_digest=job.table.policy_digest, replays=job.replays, together=reply.together,
         )  # fmt: skip
         if not self._settle(job, answer):
             return
@@ -327,12 +329,9 @@ class Dispatcher:
 
         self._held.hold(accelerator, lane, model, Held(cleared, redo))
 
-    def _version(self, job: Job) -> str:
-        model = self._table.models.get(job.request.model)
-        return model.metadata.versions[-1] if model else "1"
-
     def _fail(self, job: Job, error: QeilError) -> None:
         model = self._table.models.get(job.request.model)
+        self.costly.failed(job, error, self._clock.monotonic_s())
         error = request_checks.lost(error, 1.0 if model is None else model.retry_s)
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1

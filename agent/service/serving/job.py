@@ -30,6 +30,10 @@ class Job:
     last_error: QeilError | None = None
     progress: Progress | None = None
     """Of a split model: what its stages made so far."""
+    starved: set[str] = field(default_factory=set)
+    """Accelerators that had no memory for it."""
+    ended_lanes: int = 0
+    """Lanes whose process ended while it was run there."""
     accused: Part | None = None
     """Whom the last error speaks against."""
     asked_again: bool = False

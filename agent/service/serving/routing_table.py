@@ -143,3 +143,7 @@ class RoutingTable:
     policy: Policy
     policy_digest: str
     models: dict[str, ModelRoutes] = field(default_factory=dict)
+
+    def version(self, model: str) -> str:
+        """Of a model that is served; 1 where it was removed meanwhile."""
+        return self.models[model].metadata.versions[-1] if model in self.models else "1"
