@@ -103,7 +103,7 @@ def bind(triton, name, path):
     # Triton's own names: batch first, every further dimension free
     tensors = [[Tensor(name=t.name, dtype=KINDS[t.type], shape=(-1,) * (len(t.shape) - 1))] for t in (given, made)]
     triton.bind(model_name=name, infer_func=infer, inputs=tensors[0], outputs=tensors[1],
-                config=ModelConfig(max_batch_size=8))
+                config=ModelConfig(max_batch_size=1))  # nobody here batches
 
 http, grpc, metrics = (int(port) for port in sys.argv[1:4])
 config = TritonConfig(http_address="127.0.0.1", http_port=http, grpc_port=grpc, metrics_port=metrics)
