@@ -14,7 +14,7 @@ _SAID = (
     # Whatever else "failed to allocate" is followed by; TensorFlow Lite calls a shape that it cannot resolve so.
     r"\bfailed to allocate\b(?! tensors?\b)|\bcould not be allocated\b",
     # Also CUDA_ERROR_OUT_OF_MEMORY, hipErrorOutOfMemory, VK_ERROR_OUT_OF_DEVICE_MEMORY, xnn_status_out_of_memory …
-    r"out[ _-]?of[ _-]?(?:(?:device|host|gpu|pool)[ _-]?)?memory\b",
+    r"(?<!lay)(?<!read)(?<!time)(?<!ab)out[ _-]?of[ _-]?(?:(?:device|host|gpu|pool)[ _-]?)?memory\b",
     # CUDNN_, CUBLAS_, HIPBLAS_STATUS_ALLOC_FAILED, miopenStatusAllocFailed, QNN_COMMON_ERROR_MEM_ALLOC
     r"status_?alloc_?failed\b|error_?mem_?alloc\b",
     r"\b(?:cuda|hip)ErrorMemoryAllocation\b|\brocblas_status_memory_error\b",

@@ -55,14 +55,16 @@ def _clock_set(boot: int, row: dict[str, Any]) -> ClockSet | None:
 def when_s(row: dict[str, Any], boot: int, known: Sequence[ClockSet]) -> float | None:
     """Seconds since 1970; None where nobody knows. `known`: in their order.
 
-    A clock that was merely set is corrected by a time service's alone: one that sleeps or is set by hand steps too.
+    A time service's word counts for more than one that was set before it came. A clock that was merely set is corrected
+    by a time service alone: one that sleeps or is set by hand steps too.
     """
     quality, mono_s, machine = row.get("tq"), real(row.get("mono")), row.get("machine")
     if quality in ("none", "rtc") and mono_s is not None:
-        for told in known:
-            same = told.boot == boot or (told.machine is not None and told.machine == machine)
-            if same and told.mono_s >= mono_s and (quality == "none" or told.kept):
-                return mono_s + told.offset_s
+        same = [t for t in known if t.boot == boot or (t.machine is not None and t.machine == machine)]
+        later = [t for t in same if t.mono_s >= mono_s]
+        trusted = [t for t in later if t.kept] or (later if quality == "none" else [])
+        if trusted:
+            return mono_s + trusted[0].offset_s
     return None if quality == "none" else real(row.get("ts"))
 
 

@@ -26,6 +26,8 @@ def prepare(engine: Engine) -> None:
             db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
             if not inspect(db).has_table(rows.name):
                 partitions.create(db)
+        else:  # SQLite's driver begins no transaction for changes of tables: each would stand alone
+            db.exec_driver_sql("BEGIN IMMEDIATE")
         metadata.create_all(db)  # tables that are there stay as they are
         found = _found(db)
         if found is None:

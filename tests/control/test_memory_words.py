@@ -39,6 +39,8 @@ FAILED = [
 ELSE = [
     "",
     "unsupported memory layout NHWC of input 'x'",
+    "unsupported layout of memory for input 0",
+    "timeout of memory transfer 3",
     "the memory format of the operand is blocked, expected plain",
     "memory pattern planning is off for this session",
     "memory-mapped weights: file too short",

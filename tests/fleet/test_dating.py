@@ -42,6 +42,14 @@ def test_the_clock_of_the_last_shutdown_is_corrected_by_a_time_service_alone(sto
     assert dated(store) == [(1, SET_S + 31.0), (1, SET_S + 10.0)]
 
 
+def test_rows_without_the_time_wait_for_a_time_service_rather_than_keep_a_clock_that_was_only_set(store):
+    late_s = SET_S - 90 * 86_400.0
+    store.take([rows(0, 1, mono=10.0, tq="none"), event(1, mono=20.0, tq="rtc", offset_s=late_s)], 1.0)
+    assert dated(store) == [(1, late_s + 10.0)]  # better than nothing
+    store.take([event(1, 1, mono=30.0)], 1.0)
+    assert dated(store) == [(1, SET_S + 10.0)]
+
+
 def test_what_makes_no_sense_dates_nothing(store):
     hostile = [{"mono": "x"}, {"offset_s": []}, {"offset_s": 1e300}, {"mono": True}, {"machine": {}, "mono": 0.0}]
     store.take([rows(0, 1, mono=40.0, tq="none", machine={}), *(event(1, n, **f) for n, f in enumerate(hostile))], 1.0)

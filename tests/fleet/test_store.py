@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from agent.errors import ConfigError, StorageError
 from agent.fleet import layouts, tables
@@ -155,6 +157,21 @@ def test_a_database_of_layout_3_learns_what_orders_what_boards_say(store):
     store.take([rows(3, 1), told("rep", des_ver=4, boot=1, mono=0.5)], 2.0)
     latest, reported = one(store, tables.boards, "latest", "reported")
     assert (json.loads(latest)["n"], json.loads(reported)["des_ver"]) == (3, 4)
+
+
+def test_a_change_of_layout_that_is_cut_off_is_as_if_it_had_not_begun(store, monkeypatch):
+    with store.engine.begin() as db:
+        unordered(db)
+        db.execute(update(tables.layout).values(version=3))
+    changes = layouts._CHANGES[3]
+    broken = {name: (*sentences[:2], "ALTER TABLE none SET", *sentences[2:]) for name, sentences in changes.items()}
+    with monkeypatch.context() as cut:
+        cut.setitem(layouts._CHANGES, 3, broken)
+        with pytest.raises(SQLAlchemyError):
+            layouts.prepare(store.engine)
+    with ThreadPoolExecutor(3) as controllers:
+        assert [*controllers.map(layouts.prepare, [store.engine] * 3)] == [None] * 3
+    assert one(store, tables.layout, "version") == (tables.LAYOUT,)
 
 
 def test_an_event_row_settles_a_command_and_a_late_response_does_not_reopen_it(store):
