@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine, select
 
 from agent.fleet import tables
 from agent.fleet.outgoing import Send
@@ -43,13 +43,13 @@ class Withdrawals:
 
     def step(self, row: Any, send: Send) -> None:
         """Send what is to be sent now; where the link does not take everything, the next round goes on."""
-        now_s, (found, newer) = self._wall_s(), self._unsettled(row)
-        if all(self._one(row, board, board.board in newer, now_s, send) for board in found):
+        now_s = self._wall_s()
+        if all(self._one(row, board, now_s, send) for board in self._unsettled(row)):
             _, pause_s = self._looks.get(row["id"], (0.0, AGAIN_S))
             self._looks[row["id"]] = (now_s + pause_s, min(MAX_PAUSE_S, 2 * pause_s))
 
-    def _unsettled(self, row: Any) -> tuple[list[Any], set[str]]:
-        """Boards and where they are, and those to which a newer rollout was offered."""
+    def _unsettled(self, row: Any) -> list[Any]:
+        """Boards and where they are."""
         inside, boards = tables.rollout_boards, tables.boards
         query = (
             select(inside.c.board, inside.c.status, inside.c.settled_s, boards.c.bundle)
@@ -57,17 +57,17 @@ class Withdrawals:
             .where(inside.c.rollout == row["id"], inside.c.status.in_(UNSETTLED))
         )
         with self._engine.connect() as db:
-            return list(db.execute(query).all()), _offered_since(db, row)
+            return list(db.execute(query).all())
 
-    def _one(self, row: Any, found: Any, newer: bool, now_s: float, send: Send) -> bool:
-        """False where the link did not take it. `newer`: what is retained for the board is another offer."""
+    def _one(self, row: Any, found: Any, now_s: float, send: Send) -> bool:
+        """False where the link did not take it."""
         report = json.loads(found.bundle) if found.bundle else {}
         if report.get("ver") == row["ver"] and report.get("phase") != "waiting":
             return True
         again = found.status == "withdrawing"
         if again and 0 <= now_s - found.settled_s < AGAIN_S:
             return True
-        nothing_there = newer or found.status == "pending"
+        nothing_there = found.status == "pending" or self._offered_since(row, found.board)
         if not nothing_there and not send(Topics(row["tenant"], found.board).bundle, b"", True, None):
             return False
         inside = tables.rollout_boards
@@ -77,10 +77,13 @@ class Withdrawals:
             db.execute(inside.update().where(here).values(status=after, settled_s=now_s))
         return True
 
+    def _offered_since(self, row: Any, board: str) -> bool:
+        """Whether a newer rollout was offered to it: what is retained for it is that one.
 
-def _offered_since(db: Connection, row: Any) -> set[str]:
-    """Boards to which a newer rollout was offered: what is retained for them is that one."""
-    table, inside = tables.rollouts, tables.rollout_boards
-    query = select(inside.c.board).join(table, table.c.id == inside.c.rollout)
-    newer = (table.c.tenant == row["tenant"]) & (table.c.ver > row["ver"])
-    return {str(r[0]) for r in db.execute(query.where(newer, inside.c.offered_s.is_not(None)))}
+        Asked right before each message, as another controller may offer while a round over thousands goes on.
+        """
+        table, inside = tables.rollouts, tables.rollout_boards
+        newer = (table.c.tenant == row["tenant"]) & (table.c.ver > row["ver"]) & (inside.c.board == board)
+        query = select(inside.c.board).join(table, table.c.id == inside.c.rollout)
+        with self._engine.connect() as db:
+            return db.execute(query.where(newer, inside.c.offered_s.is_not(None)).limit(1)).first() is not None

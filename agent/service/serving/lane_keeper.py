@@ -42,8 +42,11 @@ class LoadedModel:
     reason: str | None = None
     changed: bool = False
     """Refused because its file is not what was admitted; looked at again whenever the lane starts."""
-    asked: LoadReport | None = None
-    """Its load is over, and it is asked the known question: what takes long now is a call, and no load."""
+    asked: tuple[int, LoadReport] | None = None
+    """Its load is over, and it is asked the known question: what takes long now is a call, and no load.
+
+    With the lane's generation, as the word of one that ended may come when the next one is loading.
+    """
     deaths_while_loading: int = 0
     """Since it was loaded last."""
     loading: Loading | None = None
@@ -240,7 +243,7 @@ class LaneKeeper:
                 sentence = None if sentence is None else load_faults.told(sentence, self.spec, load)
                 self.post(LoadDoneEvent(self.name, generation, name, report, sentence))
                 return
-            model.asked = report
+            model.asked = (generation, report)
             told = partial(self._examined, lane, generation, report)
             self.canaries.loaded(self.name, lane, model.candidate.load, report, told, model.candidate.admitted)
 
@@ -310,7 +313,7 @@ class LaneKeeper:
             heartbeat_age_s=now_s - self.vitals.heartbeat_s,
             busy_for_s=None if busy_since_s is None else now_s - busy_since_s,
             predicted_s=self._expected_s(expected_s),
-            loading=any(m.state == "loading" and m.asked is None for m in self.models.values()),
+            loading=any(m.state == "loading" and self._asked(m) is None for m in self.models.values()),
             starved_s=starved_s,
             stopped=self.vitals.stopped,
             allowed_s=allowance.time_s * self.together,
@@ -332,11 +335,15 @@ class LaneKeeper:
 
     def _expected_s(self, predicted_s: float | None) -> float | None:
         """The longest call to expect: the prediction, the first run of each model, and the p99 once it is measured."""
-        reports = [(name, m.report or m.asked) for name, m in self.models.items()]
+        reports = [(name, m.report or self._asked(m)) for name, m in self.models.items()]
         first = [self._first_s(name, report.first_run_s) for name, report in reports if report is not None]
         alone = [s * self.together for s in (predicted_s, *first) if s is not None]
         known = [*alone, *self.slowest_s.values()]
         return max(known, default=None)
+
+    def _asked(self, model: LoadedModel) -> LoadReport | None:
+        """What this lane's load of it said, where the model is asked the known question now."""
+        return model.asked[1] if model.asked is not None and model.asked[0] == self.generation else None
 
     def _first_s(self, model: str, first_s: float | None) -> float | None:
         """A first run that met a busy machine would hide every hang after it: what is measured since then bounds it."""
