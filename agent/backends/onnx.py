@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.backends import engine_cache
+from agent.backends import engine_cache, narrow
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
 from agent.control.memory_words import says_no_memory
@@ -58,10 +58,13 @@ class OnnxSession:
         self.assignment = assignment
         self._by_processor = session.get_providers() == [CPU] and CUSTOM_OPERATORS not in order.options
         self._in_host_memory = _IN_HOST_MEMORY.issuperset(session.get_providers())
+        self.narrow = order.provider in narrow.PROVIDERS and session.get_providers() != [CPU]
         self.bits = any(signature.datatype == "BF16" for signature in (*self.inputs, *self.outputs))
 
     def run(self, feeds: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Run once. Raises InferenceFailed with the runtime's reason, InputRefused where that is about the input."""
+        if self.narrow and (name := narrow.too_wide(feeds)) is not None:
+            raise InferenceFailed(f"{self._model}: input {name!r} holds integers that the provider cuts to 32 bits")
         try:
             arrays = self._run_values(feeds, outputs) if self.bits else self._session.run(outputs, feeds)
         except self._errors as error:
@@ -148,6 +151,9 @@ def open_session(order: LoadOrder) -> OnnxSession:
     except MemoryError as error:
         raise ModelLoadFailed(f"{order.model}: out of memory while loading") from error
     opened = OnnxSession(order, session, assignment, errors)
+    refused = narrow.refusal(opened.inputs, opened.outputs) if opened.narrow else None
+    if refused is not None:
+        raise ModelLoadFailed(f"{order.model}: {order.provider}: {refused}; other accelerators take it")
     if opened.bits and not hasattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
         raise ModelLoadFailed(f"{order.model}: onnxruntime {ort.__version__} cannot pass BF16 tensors from Python")
     return opened

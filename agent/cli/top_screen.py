@@ -155,7 +155,7 @@ def _model(m: Mapping[str, Any], overview: Mapping[str, Any]) -> Line:
         return (*head, Span(m["reason"], "warn"))
     return (
         *head,
-        Span(f"{_short(m['placement'] or '–', 10):<11}{dash(m['p50_ms'], '.2f'):>8}{dash(m['p99_ms'], '.2f'):>8}"),
+        Span(f"{_short(m['placement'] or '–', 10):<11}{_ms(m['p50_ms']):>8}{_ms(m['p99_ms']):>8}"),
         Span(f"{dash(rate, '.1f'):>6}{dash(m['energy_j'], '.3g'):>9} "),
         Span(f"{m['provenance'] if m['energy_j'] is not None else 'unknown':<9}"),
         Span(str(m["failed"] or "–"), "bad" if m["failed"] else "dim"),
@@ -230,3 +230,8 @@ def _fitting(rows: Sequence[Line], room: int, what: str) -> list[Line]:
 
 def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _ms(value: float | None) -> str:
+    """Milliseconds in at most seven places, so that columns stay apart up to three hours."""
+    return dash(value, ".2f" if value is None or value < 1000 else ".0f")
