@@ -72,6 +72,12 @@ def _agent(
         Metric("qeil_requests_in_flight", "gauge", "Requests accepted and not answered", _one(dispatcher.in_flight())),
         Metric("qeil_requests_waiting", "gauge", "Requests without a usable placement", _one(dispatcher.waiting())),
         Metric("qeil_requests_refused_total", "counter", "Requests refused by admission", _one(counters["refused"])),
+        Metric(
+            "qeil_refused_forms_evicted_total",
+            "counter",
+            "Forms of requests that were refused for a while, forgotten for want of room",
+            _one(counters["forms_evicted"]),
+        ),
         Metric("qeil_requests_expired_total", "counter", "Requests whose deadline passed", _one(counters["expired"])),
         Metric("qeil_inputs_rejected_total", "counter", "Inputs the guard refused", _one(counters["rejected_input"])),
         Metric("qeil_replays_total", "counter", "Moves of a request to another lane", _one(counters["replayed"])),

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.errors import LaneOutOfMemory, Overloaded, TooLarge
+from agent.errors import DeadlineExceeded, LaneDied, LaneOutOfMemory, Overloaded, TooLarge
 from agent.ports import InferenceRequest
-from agent.service.serving.costly_requests import KEPT, MOST_S, REFUSED_S, CostlyRequests, _Costly, _form
+from agent.service.serving.costly_requests import KEPT, MOST_S, REFUSED_S, CostlyRequests, _Costly
 from tests.service.world import POLICY, World
 
 NO_MEMORY = LaneOutOfMemory("m: std::bad_alloc")
@@ -39,8 +39,25 @@ def runs(world: World) -> int:
     return sum(lane.runs for lanes in world.lanes.values() for lane in lanes)
 
 
-def fail(world: World, count: int = 1000):
-    answer = world.infer(x=rows(count))
+def only_gpu(world: World) -> None:
+    """The processor has memory, the accelerator has none for anything larger than 100 rows."""
+    starve(world)
+    del world.lane("cpu")._run
+
+
+def relieve(world: World) -> None:
+    for lanes in world.lanes.values():
+        lanes[-1].__dict__.pop("_run", None)
+
+
+def restart(world: World) -> None:
+    for lanes in world.lanes.values():
+        lanes[-1].die("restart")
+    world.tick(5.0)
+
+
+def fail(world: World, count: int = 1000, **options):
+    answer = world.infer(x=rows(count), **options)
     world.tick(1.0)
     return answer.exception(0)
 
@@ -115,13 +132,20 @@ def test_an_answer_larger_than_may_cross_is_refused_with_413_the_next_time_witho
     assert "is not run again" in again.message
 
 
-@pytest.mark.parametrize(("count", "refused"), [(2**15, True), (2**14, False)])
-def test_shapes_that_are_given_as_values_tell_forms_apart(count, refused):
-    world = World()
-    costly = CostlyRequests(world.dispatcher.sizes)
+def told(world: World):
+    """What refuses, and a request of the planned size under way that no lane has memory for."""
     world.lane("gpu0").hold = True
     world.infer()
     (job,) = world.dispatcher._in_flight
+    job.starved = {name: world.lane(name) for name in ("gpu0", "cpu")}
+    dispatcher = world.dispatcher
+    return CostlyRequests(dispatcher.sizes, dispatcher._table, dispatcher.counters), job
+
+
+@pytest.mark.parametrize(("count", "refused"), [(2**15, True), (2**14, False)])
+def test_shapes_that_are_given_as_values_tell_forms_apart(count, refused):
+    world = World()
+    costly, job = told(world)
     asked = InferenceRequest("m", {"shape": np.array([2**15, 2**15])}, None, "r")
     costly.failed(replace(job, request=asked), NO_MEMORY, 0.0)
     again = replace(asked, inputs={"shape": np.array([count, 2**15])})
@@ -146,12 +170,155 @@ def test_what_is_remembered_is_bounded_in_number_and_time():
     costly = world.dispatcher.costly
     for count in range(KEPT + 5):
         request = InferenceRequest("m", {"x": rows(count)}, None, "r")
-        costly._forms[_form(request)] = _Costly(0.0, MOST_S, NO_MEMORY)
-    fail(world)
-    assert len(costly._forms) == KEPT
+        costly._forms[costly._form(request)] = _Costly(0.0, MOST_S, NO_MEMORY, "d1")
+    fail(world, KEPT + 5)
+    assert (len(costly._forms), world.dispatcher.counters["forms_evicted"]) == (KEPT, 6)
     for _ in range(8):
         world.tick(0.1)
         world.clock.now_s += MOST_S
         world.tick(0.1)
         fail(world)
     assert world.infer(x=rows(1000)).exception(0).retry_after_s <= MOST_S
+
+
+def test_an_accelerator_that_a_request_was_pinned_to_says_nothing_of_the_others():
+    world = World()
+    only_gpu(world)
+    assert isinstance(fail(world, placement="gpu0"), Overloaded)
+    assert "is not run again" in fail(world, placement="gpu0").message
+    assert fail(world, placement="cpu") is None
+    assert fail(world) is None
+
+
+def test_outputs_that_are_too_large_together_say_nothing_of_one_of_them():
+    world = World()
+    world.lane("gpu0").fail_with = TooLarge("m: 4294967296 bytes of outputs")
+    assert isinstance(fail(world), TooLarge)
+    world.lane("gpu0").fail_with = None
+    assert "is not run again" in fail(world).message
+    one = world.dispatcher.infer(InferenceRequest("m", {"x": rows(1000)}, ("y",), "r"))
+    assert one.exception(0) is None
+
+
+def test_a_deadline_on_a_lane_that_has_memory_is_no_want_of_memory():
+    world = World()
+    only_gpu(world)
+    late = DeadlineExceeded("the deadline passed while it waited")
+    world.lane("cpu")._run = lambda inputs, future: future.set_exception(late)
+    assert fail(world) is late
+    assert not world.dispatcher.costly._forms
+    relieve(world)
+    assert fail(world) is None
+
+
+def test_a_lane_that_no_replay_was_left_for_may_have_memory():
+    recovery = POLICY.recovery.model_copy(update={"max_replays": 0})
+    world = World(policy=POLICY.model_copy(update={"recovery": recovery}))
+    only_gpu(world)
+    before = world.lane("gpu0").runs
+    assert fail(world).retry_after_s < REFUSED_S
+    assert not world.dispatcher.costly._forms
+    assert "is not run again" not in fail(world).message
+    assert world.lane("gpu0").runs == before + 2
+
+
+def test_a_value_that_was_answered_before_is_not_to_blame():
+    world = World()
+    costly, job = told(world)
+    asked = replace(job, request=InferenceRequest("m", {"k": np.array([10])}, None, "r"))
+    costly.answered(asked)
+    assert costly.failed(asked, NO_MEMORY, 0.0) == 0.0
+    costly.check(asked.request, 1.0)
+    assert costly.failed(replace(job, request=replace(asked.request, inputs={"k": np.array([11])})), NO_MEMORY, 0.0)
+
+
+def test_an_answer_forgets_the_form_and_how_often_it_failed():
+    world = World()
+    starve(world)
+    fail(world)
+    world.tick(REFUSED_S)
+    assert len(world.dispatcher.costly._forms) == 1
+    relieve(world)
+    assert fail(world) is None
+    assert not world.dispatcher.costly._forms
+
+
+def test_a_failure_long_after_the_last_counts_as_the_first():
+    world = World()
+    costly, job = told(world)
+    asked = replace(job, request=InferenceRequest("m", {"k": np.array([10])}, None, "r"))
+    given = [costly.failed(asked, NO_MEMORY, now_s) for now_s in (0.0, 100.0, 300.0, 300.0 + 2 * MOST_S)]
+    assert given == [REFUSED_S, 2 * REFUSED_S, 4 * REFUSED_S, REFUSED_S]
+
+
+def test_lanes_that_begin_anew_are_asked_again_once():
+    world = World()
+    starve(world)
+    fail(world)
+    restart(world)
+    starve(world)
+    before = runs(world)
+    assert fail(world).retry_after_s == 2 * REFUSED_S
+    assert runs(world) > before
+    restart(world)
+    assert "is not run again" in fail(world).message
+
+
+def test_a_placement_that_comes_back_is_asked_whatever_failed_without_it():
+    world = World()
+    only_gpu(world)
+    world.lane("cpu").die("restart")
+    assert isinstance(fail(world), Overloaded)
+    world.tick(5.0)
+    assert fail(world) is None
+
+
+def test_two_deaths_are_not_forgiven_by_the_lanes_that_follow():
+    world = World()
+    costly, job = told(world)
+    asked = replace(job, request=InferenceRequest("m", {"k": np.array([10])}, None, "r"), starved={}, ended_lanes=2)
+    costly.failed(asked, LaneDied("SIGKILL"), world.clock.now_s)
+    restart(world)
+    costly.routed(world.dispatcher._table, world.clock.now_s)
+    with pytest.raises(Overloaded):
+        costly.check(asked.request, world.clock.now_s)
+
+
+@pytest.mark.parametrize("change", ["policy", "version", "removed", "loaded anew", "another file"])
+def test_what_was_refused_of_a_model_is_forgotten_when_it_or_the_policy_changes(change):
+    world = World()
+    world.lane("gpu0").fail_with = TooLarge("m: 4294967296 bytes of outputs")
+    fail(world)
+    costly, table = world.dispatcher.costly, world.dispatcher._table
+    world.tick(1.0)
+    assert len(costly._forms) == 1
+    model = table.models["m"]
+    first, *rest = model.routes
+    anew = {"loaded anew": {"report": replace(first.report)}, "another file": {"name": "m@123"}}.get(change, {})
+    model = replace(model, routes=(replace(first, **anew), *rest))
+    if change == "version":
+        model = replace(model, metadata=replace(model.metadata, versions=("2",)))
+    digest = "d2" if change == "policy" else "d1"
+    models = {} if change == "removed" else {"m": model}
+    world.dispatcher.replace(replace(table, policy_digest=digest, models=models))
+    assert not costly._forms
+
+
+def test_another_version_is_another_form():
+    world = World()
+    costly, job = told(world)
+    asked = replace(job, request=InferenceRequest("m", {"k": np.array([10])}, None, "r"))
+    costly.failed(asked, NO_MEMORY, 0.0)
+    model = costly._table.models["m"]
+    second = replace(model, metadata=replace(model.metadata, versions=("2",)))
+    costly._table = replace(costly._table, models={"m": second})
+    costly.check(asked.request, 1.0)
+
+
+def test_the_failing_request_is_told_how_long_its_form_is_refused_and_refusals_count():
+    world = World()
+    starve(world)
+    assert fail(world).retry_after_s == REFUSED_S
+    before = world.dispatcher.counters["refused"]
+    assert isinstance(fail(world), Overloaded)
+    assert world.dispatcher.counters["refused"] == before + 1

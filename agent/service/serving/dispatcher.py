@@ -59,7 +59,6 @@ class Dispatcher:
         self._held = held
         self.batches = batches or Batches(clock, {})
         self.sizes = CallSizes()
-        self.costly = CostlyRequests(self.sizes)
         self._table = table
         self._clock = clock
         self._replaced_s = clock.monotonic_s()
@@ -71,7 +70,8 @@ class Dispatcher:
         self._service_s = 0.05
         self.meters: dict[str, Meter] = {}
         self.split_meter = split_meter or SplitMeter()
-        self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0}
+        self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0, "forms_evicted": 0}
+        self.costly = CostlyRequests(self.sizes, table, self.counters)
 
     # ------------------------------------------------------------------ requests
 
@@ -290,6 +290,7 @@ class Dispatcher:
             accelerated_fraction=route.report.accelerated_fraction, execute_s=reply.execute_s, energy_j=energy_j,
             provenance=provenance, policy_digest=job.table.policy_digest, replays=job.replays, together=reply.together,
         )  # fmt: skip
+        self.costly.answered(job)
         if not self._settle(job, answer):
             return
         total_s = self._clock.monotonic_s() - job.started_s
@@ -331,8 +332,8 @@ class Dispatcher:
 
     def _fail(self, job: Job, error: QeilError) -> None:
         model = self._table.models.get(job.request.model)
-        self.costly.failed(job, error, self._clock.monotonic_s())
-        error = request_checks.lost(error, 1.0 if model is None else model.retry_s)
+        refused_s = self.costly.failed(job, error, self._clock.monotonic_s())
+        error = request_checks.lost(error, max(refused_s, 1.0 if model is None else model.retry_s))
         if isinstance(error, DeadlineExceeded):
             self.counters["expired"] += 1
         if job.replays:
@@ -369,6 +370,7 @@ class Dispatcher:
         """Route by a new table from now on, and let waiting requests try again."""
         self._table, self._replaced_s = table, self._clock.monotonic_s()
         self.batches.due(self._replaced_s)
+        self.costly.routed(table, self._replaced_s)
         if not self._waiting:
             return
         with self._lock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.backends.promise import Promise
 from agent.errors import QeilError
-from agent.ports import InferenceAnswer, InferenceRequest
+from agent.ports import InferenceAnswer, InferenceRequest, Lane
 from agent.service.serving.held_answers import Part
 from agent.service.serving.routing_table import RoutingTable
 from agent.service.serving.split_run import Progress
@@ -30,8 +30,8 @@ class Job:
     last_error: QeilError | None = None
     progress: Progress | None = None
     """Of a split model: what its stages made so far."""
-    starved: set[str] = field(default_factory=set)
-    """Accelerators that had no memory for it."""
+    starved: dict[str, Lane] = field(default_factory=dict)
+    """Lanes that had no memory for it, by accelerator."""
     ended_lanes: int = 0
     """Lanes whose process ended while it was run there."""
     accused: Part | None = None
