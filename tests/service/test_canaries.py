@@ -167,6 +167,27 @@ def test_a_lane_that_hangs_in_the_question_after_a_load_is_ended_at_once():
     assert bed.accelerator("gpu0").state == "ready"
 
 
+def test_a_model_in_whose_question_a_lane_hangs_twice_is_refused_there_and_the_lane_serves_on():
+    bed = Bed()
+    keeper, make = bed.keepers["gpu0"], bed.keepers["gpu0"].make_lane
+
+    def hanging(spec):
+        lane = make(spec)
+        lane.hold, lane.busy_since_s = keeper.models["m"].state != "refused", bed.clock.now_s
+        return lane
+
+    keeper.make_lane = hanging
+    bed.lane("gpu0").die()
+    for _ in range(400):
+        bed.tick(0.5)
+        lane = keeper.lane
+        if lane is not None and not lane.hold:
+            lane.busy_since_s = None
+    assert keeper.models["m"].state == "refused"
+    assert "hung" in keeper.models["m"].reason
+    assert keeper.health.phase == "ready"
+
+
 def test_answers_of_a_lane_that_dies_before_it_is_asked_are_made_again():
     bed = Bed(release="verified")
     lane = bed.lane("gpu0")

@@ -251,6 +251,8 @@ class LaneKeeper:
 
     def _examined(self, lane: Lane, generation: int, report: LoadReport, finding: Finding) -> None:
         """The canary's word on a model just loaded. A lane that answered rightly once and does not now is ended."""
+        if finding.outcome == "gone" and not lane.alive():
+            return  # its death tells, and blames what it was asked
         if finding.outcome == "failed" or (finding.outcome == "wrong" and finding.known):
             lane.kill(finding.sentence)
         elif finding.outcome == "wrong":
