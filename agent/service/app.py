@@ -190,16 +190,14 @@ class App:
             self._begin_remote(partial(Remote, settings.mqtt, name, boot, agent, self.reporting))
 
     def _begin_remote(self, make: Callable[[], Remote]) -> None:
-        """At once or, where the disk is full, as soon as rows can be kept."""
+        """At once or, where the disk is full, as soon as all of it can be kept."""
 
-        def late() -> None:
-            self.remote = make()
+        def begin() -> None:
+            self.remote = self.remote or make()
             self.remote.start()
 
-        if self.reporting.outbox.opened:
-            self.remote = make()
-        else:
-            self.reporting.when_begun(late)
+        self.remote = self.reporting.made(make)
+        self.reporting.when_begun(begin)
 
     def _metrics_export(self, settings: OtlpSettings, board: str) -> MetricsExport:
         from agent.otlp.exporter import MetricsExport  # noqa: PLC0415 - boards without a collector start sooner
@@ -322,8 +320,6 @@ class App:
         self._tell("lanes_in_agent", *assembly.unprotected(self.settings, self._starts.safe))
         self.sampler.start()
         self.reporting.start()
-        if self.remote is not None:
-            self.remote.start()
 
     def wait_ready(self, timeout_s: float) -> list[str]:
         """Wait until every model is ready or will not be; the reasons of those that are not."""

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from agent.errors import StorageError
 from agent.schema.command import CommandState
-from agent.storage.aside import put_aside
+from agent.storage.aside import put_damaged_aside
 from agent.storage.state_file import unusable
 
 LAYOUT = 1
@@ -26,17 +26,16 @@ MAX_ROWS = 4096
 KEEP_S = 7 * 86_400.0
 """Results are kept this long after the command expired, while there is room."""
 MAX_OUT_BYTES = 16 * 1024
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS commands (
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS commands (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, name TEXT NOT NULL, args TEXT NOT NULL,
     asked_by TEXT, exp REAL NOT NULL, state TEXT NOT NULL, code TEXT, message TEXT, out TEXT,
     attempts INTEGER NOT NULL DEFAULT 0, response_topic TEXT, correlation BLOB, changed_s REAL NOT NULL,
     told INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS by_exp ON commands (exp);
-CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value REAL NOT NULL);
-PRAGMA user_version = {LAYOUT};
-"""
+)""",
+    "CREATE INDEX IF NOT EXISTS by_exp ON commands (exp)",
+    "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value REAL NOT NULL)",
+)
 _COLUMNS = (
     "id, digest, name, args, asked_by, exp, state, code, message, out, attempts, response_topic, correlation, changed_s"
 )
@@ -74,9 +73,7 @@ class CommandTable:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db, self.recovered = _connect(path)
-            if self.recovered is not None:
-                self._set_mark("issued", wall_s)
+            self._db, self.recovered = _connect(path, wall_s)
         except (OSError, sqlite3.Error) as error:
             raise unusable(path, str(error)) from error
 
@@ -103,13 +100,6 @@ class CommandTable:
         with self._change() as db:
             found = db.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
             return float(found[0]) if found else float("-inf")
-
-    def _set_mark(self, name: str, value: float) -> None:
-        with self._change() as db:
-            db.execute(
-                "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
-                (name, value),
-            )
 
     # ------------------------------------------------------------------ a command's life
 
@@ -217,31 +207,29 @@ class CommandTable:
         ]  # fmt: skip
 
 
-def _connect(path: Path) -> tuple[sqlite3.Connection, str | None]:
+def _connect(path: Path, wall_s: float) -> tuple[sqlite3.Connection, str | None]:
     """The table, and what was found damaged and moved aside."""
-    recovered = None
+    moved = None
     while True:
         db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
         try:
-            _prepare(db)
+            lost = _prepare(db, path, wall_s)
         except sqlite3.DatabaseError as error:
             try:
-                unusable = any(word in str(error) for word in ("unable to open", "readonly", "full", "locked"))
-                if unusable or recovered is not None:
+                if moved is not None:
                     raise
-                aside = path.with_suffix(".damaged")
-                put_aside(path, aside)
-                recovered = f"{path.name} was damaged ({error}) and moved to {aside.name}"
+                moved = put_damaged_aside(path, path.with_suffix(".damaged"), error)
             finally:
                 db.close()
         except BaseException:
             db.close()
             raise
         else:
-            return db, recovered
+            return db, moved or lost
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, path: Path, wall_s: float) -> str | None:
+    """Settings and layout; what is to be told where the one before is aside."""
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found not in {0, LAYOUT}:
         raise sqlite3.DatabaseError(f"layout {found}, this version writes {LAYOUT}")
@@ -250,4 +238,19 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_size_limit = 1048576")
     if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise sqlite3.DatabaseError("integrity check failed")
-    db.executescript(_SCHEMA)
+    if found == LAYOUT:
+        return None
+    asides = sorted(p.name for p in path.parent.glob(f"{path.stem}.damaged*") if not p.name.endswith("-wal"))
+    _lay_out(db, wall_s if asides else None)
+    return f"{path.name} was damaged and is in {', '.join(asides)}" if asides else None
+
+
+def _lay_out(db: sqlite3.Connection, issued_s: float | None) -> None:
+    """In one transaction with the mark: a disk that fills up, or a kill, leaves no table that forgot silently."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            db.execute(statement)
+        if issued_s is not None:
+            db.execute("INSERT OR REPLACE INTO marks VALUES ('issued', ?)", (issued_s,))
+        db.execute(f"PRAGMA user_version = {LAYOUT}")

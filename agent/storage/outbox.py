@@ -24,7 +24,7 @@ from agent.storage.packing import DamagedRow, RowClass, Stored
 from agent.storage.spans import Spans
 from agent.storage.spool import DeadRow, Spool
 from agent.storage.spool_file import NEWEST, ROWS, open_spool, recent_rows, rows_from, stored
-from agent.storage.state_file import StorageFull
+from agent.storage.state_file import StorageFailing
 
 __all__ = ["MAX_QUEUED_BYTES", "MAX_QUEUED_ROWS", "Outbox", "RowClass", "recent_rows"]
 
@@ -51,9 +51,10 @@ class Outbox:
         self, path: Path, boot: int, max_bytes: int, flush_s: float, clock: Clock,
         keep_boot: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """Open or make the file; on a full disk rows wait in memory, and each commit tries again. Raises StorageError.
+        """Open or make the file; on a full or failing disk rows wait in memory, and each commit tries again.
 
         keep_boot: called before the file is opened; StorageFull while nothing may be stored under this boot yet.
+        Raises StorageError for other troubles.
         """
         self.path = path
         self.boot = boot
@@ -84,19 +85,21 @@ class Outbox:
         self._spool: Spool | None = None
         try:
             self._opened()
-        except StorageFull as error:
+        except StorageFailing as error:
             self.failing = error.message
             _log.warning("outbox cannot be opened", cause=error.message)
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self.last_write_s = clock.monotonic_s()
 
     def _opened(self) -> Spool:
-        """What the rows go into. Raises StorageFull, or StorageError."""
+        """What the rows go into. Raises StorageFailing, or StorageError."""
         if self._spool is None:
             self._keep_boot()
-            database, self.recovered = open_spool(self.path, self.boot, self._max_bytes)
-            self._spool = Spool(database, self.boot)
+            self._spool = Spool(open_spool(self.path, self.boot, self._max_bytes, self._moved), self.boot)
         return self._spool
+
+    def _moved(self, told: str) -> None:
+        self.recovered = told if self.recovered is None else f"{self.recovered}; {told}"
 
     @property
     def opened(self) -> bool:

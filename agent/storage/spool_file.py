@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.errors import StorageError
 from agent.ports import OutboxRow
-from agent.storage.aside import put_aside
+from agent.storage.aside import put_damaged_aside
 from agent.storage.packing import DamagedRow, RowClass, Stored
 from agent.storage.state_file import unusable
 
@@ -47,10 +47,13 @@ _SCHEMA = (
 )
 
 
-def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connection, str | None]:
-    """Open or make the file for writing; the second value says what was found damaged and moved aside.
+def open_spool(
+    path: Path, boot: int, max_bytes: int, moved: Callable[[str], None] = lambda _: None
+) -> sqlite3.Connection:
+    """Open or make the file for writing. `moved` hears what was found damaged and is aside, even if no new one opens.
 
-    StorageError if the folder cannot be written, or another process holds the file.
+    StorageError if the folder cannot be written, or another process holds the file; StorageFailing where trying again
+    may do.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,28 +64,14 @@ def open_spool(path: Path, boot: int, max_bytes: int) -> tuple[sqlite3.Connectio
         _prepare(db, path, boot, max_bytes)
     except sqlite3.DatabaseError as error:
         try:
-            aside = _put_aside(path, boot, error)
+            moved(put_damaged_aside(path, path.with_suffix(f".damaged-{boot}"), error))
         finally:
             db.close()
-        return _anew(path, boot, max_bytes), f"{path.name} was damaged ({error}) and moved to {aside.name}"
+        return _anew(path, boot, max_bytes)
     except BaseException:
         db.close()
         raise
-    return db, None
-
-
-def _put_aside(path: Path, boot: int, error: sqlite3.DatabaseError) -> Path:
-    """Where a damaged file is now; StorageError where the error is none of the file."""
-    if "locked" in str(error):
-        raise StorageError(f"{path}: {error}; another process writes to it, end that first") from error
-    if "unable to open" in str(error) or "readonly" in str(error) or "full" in str(error):
-        raise unusable(path, str(error)) from error
-    aside = path.with_suffix(f".damaged-{boot}")
-    try:
-        put_aside(path, aside)
-    except OSError as second:
-        raise unusable(path, str(second)) from second
-    return aside
+    return db
 
 
 def _anew(path: Path, boot: int, max_bytes: int) -> sqlite3.Connection:

@@ -15,6 +15,10 @@ SPOOL_FILE = "outbox.db"
 MAX_BYTES = 16 * 1024 * 1024
 _WHERE = "in the settings or QEIL_STATE_DIR"
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+_MEDIUM, _FILE = "disk I/O error", "unable to open"
+"""What SQLite says of a medium that fails and of a file that cannot be made; also where there is little room."""
+_LITTLE_BYTES = 1024 * 1024
+"""A disk with less than that free is as good as full: SQLite's own files may find no room there."""
 
 
 class StorageDamaged(StorageError):
@@ -23,7 +27,11 @@ class StorageDamaged(StorageError):
     code = "storage_damaged"
 
 
-class StorageFull(StorageError):
+class StorageFailing(StorageError):
+    """The medium fails; everything is as before, and may be tried again."""
+
+
+class StorageFull(StorageFailing):
     """There is no room where state is kept; everything is as before, and may be tried again."""
 
 
@@ -77,6 +85,23 @@ def _unwritable(path: Path, error: OSError) -> StorageError:
 
 def unusable(path: Path | str, cause: str) -> StorageError:
     """Why something of the state folder cannot be used, and what mends it, in the words of the system or of SQLite."""
-    if any(text in cause for text in _FULL):
-        return StorageFull(f"{path}: {cause}; make room there, or set another state_dir {_WHERE}")
+    unclear = _MEDIUM in cause or _FILE in cause
+    if any(text in cause for text in _FULL) or (unclear and nearly_full(Path(path).parent)):
+        return full(path, cause)
+    if _MEDIUM in cause:
+        return StorageFailing(f"{path}: {cause}; replace the medium, or set another state_dir {_WHERE}")
     return StorageError(f"{path}: {cause}; state_dir must be writable: set it {_WHERE}")
+
+
+def full(path: Path | str, cause: str) -> StorageFull:
+    """There is no room for that file."""
+    return StorageFull(f"{path}: {cause}; make room there, or set another state_dir {_WHERE}")
+
+
+def nearly_full(folder: Path) -> bool:
+    """Whether hardly anything more fits on the disk of that folder; False where nobody says."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _LITTLE_BYTES or (disk.f_files > 0 and disk.f_favail == 0)

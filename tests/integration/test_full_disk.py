@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from agent.cli.infer import random_inputs
 from agent.errors import StorageError
 from agent.storage import state_file
 from agent.storage.boot import Boot
+from agent.storage.command_table import CommandRow, CommandTable
 from agent.storage.outbox import Outbox
 from agent.storage.state_file import StorageFull
 from tests.fakes import FakeClock
@@ -99,6 +101,38 @@ def test_a_start_that_cannot_be_counted_keeps_its_number_to_itself_until_it_is(s
     assert [(r.boot, r.seq, r.payload) for r in box.rows_after("evt", None, 9)] == [(1, 0, {"event": "early"})]
     box.stop()
     assert Boot(small_disk).number == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("left_kb", [0, 4, 8, 16, 28])
+def test_rows_and_commands_that_are_kept_survive_a_disk_with_little_room(small_disk, left_kb, killed):
+    child = os.fork()
+    if child == 0:
+        box = Outbox(small_disk / "outbox.db", 1, 1 << 19, 1.0, FakeClock())
+        table = CommandTable(small_disk / "commands.db", 1e9)
+        table.add(CommandRow("c1", "d", "plan", {}, None, 2e9, "accepted"), 1e9)
+        for i in range(300):
+            box.append("evt", {"event": "x" * 200, "i": i})
+        box.flush()
+        if not killed:
+            table.close()
+            box.stop()
+        os._exit(0)
+    os.waitpid(child, 0)
+    filler = fill(small_disk)
+    os.truncate(filler, max(0, filler.stat().st_size - left_kb * 1024))
+
+    box = Outbox(small_disk / "outbox.db", 2, 1 << 19, 1.0, FakeClock())
+    for _ in range(3):
+        box.flush()
+        with suppress(StorageFull):
+            CommandTable(small_disk / "commands.db", 1e9).close()
+    filler.unlink()
+    box.flush()
+    table = CommandTable(small_disk / "commands.db", 1e9)
+    assert (box.recovered, box.depth(), table.recovered, [r.id for r in table.waiting()]) == (None, 300, None, ["c1"])
+    table.close()
+    box.stop()
 
 
 def outbox_condition(agent) -> dict | None:

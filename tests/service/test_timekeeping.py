@@ -147,6 +147,28 @@ def test_a_disk_that_takes_nothing_costs_one_line_and_is_not_asked_each_second(w
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("clock_set", [False, True])
+def test_what_a_full_disk_did_not_take_is_kept_once_there_is_room(world, monkeypatch, clock_set):
+    asked = []
+    if clock_set:
+        world.look()
+        world.clock.offset_s = world.set_s
+    with monkeypatch.context() as disk:
+        disk.setattr(timekeeping.state_file, "write_json", full)
+        world.look()
+        for _ in range(int(timekeeping.RETRY_S) - 2):
+            world.clock.advance(1.0)
+            world.kept.look(world.record, lambda: asked.append(1) or True)
+    assert asked == []
+    world.clock.advance(2.0)
+    world.look()
+    assert state_file.read_json(world.folder / FILE)["tq"] == ("rtc" if clock_set else "none")
+
+
+def full(path, document):
+    raise StorageError("full")
+
+
 def test_the_start_of_the_machine_has_a_name_where_the_kernel_tells_it(tmp_path):
     assert machine_start(tmp_path) is None
     path = tmp_path / timekeeping.BOOT_ID

@@ -32,6 +32,7 @@ from agent.service.remote.reporting import Reporting
 from agent.service.serving import model_store
 from agent.storage.bundle_store import Record
 from agent.storage.command_table import CommandTable
+from agent.storage.state_file import StorageFull
 
 TABLE_FILE = "commands.db"
 
@@ -42,6 +43,7 @@ class Remote:
     """Life and wiring. What cannot read its files is left out: the agent serves on and says that it is."""
 
     def __init__(self, mqtt: MqttSettings, board: str, boot: int, agent: Agent, reporting: Reporting) -> None:
+        """StorageFull where something finds no room: nothing is begun, and another one may be made later."""
         self._agent = agent
         self._reporting = reporting
         self._topics = Topics(mqtt.tenant, board)
@@ -54,13 +56,20 @@ class Remote:
         self._applier = DesiredApplier(agent, self._actions)
         self.commands = self._make_commands()
         self.desired = self._make_desired()
-        self.bundles = self._make_bundles()
+        try:
+            self.bundles = self._make_bundles()
+        except StorageFull:
+            if self.commands is not None:
+                self.commands.stop()
+            raise
         reporting.listen(self._request, self._connected, agent.rejections.on_event)
 
     def _make_commands(self) -> Commands | None:
         agent = self._agent
         try:
             table = CommandTable(agent.settings.state_dir / TABLE_FILE, agent.clock.wall_s())
+        except StorageFull:
+            raise
         except StorageError as error:
             self._condition("commands_unavailable", error.message, "nothing can be commanded", "repair state_dir")
             return None
@@ -91,6 +100,8 @@ class Remote:
         )  # fmt: skip
         try:
             return open_bundles(agent, ties)
+        except StorageFull:
+            raise
         except StorageError as error:
             self._condition("bundles_unavailable", error.message, "no bundle can be taken", "repair state_dir")
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -19,6 +19,7 @@ from agent.service.remote.rail_shares import RailShares
 from agent.service.remote.telemetry import Window, next_window
 from agent.service.remote.timekeeping import Timekeeping, machine_start
 from agent.storage.outbox import Outbox
+from agent.storage.state_file import StorageFull
 from agent.storage.wear import Wear
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MAX_SENSOR_GAP_S = 10.0
 EVICTING_S = 600.0
 """The outbox counts as full for this long after it had to make room."""
 
+_Part = TypeVar("_Part")
 _log = structlog.get_logger("reporting")
 
 
@@ -54,6 +56,8 @@ class Reporting:
         self.outbox = Outbox(path, boot, settings.outbox.max_bytes, settings.flush_s, clock, keep_boot)
         self._on_begun: Callable[[], None] = _nothing
         self._begun = False
+        self._hindered: str | None = None
+        """Why the link and what listens to it did not begin the last time, though the outbox is open."""
         self._timekeeping = Timekeeping(settings.state_dir, clock, machine_start())
         self._wear = Wear(settings.outbox.max_daily_bytes, clock.monotonic_s())
         self._energies: Callable[[], Mapping[str, float]] = dict
@@ -100,8 +104,19 @@ class Reporting:
         self._post, self._snapshot, self._energies, self._window_s = post, snapshot, energies_j, window_s
 
     def when_begun(self, then: Callable[[], None]) -> None:
-        """What else waits until rows can be kept; called once, before the link begins. Call this before `start`."""
+        """What else waits until rows can be kept; called before the link begins, until once it raises nothing.
+
+        Call this before `start`.
+        """
         self._on_begun = then
+
+    def made(self, make: Callable[[], _Part]) -> _Part | None:
+        """What is made; None while the disk has no room for rows or for that."""
+        try:
+            return make() if self.outbox.opened else None
+        except StorageFull as error:
+            self._hindered = error.message
+            return None
 
     def listen(
         self,
@@ -209,19 +224,39 @@ class Reporting:
         """Once the outbox is open: before, the number of this start must not be seen by anybody."""
         if self._begun or not self.outbox.opened:
             return
-        self._begun = True
         if self.outbox.recovered is not None:
             told = "rows that were not sent are in there"
             mend = "docs/fleet.md says how to get rows of another version back; else keep or delete it"
             self._condition("outbox_recovered", self.outbox.recovered, told, mend)
-        self._on_begun()
+        try:
+            self._on_begun()
+        except StorageFull as error:
+            self._hindered = error.message
+            return
+        self._begun, self._hindered = True, None
         if self._link is not None and self._publisher is not None:
             self._link.start()
             self._publisher.start(self._link)
 
+    def _begin_late(self) -> None:
+        """Whatever hinders it, the next look tries again, and conditions go on."""
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001  (of any part; a link that cannot start makes alive() false)
+            cause = f"{type(error).__name__}: {error}"
+            if self._begun or cause != self._hindered:
+                _log.exception("the link to the fleet cannot begin")
+            if not self._begun:
+                self._hindered = cause
+
+    @property
+    def _waits(self) -> bool:
+        """Whether there is no link yet, as there was no room."""
+        return not self.outbox.opened or self._hindered is not None
+
     def alive(self) -> bool:
         """Whether every thread of it makes progress."""
-        if not self.outbox.opened or self._link is None or self._publisher is None:
+        if self._waits or self._link is None or self._publisher is None:
             return self.outbox.alive()
         return self._publisher.alive() and self._link.alive() and self.outbox.alive()
 
@@ -254,16 +289,16 @@ class Reporting:
     def _watch_links(self) -> None:
         try:
             while not self._stop.wait(_CHECK_S):
-                self._begin()
+                self._begin_late()
                 self.check()
         except Exception:  # noqa: BLE001  (thread root: conditions get old, telemetry itself goes on)
             _log.exception("reporting died")
 
     def check(self) -> None:
         """State or clear the conditions of broker and spool, and renew the birth when any condition came or went."""
-        self._timekeeping.look(self.record, self.flushed)
+        self._timekeeping.look(self.record, lambda: self.outbox.failing is None and self.flushed())
         self._check_wear()
-        if self.outbox.opened and self._link is not None and self._publisher is not None:
+        if not self._waits and self._link is not None and self._publisher is not None:
             self._check_link(self._link)
             self._check_delivery(self._publisher, self._link.connected)
             snapshot = self._snapshot()
@@ -277,7 +312,9 @@ class Reporting:
     def _check_outbox(self, failing: str | None) -> None:
         cause = failing if failing is None or not self.outbox.opened else f"{self.outbox.path}: {failing}"
         consequence = "telemetry waits in memory, then the oldest is dropped"
-        if not self.outbox.opened and self._link is not None:
+        if cause is None and self._hindered is not None:
+            cause, consequence = self._hindered, "telemetry waits in the outbox"
+        if self._waits and self._link is not None:
             consequence += "; no link to the broker: no telemetry, no commands and no bundles until there is room"
         self._condition("outbox_failing", cause, consequence, "free space in state_dir, or replace the medium")
 

@@ -21,6 +21,8 @@ from agent.service.clock import CLOCK_SET_S
 from agent.storage import state_file
 
 FILE = "clock.json"
+RETRY_S = 60.0
+"""Pause after an attempt to keep it that the disk did not take."""
 STEP_S = 5.0
 """Time services correct less than that by running the clock faster or slower for a while."""
 BOOT_ID, ID_DIGITS = Path("proc/sys/kernel/random/boot_id"), 8
@@ -55,6 +57,7 @@ class Timekeeping:
         self._machine = machine
         self._told = self._remembered() or self._known()
         self._kept: Known | None = None
+        self._again_s = float("-inf")
 
     def _remembered(self) -> Known | None:
         """What an earlier start of the agent told, on the same start of the machine."""
@@ -105,16 +108,21 @@ class Timekeeping:
                 self._told = now
         elif now.quality != self._told.quality:
             self._told = now
-        if self._told is not self._kept and (self._told.quality == "none" or flushed()):
+        due = self._told is not self._kept and self._clock.monotonic_s() >= self._again_s
+        if due and (self._told.quality == "none" or flushed()):
             self._keep(self._told)
 
     def _keep(self, known: Known) -> None:
-        """Once for each change: where the disk takes nothing, a restart knows less, and that is all."""
-        self._kept = known
+        """Once for each change; until the disk takes it a restart knows less, and now and then it is tried again."""
         if self._machine is None:
+            self._kept = known
             return
         document = {"version": 1, **self._name(), "tq": known.quality, "offset_s": round(known.offset_s, 3)}
         try:
             state_file.write_json(self._path, document)
         except StorageError as error:
-            _log.warning("what is known of the clock is not kept", cause=error.message)
+            if self._again_s < 0:
+                _log.warning("what is known of the clock is not kept", cause=error.message)
+            self._again_s = self._clock.monotonic_s() + RETRY_S
+        else:
+            self._kept, self._again_s = known, float("-inf")
