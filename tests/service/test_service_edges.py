@@ -222,10 +222,19 @@ def test_a_planner_that_fails_reaches_the_caller_and_status(changes):
     assert "broken" in posted[0].cause
 
 
+def test_who_loads_a_file_that_cannot_be_placed_hears_why(changes):
+    models, planner, _ = changes
+    planner.possible = False
+    refused = models.change("m", load=True).exception(60)
+    assert isinstance(refused, BadInput)
+    assert "model m cannot be placed" in refused.message
+    assert refused.message.endswith("what was served goes on")
+
+
 def test_a_client_that_hangs_up_while_a_change_is_planned_disturbs_nobody(caplog):
     proposed, done = Future(), Future()
     assert done.cancel()
-    proposed.add_done_callback(lambda made: model_set._forward(made, done))
+    proposed.add_done_callback(lambda made: model_set._forward(made, done, "m"))
     proposed.set_result(None)
     assert not caplog.records  # a callback that raises is logged by the future
 

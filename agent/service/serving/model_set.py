@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from agent.errors import PlacementError, QeilError
+from agent.errors import BadInput, PlacementError, QeilError
 from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
@@ -71,9 +71,12 @@ class ModelSet:
             self._plan(policy, f"policy {policy.name} edited", Future())
 
     def change(self, name: str, load: bool) -> Future[None]:
-        """Serve a configured model or stop serving it; the future completes when the plan is handed over."""
+        """Serve a configured model or stop serving it; the future completes when the plan is handed over.
+
+        It fails with BadInput where this model's file is what cannot be placed; what was served goes on.
+        """
         done: Future[None] = Future()
-        self.want(name, load).add_done_callback(lambda proposed: _forward(proposed, done))
+        self.want(name, load).add_done_callback(lambda proposed: _forward(proposed, done, name))
         return done
 
     def want(self, name: str, load: bool) -> Future[InForce]:
@@ -175,12 +178,14 @@ class ModelSet:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _forward(proposed: Future[InForce], done: Future[None]) -> None:
-    """Whoever asks for the change alone hears of a plan that could not be made by the condition, as with a file."""
+def _forward(proposed: Future[InForce], done: Future[None], name: str) -> None:
+    """What another model forbids is heard of by the condition, as with a file; what this one forbids is the answer."""
     if not done.set_running_or_notify_cancel():
         return  # whoever asked has hung up
     error = proposed.exception()
-    if error is None or isinstance(error, PlacementError):
+    if isinstance(error, PlacementError) and f"model {name} cannot be placed" in error.message:
+        done.set_exception(BadInput(f"{error.message}; what was served goes on"))
+    elif error is None or isinstance(error, PlacementError):
         done.set_result(None)
     else:
         done.set_exception(error)
