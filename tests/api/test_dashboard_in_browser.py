@@ -92,7 +92,7 @@ def test_live_figures_change_by_themselves_without_the_page_asking(visit, agent)
         for _ in range(2):  # the figure of the first one may be that of an earlier test
             shown = page.inner_text("#model-cards td:last-child").strip()
             client.infer("magika", random_inputs(metadata))
-            page.wait_for_function(
+            assert page.wait_for_function(
                 "n => Number(document.querySelector('#model-cards td:last-child').innerText) > Number(n)", arg=shown
             )
 
