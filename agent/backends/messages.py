@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import json
+import re
 import socket
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ Header = dict[str, Any]
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 """A plain number: the library's own is an enumeration, which costs a look-up of its class."""
 _FD_BYTES: Final = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
+_TERMINAL: Final = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]?|\x9b[0-?]*[ -/]*[@-~]?|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?"
+)
+"""Escape sequences (ECMA-48): colours and cursor moves, titles, and what else begins with ESC."""
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -94,9 +99,15 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+def one_line(text: str) -> str:
+    """What native code said as one line of printable characters: no colours or other commands to a terminal."""
+    bare = _TERMINAL.sub("", text)
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in bare).split())
+
+
 def shorten(text: str) -> str:
-    """One line of bounded length."""
-    line = " ".join(text.split())
+    """One printable line of bounded length."""
+    line = one_line(text)
     return line if len(line) <= MAX_TEXT_CHARS else line[: MAX_TEXT_CHARS - 1] + "…"
 
 

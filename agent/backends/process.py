@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.backends.head_start import Spare, environment, with_huge_pages
+from agent.backends.messages import one_line, shorten
 from agent.child import child_command
 from agent.errors import LaneDied
 from agent.ports import LaneSpec
@@ -69,8 +70,8 @@ class Child:
 
     def last_line(self) -> str:
         """The last line printed that is not merely informative, or nothing."""
-        lines = self._tail.decode(errors="replace").splitlines()
-        spoken = [line.strip() for line in lines if line.strip() and not line.startswith("INFO:")]
+        lines = map(one_line, self._tail.decode(errors="replace").splitlines())
+        spoken = [line for line in lines if line and not line.startswith("INFO:")]
         return spoken[-1] if spoken else ""
 
     def scheduling(self) -> tuple[float | None, bool]:
@@ -135,7 +136,8 @@ def _started(spec: LaneSpec, fds: tuple[int, int], program: str) -> subprocess.P
 
 
 def describe(returncode: int | None, last_line: str) -> str:
-    """One sentence of a process's end."""
+    """One sentence of a process's end; its last line is made fit to be shown anywhere."""
+    last_line = shorten(last_line)
     if returncode is None:
         end = "its process does not end"
     elif returncode < 0:

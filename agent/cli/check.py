@@ -13,8 +13,9 @@ from agent.cli import check_settings
 from agent.cli.main import EXIT_CONFIG
 from agent.errors import ConfigError
 from agent.storage import yaml_files
-from agent.storage.file_kinds import KINDS, schema_of
+from agent.storage.file_kinds import KINDS, Kind, schema_of
 from agent.storage.problem import Problem, problems_of
+from agent.storage.yaml_text import Document
 
 
 def check(paths: Sequence[Path], as_json: bool) -> int:
@@ -22,6 +23,7 @@ def check(paths: Sequence[Path], as_json: bool) -> int:
     files, problems = _files(paths)
     for file in files:
         problems += check_file(file)
+    problems = list(dict.fromkeys(problems))  # a policy may be given and named by settings that are given too
     if as_json:
         click.echo(json.dumps([problem.as_json() for problem in problems], ensure_ascii=False, indent=2))
     else:
@@ -54,9 +56,20 @@ def check_file(path: Path) -> list[Problem]:
             from agent.simulation import board_document
 
             return list(board_document.problems(path))
-        yaml_files.validate(document, schema_of(kind), str(path))
+        problems = _schema_problems(document, kind, path)
         if kind == "settings":
-            return check_settings.named_problems(path, document)
+            # In one run, although the settings themselves may be wrong: nobody wants to mend in rounds.
+            return problems + (check_settings.named_files if problems else check_settings.named_problems)(
+                path, document
+            )
+    except ConfigError as error:
+        return list(problems_of(error))
+    return problems
+
+
+def _schema_problems(document: Document, kind: Kind, path: Path) -> list[Problem]:
+    try:
+        yaml_files.validate(document, schema_of(kind), str(path))
     except ConfigError as error:
         return list(problems_of(error))
     return []

@@ -21,23 +21,31 @@ MAX_PARTS = 6
 def named_problems(path: Path, document: Document) -> list[Problem]:
     """Problems of the names in a valid settings file, with the line of each name."""
     settings = yaml_files.load_settings(path, {})
+    problems = named_files(path, document)
+    problems += _split_problems(path, document, settings)
+    known = _accelerators(settings)
+    problems += [_strange_lane(path, document, settings.profile, lane, known) for lane in _strange(settings, known)]
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def named_files(path: Path, document: Document) -> list[Problem]:
+    """Problems of the policy and the profile that a settings file names, whatever else is wrong with it."""
     problems: list[Problem] = []
     for key, find, load in (
         ("policy", share.find_policy, yaml_files.load_policy),
         ("profile", share.find_profile, yaml_files.load_profile),
     ):
-        name = getattr(settings, key)
-        if key == "profile" and name == "auto":
+        name = document.data.get(key, Settings.model_fields[key].default)
+        if not isinstance(name, str) or (key == "profile" and name == "auto"):
             continue
+        if yaml_files.names_a_file(name):
+            name = str(path.absolute().parent / Path(name).expanduser())
         try:
             load(find(name))
         except ConfigError as error:
             inside = [p for p in problems_of(error) if p.file]
             problems += inside or [Problem(str(path), document.line((key,)), key, error.message)]
-    problems += _split_problems(path, document, settings)
-    known = _accelerators(settings)
-    problems += [_strange_lane(path, document, settings.profile, lane, known) for lane in _strange(settings, known)]
-    return sorted(problems, key=lambda problem: problem.line)
+    return problems
 
 
 def _split_problems(

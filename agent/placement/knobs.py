@@ -91,11 +91,12 @@ def knobs(workload: Workload, profile: DeviceProfile, accelerator: Accelerator, 
     found.append(_bandwidth_share(accelerator, runtime, through, alone))
     for name, unit, key, quantity in (
         ("bandwidth in cache", "bytes/s", "cache_bytes_per_s", runtime.cache_bytes_per_s),
-        ("dispatch", "s per inference", "dispatch_overhead_s", runtime.dispatch_overhead_s),
+        ("dispatch", "s per inference", "dispatch_overhead_s", costing.dispatch_of(runtime)),
         ("node", "s per graph node", "node_overhead_s", runtime.node_overhead_s),
     ):
         if quantity is not None:
-            found.append(Knob(name, unit, quantity, (*through, key), alone))
+            stands = getattr(runtime, key) is not None
+            found.append(Knob(name, unit, quantity, (*through, key), alone, stands=stands))
     per_flop = accelerator.energy_j_per_flop
     found += [
         Knob(f"energy per operation in {p}", "J", per_flop[p], (*own, "energy_j_per_flop", p), alone)

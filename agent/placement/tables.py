@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agent.errors import PlacementError
+from agent.placement import costing
 from agent.placement.candidates import Candidate, candidates
 from agent.placement.memory import Held, Memory, memory_of
 from agent.placement.pace import Pace, pace_of
@@ -113,8 +114,7 @@ def _problem(
 ) -> tuple[Problem, Floats, Memory]:
     """The problem, what of its latencies is work that waits now [L, D], and what its capacities come from."""
     stages, count = len(workload.stages), len(usable)
-    overheads = [c.runtime.dispatch_overhead_s for c in usable]
-    overhead = np.array([o.value if o else 0.0 for o in overheads])
+    overhead = np.array([costing.dispatch_of(c.runtime).value for c in usable])
     time = np.array([[c.cost.stages[s].time_s for c in usable] for s in range(stages)])
     static = np.array([c.cost.static_w or 0.0 for c in usable])
     energy = np.array([[c.cost.stages[s].energy_j or 0.0 for c in usable] for s in range(stages)])

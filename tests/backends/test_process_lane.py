@@ -81,7 +81,7 @@ def test_the_cause_of_a_death_quotes_the_last_line_printed(process_rig: Rig, tmp
     source.write_text(
         "#include <stdio.h>\n#include <stdlib.h>\n"
         "void* tflite_plugin_create_delegate(char** k, char** v, size_t n, void* e)"
-        '{ fprintf(stderr, "vendor driver: bad state 7\\n"); abort(); }\n'
+        '{ fprintf(stderr, "\\033[1;31mvendor driver:\\tbad state 7\\033[m\\r\\n\\033[0m\\n"); abort(); }\n'
         "void tflite_plugin_destroy_delegate(void* d) {}\n"
     )
     compiler = shutil.which("gcc") or shutil.which("cc")

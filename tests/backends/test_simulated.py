@@ -85,6 +85,7 @@ def test_spoilt_outputs_keep_their_form_and_lose_their_values() -> None:
     [
         (None, "", "its process does not end"),
         (3, "boom", "its process exited with code 3; last words: boom"),
+        (3, "\x1b[31mboom\x1b[0m", "its process exited with code 3; last words: boom"),
         (-11, "", "its process was ended by SIGSEGV"),
         (-63, "", "its process was ended by signal 63"),
     ],

@@ -161,6 +161,25 @@ def test_settings_that_name_an_unknown_policy_are_wrong_with_the_line_and_the_ne
     assert "agent.yaml:3: policy: there is no policy 'balancd' (did you mean balanced?)" in policy
 
 
+def test_mistakes_of_the_named_policy_are_said_in_the_same_run_as_those_of_the_settings(tmp_path, capsys):
+    settings, policy = tmp_path / "agent.yaml", tmp_path / "mine.yaml"
+    settings.write_text("version: 1\nstate_dri: ./state\npolicy: ./mine.yaml\n")
+    policy.write_text(BALANCED.read_text().replace("objective:", "objectiv:"))
+    assert run(["check", str(settings), str(policy)]) == 78
+    lines = capsys.readouterr().out.splitlines()
+    assert "state_dri" in lines[0]
+    assert any(f"{policy}:" in line and "did you mean objective?" in line for line in lines[1:])
+    assert len(lines) == len(set(lines))
+
+
+def test_settings_with_a_mistake_and_an_unknown_policy_have_both_said_at_once(tmp_path, capsys):
+    (tmp_path / "agent.yaml").write_text("version: 1\nstate_dri: ./state\npolicy: balancd\n")
+    assert run(["check", str(tmp_path / "agent.yaml")]) == 78
+    out = capsys.readouterr().out
+    assert "did you mean state_dir?" in out
+    assert "did you mean balanced?" in out
+
+
 def test_a_model_that_is_not_there_yet_is_a_remark_and_no_mistake(tmp_path, capsys):
     (tmp_path / "agent.yaml").write_text("version: 1\nmodels:\n  - name: m\n    path: modl.onnx\n")
     assert run(["check", str(tmp_path / "agent.yaml")]) == 0

@@ -253,6 +253,27 @@ def test_a_pin_leaves_only_that_accelerator_and_nothing_left_is_an_error():
 
 # ------------------------------------------------------------------------------------------- ranking
 
+
+def test_where_nobody_measured_a_dispatch_a_tiny_model_still_takes_one_and_says_that_it_is_assumed():
+    bare = unit("a")
+    bare["runtimes"] = [{"backend": "onnx", "provider": "P"}]
+    tiny = load(stage(flops=384, weight=768, activations=100))
+    whole = cost(tiny, board(bare))
+    assert whole.time_s >= costing.ASSUMED_DISPATCH.value
+    assert whole.notes[-1] == "a: dispatch overhead unknown, 12 µs (±100 %) assumed"
+    assert costing.ASSUMED_DISPATCH.value * 1e6 == 12
+    assert costing.ASSUMED_DISPATCH.rel_uncertainty == 1.0
+    tables = make_tables(tiny, board(bare), POLICY)
+    assert tables.problem.latency[0, 0] == pytest.approx(whole.time_s)
+    assert any("dispatch overhead unknown" in note for note in tables.notes)
+
+
+def test_a_measured_dispatch_is_not_replaced_by_an_assumed_one():
+    known = cost(load(), board(unit("a")))
+    assert known.time_s - sum(s.time_s for s in known.stages) == pytest.approx(1e-3)
+    assert not any("dispatch" in note for note in known.notes)
+
+
 FAST, FRUGAL = Option("fast", 4.0, 1.0, 0.5), Option("frugal", 1.0, 3.0, 0.1)
 
 
@@ -293,7 +314,8 @@ def test_zero_values_rank_without_dividing_by_them():
 
 def linked(**changes) -> DeviceProfile:
     return board(unit("a", peak_flops_per_s={"int8": quantity(1e10)}, energy_j_per_flop={"int8": quantity(1e-12)},
-                      runtimes=[{"backend": "native", "provider": "Vendor", "bandwidth_efficiency": quantity(1.0)}],
+                      runtimes=[{"backend": "native", "provider": "Vendor", "bandwidth_efficiency": quantity(1.0),
+                                 "dispatch_overhead_s": quantity(0.0)}],
                       **changes))  # fmt: skip
 
 

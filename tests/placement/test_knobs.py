@@ -54,7 +54,7 @@ def test_an_efficiency_that_stands_for_relatives_says_so_once():
 
 def test_an_assumption_can_be_turned_like_any_other_number():
     bare = unit("a")
-    bare["runtimes"] = [{"backend": "onnx", "provider": "P"}]
+    bare["runtimes"] = [{"backend": "onnx", "provider": "P", "dispatch_overhead_s": quantity(0.0)}]
     profile = board(bare)
     workload = load(stage(weight=0, activations=1))
     found = {k.name: k for k in knobs(workload, profile, *runtime_of(profile))}
@@ -66,6 +66,16 @@ def test_an_assumption_can_be_turned_like_any_other_number():
     heavy = load(stage(flops=1, weight=1e8))
     assert not bandwidth.stands
     assert cost(heavy, profile).time_s == pytest.approx(1.5 * cost(heavy, bandwidth.scaled(profile, 1.5)).time_s)
+
+
+def test_an_assumed_dispatch_can_be_turned_too():
+    bare = unit("a")
+    bare["runtimes"] = [{"backend": "onnx", "provider": "P"}]
+    profile = board(bare)
+    assumed = next(k for k in knobs(load(), profile, *runtime_of(profile)) if k.name == "dispatch")
+    assert (assumed.stands, assumed.quantity.provenance) == (False, "assumed")
+    slower = cost(load(), assumed.scaled(profile, 3.0)).time_s - cost(load(), profile).time_s
+    assert slower == pytest.approx(2.0 * assumed.quantity.value)
 
 
 def test_the_link_of_an_accelerator_with_its_own_memory_counts_as_published():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agent.control.lane_health import LaneHealth
 from agent.errors import BackendError, DeadlineExceeded, InferenceFailed, LaneDied
 from agent.ports import LaneReply, LaneSpec
 from agent.service.serving.admitted import Admitted, Stamp, Weights
@@ -312,6 +313,19 @@ def test_a_lost_lane_shows_what_it_costs_and_whether_that_is_within_the_bound():
     assert mend
     bed.tick(5.0)
     assert told[-1] == ("degraded:m", None, "", "")
+
+
+def test_starting_is_not_degraded_while_another_lane_serves_already():
+    bed = Bed()
+    told = []
+    bed.watch._tell = lambda *what: told.append(what)
+    keeper = bed.keepers["gpu0"]
+    keeper.health = LaneHealth(phase="starting")
+    bed.watch.look(POLICY.recovery, 0.0)
+    assert told == []
+    keeper.health = LaneHealth(phase="starting", last_fault="its process was ended by SIGKILL")
+    bed.watch.look(POLICY.recovery, 0.1)
+    assert [kind for kind, *_ in told] == ["degraded:m"]
 
 
 def test_a_lane_that_dies_while_a_model_is_taken_from_it_does_not_end_the_supervisor():

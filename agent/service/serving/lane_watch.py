@@ -91,10 +91,14 @@ class LaneWatch:
         self._loads()
 
     def _degradations(self) -> None:
-        """Show what the absence of lanes costs each model, and whether that is within the bound."""
+        """Show what the absence of lanes costs each model, and whether that is within the bound.
+
+        A lane that has not served yet is not absent: starting is not degraded.
+        """
+        begun = [k for k in self._keepers.values() if k.health.phase != "starting" or k.health.last_fault is not None]
         for model in {name for keeper in self._keepers.values() for name in keeper.models}:
-            kept = {k.name: s for k in self._keepers.values() if (s := self._time_s(k, model)) is not None}
-            serving = [k.name for k in self._keepers.values() if k.health.phase == "ready" and k.verdict.permit]
+            kept = {k.name: s for k in begun if (s := self._time_s(k, model)) is not None}
+            serving = [k.name for k in begun if k.health.phase == "ready" and k.verdict.permit]
             found, kind = degradation(kept, serving), f"degraded:{model}"
             if found is None:
                 if self._degraded.pop(kind, None) is not None:
