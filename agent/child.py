@@ -12,6 +12,9 @@ from __future__ import annotations
 import os
 import sys
 
+NICENESS = 5
+"""Of children that look at something while the agent still imports itself: on two cores its imports go first."""
+
 
 def child_command(module: str, *arguments: str) -> list[str]:
     """What starts a module of this package as a process, with the same interpreter and the same package."""

@@ -2,21 +2,24 @@
 
     python benchmarks/serving.py [--quick] [--json FILE] [--peers mlserver,litserve,pytriton | none]
 
-Rounds alternate over the servers, because machines of this kind drift; figures are medians of the rounds. Peers are
-installed on first use under .venv-peers/. MLServer's REST end takes no raw tensors, so it is also asked over gRPC.
+Rounds alternate over the servers, because machines of this kind drift; figures are medians of the rounds. Each server
+runs alone and is asked once it has come to rest: what one does unasked is not the others' to bear. Peers are installed
+on first use under .venv-peers/. MLServer's REST end takes no raw tensors, so it is also asked over gRPC.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from onnx import TensorProto, helper, save
 from serving_client import base64_request, binary_request, json_request, latencies_s, load_per_s
 from serving_servers import Model, Running, scratch, start_agent, start_litserve, start_mlserver, start_pytriton
 
+Maker = Callable[[], Running]
+RAW, ALL = "raw session.run", "all"
 PEERS = ("mlserver", "litserve", "pytriton")
 GRPC_PROBE = """
 import json, sys, time
@@ -94,28 +99,42 @@ def cell(times: np.ndarray, per_s: float | None) -> dict[str, float]:
     return found if per_s is None else {**found, "per_s": per_s}
 
 
-def measure(servers: list[Running], models: list[Model], wide: Model, rounds: int, scale: float) -> dict[str, Any]:
-    """server → workload → statistic → one value a round."""
+def measure(makers: list[Maker], models: list[Model], wide: Model, rounds: int, scale: float) -> dict[str, Any]:
+    """server → workload → statistic → one value a round; what holds for a whole server is under the workload "all"."""
     found: dict[str, Any] = {}
-    counts = {"add1": int(1000 * scale), "magika": int(300 * scale), wide.name: int(400 * scale)}
     threads = len(os.sched_getaffinity(0))
 
     def keep(server: str, workload: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             found.setdefault(server, {}).setdefault(workload, {}).setdefault(name, []).append(value)
 
+    counts = {"add1": int(1000 * scale), "magika": int(300 * scale), wide.name: int(400 * scale)}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for model in models:
             times = timed(raw_runner(model, threads), counts[model.name])
-            keep("raw session.run", model.name, cell(times, 1.0 / float(np.mean(times))))
-        for server in servers:
-            for workload, (port, request) in server.requests.items():
-                times = latencies_s(port, request, counts[workload])
-                keep(server.name, workload, cell(times, load_per_s(port, request, 2.0 * scale)))
-            for model in models if server.grpc_port is not None else ():
-                keep(f"{server.name}, gRPC", model.name, cell(over_grpc(server, model, counts[model.name]), None))
+            keep(RAW, model.name, cell(times, 1.0 / float(np.mean(times))))
+        for make in makers:
+            with alone(make) as server:
+                add_wide(server, wide)
+                keep(server.name, ALL, {"ready_s": server.ready_s, "pss_mb": server.pss_mb()})
+                for workload, (port, request) in server.requests.items():
+                    times = latencies_s(port, request, counts[workload])
+                    keep(server.name, workload, cell(times, load_per_s(port, request, 2.0 * scale)))
+                for model in models if server.grpc_port is not None else ():
+                    keep(f"{server.name}, gRPC", model.name, cell(over_grpc(server, model, counts[model.name]), None))
     return found
+
+
+@contextlib.contextmanager
+def alone(make: Maker) -> Iterator[Running]:
+    """The started server, once it has come to rest; ended afterwards, so that no other computes while one is asked."""
+    server = make()
+    try:
+        server.settle()
+        yield server
+    finally:
+        server.stop()
 
 
 def over_grpc(server: Running, model: Model, count: int) -> np.ndarray:
@@ -137,15 +156,15 @@ def medians(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def targets(table: dict[str, Any], agent: Running) -> list[tuple[str, float, str, bool]]:
+def targets(table: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     """(what, figure, bound, kept)."""
-    ours, raw = table["qeil"], table["raw session.run"]
+    ours, raw = table["qeil"], table[RAW]
     rows = [
         ("tiny, 8 KB: p50 over raw, ms", ours["add1"]["p50_ms"] - raw["add1"]["p50_ms"], "≤", 0.5),
         ("tiny, 8 KB: p99 over raw, ms", ours["add1"]["p99_ms"] - raw["add1"]["p99_ms"], "≤", 1.5),
         ("magika: p50 over raw, ratio", ours["magika"]["p50_ms"] / raw["magika"]["p50_ms"], "≤", 1.25),
-        ("ready, s", agent.ready_s, "≤", 1.5),
-        ("PSS, MB", agent.pss_mb(), "≤", 180.0),
+        ("ready, s", ours[ALL]["ready_s"], "≤", 1.5),
+        ("PSS, MB", ours[ALL]["pss_mb"], "≤", 180.0),
     ]
     peer = table.get("MLServer, in process")
     if peer is not None:
@@ -159,21 +178,24 @@ def targets(table: dict[str, Any], agent: Running) -> list[tuple[str, float, str
     return [(w, f, f"{sign} {bound:g}", f <= bound if sign == "≤" else f >= bound) for w, f, sign, bound in rows]
 
 
-def show(table: dict[str, Any], servers: list[Running], checks: list[tuple[str, float, str, bool]]) -> None:
+def show(table: dict[str, Any], checks: list[tuple[str, float, str, bool]]) -> None:
     print(f"{'server':<28} {'workload':<9} {'p50 ms':>8} {'p99 ms':>8} {'answers/s, 8 clients':>21}")
     for server, workloads in table.items():
         for workload, v in workloads.items():
-            rate = f"{v['per_s']:.0f}" if "per_s" in v else "–"
-            note = " (one loop)" if server.startswith("raw") else ""
-            print(f"{server:<28} {workload:<9} {v['p50_ms']:>8.3f} {v['p99_ms']:>8.3f} {rate + note:>21}")
-    for server in servers:
-        print(f"{server.name}: both models ready after {server.ready_s:.2f} s, PSS {server.pss_mb():.0f} MB")
+            if workload != ALL:
+                rate = f"{v['per_s']:.0f}" if "per_s" in v else "–"
+                note = " (one loop)" if server == RAW else ""
+                print(f"{server:<28} {workload:<9} {v['p50_ms']:>8.3f} {v['p99_ms']:>8.3f} {rate + note:>21}")
+    for server, workloads in table.items():
+        if whole := workloads.get(ALL):
+            print(f"{server}: both models ready after {whole['ready_s']:.2f} s, PSS {whole['pss_mb']:.0f} MB")
     for what, figure, bound, kept in checks:
         print(f"{'√' if kept else '×'} {what}: {figure:.2f} ({bound})")
 
 
-def start_all(models: list[Model], folder: Path, peers: list[str], threads: int) -> list[Running]:
-    makers: dict[str, list[Callable[[], Running]]] = {
+def makers_of(models: list[Model], folder: Path, peers: list[str], threads: int) -> list[Maker]:
+    """The agent's, and those of the peers that install here and come up."""
+    makers: dict[str, list[Maker]] = {
         "mlserver": [
             lambda: start_mlserver(models, folder / "mlserver-0", threads, 0),
             lambda: start_mlserver(models, folder / "mlserver-1", threads, 1),
@@ -181,20 +203,19 @@ def start_all(models: list[Model], folder: Path, peers: list[str], threads: int)
         "litserve": [lambda: start_litserve(models, folder / "litserve", threads)],
         "pytriton": [lambda: start_pytriton(models, folder / "pytriton", threads)],
     }
-    servers = [start_agent(models, folder / "qeil")]
-    for peer in peers:
-        for make in makers[peer]:
-            servers += started(peer, make)
-    return servers
+    starts = itertools.count()
+    agent = lambda: start_agent(models, folder / f"qeil-{next(starts)}")  # noqa: E731 - a first start each time
+    return [agent, *(make for peer in peers for make in makers[peer] if comes_up(peer, make))]
 
 
-def started(peer: str, make: Callable[[], Running]) -> list[Running]:
-    """The server, or nothing and the reason on stderr."""
+def comes_up(peer: str, make: Maker) -> bool:
+    """Whether it does (installing it where it must be); else the reason on stderr."""
     try:
-        return [make()]
+        make().stop()
     except (subprocess.CalledProcessError, TimeoutError) as error:
         print(f"left out: {peer}: {error}", file=sys.stderr)
-        return []
+        return False
+    return True
 
 
 def main() -> int:
@@ -213,22 +234,14 @@ def main() -> int:
         folder = Path(name)
         models = models_in(folder)
         wide = Model("150 KB", models[0].path, "x", "FP32", np.zeros((1, 37_500), np.float32))
-        servers = start_all(models, folder, peers, threads)
-        try:
-            for server in servers:
-                add_wide(server, wide)
-            rounds, scale = (1, 0.2) if arguments.quick else (arguments.rounds, 1.0)
-            table = medians(measure(servers, models, wide, rounds, scale))
-            checks = targets(table, servers[0])
-            show(table, servers, checks)
-            if arguments.json:
-                checked = [dict(zip(("what", "figure", "bound", "kept"), c, strict=True)) for c in checks]
-                arguments.json.write_text(
-                    json.dumps({"threads": threads, "medians": table, "targets": checked}, indent=1)
-                )
-        finally:
-            for server in servers:
-                server.stop()
+        makers = makers_of(models, folder, peers, threads)
+        rounds, scale = (1, 0.2) if arguments.quick else (arguments.rounds, 1.0)
+        table = medians(measure(makers, models, wide, rounds, scale))
+        checks = targets(table)
+        show(table, checks)
+        if arguments.json:
+            checked = [dict(zip(("what", "figure", "bound", "kept"), c, strict=True)) for c in checks]
+            arguments.json.write_text(json.dumps({"threads": threads, "medians": table, "targets": checked}, indent=1))
     return 0 if arguments.quick or all(kept for *_, kept in checks) else 1
 
 

@@ -28,6 +28,8 @@ from serving_client import base64_request, binary_request, json_request, wait_un
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers"
 
+SETTLE_S, RESTING = 20.0, 0.1
+
 MLSERVER_MODEL = """
 import os
 import numpy as np
@@ -137,9 +139,29 @@ class Running:
 
     def pss_mb(self) -> float:
         """Proportional set size of the whole process tree."""
+        return sum(one.memory_full_info().pss for one in self._tree()) / 2**20
+
+    def settle(self) -> None:
+        """Wait until the whole tree computes less than a tenth of a core for a second, or SETTLE_S have gone by."""
+        until_s = time.perf_counter() + SETTLE_S
+        before_s = self._cpu_s()
+        while time.perf_counter() < until_s:
+            time.sleep(1.0)
+            now_s = self._cpu_s()
+            if now_s - before_s < RESTING:
+                return
+            before_s = now_s
+
+    def _cpu_s(self) -> float:
+        spent_s = 0.0
+        for one in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):  # its work is done
+                spent_s += sum(one.cpu_times()[:2])
+        return spent_s
+
+    def _tree(self) -> list[psutil.Process]:
         roots = [psutil.Process(process.pid) for process in self.processes]
-        tree = [one for root in roots for one in [root, *root.children(recursive=True)]]
-        return sum(one.memory_full_info().pss for one in tree) / 2**20
+        return [one for root in roots for one in [root, *root.children(recursive=True)]]
 
     def stop(self) -> None:
         """End the whole process group, politely first."""

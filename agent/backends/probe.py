@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from agent.backends.head_start import environment, start_probe
-from agent.child import child_command
+from agent.child import NICENESS, child_command
 from agent.runtimes import registry
 from agent.runtimes.entry import resolve
 from agent.runtimes.shipped import SHIPPED
@@ -254,6 +254,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--everything", type=float, metavar="SECONDS", help="also every plugin, within that time")
     given = parser.parse_args(argv)
     if given.everything is not None:
+        os.nice(NICENESS)
         found = asdict(look_everywhere(given.everything))
     else:
         found = look() if given.plugin is None else look_at_plugin(given.plugin)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent.child import child_command
+from agent.child import NICENESS, child_command
 from agent.errors import ModelLoadFailed
 from agent.runtimes import registry
 from agent.workload import examine
@@ -73,6 +74,7 @@ def _line(line: bytes) -> tuple[str, Any] | None:
 
 def main(arguments: list[str]) -> int:
     """Entry of the child process."""
+    os.nice(NICENESS)
     known, *names = arguments
     limit_memory()
     for path in map(Path, names):
