@@ -14,6 +14,8 @@ import sys
 
 NICENESS = 5
 """Of children that look at something while the agent still imports itself: on two cores its imports go first."""
+YOUNG = 10_000
+"""New objects before the youngest are looked through for garbage, in children as in the agent."""
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
@@ -31,8 +33,10 @@ def _main() -> None:
         del sys.path[0]  # where a script lies comes first; the modules there go by their full names
     if _root() not in sys.path:
         sys.path.insert(0, _root())
-    import runpy  # noqa: PLC0415 - not from that folder either
+    import gc  # noqa: PLC0415 - not from that folder either
+    import runpy  # noqa: PLC0415
 
+    gc.set_threshold(YOUNG)  # imports make much and leave little behind
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ from agent.runtimes.entry import resolve
 from agent.runtimes.shipped import SHIPPED
 
 PLUGIN_PREFIX: Final = "onnxruntime_ep_"
-"""Plugin providers are packages of this name with `get_library_path()` and `get_ep_names()`."""
+"""Plugin providers are packages with import names of this form and with `get_library_path()` and `get_ep_names()`."""
 LITERT_DISTRIBUTIONS: Final = ("ai-edge-litert", "tflite-runtime")
 
 
@@ -188,8 +188,8 @@ def look_at_plugin(package: str) -> dict[str, Any]:
 
 def plugin_packages() -> list[str]:
     """Import names of the installed plugin providers."""
-    names = {str(d.metadata["Name"]).replace("-", "_").lower() for d in importlib.metadata.distributions()}
-    return sorted(name for name in names if name.startswith(PLUGIN_PREFIX) and importlib.util.find_spec(name))
+    # by what can be imported: to ask every installed package for its name takes a tenth of a second
+    return sorted({found.name for found in pkgutil.iter_modules() if found.name.startswith(PLUGIN_PREFIX)})
 
 
 def _look_at_onnxruntime(found: dict[str, Any], notes: list[str]) -> str | None:
