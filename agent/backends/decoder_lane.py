@@ -106,6 +106,11 @@ class DecoderLane(ChildLane):
 
     # ------------------------------------------------------------------ work
 
+    def prepare(self, order: DecoderOrder) -> None:
+        """Read what a load will need besides the model itself. Says nothing; raises LaneDied, Overloaded."""
+        with self._lock:
+            self._send({"k": "prepare", "folder": order.folder})
+
     def load(self, order: DecoderOrder) -> Future[DecoderReport]:
         """Load the model, once. Fails with ModelLoadFailed, BadInput, LaneDied."""
         future: Future[DecoderReport] = Future()

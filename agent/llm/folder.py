@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,10 +46,10 @@ def open_folder(path: Path) -> DecoderFolder:
     """Read a decoder folder. Raises BadInput naming the file that is missing or wrong."""
     sizes, config = read_sizes(path), read_json(path / "tokenizer_config.json")
     file = path / "tokenizer.json"
-    read_json(file)
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower than Exception itself
+        read_json(file)  # which says better what is wrong with a file that is missing or no JSON
         raise BadInput(f"{file}: {error}") from error
     template = path / "chat_template.jinja"
     chat_template = template.read_text() if template.is_file() else _default(config.get("chat_template"))
@@ -57,6 +58,38 @@ def open_folder(path: Path) -> DecoderFolder:
         chat_template=chat_template if isinstance(chat_template, str) else None,
         special={k: _text(config[k]) for k in ("bos_token", "eos_token") if config.get(k)},
     )  # fmt: skip
+
+
+class FolderShelf:
+    """A folder read ahead of its load, in a process that waits. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._folder: DecoderFolder | None = None
+        self._state: _State = ()
+
+    def prepare(self, path: Path) -> None:
+        """Read it now. What is wrong with it is said when it is taken."""
+        state = _state_of(path)
+        with suppress(BadInput):
+            self._folder, self._state = open_folder(path), state
+
+    def take(self, path: Path) -> DecoderFolder:
+        """The folder, read again where it has changed meanwhile. Raises what `open_folder` raises."""
+        folder, self._folder = self._folder, None
+        known = folder is not None and folder.path == path and self._state == _state_of(path)
+        return folder if known and folder is not None else open_folder(path)
+
+
+_State = tuple[tuple[str, int, int], ...]
+
+
+def _state_of(path: Path) -> _State:
+    """Name, size and time of each file."""
+    try:
+        found = [(file.name, file.stat()) for file in sorted(path.iterdir())]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def _default(templates: Any) -> Any:

@@ -37,7 +37,7 @@ from agent.service.decoding.decoders import Decoders
 from agent.service.decoding.text_screen import TextScreen
 from agent.service.early_probe import EarlyStart
 from agent.service.insight import Insight
-from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent
+from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent, WakeEvent
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state, starting_state
@@ -157,7 +157,7 @@ class App:
         self.decoders = Decoders(
             model_store.language_models(settings), self.board, self._lanes.decoder, self._clock,
             lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot.agent.mode,
-            lambda: available_bytes(SysfsReader(Path("/"))),
+            lambda: available_bytes(SysfsReader(Path("/"))), lambda: self.supervisor.post(WakeEvent()),
         )  # fmt: skip
         self.supervisor.serve_also(self.decoders.statuses)
         sensors = build_sensors(self.board.profile, SysfsReader(Path("/")))

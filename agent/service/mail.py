@@ -67,7 +67,12 @@ class RestartLaneEvent:
     cause: str
 
 
+@dataclass(frozen=True)
+class WakeEvent:
+    """Something has happened that a tick is to look at now."""
+
+
 Event = (
     LaneDiedEvent | LoadDoneEvent | SamplesEvent | PlanEvent | PolicyRejectedEvent | ConditionEvent | SuspectEvent
-    | DrainEvent | RestartLaneEvent
+    | DrainEvent | RestartLaneEvent | WakeEvent
 )  # fmt: skip

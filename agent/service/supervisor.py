@@ -25,6 +25,7 @@ from agent.service.conditions import ConditionBook
 from agent.service.heat import HeatWatch, PointActuator
 from agent.service.mail import (
     ConditionEvent,
+    DrainEvent,
     Event,
     PlanEvent,
     PolicyRejectedEvent,
@@ -194,7 +195,7 @@ class Supervisor:
             self._telemetry.event("inference_failed", {"accelerator": event.accelerator, "cause": event.cause})
         elif isinstance(event, RestartLaneEvent):
             self._restart(event)
-        else:
+        elif isinstance(event, DrainEvent):
             self._draining = event.on
         return True
 

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from agent.errors import BadInput, ModelLoadFailed
+from agent.llm import folder as module
 from agent.llm.engine import Engine, Finished, Job
-from agent.llm.folder import open_folder
+from agent.llm.folder import FolderShelf, open_folder
 from agent.llm.generation import generate
 from agent.llm.row import Prompt
 from agent.llm.session import DecoderSession
@@ -231,3 +232,42 @@ def test_a_graph_that_wants_more_than_a_decoder_gives_is_refused_by_name(tiny, t
     (out / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelLoadFailed, match=r"model\.onnx"):
         DecoderSession(open_folder(out), threads=1)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths of the folders that were read."""
+    read = []
+
+    def reading(path):
+        read.append(path)
+        return open_folder(path)
+
+    monkeypatch.setattr(module, "open_folder", reading)
+    return read
+
+
+def test_a_folder_read_ahead_is_not_read_again(genai, reads):
+    shelf = FolderShelf()
+    shelf.prepare(genai)
+    folder = shelf.take(genai)
+    assert reads == [genai]
+    assert folder.encode("once") == open_folder(genai).encode("once")
+
+
+def test_a_folder_that_changed_since_it_was_read_ahead_is_read_again(genai, tiny, reads):
+    shelf = FolderShelf()
+    shelf.prepare(genai)
+    (genai / "chat_template.jinja").write_text("another")
+    assert shelf.take(genai).chat_template == "another"
+    shelf.prepare(genai)
+    assert shelf.take(tiny.folder.path).path == tiny.folder.path
+    assert reads == [genai, genai, genai, tiny.folder.path]
+
+
+def test_what_is_wrong_with_a_folder_read_ahead_is_said_at_its_load(genai):
+    shelf = FolderShelf()
+    (genai / "tokenizer.json").write_text("{")
+    shelf.prepare(genai)
+    with pytest.raises(BadInput, match=r"tokenizer\.json: not JSON"):
+        shelf.take(genai)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,8 @@ from agent.backends.decoder_lane import DecoderOrder, DecoderReport, LaneUsage
 from agent.errors import DeadlineExceeded, InferenceFailed, LaneDied, ModelLoadFailed, Overloaded
 from agent.ports import LaneVitals
 from agent.schema.text import TextPiece, TextRequest
-from agent.service.decoding.decoder_keeper import SPARE_PAUSE_S, DecoderHome, DecoderKeeper
+from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper
+from agent.service.decoding.decoder_spare import SPARE_PAUSE_S
 from agent.storage import share, yaml_files
 from tests.fakes import FakeClock
 
@@ -25,7 +27,7 @@ class FakeDecoder:
 
     def __init__(self, world):
         self.world, self.jobs, self.cancelled, self.permits = world, {}, [], []
-        self.dead, self.stopped, self.loading = False, False, None
+        self.dead, self.stopped, self.loading, self.prepared = False, False, None, None
         self.busy_since_s, self.waited_s, self.met = None, 0.0, None
         world.lanes.append(self)
 
@@ -37,6 +39,9 @@ class FakeDecoder:
     def load(self, order):
         self.loading, self.order = Future(), order
         return self.loading
+
+    def prepare(self, order):
+        self.prepared = order
 
     def alive(self):
         return not self.dead
@@ -190,7 +195,7 @@ def test_a_process_in_standby_takes_over_at_once():
     world = World(standby="warm").loaded()
     assert len(world.lanes) == 2
     first, spare = world.lanes
-    assert spare.loading is None
+    assert (spare.loading, spare.prepared) == (None, ORDER)
     first.kill("killed")
     world.tick()
     assert world.lane is spare
@@ -199,6 +204,32 @@ def test_a_process_in_standby_takes_over_at_once():
     world.tick(SPARE_PAUSE_S)
     assert len(world.lanes) == 3
     assert spare.permits[-1] == world.clock.monotonic_s() + 1.0
+
+
+def test_the_next_process_in_standby_waits_until_the_texts_go_on():
+    world = World(standby="warm").loaded()
+    for _ in range(2):
+        world.write(replace(ASKED, samples=1))
+    first, spare = world.lanes
+    first.kill("killed")
+    world.tick(SPARE_PAUSE_S)
+    world.loaded()
+    world.tick(SPARE_PAUSE_S)
+    spare.says(1, (0, 7, None))
+    world.tick()
+    assert world.lanes == [first, spare]  # the other text still waits
+    spare.says(2, (0, 8, None))
+    world.tick()
+    assert len(world.lanes) == 3
+
+
+def test_a_loss_calls_for_a_tick_at_once():
+    world, calls = World(standby="warm").loaded(), []
+    world.keeper.wake = lambda: calls.append(1)
+    world.lanes[1].kill("the one in standby")
+    assert calls == []
+    world.lane.kill("killed")
+    assert calls == [1]
 
 
 def test_a_process_in_standby_may_hold_the_model_already():

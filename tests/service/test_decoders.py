@@ -36,7 +36,7 @@ class World:
 
     def __init__(self, tmp_path, monkeypatch, *, free_bytes=8_000_000_000, entries=None, power=True, policy=POLICY):
         self.clock, self.lanes, self.refuse_start, self.mode = FakeClock(), [], False, "ready"
-        self.policy = policy
+        self.policy, self.woken = policy, []
 
         def watts(*_):
             if not power:
@@ -52,6 +52,7 @@ class World:
         self.decoders = Decoders(
             made, board, lambda spec, program: FakeDecoder(self), self.clock,
             lambda: InForce(self.policy, "digest", None), lambda: self.mode, lambda: free_bytes,
+            lambda: self.woken.append(self.clock.monotonic_s()),
         )  # fmt: skip
         cpu = next(a.name for a in board.profile.accelerators if a.kind == "cpu")
         self.keepers = {a.name: SimpleNamespace(verdict=self.verdict()) for a in board.profile.accelerators}
@@ -118,6 +119,13 @@ def test_joules_are_unknown_where_no_power_is_known(tmp_path, monkeypatch):
     job(1, LaneUsage(7, 0, 7, 1, 1.0, 0.2, 0.4))
     usage = events[-1].usage
     assert (usage.energy_j, usage.provenance, usage.energy_reason) == (None, "unknown", "no coefficient")
+
+
+def test_the_loss_of_a_process_calls_for_a_tick(world):
+    world.ready()
+    assert world.woken == []
+    world.lanes[0].kill("killed")
+    assert len(world.woken) == 1
 
 
 def test_joules_are_unknown_where_a_process_was_lost_with_its_account(world):

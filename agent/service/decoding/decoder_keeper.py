@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,11 +17,10 @@ from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
 from agent.ports import Clock, LaneVitals
 from agent.schema.policy import Recovery
 from agent.schema.text import TextEvent, TextPiece, TextRequest
+from agent.service.decoding.decoder_spare import DecoderSpare, Standby
 from agent.service.decoding.text_stream import TextStream
 
 STARTUP_TIMEOUT_S = 60.0
-SPARE_PAUSE_S = 5.0
-"""Shortest time between two starts of a process in standby."""
 _log = structlog.get_logger("decoder")
 
 
@@ -36,8 +34,8 @@ class DecoderHome:
     max_streams: int
     turn_s: float | None = None
     """Longest turn to expect: a block of a prompt and a step of all rows."""
-    standby: Literal["cold", "warm", "all"] = "cold"
-    """warm: a second process waits with its runtime loaded; all: with the model too, which costs its memory twice."""
+    standby: Standby = "cold"
+    """warm: a second process waits with runtime and tokenizer; all: with the model too, its memory twice."""
 
 
 class DecoderKeeper:
@@ -54,9 +52,9 @@ class DecoderKeeper:
         self.home = home
         self.health = lane_health.LaneHealth()
         self.lane: DecoderLane | None = None
-        self._spare: DecoderLane | None = None
-        self._spare_load: Future[DecoderReport] | None = None
-        self._spare_since_s = float("-inf")
+        self._spare = DecoderSpare(home.standby, home.order, make_lane)
+        self.wake: Callable[[], None] = lambda: None
+        """Called when the lane is lost: a tick that does not wait for its time ends the pause sooner."""
         self.report: DecoderReport | None = None
         self._last_report: DecoderReport | None = None
         self.refused: str | None = None
@@ -129,7 +127,7 @@ class DecoderKeeper:
             died, self._died = self._died, []
         for cause in died:
             self.health, _ = lane_health.step(self.health, Died(cause), limits, now_s)
-            if self._spare_lives() and len(self.health.deaths_s) == 1:
+            if self._spare.lives and len(self.health.deaths_s) == 1:
                 self.health = replace(self.health, next_start_s=now_s)  # the pause is for what dies again and again
             _log.warning("decoder died", model=self.home.model, cause=cause, phase=self.health.phase)
             self._give_up_replayed(limits)
@@ -140,7 +138,9 @@ class DecoderKeeper:
             self._check(lane, limits, now_s)
             if self.report is not None:
                 self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)
-                self._keep_spare(permit_until_s, now_s)
+                # Its start takes a second of a core, which the texts need that wait for their prompts to be read again.
+                behind = any(stream.behind for stream in list(self._streams))
+                self._spare.keep(self._lost, permit_until_s, now_s, begin=not behind)
         self.health, actions = lane_health.step(self.health, Tick(), limits, now_s)
         if "start" in actions and self.refused is None:
             _log.info("decoder restarts", model=self.home.model, restarts=self.health.restarts)
@@ -152,15 +152,14 @@ class DecoderKeeper:
 
     def stop(self, timeout_s: float) -> None:
         """End the lane and its spare."""
-        for lane in (self._spare, self.lane):
-            if lane is not None:
-                lane.stop(timeout_s)
+        self._spare.stop(timeout_s)
+        if self.lane is not None:
+            self.lane.stop(timeout_s)
 
     def _start(self) -> None:
         """A new process, or the one that waits for this."""
-        spare, loading = (self._spare, self._spare_load) if self._spare_lives() else (None, None)
+        spare, loading = self._spare.take()
         lane = spare or self._make_lane()
-        self._spare = self._spare_load = None
         with self._lock:
             self.lane, self.report = lane, None
         try:
@@ -169,23 +168,6 @@ class DecoderKeeper:
             (loading or lane.load(self.home.order)).add_done_callback(lambda done: self._loaded(lane, done))
         except QeilError as error:
             self._lost(lane, error.message)
-
-    def _spare_lives(self) -> bool:
-        return self._spare is not None and self._spare.alive()
-
-    def _keep_spare(self, permit_until_s: float, now_s: float) -> None:
-        if self.home.standby == "cold":
-            return
-        if self._spare is not None and self._spare_lives():
-            self._spare.renew_permit(permit_until_s)
-            return
-        if now_s - self._spare_since_s < SPARE_PAUSE_S:
-            return
-        lane, self._spare_since_s = self._make_lane(), now_s
-        self._spare = lane
-        with suppress(QeilError):  # without a spare a restart takes longer; the next tick tries again
-            lane.start(lambda cause: self._lost(lane, cause))
-            self._spare_load = lane.load(self.home.order) if self.home.standby == "all" else None
 
     def _check(self, lane: DecoderLane, limits: Recovery, now_s: float) -> None:
         vitals = lane.vitals()
@@ -238,9 +220,11 @@ class DecoderKeeper:
 
     def _lost(self, lane: DecoderLane, cause: str) -> None:
         with self._lock:
-            if lane is self.lane:
-                self.report = None
-                self._died.append(cause)
+            if lane is not self.lane:
+                return
+            self.report = None
+            self._died.append(cause)
+        self.wake()
 
     def _give_up_replayed(self, limits: Recovery) -> None:
         for stream in list(self._streams):
@@ -255,6 +239,7 @@ class DecoderKeeper:
                     stream, Overloaded(f"model {self.home.model!r} was lost {stream.replays} times meanwhile", 1.0)
                 )
             else:
+                stream.behind = True
                 self.counters["replayed"] += 1
 
     def _submit(self, stream: TextStream) -> None:

@@ -31,7 +31,7 @@ from agent.backends.waiting import prepare
 from agent.errors import BadInput, InferenceFailed, ModelLoadFailed, QeilError
 from agent.llm.chat import render
 from agent.llm.engine import Engine, Event, Failed, Job, Written
-from agent.llm.folder import open_folder
+from agent.llm.folder import FolderShelf
 from agent.llm.grammar import Grammars
 from agent.llm.peer import PeerLost, SocketPeer
 from agent.llm.row import Prompt
@@ -56,6 +56,7 @@ class DecoderProcess:
         self._engine: Engine | None = None
         self._grammars: Grammars | None = None
         self._peer: SocketPeer | None = None
+        self._shelf = FolderShelf()
 
     def serve(self) -> None:
         """Work until told to stop or until the other side is gone."""
@@ -77,7 +78,9 @@ class DecoderProcess:
             header = parse(packet)
             if header["k"] == "stop":
                 return False
-            if header["k"] == "load":
+            if header["k"] == "prepare":
+                self._shelf.prepare(Path(header["folder"]))
+            elif header["k"] == "load":
                 self._load(header)
             elif header["k"] == "write":
                 text = (
@@ -127,7 +130,7 @@ class DecoderProcess:
         answer: Header = {"k": "loaded"}
         before_bytes, started_s = rss_bytes(), time.monotonic()
         try:
-            folder = open_folder(Path(header["folder"]))
+            folder = self._shelf.take(Path(header["folder"]))
             self._grammars = Grammars(folder)
             threads: int = header["threads"]
             paired = header["role"] == "first"

@@ -57,6 +57,7 @@ def start_second(
     keeper = DecoderKeeper(
         second_home(first.home, second, threads), lambda: make_lane(spec, PROGRAM), clock, lambda _stream, _report: None
     )
+    keeper.wake = first.wake
     keeper.start(clock.monotonic_s())
     first.helper = keeper
     return DecoderPair(first, keeper)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Literal
@@ -22,19 +21,18 @@ from agent.schema.guard import Reaction
 from agent.schema.metric import Histogram
 from agent.schema.policy import Policy
 from agent.schema.settings import DecoderSecond, ModelEntry
-from agent.schema.snapshot import EnergyProvenance, Mode, ModelStatus
-from agent.schema.text import TextDone, TextEvent, TextModel, TextRequest, TextUsage
+from agent.schema.snapshot import Mode, ModelStatus
+from agent.schema.text import TextEvent, TextModel, TextRequest
 from agent.service.board import Board
-from agent.service.decoding.decoder_choice import DecoderChoice, as_settings_say, choose, decoder_hosts
+from agent.service.decoding.decoder_choice import as_settings_say, choose, decoder_hosts
 from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper, TextStreamHandle
-from agent.service.decoding.decoder_power import DecoderPower, modelled_power
+from agent.service.decoding.decoder_power import modelled_power
 from agent.service.decoding.decoder_room import PREFILL_BLOCK, DecoderRoom, make_room
-from agent.service.decoding.decoder_second import DecoderPair, check_second, second_bytes, start_second
+from agent.service.decoding.decoder_second import check_second, second_bytes, start_second
 from agent.service.decoding.sample_placement import StandingPlaces
-from agent.service.decoding.text_costs import TextCosts
+from agent.service.decoding.served_decoder import ServedDecoder
 from agent.service.decoding.text_stream import TextStream
 from agent.service.serving.lane_keeper import LaneKeeper
-from agent.service.serving.latencies import RECENT, Latencies
 from agent.service.serving.serving_state import InForce
 
 PROGRAM = "agent.service.decoding.decoder_process"
@@ -43,40 +41,11 @@ STOP_S = 5.0
 NEEDED = ("jinja2", "onnxruntime", "tokenizers")
 """What the process of a language model imports; the agent's own does not."""
 _log = structlog.get_logger("decoders")
-UNSCREENED = (
-    "guard.texts.absurd_suffix has no effect: the graph gives the last token's probabilities only; import the model "
-    "again and restart the agent"
-)
 TURN_S_PER_BYTE = 3e-8
 """Seconds of a turn per byte of weights on a slow board: two 4-bit weights a byte, two operations each for 128
 positions, 1.7e10 of them a second. A turn counts as hung at recovery.hang_factor times that."""
 SHORTEST_TURN_S = 0.2
 """Of a turn even of the smallest model, pages that come from a slow disk included."""
-
-
-@dataclass(eq=False)
-class _Served:
-    """A model: its keeper, or why there is none."""
-
-    entry: ModelEntry
-    keeper: DecoderKeeper | None = None
-    pair: DecoderPair | None = None
-    """With a second accelerator that shares the work."""
-    reason: str | None = None
-    note: str | None = None
-    sizes: DecoderSizes | None = None
-    room_bytes: float = 0.0
-    """What the model may take, beside those placed before it; of it, the forecast of what it takes."""
-    promised_bytes: float = 0.0
-    choice: DecoderChoice | None = None
-    """Whether a second accelerator shares it, where that was left to the planner; None: not planned yet."""
-    power: DecoderPower | None = None
-    no_power: str = "its watts are still being modelled; ask again in some seconds"
-    """Why joules are unknown while `power` is."""
-    energies_j: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    total_j: float = 0.0
-    costs: TextCosts = field(default_factory=TextCosts)
-    times: Latencies = field(default_factory=Latencies)
 
 
 class Decoders:
@@ -91,10 +60,12 @@ class Decoders:
         in_force: Callable[[], InForce],
         mode: Callable[[], Mode],
         free_bytes: Callable[[], int | None],
+        wake: Callable[[], None],
     ) -> None:
+        """`wake` is called when a lane is lost; a `tick` soon after ends the pause of its texts sooner."""
         self._board, self._make_lane, self._clock = board, make_lane, clock
-        self._in_force, self._mode, self._free_bytes = in_force, mode, free_bytes
-        self._served = {entry.name: _Served(entry) for entry in entries}
+        self._in_force, self._mode, self._free_bytes, self._wake = in_force, mode, free_bytes, wake
+        self._served = {entry.name: ServedDecoder(entry) for entry in entries}
         self._since_s = clock.wall_s()
         self._changing = threading.RLock()
         """Held while a request is handed to a keeper, and while a keeper is replaced."""
@@ -108,24 +79,7 @@ class Decoders:
 
     def text_models(self) -> tuple[TextModel, ...]:
         """All language models."""
-        return tuple(self._model(served) for served in self._served.values())
-
-    def _model(self, served: _Served) -> TextModel:
-        keeper = served.keeper
-        if keeper is None:
-            return TextModel(served.entry.name, False, served.reason or "the agent is starting", 0, 0, self._since_s)
-        order, lane = keeper.home.order, keeper.lane
-        second = served.pair.second.lane if served.pair is not None else None
-        sizes, mode = served.sizes, order.mode
-        assert sizes is not None  # noqa: S101  (a model with a keeper is placed)
-        mode = mode or sizes.default_mode
-        return TextModel(
-            served.entry.name, keeper.state == "ready", self._reason(served), order.context, order.rows, self._since_s,
-            keeper.home.accelerator, lane.pid() if lane is not None else None,
-            second.pid() if second is not None else None, sizes.family, mode,
-            0.0 if mode == "exact" else sizes.quality.get(mode), sizes.weight_bytes,
-            *served.costs.of_token(served.power), served.costs.text_tokens,
-        )  # fmt: skip
+        return tuple(served.model(self._since_s) for served in self._served.values())
 
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None]) -> TextStreamHandle:
         """Admit and begin. Raises NotFound, BadInput, Overloaded."""
@@ -175,13 +129,13 @@ class Decoders:
         for served in self._served.values():
             self._start(served)
 
-    def _start(self, served: _Served) -> None:
+    def _start(self, served: ServedDecoder) -> None:
         try:
             self._place(served)
         except (BadInput, PlacementError) as error:
             served.reason = error.message
 
-    def _place(self, served: _Served) -> None:
+    def _place(self, served: ServedDecoder) -> None:
         entry, options, policy = served.entry, served.entry.decoder, self._in_force().policy
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
@@ -209,7 +163,7 @@ class Decoders:
 
         threading.Thread(target=plan, name="decoder-choice", daemon=True).start()
 
-    def _serve(self, served: _Served, accelerator: str, second: DecoderSecond | None) -> DecoderRoom:
+    def _serve(self, served: ServedDecoder, accelerator: str, second: DecoderSecond | None) -> DecoderRoom:
         """Start the process or the two of a model. Raises PlacementError, BadInput."""
         entry, options, policy, sizes = served.entry, served.entry.decoder, self._in_force().policy, served.sizes
         assert sizes is not None  # noqa: S101  (just read)
@@ -239,6 +193,7 @@ class Decoders:
         keeper = served.keeper = DecoderKeeper(
             home, lambda: self._make_lane(spec, PROGRAM), self._clock, lambda s, r: self._finish(served, s, r)
         )
+        keeper.wake = self._wake
         keeper.start(self._clock.monotonic_s())
         served.pair = None
         if second is not None:
@@ -250,7 +205,7 @@ class Decoders:
         return room
 
     def _model_power(
-        self, served: _Served, sizes: DecoderSizes, keeper: DecoderKeeper, second: DecoderSecond | None
+        self, served: ServedDecoder, sizes: DecoderSizes, keeper: DecoderKeeper, second: DecoderSecond | None
     ) -> None:
         graph, policy = sizes.graph(served.entry.decoder.mode), self._in_force().policy
         try:
@@ -262,7 +217,7 @@ class Decoders:
             if served.keeper is keeper:
                 served.power = power
 
-    def _change(self, served: _Served) -> None:
+    def _change(self, served: ServedDecoder) -> None:
         """Go over to the pair that was found to pay, once no text is under way."""
         choice, old = served.choice, served.keeper
         if choice is None or choice.second is None or served.pair is not None or old is None or old.streams():
@@ -311,37 +266,11 @@ class Decoders:
         """What status shows of them."""
         policy = self._in_force().policy
         told = self._places.sentences(self.text_models(), policy.sampling, policy.admission.default_deadline_s)
-        return tuple(replace(self._status(served), samples=told.get(name)) for name, served in self._served.items())
+        return tuple(replace(served.status(), samples=told.get(name)) for name, served in self._served.items())
 
     def latencies(self) -> dict[str, Histogram]:
         """Of each model's answers, from the request to the last token [s]."""
         return {name: served.times.histogram() for name, served in self._served.items()}
-
-    def _status(self, served: _Served) -> ModelStatus:
-        keeper, entry = served.keeper, served.entry
-        state = "unavailable" if keeper is None and served.reason else "loading" if keeper is None else keeper.state
-        report = keeper.report if keeper is not None else None
-        counters = keeper.counters if keeper is not None else {"streams": 0, "failed": 0, "replayed": 0}
-        energies = sorted(served.energies_j)
-        return ModelStatus(
-            name=entry.name, state=state, requested="CPUExecutionProvider",
-            actual=", ".join(report.providers) if report else "", accelerated_fraction=1.0 if report else None,
-            placement=_where(served) if report else None,
-            p50_ms=served.times.recent_ms(0.5), p99_ms=served.times.recent_ms(0.99),
-            energy_j=energies[len(energies) // 2] if energies else None,
-            provenance="modelled" if energies else "unknown", requests=counters["streams"], failed=counters["failed"],
-            replayed=counters["replayed"], total_energy_j=served.total_j if energies else None,
-            reason=self._reason(served), unknown={} if served.power else {"energy_j": served.no_power},
-            candidates=served.choice.shown if served.choice is not None else (),
-        )  # fmt: skip
-
-    def _reason(self, served: _Served) -> str | None:
-        keeper = served.keeper
-        if keeper is None:
-            return served.reason
-        if keeper.state == "ready":
-            return served.note
-        return keeper.refused or keeper.health.last_fault or "still loading"
 
     def in_flight(self) -> int:
         """Requests under way."""
@@ -363,38 +292,8 @@ class Decoders:
 
     # ------------------------------------------------------------------ lanes' thread
 
-    def _finish(self, served: _Served, stream: TextStream, report: DecoderReport) -> None:
-        usages = stream.usages
-        for usage in usages:
+    def _finish(self, served: ServedDecoder, stream: TextStream, report: DecoderReport) -> None:
+        for usage in stream.usages:
             if usage.found:
                 self.found(stream.request, usage.found, "flag")
-            if usage.unscreened:
-                served.note = UNSCREENED
-        energy_j: float | None = None
-        provenance: EnergyProvenance = "unknown"
-        reason = None if served.power is not None else served.no_power
-        if stream.replays or not usages:
-            reason = "a process was lost meanwhile, and with it the account of what it took"
-        if served.power is not None and reason is None:
-            energy_j, provenance = sum(served.power.energy_j(usage) for usage in usages), "modelled"
-            served.energies_j.append(energy_j)
-            served.total_j += energy_j
-        compute_s = sum(usage.prefill_s + usage.decode_s for usage in usages)
-        served.costs = served.costs.after(stream.request.samples, stream.tokens, compute_s, energy_j)
-        served.times.add(self._clock.monotonic_s() - stream.started_s)
-        prompt_tokens = max((usage.prompt_tokens for usage in usages), default=0)
-        cached = min(prompt_tokens, max((usage.cached_tokens for usage in usages), default=0))
-        assert served.keeper is not None  # noqa: S101  (its lane finished this)
-        stream.on_event(
-            TextDone(
-                TextUsage(prompt_tokens, cached, stream.tokens, compute_s, energy_j, provenance, reason),
-                _where(served), ", ".join(report.providers), self._in_force().digest, stream.replays,
-            )
-        )  # fmt: skip
-
-
-def _where(served: _Served) -> str:
-    """Names of the accelerators, in the order of the work."""
-    assert served.keeper is not None  # noqa: S101  (it has a report)
-    own = served.keeper.home.accelerator
-    return own if served.pair is None else f"{served.pair.second.home.accelerator}+{own}"
+        stream.on_event(served.account(stream, report, self._clock.monotonic_s(), self._in_force().digest))

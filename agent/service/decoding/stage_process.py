@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.backends.messages import Channel, Closed, Header, parse, shorten
 from agent.backends.vitals import VitalsPage, rss_bytes
 from agent.errors import ModelLoadFailed, QeilError
-from agent.llm.folder import DecoderFolder, open_folder
+from agent.llm.folder import DecoderFolder, FolderShelf
 from agent.llm.graph_part import GraphPart, cut
 from agent.llm.peer import PeerServer
 from agent.llm.session import cache_type, runtime_errors
@@ -35,6 +35,7 @@ class StageProcess:
         self._loaded: tuple[DecoderFolder, GraphPart] | None = None
         self._threads = 1
         self._server: PeerServer | None = None
+        self._shelf = FolderShelf()
 
     def serve(self) -> None:
         """Work until told to stop or until the other side is gone."""
@@ -52,7 +53,9 @@ class StageProcess:
             header = parse(packet)
             if header["k"] == "stop":
                 return False
-            if header["k"] == "load":
+            if header["k"] == "prepare":
+                self._shelf.prepare(Path(header["folder"]))
+            elif header["k"] == "load":
                 self._load(header)
             elif header["k"] == "peer" and fd is not None:
                 self._meet(socket.socket(fileno=fd))
@@ -86,7 +89,7 @@ class StageProcess:
         answer: Header = {"k": "loaded"}
         before_bytes, started_s = rss_bytes(), time.monotonic()
         try:
-            folder, layers = open_folder(Path(header["folder"])), header["layers"]
+            folder, layers = self._shelf.take(Path(header["folder"])), header["layers"]
             self._threads = header["threads"]
             source = cut(folder, header["mode"], layers, "first") if layers else folder.graph(header["mode"])
             part = GraphPart(source, folder, self._threads, runtime_errors())

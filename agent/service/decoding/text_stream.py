@@ -23,6 +23,8 @@ class TextStream:
     started_s: float = 0.0
     replays: int = 0
     over: bool = False
+    behind: bool = False
+    """Whether its process was lost and no piece has come from the next one."""
     numbers: set[int] = field(default_factory=set)
     """Jobs under way on the lane."""
     usages: list[LaneUsage] = field(default_factory=list)
@@ -51,6 +53,7 @@ class TextStream:
     def took(self, piece: TextPiece) -> bool:
         """A piece came; whether it is to be sent on."""
         sample = piece.sample
+        self.behind = False
         if piece.prompt and self._again.get(sample, 0) > 0:
             self._again[sample] -= 1
             return False
