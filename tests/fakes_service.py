@@ -12,6 +12,7 @@ import numpy as np
 from agent.control import input_guard
 from agent.errors import BadInput, DeadlineExceeded, NotFound, QeilError
 from agent.ports import InferenceAnswer, InferenceRequest, ModelMetadata, RequestLimits, Tensor
+from agent.schema.bfloat16 import from_floats, is_bf16, to_floats
 from agent.schema.metric import Metric
 from agent.schema.snapshot import AcceleratorStatus, AgentInfo, AgentSnapshot, ModelStatus
 from agent.schema.workload import TensorSpec
@@ -46,6 +47,7 @@ class FakeService:
                 _model("wide", "FP32", 1, -1),
                 _model("ints", "INT64", -1),
                 _model("half", "FP16", -1),
+                _model("brain", "BF16", -1),
                 _model("flags", "BOOL", -1),
                 _model("text", "BYTES", -1),
             )
@@ -167,4 +169,6 @@ def _plus_one(x: Tensor) -> Tensor:
         return np.array([element + b"1" for element in x.flat], object).reshape(x.shape)
     if x.dtype.kind == "b":
         return ~x
+    if is_bf16(x):
+        return from_floats(to_floats(x) + 1)
     return x + x.dtype.type(1)

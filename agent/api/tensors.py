@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from agent.errors import BackendError, BadInput, TooLarge
 from agent.ports import Tensor
+from agent.schema.bfloat16 import BF16, from_floats, is_bf16, to_floats
 
 MAX_RANK: Final = 32
 MAX_ELEMENTS: Final = 2**48
@@ -25,9 +26,11 @@ MAX_BYTES_ELEMENTS: Final = 1_000_000
 
 DTYPES: Final[dict[str, npt.DTypeLike]] = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
-    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BYTES": "O",
+    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": BF16, "BYTES": "O",
 }  # fmt: skip
-_NAMES: Final = {(np.dtype(d).kind, np.dtype(d).itemsize): name for name, d in DTYPES.items() if name != "BYTES"}
+_NAMES: Final = {
+    (np.dtype(d).kind, np.dtype(d).itemsize): name for name, d in DTYPES.items() if name not in {"BF16", "BYTES"}
+}
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -38,7 +41,7 @@ def datatype_of(tensor: Tensor) -> str:
     name = _NAMES.get((tensor.dtype.kind, tensor.dtype.itemsize))
     if name is None:
         raise BackendError(f"an output has the type {tensor.dtype}, which the protocol cannot carry")
-    return name
+    return "BF16" if name == "UINT16" and is_bf16(tensor) else name
 
 
 def check_shape(name: str, datatype: Any, shape: Any) -> tuple[int, ...]:
@@ -111,6 +114,8 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Te
     flat = _flatten(name, shape, data)
     if len(flat) != count:
         raise BadInput(f"input {name!r}: shape {list(shape)} needs {count} values, data has {len(flat)}")
+    if datatype == "BF16":
+        return _halves(name, flat).reshape(shape)
     kind = np.dtype(DTYPES[datatype]).kind
     return _CONVERT[kind](name, datatype, flat).reshape(shape)
 
@@ -157,6 +162,13 @@ def _floats(name: str, datatype: str, flat: list[Any]) -> Tensor:
     return values
 
 
+def _halves(name: str, flat: list[Any]) -> Tensor:
+    values = from_floats(_floats(name, "FP32", flat))
+    if not np.isfinite(to_floats(values)).all():
+        raise BadInput(f"input {name!r}: a value is beyond the range of BF16")
+    return values
+
+
 def _strings(name: str, datatype: str, flat: list[Any]) -> Tensor:
     _check_count(name, len(flat))
     _expect(name, datatype, flat, {str}, "strings")
@@ -180,6 +192,8 @@ def to_json(name: str, tensor: Tensor) -> list[Any]:
             return [_as_bytes(element).decode() for element in tensor.flat]
         except UnicodeDecodeError as error:
             raise BadInput(f"output {name!r} is not UTF-8 text: ask for it with binary_data: true") from error
+    if is_bf16(tensor):
+        tensor = to_floats(tensor)
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
         raise BadInput(f"output {name!r} holds NaN or infinity, which JSON lacks: ask for it with binary_data: true")
     values: list[Any] = tensor.reshape(-1).tolist()

@@ -1,7 +1,7 @@
 """Datatypes: the names of the Open Inference Protocol and the arrays that carry them.
 
-Two datatypes have no numpy type of their own. BF16 travels as its 16 bits in `uint16`; BYTES is an object array of
-`str` or `bytes`, packed as the protocol packs it: a 32-bit little-endian length before each element.
+Two datatypes have no numpy type of their own. BF16 travels as its 16 bits in a `uint16` that says so; BYTES is an
+object array of `str` or `bytes`, packed as the protocol packs it: a 32-bit little-endian length before each element.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import InferenceFailed, InputRefused
+from agent.schema.bfloat16 import BF16
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +23,7 @@ STORAGE: Mapping[str, np.dtype[Any]] = {
     "UINT32": np.dtype(np.uint32), "UINT64": np.dtype(np.uint64), "INT8": np.dtype(np.int8),
     "INT16": np.dtype(np.int16), "INT32": np.dtype(np.int32), "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16), "FP32": np.dtype(np.float32), "FP64": np.dtype(np.float64),
-    "BF16": np.dtype(np.uint16), "BYTES": np.dtype(np.object_),
+    "BF16": BF16, "BYTES": np.dtype(np.object_),
 }  # fmt: skip
 """Protocol name → the numpy type that carries it."""
 

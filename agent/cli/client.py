@@ -15,12 +15,6 @@ from agent.errors import QeilError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_OIP = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
-_NUMPY = {oip: name for name, oip in _OIP.items()}
-
 
 class AgentUnreachable(QeilError):
     """Nothing answers at the URL."""
@@ -98,18 +92,14 @@ class AgentClient:
         self, model: str, inputs: dict[str, npt.NDArray[Any]], parameters: dict[str, Any] | None = None
     ) -> Answer:
         """One inference with binary tensors."""
-        import numpy as np  # a tenth of a second that help, status and completion do without
+        from agent.cli import wire_tensors  # numpy: a tenth of a second that help, status and completion do without
 
-        raw = [np.ascontiguousarray(t) for t in inputs.values()]
-        entries = [
-            {"name": name, "shape": list(t.shape), "datatype": _OIP[t.dtype.name],
-             "parameters": {"binary_data_size": t.nbytes}}
-            for name, t in zip(inputs, raw, strict=True)
-        ]  # fmt: skip
+        parts = [wire_tensors.encode(name, tensor) for name, tensor in inputs.items()]
+        entries = [entry for entry, _ in parts]
         header = json.dumps(
             {"inputs": entries, "parameters": {"binary_data_output": True, **(parameters or {})}}
         ).encode()
-        body = header + b"".join(t.tobytes() for t in raw)
+        body = header + b"".join(raw for _, raw in parts)
         path = f"/v2/models/{model}/infer"
         headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
         answer_headers, data = self._request("POST", path, body, headers)
@@ -143,17 +133,11 @@ def _error_text(data: bytes) -> str:
 
 
 def _decode(headers: dict[str, str], data: bytes) -> Answer:
-    import numpy as np
+    from agent.cli import wire_tensors
 
     length = int(headers.get("inference-header-content-length", len(data)))
     header = json.loads(data[:length])
     offset, outputs = length, {}
     for entry in header["outputs"]:
-        dtype = np.dtype(_NUMPY[entry["datatype"]])
-        size = entry.get("parameters", {}).get("binary_data_size")
-        if size is None:
-            outputs[entry["name"]] = np.array(entry["data"], dtype).reshape(entry["shape"])
-            continue
-        outputs[entry["name"]] = np.frombuffer(data, dtype, size // dtype.itemsize, offset).reshape(entry["shape"])
-        offset += size
+        outputs[entry["name"]], offset = wire_tensors.decode(entry, data, offset)
     return Answer(outputs, header.get("parameters", {}))

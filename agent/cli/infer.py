@@ -12,15 +12,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from agent.cli import complete
+from agent.cli import complete, wire_tensors
 from agent.cli.client import AgentClient, AgentError
 from agent.cli.reach import Reach, reach_options
 from agent.errors import BadInput
 
-_DTYPE = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
-    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
-}  # fmt: skip
 MAX_PRINTED = 16
 
 
@@ -74,9 +70,10 @@ def random_inputs(metadata: dict[str, Any], seed: int = 0) -> dict[str, npt.NDAr
     made: dict[str, npt.NDArray[Any]] = {}
     for entry in metadata["inputs"]:
         shape = [1 if size < 0 else size for size in entry["shape"]]
-        dtype = np.dtype(_DTYPE[entry["datatype"]])
-        values = rng.random(shape) if dtype.kind == "f" else rng.integers(0, 100, shape)
-        made[entry["name"]] = values.astype(dtype)
+        kind = np.dtype(wire_tensors.NUMPY[entry["datatype"]]).kind
+        values = rng.random(shape) if kind == "f" else rng.integers(0, 100, shape)
+        texts = values.astype(str) if kind == "O" else values
+        made[entry["name"]] = wire_tensors.typed(texts, entry["datatype"])
     return made
 
 
@@ -86,16 +83,23 @@ def read_inputs(file: Path, metadata: dict[str, Any]) -> dict[str, npt.NDArray[A
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+                return {name: _halved(archive[name], specs.get(name)) for name in archive.files}
         if file.suffix == ".npy":
-            return {_only(file, list(specs)): np.load(file, allow_pickle=False)}
+            name = _only(file, list(specs))
+            return {name: _halved(np.load(file, allow_pickle=False), specs[name])}
         data = json.loads(file.read_text())
     except OSError as error:
         raise BadInput(f"{file}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, RecursionError) as error:
         raise BadInput(f"{file}: {str(error).splitlines()[0]}") from error
     values = data if isinstance(data, dict) else {_only(file, list(specs)): data}
-    return {n: np.array(v, _DTYPE[specs[n]["datatype"]] if n in specs else None) for n, v in values.items()}
+    return {n: wire_tensors.typed(v, specs[n]["datatype"]) if n in specs else np.array(v) for n, v in values.items()}
+
+
+def _halved(array: npt.NDArray[Any], spec: dict[str, Any] | None) -> npt.NDArray[Any]:
+    """Numbers as bfloat16 where the model wants that; a file cannot hold it."""
+    wanted = spec is not None and spec["datatype"] == "BF16" and array.dtype.kind == "f"
+    return wire_tensors.typed(array, "BF16") if wanted else array
 
 
 def _only(file: Path, names: list[str]) -> str:

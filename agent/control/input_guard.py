@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from agent.schema.bfloat16 import BF16, finite, is_bf16, to_floats
 from agent.schema.policy import Admission
 from agent.schema.workload import TensorSpec
 
@@ -18,7 +19,7 @@ _NAMES: dict[str, str] = {
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
     "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object",
 }  # fmt: skip
-_DTYPES = {datatype: np.dtype(name) for datatype, name in _NAMES.items()}
+_DTYPES = {**{datatype: np.dtype(name) for datatype, name in _NAMES.items()}, "BF16": BF16}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Verdict:
     """Whether the tensors may pass, and if not, one sentence that says what is wrong with which one."""
 
     allow: bool
-    code: Literal["", "missing", "unknown", "datatype", "shape", "non_finite"] = ""
+    code: Literal["", "missing", "unknown", "datatype", "shape", "non_finite", "text"] = ""
     sentence: str = ""
 
 
@@ -67,8 +68,9 @@ def _check_one(
     tensor: npt.NDArray[Any], spec: TensorSpec, reject_non_finite: bool, reject_empty: bool
 ) -> Verdict:  # fmt: skip
     wanted = _DTYPES.get(spec.datatype)
-    if wanted is None or tensor.dtype != wanted:  # a missing one would equal float64
-        sentence = f"input {spec.name!r} has datatype {tensor.dtype.name}, expected {_describe(spec)}"
+    if wanted is None or tensor.dtype != wanted or _other_bits(tensor, spec):  # a missing one would equal float64
+        have = "bfloat16" if is_bf16(tensor) else tensor.dtype.name
+        sentence = f"input {spec.name!r} has datatype {have}, expected {_describe(spec)}"
         return Verdict(False, "datatype", sentence)
     shape_fits = tensor.shape == spec.shape or (
         len(tensor.shape) == len(spec.shape)
@@ -83,11 +85,47 @@ def _check_one(
             "each dimension must be 1 at least unless the policy says admission.reject_empty: false"
         )
         return Verdict(False, "shape", sentence)
-    if reject_non_finite and tensor.dtype.kind == "f" and not _finite(tensor):
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(tensor))[0])
-        sentence = f"input {spec.name!r} holds {tensor[index]} at index {list(index)}; only finite values are accepted"
-        return Verdict(False, "non_finite", sentence)
-    return _PASSED
+    kind = tensor.dtype.kind
+    if reject_non_finite and kind == "f" and not _finite(tensor):
+        return _non_finite(spec.name, tensor)
+    if reject_non_finite and kind == "u" and is_bf16(tensor) and not finite(tensor).all():
+        return _non_finite(spec.name, to_floats(tensor))
+    return _text(spec.name, tensor) if kind == "O" else _PASSED
+
+
+def _other_bits(tensor: npt.NDArray[Any], spec: TensorSpec) -> bool:
+    """Whether it is bfloat16 where whole numbers are wanted, or the other way round: numpy takes them for equal."""
+    return tensor.dtype.kind == "u" and is_bf16(tensor) is not (spec.datatype == "BF16")
+
+
+def _non_finite(name: str, tensor: npt.NDArray[Any]) -> Verdict:
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(tensor))[0])
+    sentence = f"input {name!r} holds {tensor[index]} at index {list(index)}; only finite values are accepted"
+    return Verdict(False, "non_finite", sentence)
+
+
+def _text(name: str, tensor: npt.NDArray[Any]) -> Verdict:
+    """Runtimes take strings as text only, although the protocol's BYTES may hold anything."""
+    elements = [element for element in tensor.flat if isinstance(element, bytes)]
+    if b"".join(elements).isascii():
+        return _PASSED
+    strange = next(((at, why) for at, e in enumerate(tensor.flat) if (why := _no_text(e)) is not None), None)
+    if strange is None:
+        return _PASSED
+    sentence = (
+        f"input {name!r}: element {strange[0]} is not UTF-8 text ({strange[1]}); "
+        "runtimes take strings as text only: send UTF-8, or raw bytes to a model with a UINT8 input"
+    )
+    return Verdict(False, "text", sentence)
+
+
+def _no_text(element: Any) -> str | None:
+    try:
+        if isinstance(element, bytes):
+            element.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is 0x{element[error.start]:02x}"
+    return None
 
 
 def _finite(tensor: npt.NDArray[Any]) -> bool:

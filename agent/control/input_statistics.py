@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agent.schema.bfloat16 import is_bf16, to_floats
+
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
@@ -53,6 +55,8 @@ def features(tensor: Array) -> Floats | None:
     """The numbers that sum an input up; None for texts, empty ones and values that are not finite."""
     if tensor.dtype.kind not in "fiub" or tensor.size == 0:
         return None
+    if is_bf16(tensor):
+        tensor = to_floats(tensor)
     values = sample(tensor)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -100,6 +104,8 @@ def outside(known: Statistics, tensor: Array) -> float | None:
     """The value that lies farthest outside the learnt range (widened by MARGIN), None where none does."""
     if known.count < ENOUGH or tensor.dtype.kind not in "fiub" or tensor.size == 0:
         return None
+    if is_bf16(tensor):
+        tensor = to_floats(tensor)
     slack = MARGIN * (known.high - known.low)
     low, high = float(tensor.min()), float(tensor.max())
     below, above = known.low - slack - low, high - known.high - slack

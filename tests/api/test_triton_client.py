@@ -100,6 +100,21 @@ def test_other_datatypes_arrive_bit_for_bit(client, model, datatype, values):
     np.testing.assert_array_equal(result.as_numpy("y"), expected)
 
 
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_bfloat16_travels_both_ways(client, binary_out):
+    own = pytest.importorskip("ml_dtypes").bfloat16  # older clients cut float32 themselves
+    values = np.array([0.5, -2.0, 100.0], np.float32)
+    try:
+        sent = tensor(values.astype(own), "BF16")
+    except InferenceServerException:
+        sent = tensor(values, "BF16")
+    wanted = [triton.InferRequestedOutput("y", binary_data=binary_out)]
+    result = client.infer("brain", [sent], outputs=wanted)
+    assert result.get_output("y")["datatype"] == "BF16"
+    given = result.as_numpy("y").astype(np.float32).tolist() if binary_out else result.get_output("y")["data"]
+    assert given == [1.5, -1.0, 101.0]
+
+
 @pytest.mark.parametrize("method", ["gzip", "deflate"])
 def test_compressed_requests_and_answers(client, method):
     big = np.zeros((1, 5000), np.float32)

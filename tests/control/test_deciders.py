@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.control import admission, fallback, fault_detector, input_guard, lifecycle, routing, verdict
 from agent.control.fault_detector import LaneSigns
+from agent.schema.bfloat16 import from_floats
 from agent.schema.policy import Admission, Fallback
 from agent.schema.workload import TensorSpec
 from tests.control.test_lane_health import LIMITS as RECOVERY
@@ -116,6 +117,39 @@ def test_the_guard_names_what_is_wrong(change, code, words):
     seen = input_guard.check(inputs, SPECS, True)
     assert (seen.allow, seen.code) == (False, code)
     assert words in seen.sentence
+
+
+HALVES = TensorSpec(name="x", datatype="BF16", shape=(-1,))
+WHOLES = TensorSpec(name="x", datatype="UINT16", shape=(-1,))
+TEXTS = TensorSpec(name="x", datatype="BYTES", shape=(-1,))
+
+
+def test_bfloat16_and_whole_numbers_of_as_many_bits_are_not_taken_for_each_other():
+    halves, wholes = from_floats(np.ones(2)), np.ones(2, np.uint16)
+    assert input_guard.check({"x": halves}, (HALVES,), True).allow
+    assert input_guard.check({"x": wholes}, (WHOLES,), True).allow
+    seen = input_guard.check({"x": wholes}, (HALVES,), True)
+    assert (seen.code, seen.sentence) == ("datatype", "input 'x' has datatype uint16, expected BF16 [-1]")
+    seen = input_guard.check({"x": halves}, (WHOLES,), True)
+    assert (seen.code, seen.sentence) == ("datatype", "input 'x' has datatype bfloat16, expected UINT16 [-1]")
+
+
+def test_infinite_bfloat16_is_refused_like_any_other_number_that_is_not_finite():
+    bad = from_floats(np.array([1.0, np.inf]))
+    seen = input_guard.check({"x": bad}, (HALVES,), True)
+    assert (seen.code, seen.sentence[:28]) == ("non_finite", "input 'x' holds inf at index")
+    assert input_guard.check({"x": bad}, (HALVES,), False).allow
+
+
+def test_bytes_that_are_no_text_are_refused_with_what_to_send_instead():
+    good = np.array([b"plain", "é".encode(), "str"], object)
+    assert input_guard.check({"x": good}, (TEXTS,), True).allow
+    seen = input_guard.check({"x": np.array([b"ok", b"a\xff"], object)}, (TEXTS,), True)
+    assert seen.code == "text"
+    assert "element 1 is not UTF-8 text (byte 1 is 0xff)" in seen.sentence
+    assert "send UTF-8" in seen.sentence
+    # As one text these bytes would be right.
+    assert not input_guard.check({"x": np.array([b"\xc3", b"\xa9"], object)}, (TEXTS,), True).allow
 
 
 def test_non_finite_values_pass_where_the_policy_allows_them():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.control import input_statistics as stats
 from agent.control import model_guard
 from agent.control.model_guard import ModelFacts
+from agent.schema.bfloat16 import from_floats
 from agent.schema.guard import ModelGuard
 
 
@@ -73,6 +74,16 @@ def test_an_input_with_one_value_that_is_not_finite_has_no_features(odd):
 def test_the_seven_numbers_are_mean_deviation_ends_zeros_steps_and_how_much_lies_at_the_ends():
     values = np.array([0.0, 1.0, 5.0, 5.0, 2.0, 3.0, 3.0, 5.0])
     assert stats.features(values).tolist() == pytest.approx([3.0, 3.25**0.5, 0.0, 5.0, 0.125, 11 / 7, 0.5])
+
+
+def test_bfloat16_is_summed_up_by_its_numbers_and_not_by_its_bits():
+    values = np.array([1.0, 2.0, -3.0, 0.5])
+    assert stats.features(from_floats(values)).tolist() == stats.features(values).tolist()
+    known = stats.empty()
+    for _ in range(stats.ENOUGH):
+        known = stats.learn(known, from_floats(values))
+    assert stats.outside(known, from_floats(values * 100)) is not None
+    assert stats.outside(known, from_floats(values)) is None
 
 
 def test_an_input_of_one_element_has_features():

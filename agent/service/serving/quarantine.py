@@ -37,7 +37,7 @@ class Quarantine:
             self.dropped += 1
             return
         try:
-            self._queue.put_nowait((name, {k: np.array(v) for k, v in numeric.items()}))
+            self._queue.put_nowait((name, {k: np.array(v, v.dtype.type) for k, v in numeric.items()}))
         except queue.Full:
             self.dropped += 1
             return
