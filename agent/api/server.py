@@ -27,6 +27,8 @@ _log = structlog.get_logger("http")
 START_TIMEOUT_S: Final = 10.0
 BACKLOG: Final = 2048
 """Connections the kernel keeps for us: of one too many it drops the first packet, and that client waits for seconds."""
+DATE_S: Final = 1.0
+"""How often the date that answers carry is renewed."""
 
 
 class HttpServer:
@@ -103,6 +105,7 @@ class _Running(uvicorn.Server):
         self._bound = bound
         self._up = threading.Event()
         self._loop = new_event_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._failure: BaseException | None = None
         self.thread = threading.Thread(target=self._root, name="http", daemon=True)
 
@@ -115,12 +118,22 @@ class _Running(uvicorn.Server):
         self.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment] # a float works and is finer
         self.should_exit = True
         with contextlib.suppress(RuntimeError):  # the loop is closed already: it stopped by itself
-            self._loop.call_soon_threadsafe(self._app.events.stop)
+            self._loop.call_soon_threadsafe(self._end)
         self.thread.join(timeout_s + 2.0)
+
+    def _end(self) -> None:
+        self._app.events.stop()
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._up.set()
+
+    async def main_loop(self) -> None:
+        """Until `stop`: uvicorn's own looks ten times a second whether to end, a sixth of an idle agent's time."""
+        while not await self.on_tick(0):
+            await asyncio.wait((self._over,), timeout=DATE_S)
 
     def _root(self) -> None:
         asyncio.set_event_loop(self._loop)

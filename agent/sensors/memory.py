@@ -38,8 +38,8 @@ def read_memory(reader: SysfsReader) -> MemoryReading:
 
 def meminfo(reader: SysfsReader) -> dict[str, int]:
     """Bytes by name, of /proc/meminfo."""
-    rows = (re.fullmatch(r"(\w+):\s+(\d+) kB", line.strip()) for line in _text(reader, "proc/meminfo").splitlines())
-    return {row.group(1): int(row.group(2)) * 1024 for row in rows if row}
+    rows = re.findall(r"^\s*(\w+):\s+(\d+) kB\s*$", _text(reader, "proc/meminfo"), re.MULTILINE)
+    return {name: int(kilobytes) * 1024 for name, kilobytes in rows}
 
 
 def _groups(reader: SysfsReader) -> Iterator[tuple[str, int, int]]:
@@ -57,8 +57,11 @@ def _groups(reader: SysfsReader) -> Iterator[tuple[str, int, int]]:
         parts = [p for p in path.split("/") if p and p != ".."]
         for depth in range(len(parts), -1, -1):
             folder = "/".join([root, *parts[:depth]])
-            limit, used = reader.read_int(f"{folder}/{names[0]}"), reader.read_int(f"{folder}/{names[1]}")
-            if isinstance(limit, Missing) or isinstance(used, Missing) or not 0 < limit < _UNLIMITED_BYTES:
+            limit = reader.read_int(f"{folder}/{names[0]}")
+            if isinstance(limit, Missing) or not 0 < limit < _UNLIMITED_BYTES:
+                continue
+            used = reader.read_int(f"{folder}/{names[1]}")
+            if isinstance(used, Missing):
                 continue
             stat = _text(reader, f"{folder}/memory.stat")
             found = re.search(rf"^{names[2]} (\d+)$", stat, re.MULTILINE)

@@ -43,6 +43,7 @@ class SysfsReader:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._prefix = f"{root}/".replace("//", "/")  # a path joined as text costs a tenth of a Path
 
     def read_text(self, path: str, max_bytes: int = MAX_ATTRIBUTE_BYTES) -> str | Missing:
         """Content without surrounding white space and NULs, at most `max_bytes` of it."""
@@ -62,7 +63,7 @@ class SysfsReader:
     def list_dir(self, path: str) -> tuple[str, ...]:
         """Names in a folder, sorted with numbers in order; empty where it is absent or unreadable."""
         try:
-            names = os.listdir(self.root / path)  # noqa: PTH208  (names only: no Path per entry at every scan)
+            names = os.listdir(self._prefix + path)  # noqa: PTH208  (names only: no Path per entry at every scan)
         except OSError:
             return ()
         return tuple(sorted(names, key=lambda name: (len(name), name)))
@@ -74,7 +75,7 @@ class SysfsReader:
     def _read_raw(self, path: str, max_bytes: int) -> bytes | Missing:
         parts: list[bytes] = []
         try:
-            descriptor = os.open(self.root / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(self._prefix + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 left = max_bytes
                 while left > 0:

@@ -21,20 +21,28 @@ class ConditionBook:
 
     def __init__(self) -> None:
         self._conditions: dict[str, Condition] = {}
+        self._sorted: tuple[Condition, ...] | None = ()
 
     def set(self, kind: str, cause: str, consequence: str, mend: str, wall_s: float) -> bool:
-        """State that the condition holds; True if it is new."""
+        """State that the condition holds; True if that changes anything that is shown."""
         old = self._conditions.get(kind)
         if old is None and len(self._conditions) >= MAX_CONDITIONS:
             return False
-        since = old.since if old else iso(wall_s)
-        self._conditions[kind] = Condition(kind, since, cause, consequence, mend)
-        return old is None
+        if old is not None and (old.cause, old.consequence, old.mend) == (cause, consequence, mend):
+            return False
+        self._conditions[kind] = Condition(kind, old.since if old else iso(wall_s), cause, consequence, mend)
+        self._sorted = None
+        return True
 
     def clear(self, kind: str) -> bool:
         """State that it no longer holds; True if it did."""
-        return self._conditions.pop(kind, None) is not None
+        if self._conditions.pop(kind, None) is None:
+            return False
+        self._sorted = None
+        return True
 
     def all(self) -> tuple[Condition, ...]:
-        """In the order in which they began."""
-        return tuple(sorted(self._conditions.values(), key=lambda c: (c.since, c.type)))
+        """In the order in which they began; the same tuple as long as nothing changes."""
+        if self._sorted is None:
+            self._sorted = tuple(sorted(self._conditions.values(), key=lambda c: (c.since, c.type)))
+        return self._sorted

@@ -73,20 +73,30 @@ class HeatWatch:
     _activity: dict[str, _Activity] = field(default_factory=dict)
     _seen: tuple[Reading, ...] = ()
     _looked_s: float = float("-inf")
+    _policy: Policy | None = None
 
     def judge(
         self, keepers: Mapping[str, LaneKeeper], readings: tuple[Reading, ...], policy: Policy, now_s: float
     ) -> Mapping[str, ThermalVerdict]:
         """Verdict by accelerator."""
-        due = readings is not self._seen or now_s - self._looked_s >= LOOK_S or policy.thermal.forecast is None
-        if self.decision is not None and not due:
+        if self.decision is not None and not self._due(keepers, readings, policy, now_s):
             return self.decision.verdicts
         zones = status_view.zone_inputs(self.profile, keepers, readings, now_s)
         sources = tuple(self._source(keeper, keepers, readings, policy, now_s) for keeper in keepers.values())
         look = Look(tuple(zones), sources, self._learnable(zones, sources), 0.0, policy.no_thermal_sensor)
         self.state, self.decision = predictive_governor.step(self.state, look, policy.thermal, now_s)
-        self._seen, self._looked_s = readings, now_s
+        self._seen, self._looked_s, self._policy = readings, now_s, policy
         return self.decision.verdicts
+
+    def _due(
+        self, keepers: Mapping[str, LaneKeeper], readings: tuple[Reading, ...], policy: Policy, now_s: float
+    ) -> bool:
+        """Without any sensor there is but the policy to follow."""
+        if policy is not self._policy:
+            return True
+        if not self.profile.zones and not any(keeper.spec.simulated for keeper in keepers.values()):
+            return False
+        return readings is not self._seen or now_s - self._looked_s >= LOOK_S or policy.thermal.forecast is None
 
     def zones(self) -> tuple[ZoneStatus, ...]:
         """Every zone as status shows it."""

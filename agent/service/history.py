@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.schema.snapshot import AgentSnapshot
+from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot
 
 PERIOD_S = 5.0
 """One point sums up this many seconds."""
@@ -28,10 +28,9 @@ class _Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
 
     def value(self, digits: int) -> float | None:
         return round(self.total / self.count, digits) if self.count else None
@@ -44,6 +43,13 @@ class _Gathered:
     temperature_c: _Mean = field(default_factory=_Mean)
     power_w: _Mean = field(default_factory=_Mean)
     busy: _Mean = field(default_factory=_Mean)
+
+    def add(self, status: AcceleratorStatus) -> None:
+        if status.temperature_c is not None:
+            self.temperature_c.add(status.temperature_c)
+        if status.power_w is not None:
+            self.power_w.add(status.power_w)
+        self.busy.add(1.0 if status.queue else 0.0)
 
 
 class History:
@@ -65,10 +71,10 @@ class History:
         busy is the share of ticks that found calls in the lane: a sample of its utilisation.
         """
         for a in snapshot.accelerators:
-            gathered = self._gathered.setdefault(a.name, _Gathered())
-            gathered.temperature_c.add(a.temperature_c)
-            gathered.power_w.add(a.power_w)
-            gathered.busy.add(1.0 if a.queue else 0.0)
+            gathered = self._gathered.get(a.name)
+            if gathered is None:
+                gathered = self._gathered[a.name] = _Gathered()
+            gathered.add(a)
         if self._begun_s is None:
             self._begun_s = now_s
             self._answered = _answered(snapshot)

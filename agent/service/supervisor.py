@@ -17,10 +17,11 @@ import structlog
 
 from agent.control import fault_detector, lane_health, lifecycle
 from agent.control.lane_health import Died, Tick
+from agent.control.thermal_governor import ThermalVerdict
 from agent.ports import Clock, Reading
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentInfo, AgentSnapshot, Mode, ModelStatus
-from agent.service import status_view, unknowns
+from agent.service import status_view, stillness, unknowns
 from agent.service.conditions import ConditionBook
 from agent.service.heat import HeatWatch, PointActuator
 from agent.service.mail import (
@@ -37,6 +38,7 @@ from agent.service.planning.plan import ModelPlan
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDoneEvent
 from agent.service.serving.serving_state import InForce, ServingState
+from agent.service.stillness import Stillness
 
 TICK_S = 0.1
 MAILBOX = 4096
@@ -82,9 +84,11 @@ class Supervisor:
         self._clock = clock
         self._info = info
         self._on_policy = on_policy
-        self._mailbox: queue.Queue[Event] = queue.Queue(MAILBOX)
+        self._mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()  # waits in C: a third of what Queue costs idle
         self._state = ServingState(current, keepers)
         self._heat = HeatWatch(profile, actuators or {})
+        self._verdicts: Mapping[str, ThermalVerdict] = {}
+        self._stillness = Stillness()
         self._readings: tuple[Reading, ...] = ()
         self._told_plans: dict[str, tuple[str, Any, Any]] = {}
         self._draining = False
@@ -112,10 +116,10 @@ class Supervisor:
 
     def post(self, event: Event) -> None:
         """Mail an event; a full mailbox drops it and counts that (the next tick sees the facts anyway)."""
-        try:
-            self._mailbox.put_nowait(event)
-        except queue.Full:
+        if self._mailbox.qsize() >= MAILBOX:
             self.mailbox_dropped += 1
+        else:
+            self._mailbox.put(event)
 
     def alive(self) -> bool:
         """Whether the tick makes progress."""
@@ -174,11 +178,23 @@ class Supervisor:
         return urgent
 
     def handle(self, event: Event, now_s: float) -> bool:
-        """React to one event; True if routing changed and must be published at once."""
-        wall_s = self._clock.wall_s()
+        """React to one event; True if something changed that must be published at once."""
         if isinstance(event, SamplesEvent):
             self._readings = event.readings
             return False
+        if isinstance(event, ConditionEvent):
+            return self._condition(event)
+        changed = self._happened(event, now_s)
+        if changed:
+            self._stillness.end()
+        return changed
+
+    def _condition(self, event: ConditionEvent) -> bool:
+        if event.cause is None:
+            return self.conditions.clear(event.type)
+        return self.conditions.set(event.type, event.cause, event.consequence, event.mend, self._clock.wall_s())
+
+    def _happened(self, event: Event, now_s: float) -> bool:
         if isinstance(event, LaneDiedEvent):
             return self._lane_died(event, now_s)
         if isinstance(event, LoadDoneEvent):
@@ -187,10 +203,6 @@ class Supervisor:
             self._proposed(event)
         elif isinstance(event, PolicyRejectedEvent):
             self._rejected(event.cause)
-        elif isinstance(event, ConditionEvent) and event.cause is not None:
-            self.conditions.set(event.type, event.cause, event.consequence, event.mend, wall_s)
-        elif isinstance(event, ConditionEvent):
-            self.conditions.clear(event.type)
         elif isinstance(event, SuspectEvent):
             self._telemetry.event("inference_failed", {"accelerator": event.accelerator, "cause": event.cause})
         elif isinstance(event, RestartLaneEvent):
@@ -274,12 +286,18 @@ class Supervisor:
         self._commit()
         for keeper in self.keepers.values():
             self._permit(keeper, now_s + policy.recovery.permit_s)
-        self._publish(now_s)
+        requests = sum(meter.requests for meter in list(self.dispatcher.meters.values()))
+        seen = (self._readings, self.conditions.all(), self._state.others(), requests)
+        if not self._stillness.holds(stillness.signs(self.keepers, self._state, seen, now_s), now_s):
+            self._publish(now_s)
+        self._telemetry.tick(self.snapshot, self._readings, now_s)
         self._state.unload_rest()  # after the table that no longer routes there
         self.after_tick(now_s)
         self.last_tick_s = now_s
 
     def _check_lane(self, keeper: LaneKeeper, now_s: float) -> None:
+        if keeper.unused:
+            return
         limits = self._state.current.policy.recovery
         self._start_first(keeper, now_s)
         if keeper.lane is not None and keeper.lane.alive():
@@ -297,12 +315,14 @@ class Supervisor:
 
     def _judge_heat(self, now_s: float) -> None:
         policy = self._state.current.policy
-        before = {name: k.verdict for name, k in self.keepers.items()}
         verdicts = self._heat.judge(self.keepers, self._readings, policy, now_s)
         self._heat.apply(policy, self.conditions, self._clock.wall_s())
+        if verdicts is self._verdicts:
+            return
+        self._verdicts = verdicts
         for name, verdict in verdicts.items():
-            self.keepers[name].verdict = verdict
-            if verdict.level != before[name].level:
+            before, self.keepers[name].verdict = self.keepers[name].verdict, verdict
+            if verdict.level != before.level:
                 _log.warning("thermal verdict", accelerator=name, level=verdict.level.name, cause=verdict.cause)
                 fields = {"accelerator": name, "level": verdict.level.name, "cause": verdict.cause}
                 self._telemetry.event("thermal", fields)
@@ -364,7 +384,6 @@ class Supervisor:
             zones=self._heat.zones(),
         )
         self.snapshot = unknowns.explained(snapshot, self.profile, current.policy, self._readings)
-        self._telemetry.tick(self.snapshot, self._readings, now_s)
 
     def _has_zones(self, keeper: LaneKeeper) -> bool:
         return bool(self.profile.zones) or keeper.spec.simulated

@@ -340,6 +340,30 @@ def test_stopping_does_not_wait_longer_than_told(connect, loop, serve, service):
     assert not server.alive()
 
 
+def test_an_idle_server_looks_at_nothing_until_its_date_is_due_and_still_ends_at_once(serve, monkeypatch):
+    monkeypatch.setattr("agent.api.server.DATE_S", 3600.0)
+    looks, own = [], server_module._Running.on_tick
+
+    def look(self, counter):
+        looks.append(self)
+        return own(self, counter)
+
+    monkeypatch.setattr(server_module._Running, "on_tick", look)
+    server = serve()
+    until(lambda: server._running in looks)
+    time.sleep(0.3)
+    assert looks.count(server._running) == 1
+    server.stop(2.0)
+    assert not server.alive()
+
+
+def test_the_date_of_answers_goes_on(serve, monkeypatch):
+    monkeypatch.setattr("agent.api.server.DATE_S", 0.01)
+    server = serve()
+    first = httpx.get(f"{server.url}/status").headers["date"]
+    until(lambda: httpx.get(f"{server.url}/status").headers["date"] != first)
+
+
 def test_signals_stay_with_the_program(serve):
     import signal
 

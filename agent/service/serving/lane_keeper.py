@@ -7,12 +7,12 @@ that news of a dead lane never touches its successor.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from agent.control import fault_detector, lane_health
 from agent.control.load_estimate import Estimate
@@ -136,6 +136,11 @@ class LaneKeeper:
     def name(self) -> str:
         """The accelerator's name."""
         return self.spec.accelerator
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing was ever placed on it, so that it has no process."""
+        return self.generation == 0 and not self.models
 
     def start(self, limits: Recovery, now_s: float) -> None:
         """Start a new process and load every model that belongs here and was not refused."""
@@ -354,15 +359,17 @@ class LaneKeeper:
 
     def state(self) -> LaneState:
         """The word shown in status; idle: nothing is placed on it, so no process was started for it."""
-        if self.generation == 0 and not self.models:
+        if self.unused:
             return "idle"
-        words: dict[str, LaneState] = {
-            "starting": "starting", "ready": "ready", "waiting": "restarting", "probing": "restarting",
-            "open": "quarantined", "stopped": "stopped",
-        }  # fmt: skip
         if self.health.phase == "starting" and self.health.restarts:
             return "restarting"
-        return words[self.health.phase]
+        return _WORDS[self.health.phase]
+
+
+_WORDS: Final[Mapping[str, LaneState]] = {
+    "starting": "starting", "ready": "ready", "waiting": "restarting", "probing": "restarting",
+    "open": "quarantined", "stopped": "stopped",
+}  # fmt: skip
 
 
 def stop_lanes(keepers: Iterable[LaneKeeper]) -> None:

@@ -68,6 +68,9 @@ class LaneWatch:
 
     def look(self, limits: Recovery, now_s: float) -> None:
         """Ask what is due; called every tick."""
+        used = {name: keeper for name, keeper in self._keepers.items() if not keeper.unused}
+        if not used:
+            return
         with self._lock:
             suspects, self._suspects = self._suspects, set()
             empty = [name for name, times in self._starved.items() if times >= MEMORY_FAILURES]
@@ -75,7 +78,7 @@ class LaneWatch:
                 del self._starved[name]
         for name in empty:
             self._restart(name, "no memory for several requests; a new process begins with an empty heap")
-        for name, keeper in self._keepers.items():
+        for name, keeper in used.items():
             self._measure(keeper)
             since_s = now_s - self._asked_s.setdefault(name, now_s)
             due = limits.canary_s > 0 and since_s >= limits.canary_s

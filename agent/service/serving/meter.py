@@ -77,6 +77,11 @@ class Meter:
             joules = (used.modelled_j or 0.0) + (energy_j or 0.0) if known else None
             self._used[accelerator] = Used(used.busy_s + execute_s, joules)
 
+    @property
+    def requests(self) -> int:
+        """Requests recorded until now."""
+        return self._requests
+
     def failed(self) -> None:
         """Record a request that got no answer, for whatever reason but the client's."""
         with self._lock:

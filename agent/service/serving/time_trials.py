@@ -103,6 +103,8 @@ class TimeTrials:
         if self._quiet < QUIET_TICKS or self._running:
             return
         rivals = [(model, found) for model in plan.models if len(found := self._loaded(model)) > 1]
+        if not rivals and not self._records:
+            return
         with self._lock:
             self._forget(plan, {(model.digest, c.timed_as) for model, found in rivals for c in found})
             due = [self._due(model, c, now_s) for model, found in rivals for c in found]
