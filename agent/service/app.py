@@ -27,7 +27,7 @@ from agent.sensors.host import available_bytes
 from agent.sensors.memory import read_errors, read_memory
 from agent.sensors.registry import build_sensors
 from agent.sensors.sysfs import SysfsReader
-from agent.service import assembly, status_view
+from agent.service import assembly, configuration, status_view
 from agent.service.board import Board, host_runtime
 from agent.service.clock import SystemClock, known_s
 from agent.service.decoding.answer_book import AnswerBook
@@ -57,6 +57,7 @@ from agent.service.serving.lane_keeper import LaneDiedEvent, LaneKeeper, LoadDon
 from agent.service.serving.lane_watch import LaneWatch
 from agent.service.serving.load_times import LoadTimes
 from agent.service.serving.model_set import ModelSet
+from agent.service.serving.newer_settings import NewerSettings
 from agent.service.serving.quarantine import Quarantine
 from agent.service.serving.routing_table import RoutingTable
 from agent.service.serving.serving_state import InForce
@@ -172,8 +173,9 @@ class App:
             AnswerBook(AnswerStore(state_dir / "answers.json")), lambda name: hottest_c(self.supervisor.snapshot, name),
         )  # fmt: skip
         self.service = AgentInference(
-            self.supervisor, self.dispatcher, self.models.change, self.screen, self.decoders.latencies
-        )
+            self.supervisor, self.dispatcher, self.models.change, self.screen, self.decoders.latencies,
+            NewerSettings(config or configuration.DEFAULT_FILE),
+        )  # fmt: skip
         self.http = HttpServer(self.service, settings.http, self._lanes.doorbells, self.insight, self.texts)
         self.metrics_export = None if settings.otlp is None else self._metrics_export(settings.otlp, name)
         self.remote: Remote | None = None

@@ -69,6 +69,7 @@ class Dispatcher:
         self._tickets = 0
         self._service_s = 0.05
         self.meters: dict[str, Meter] = {}
+        self.newer: Callable[[str], str] = lambda _: ""  # what settings changed since the start say of a model
         self.split_meter = split_meter or SplitMeter()
         self.counters = {"refused": 0, "replayed": 0, "expired": 0, "rejected_input": 0, "forms_evicted": 0}
         self.costly = CostlyRequests(self.sizes, table, self.counters)
@@ -120,7 +121,7 @@ class Dispatcher:
         """The model's routes; NotFound names the nearest known model."""
         models = self._table.models
         if model not in models:
-            raise request_checks.unknown(model, models)
+            raise request_checks.unknown(model, models, self.newer(model))
         return models[model]
 
     def metadata(self) -> tuple[ModelMetadata, ...]:

@@ -12,6 +12,7 @@ from agent.schema.snapshot import AgentSnapshot
 from agent.service import metrics
 from agent.service.serving.dispatcher import Dispatcher
 from agent.service.serving.input_screen import InputScreen
+from agent.service.serving.newer_settings import NewerSettings
 from agent.service.supervisor import Supervisor
 
 
@@ -21,12 +22,16 @@ class AgentInference:
     def __init__(
         self, supervisor: Supervisor, dispatcher: Dispatcher, change_models: Callable[[str, bool], Future[None]],
         screen: InputScreen | None = None, texts: Callable[[], Mapping[str, Histogram]] = dict,
+        newer: NewerSettings | None = None,
     ) -> None:  # fmt: skip
         """`change_models(name, load)` loads or unloads a configured model; `screen` stands before the dispatcher.
 
-        texts: latencies of language models, which the dispatcher does not serve.
+        texts: latencies of language models, which the dispatcher does not serve. newer: the settings file, for who
+        asks for a model that was added to it since the start.
         """
         self._texts = texts
+        if newer is not None:
+            dispatcher.newer = newer.hint
         self._conditions = metrics.ConditionsSeen()
         self._screen = screen
         self._infer = dispatcher.infer if screen is None else screen.infer
@@ -72,8 +77,9 @@ class AgentInference:
                 raise BadInput(f"{name!r} is a language model: the settings alone decide whether it is served")
             return self._change_models(name, load)
         except QeilError as error:
+            newer = self._dispatcher.newer(name) if isinstance(error, NotFound) else ""
             failed: Future[None] = Future()
-            failed.set_exception(error)
+            failed.set_exception(NotFound(error.message + newer) if newer else error)
             return failed
 
     def snapshot(self) -> AgentSnapshot:

@@ -10,11 +10,11 @@ from agent.ports import InferenceRequest
 from agent.service.serving.routing_table import ModelRoutes
 
 
-def unknown(model: str, models: Mapping[str, object]) -> NotFound:
-    """The error for a model that is not there, with the nearest known name."""
+def unknown(model: str, models: Mapping[str, object], newer: str = "") -> NotFound:
+    """The error for a model that is not there, with the nearest known name; newer: what newer settings say of it."""
     near = get_close_matches(model, models, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(models)) or 'none'}"
-    return NotFound(f"there is no model {model!r} ({hint})")
+    return NotFound(f"there is no model {model!r} ({hint}){newer}")
 
 
 def lost(error: QeilError, retry_s: float) -> QeilError:
