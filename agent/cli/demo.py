@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 
 from agent.child import child_command
 from agent.cli import demo_agent, demo_load
 from agent.cli.client import AgentClient
+from agent.cli.demo_bystanders import Bystanders, sentence
 from agent.cli.infer import random_inputs
 from agent.cli.tables import dash, print_table
 from agent.errors import ConfigError, QeilError
@@ -69,7 +71,7 @@ def _demo(folder: Path) -> dict[str, Any]:
         with demo_agent.Agent(config, folder / "agent.log") as agent:
             click.echo(f"ready {agent.url} after {agent.ready_s:.1f} s; log in {folder / 'agent.log'}")
             _step("4 of 6 · predicted and measured, on every placement")
-            rows = _compare(agent.url, list(models))
+            rows, others_cores = _compare(agent.url, list(models))
             _step("5 of 6 · kill -9 of the busiest lane under load")
             fire = _under_fire(agent.url, "magika")
             _step("6 of 6 · telemetry")
@@ -79,7 +81,7 @@ def _demo(folder: Path) -> dict[str, Any]:
         if broker is not None:
             broker.stop()
     click.echo("\nThe demo is over; everything it wrote is in " + str(folder))
-    return {"ready_s": agent.ready_s, "placements": rows, "under_fire": fire}
+    return {"ready_s": agent.ready_s, "placements": rows, "others_busy_cores": others_cores, "under_fire": fire}
 
 
 def _step(title: str) -> None:
@@ -103,16 +105,19 @@ def _qeil(*arguments: str) -> None:
         raise QeilError(f"qeil {' '.join(arguments)} failed with exit code {done.returncode}")
 
 
-def _compare(url: str, models: list[str]) -> list[dict[str, Any]]:
-    """Measure every loaded placement of every model one request at a time."""
+def _compare(url: str, models: list[str]) -> tuple[list[dict[str, Any]], float]:
+    """Measure every loaded placement of every model one request at a time; and the cores that others kept busy."""
+    bystanders = Bystanders()
     with AgentClient(url) as client:
         rows, documents = _measure_all(client, models)
+    others_cores = bystanders.cores()
     print_table(
         "Whole model, one request at a time (median)",
         ["model", "placement", "on it", "predicted ms", "measured ms", "error", "energy", ""],
         rows,
     )
-    return documents
+    click.echo(sentence(others_cores, psutil.cpu_count() or 1))
+    return documents, others_cores
 
 
 def _measure_all(client: AgentClient, models: list[str]) -> tuple[list[list[str]], list[dict[str, Any]]]:

@@ -29,3 +29,5 @@ def test_the_demo_serves_compares_survives_a_kill_and_shows_its_telemetry(tmp_pa
     told = json.loads(done.stdout)
     assert {row["model"] for row in told["placements"]} == {"magika", "open-nsfw", "face-landmark"}
     assert told["under_fire"]["answered"] == 200
+    assert told["others_busy_cores"] >= 0
+    assert "other programs" in text
