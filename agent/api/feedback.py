@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from agent.api import reply
 from agent.api.body import BODY_READ, Body, BodyBudget
 from agent.api.catalogue import json_response
-from agent.api.openai_request import Param, refusal_of
+from agent.api.wrong_fields import Param, refusal_of
 from agent.errors import NotFound
 from agent.ports import InferenceService, TextService
 

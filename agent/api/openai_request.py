@@ -6,13 +6,11 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
-from pydantic_core import ErrorDetails
 
-from agent.errors import BadInput
+from agent.api.wrong_fields import UNOFFERED, Param, refusal_of
 from agent.schema.text import AnswerKind, CertifyName, SamplingPlan, StrategyName, TextForm, TextRequest
 
 MAX_STOPS: Final = 16
@@ -21,17 +19,8 @@ MAX_LIKELIEST: Final = 20
 MIN_CHOICES: Final = 2
 MAX_GRAMMAR: Final = 1 << 16
 """Characters of a grammar, and of a schema as JSON."""
-_UNOFFERED: Final = frozenset({
-    "audio", "function_call", "functions", "modalities", "parallel_tool_calls", "prediction", "reasoning_effort",
-    "tool_choice", "tools", "verbosity", "web_search_options",
-})  # fmt: skip
-"""Fields of OpenAI's that ask for what is not offered here; null asks for nothing."""
-_BY_REPETITION: Final = "must be equal to 0 here; repetition_penalty makes what was there before less likely"
-_INSTEAD: Final = {
-    "frequency_penalty": _BY_REPETITION,
-    "presence_penalty": _BY_REPETITION,
-    "logit_bias": "is not offered here; leave it empty, or let a grammar choose the tokens",
-}
+MAX_NESTING: Final = 100
+"""Levels of objects and lists in a schema; the reader of schemas ends at 128."""
 LEGACY_MAX_TOKENS: Final = 16
 """What /v1/completions writes where nobody says how much."""
 
@@ -140,14 +129,6 @@ class _Chat(_Common):
     store: Literal[False] | None = None
 
 
-class Param(BadInput):
-    """A refusal that names the field."""
-
-    def __init__(self, message: str, param: str | None) -> None:
-        super().__init__(message, param=param)
-        self.param = param
-
-
 @dataclass(frozen=True)
 class Asked:
     """A decoded request."""
@@ -211,6 +192,10 @@ def _form(asked: _Common) -> TextForm | None:
         raise Param("json_schema needs response_format.json_schema.schema", "response_format.json_schema")
     if schema is None:
         return TextForm("json")
+    if deeper(schema, MAX_NESTING):
+        raise Param(
+            f"the schema is nested more than {MAX_NESTING} levels deep; name its parts in $defs", "response_format"
+        )
     source = json.dumps(schema, separators=(",", ":"))
     if len(source) > MAX_GRAMMAR:
         raise Param(f"the schema has {len(source)} characters, {MAX_GRAMMAR} may be sent", "response_format")
@@ -273,55 +258,16 @@ def _whole_characters(asked: _Chat | _Completion) -> None:
 def _document(data: bytes | bytearray) -> Mapping[str, Any]:
     try:
         document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise Param("the body is nested too deeply", None) from error
+    except ValueError as error:
         raise Param(f"the body is not JSON ({error})", None) from error
     if not isinstance(document, dict):
         raise Param("the body must be a JSON object", None)
     for name in document:
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise Param(f"the name of the field {name!a} holds half a character", None)
-    return {key: value for key, value in document.items() if value is not None or key not in _UNOFFERED}
-
-
-def refusal_of(error: ValidationError, kind: type[BaseModel]) -> Param:
-    """The first problem of a body as one sentence."""
-    first = _telling(error)
-    own = {0, len(first["loc"]) - 1} if first["type"] == "extra_forbidden" else {0}  # the client's names
-    place = [str(part) for at, part in enumerate(first["loc"]) if at in own or not _is_type_name(part)]
-    name = ".".join(place)
-    if first["type"] == "missing":
-        return Param(f"{name} is missing", name)
-    if name in _INSTEAD and first["type"] in {"less_than_equal", "greater_than_equal", "too_long"}:
-        return Param(f"{name} {_INSTEAD[name]}", name)
-    if first["type"] == "extra_forbidden" and name in _UNOFFERED:
-        return Param(f"{name} is not offered here", name)
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(place[-1], kind.model_fields, 1) if len(place) == 1 else []
-        hint = f", did you mean {near[0]}?" if near else "; it is not offered here"
-        return Param(f"unknown field {name}{hint}", name)
-    if first["type"] == "too_short" and first["ctx"]["field_type"] == "Tuple":
-        return Param(f"{name}: must hold at least {first['ctx']['min_length']}", name)
-    if first["type"] == "too_long" and first["ctx"]["field_type"] == "Tuple":
-        return Param(f"{name}: may hold at most {first['ctx']['max_length']}", name)
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    return Param(f"{name}: {what}", name)
-
-
-def _telling(error: ValidationError) -> ErrorDetails:
-    """The first problem; of a list where a text may stand too what is wrong in the list, not that it is one."""
-    found = error.errors()
-    first = found[0]
-    if isinstance(first["input"], list) and first["type"] == "string_type":
-        return next((e for e in found[1:] if e["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]), first)
-    return first
-
-
-def _is_type_name(part: int | str) -> bool:
-    """Branches of unions stand in the path of an error under the names of their types."""
-    return isinstance(part, str) and (part.startswith(("tuple", "constrained", "function")) or part in _TYPE_NAMES)
-
-
-_TYPE_NAMES: Final = {"str", "int", "float", "bool", "none"}
+    return {key: value for key, value in document.items() if value is not None or key not in UNOFFERED}
 
 
 def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -330,3 +276,16 @@ def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else float(value)
+
+
+def deeper(value: object, levels: int) -> bool:
+    """Whether objects and lists are nested more than so many levels deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(layer)

@@ -41,7 +41,7 @@ class Constraint:
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
         found = np.flatnonzero(bits[: self._vocabulary])
         if self._matcher.is_error() or not len(found):
-            raise BadInput(f"the asked form cannot be kept: {_sentence(self._matcher.get_error() or 'no token fits')}")
+            raise BadInput(f"the asked form cannot be kept: {_stuck(str(self._matcher.get_error() or ''))}")
         return np.asarray(found, np.int64)
 
     def took(self, token: int) -> bool:
@@ -106,10 +106,24 @@ class Grammars:
         if matcher.is_error():
             wrong = str(matcher.get_error())
             raise BadInput(f"{_NAMES[form.kind]} is not usable: {_pattern(form, wrong) or _sentence(wrong)}")
-        return Form(matcher, self._folder.vocabulary)
+        made = Form(matcher, self._folder.vocabulary)
+        try:
+            made.begin().allowed()
+        except BadInput as error:
+            raise BadInput(
+                f"{_NAMES[form.kind]} is not usable: no text can begin with it; {_ENDLESS[form.kind]}"
+            ) from error
+        return made
 
 
 _NAMES: Final = {"json": "the JSON form", "json_schema": "the JSON schema", "gbnf": "the grammar"}
+_ENDLESS: Final = {
+    "json": "the model has no tokens for it",
+    "json_schema": "a $ref that leads back to itself needs a property or an item in between",
+    "gbnf": "a rule that leads back to itself needs characters in front, or another choice without itself",
+}
+"""What makes a form that can be read impossible to write."""
+TOO_DEEP: Final = "it is nested too deeply"
 
 
 def _grammar(form: TextForm) -> str:
@@ -119,15 +133,23 @@ def _grammar(form: TextForm) -> str:
     if form.kind == "gbnf":
         try:
             return str(LLMatcher.grammar_from_lark(gbnf_to_lark(form.source)))
+        except RecursionError as error:
+            raise BadInput(f"{_NAMES[form.kind]} is not usable: {TOO_DEEP}") from error
         except Exception as error:  # the library raises nothing narrower than Exception itself
             raise BadInput(f"{_NAMES[form.kind]} is not usable: {_sentence(error)}") from error
     schema: Any = {"type": "object"}
     if form.kind == "json_schema":
         try:
             schema = json.loads(form.source)
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise BadInput(f"{_NAMES[form.kind]} is not usable: {TOO_DEEP}") from error
+        except ValueError as error:
             raise BadInput(f"{_NAMES[form.kind]} is not JSON: {_sentence(error)}") from error
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE}))
+    try:
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE}))
+    except ValueError as error:
+        why = TOO_DEEP if "recursion limit" in str(error) else _sentence(error)
+        raise BadInput(f"{_NAMES[form.kind]} is not usable: {why}") from error
 
 
 def _pattern(form: TextForm, error: str) -> str | None:
@@ -154,6 +176,12 @@ def _patterns(schema: object) -> Iterator[tuple[str, str]]:
         if isinstance(part.get("patternProperties"), dict):
             yield from ((f"{keys}patternProperties", key) for key in part["patternProperties"])
         waiting += [(f"{keys}{key}.", value) for key, value in part.items()]
+
+
+def _stuck(error: str) -> str:
+    """Why no token may come; the parser's own word for that, and its state behind it, say nothing."""
+    why = error.partition("\n")[0].strip()
+    return "no token fits" if why in {"", "NoExtensionBias"} else why[:300]
 
 
 def _sentence(error: object) -> str:

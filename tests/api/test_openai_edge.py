@@ -158,7 +158,7 @@ def test_what_was_learnt_of_answers_is_shown(http):
         ('{"id": "x", "rihgt": true}', 400, "did you mean right"),
         ('{"id": "x", "right": 1}', 400, "right:"),
         ('{"id": "x", "answer": "\\ud800"}', 400, "unicode"),
-        ("[]", 400, "input should be"),
+        ("[]", 400, "the body: expected an object, got a list"),
         ("{", 400, "not JSON"),
         ('{"id": "unknown", "right": true}', 404, "remembered"),
     ],

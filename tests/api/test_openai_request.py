@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.api.openai_request import MAX_TEXTS, decode
+from agent.api.openai_request import MAX_NESTING, MAX_TEXTS, decode
 from agent.errors import BadInput
 from agent.schema.text import TextForm
 
@@ -89,7 +89,14 @@ def test_a_prompt_may_be_tokens():
         ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "equal to 0"),
         ({"presence_penalty": -1}, "presence_penalty", "repetition_penalty"),
-        ({"frequency_penalty": "low"}, "frequency_penalty", "valid number"),
+        ({"frequency_penalty": "low"}, "frequency_penalty", "expected a number, got a string"),
+        ({"messages": None}, "messages", "^messages: expected a list, got null$"),
+        ({"messages": "hi"}, "messages", "expected a list, got a string"),
+        ({"messages": [5]}, "messages.0", "expected an object, got an integer"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "a string or a list, got null"),
+        ({"stream": 1}, "stream", "expected true or false, got an integer"),
+        ({"response_format": "json"}, "response_format", "expected an object, got a string"),
+        ({"top_k": True}, "top_k", "expected an integer, got true"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "^logit_bias is not offered here; leave it empty"),
         ({"tools": []}, "tools", "^tools is not offered here$"),
         ({"functions": []}, "functions", "^functions is not offered here$"),
@@ -138,6 +145,10 @@ def test_a_wrong_field_is_named(change, param, says):
     [
         ({"best_of": 3}, "best_of"),
         ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": None}, "^prompt: expected a string or a list, got null$"),
+        ({"prompt": []}, "^prompt: must hold at least 1$"),
+        ({"prompt": [None]}, "^prompt.0: expected a string or an integer, got null$"),
+        ({"suffix": "x"}, "^suffix: expected null, got a string$"),
         ({"max_tokens": 0}, "needs echo"),
         ({"echo": True, "qeil": {}}, "contradict"),
         ({"echo": 1}, "echo"),
@@ -160,6 +171,22 @@ def test_echo_asks_for_the_prompt_in_front_or_for_nothing_else():
 def test_a_body_that_is_no_json_object_is_refused(body):
     with pytest.raises(BadInput):
         decode(body, chat=True, request_id="r", deadline_s=None)
+
+
+@pytest.mark.parametrize("levels", [MAX_NESTING + 1, 400, 900])
+def test_a_schema_nested_too_deeply_is_refused_with_the_bound(levels):
+    schema = '{"items":' * levels + "{}" + "}" * levels
+    wanted = '{"type": "json_object", "schema": ' + schema + "}"
+    body = json.dumps({**CHAT, "response_format": "HERE"}).replace('"HERE"', wanted)
+    with pytest.raises(BadInput, match=f"nested more than {MAX_NESTING} levels deep"):
+        decode(body.encode(), chat=True, request_id="r", deadline_s=None)
+
+
+def test_a_schema_may_be_nested_up_to_the_bound():
+    schema = {}
+    for _ in range(MAX_NESTING):
+        schema = {"items": schema}
+    assert read({**CHAT, "response_format": {"type": "json_object", "schema": schema}}).text.form is not None
 
 
 def test_half_a_character_is_refused():

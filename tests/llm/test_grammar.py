@@ -119,12 +119,31 @@ def test_compiled_forms_are_kept_within_a_bound(tiny, grammars):
         (schema_form({"patternProperties": {"(?!a)b": {"type": "string"}}}), ": patternProperties: look-around"),
         (TextForm("gbnf", 'root ::= "a'), "grammar"),
         (TextForm("gbnf", "root ::= missing"), "missing"),
+        (TextForm("gbnf", 'root ::= root "a"'), "no text can begin with it; a rule that leads back to itself needs"),
+        (TextForm("gbnf", "root ::= a\na ::= b\nb ::= a"), "a rule that leads back to itself needs"),
+        (TextForm("gbnf", "root ::= " + "(" * 9000 + '"a"' + ")" * 9000), "nested too deeply"),
+        (schema_form({"$ref": "#"}), r"no text can begin with it; a \$ref that leads back to itself needs"),
+        (schema_form({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}), "leads back to"),
+        (TextForm("json_schema", '{"items":' * 400 + "{}" + "}" * 400), "nested too deeply"),
+        (TextForm("json_schema", '{"items":' * 9000 + "{}" + "}" * 9000), "nested too deeply"),
     ],
 )  # fmt: skip
 def test_a_form_that_cannot_be_read_says_what_is_wrong(grammars, form, words):
     with pytest.raises(BadInput, match=words) as caught:
         grammars.compile(form)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        schema_form({"type": "object", "properties": {"next": {"$ref": "#"}}}),
+        schema_form({"type": "array", "items": {"$ref": "#"}}),
+        TextForm("gbnf", 'root ::= "(" root ")" | "x"'),
+    ],
+)
+def test_a_form_that_contains_itself_is_usable_where_it_can_begin(grammars, form):
+    assert len(grammars.compile(form).begin().allowed()) > 0
 
 
 class _Endless:
