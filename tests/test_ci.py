@@ -27,9 +27,10 @@ def test_settings_of_whoever_runs_the_suite_reach_no_agent_of_a_test():
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, env=env) == b"[]\n"
 
 
-def test_every_plugin_that_the_suite_is_configured_for_is_installed_beside_old_runtimes():
+def test_every_plugin_that_the_suite_cannot_run_without_is_installed_beside_old_runtimes():
     installed = re.findall(r"pytest-[a-z]+", (ROOT / ".ci/matrix").read_text())
     configured = (ROOT / "pyproject.toml").read_text().partition("[tool.pytest.ini_options]")[2].partition("\n[")[0]
-    for option, plugin in {"timeout": "pytest-timeout", "randomly": "pytest-randomly"}.items():
-        if re.search(rf"^{option}\b", configured, re.MULTILINE):
-            assert plugin in installed, f"pytest refuses the option '{option}' without {plugin}"
+    said = {"pytest-timeout": (r"^timeout\b", configured),
+            "pytest-rerunfailures": (r"mark\.flaky\b", (ROOT / "tests/conftest.py").read_text())}  # fmt: skip
+    for plugin, (pattern, text) in said.items():
+        assert plugin in installed or not re.search(pattern, text, re.MULTILINE), plugin
