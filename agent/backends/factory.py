@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from agent.backends.decoder_lane import DecoderLane
 from agent.backends.head_start import Spare
 from agent.backends.io import LaneIO
 from agent.backends.lane import ProcessLane
-from agent.backends.thread_lane import ThreadLane
 from agent.ports import Clock, Doorbells, Lane, LaneSpec
+
+if TYPE_CHECKING:
+    from agent.backends.decoder_lane import DecoderLane
 
 
 class LaneFactory:
@@ -25,6 +26,8 @@ class LaneFactory:
     def __call__(self, spec: LaneSpec) -> Lane:
         """A lane that has not started."""
         if self._isolation == "thread":
+            from agent.backends.thread_lane import ThreadLane  # noqa: PLC0415 - brings all that a lane's process has
+
             return ThreadLane(spec, self._clock, self._io)
         return ProcessLane(spec, self._clock, self._io, self._spare_for(spec))
 
@@ -43,6 +46,8 @@ class LaneFactory:
 
     def decoder(self, spec: LaneSpec, program: str) -> DecoderLane:
         """A decoder's lane that has not started; `program` is the module that its process runs. Always a process."""
+        from agent.backends.decoder_lane import DecoderLane  # noqa: PLC0415 - boards with a language model
+
         return DecoderLane(spec, self._clock, self._io, program)
 
     @property

@@ -22,7 +22,6 @@ from agent.placement.state import State
 from agent.schema.device import Accelerator
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
-from agent.schema.text import TextRequest
 from agent.sensors.host import available_bytes
 from agent.sensors.memory import read_errors, read_memory
 from agent.sensors.registry import build_sensors
@@ -30,14 +29,10 @@ from agent.sensors.sysfs import SysfsReader
 from agent.service import assembly, configuration, status_view
 from agent.service.board import Board, host_runtime
 from agent.service.clock import SystemClock, known_s
-from agent.service.decoding.answer_book import AnswerBook
-from agent.service.decoding.answer_store import AnswerStore
-from agent.service.decoding.answering import Answering, hottest_c
-from agent.service.decoding.decoders import Decoders
-from agent.service.decoding.text_screen import TextScreen
 from agent.service.early_probe import EarlyStart
 from agent.service.insight import Insight
-from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent, WakeEvent
+from agent.service.mail import ConditionEvent, DrainEvent, RestartLaneEvent, SuspectEvent
+from agent.service.no_language import NoDecoders
 from agent.service.planning.plan import Plan
 from agent.service.planning.planner_process import PlannerProcess
 from agent.service.planning.planning_state import Replanner, planning_state, starting_state
@@ -74,7 +69,9 @@ from agent.storage.claim import Claim
 
 if TYPE_CHECKING:
     from agent.otlp.exporter import MetricsExport
-    from agent.schema.settings import OtlpSettings
+    from agent.schema.settings import ModelEntry, OtlpSettings
+    from agent.service.decoding.answering import Answering
+    from agent.service.decoding.decoders import Decoders
     from agent.service.remote.remote import Remote
 
 _log = structlog.get_logger("app")
@@ -155,23 +152,14 @@ class App:
         )
         self._watch, self.trials = self._watches(keepers)
         self.supervisor.after_tick = self._after_tick
-        self.decoders = Decoders(
-            model_store.language_models(settings), self.board, self._lanes.decoder, self._clock,
-            lambda: self.supervisor.in_force, lambda: self.supervisor.snapshot.agent.mode,
-            lambda: available_bytes(SysfsReader(Path("/"))), lambda: self.supervisor.post(WakeEvent()),
-        )  # fmt: skip
-        self.supervisor.serve_also(self.decoders.statuses)
         sensors = build_sensors(self.board.profile, SysfsReader(Path("/")))
         self.sampler = Sampler(
             sensors, PolicyWatch(policy_path), self._clock,
             lambda: self.supervisor.in_force.policy.telemetry.sample_s, self.supervisor.post, self._edited,
         )  # fmt: skip
-        self.board_watch, self.screen, check_text = self._guards(state_dir)
-        self.texts = Answering(
-            self.decoders, lambda: self.supervisor.in_force.policy, self._sample_share, self._clock,
-            check_text,
-            AnswerBook(AnswerStore(state_dir / "answers.json")), lambda name: hottest_c(self.supervisor.snapshot, name),
-        )  # fmt: skip
+        self.board_watch, self.screen = self._guards(state_dir)
+        self.decoders, self.texts = self._language(model_store.language_models(settings))
+        self.supervisor.serve_also(self.decoders.statuses)
         self.service = AgentInference(
             self.supervisor, self.dispatcher, self.models.change, self.screen, self.decoders.latencies,
             NewerSettings(config or configuration.DEFAULT_FILE),
@@ -230,8 +218,8 @@ class App:
         self.supervisor.show_times(trials.times)
         return LaneWatch(self.canaries, keepers, self.dispatcher, self._restart_lane, self._tell), trials
 
-    def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen, Callable[[TextRequest], None]]:
-        """What stands before the dispatcher, and before language models."""
+    def _guards(self, state_dir: Path) -> tuple[BoardWatch, InputScreen]:
+        """What stands before the dispatcher."""
         root = SysfsReader(Path("/"))
         board_watch = BoardWatch(
             lambda: read_memory(root), lambda: read_errors(root), lambda: self.supervisor.in_force.policy.memory,
@@ -241,9 +229,17 @@ class App:
             board_watch.before(self.dispatcher.infer), lambda: self.supervisor.in_force.policy.guard.tensors,
             StatisticsStore(state_dir / "guard"), Quarantine(state_dir / "quarantine"), self._clock, self._tell,
         )  # fmt: skip
-        text_screen = TextScreen(screen, lambda: self.supervisor.in_force.policy.guard.texts)
-        self.decoders.found = text_screen.found
-        return board_watch, screen, board_watch.before(text_screen.check)
+        return board_watch, screen
+
+    def _language(self, entries: tuple[ModelEntry, ...]) -> tuple[Decoders | NoDecoders, Answering | None]:
+        if not entries:
+            return NoDecoders(), None
+        from agent.service.decoding.language import language  # noqa: PLC0415 - other boards start sooner without it
+
+        return language(
+            entries, self.board, self._lanes, self._clock, self.supervisor, self.board_watch, self.screen,
+            self.settings.state_dir,
+        )  # fmt: skip
 
     def _tell(self, kind: str, cause: str | None, consequence: str, mend: str) -> None:
         self.supervisor.post(ConditionEvent(kind, cause, consequence, mend))
@@ -265,11 +261,6 @@ class App:
         self._tell(
             "planning_in_agent", cause, consequence, "see what memory and processes are free; tried at each plan"
         )
-
-    def _sample_share(self, accelerator: str) -> float:
-        """Share of the budget of repeated samples that heat leaves."""
-        verdict = self.supervisor.keepers[accelerator].verdict
-        return min(verdict.capacity_share, verdict.sample_share)
 
     def _starting_state(self) -> State:
         return starting_state(self.board.profile, self.board.simulated, available_bytes(SysfsReader(Path("/"))))

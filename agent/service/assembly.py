@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
@@ -26,9 +27,11 @@ from agent.service.early_probe import EarlyProbe
 from agent.service.mail import Event, PolicyRejectedEvent
 from agent.service.planning.planner_process import PlannerProcess
 from agent.service.remote.bundle_layer import BundleLayer
-from agent.service.serving import artifacts, model_store
+from agent.service.serving import model_store
 from agent.storage import share, state_file, yaml_files
-from agent.workload.read_ahead import ReadAhead
+
+if TYPE_CHECKING:
+    from agent.workload.read_ahead import ReadAhead
 
 _log = structlog.get_logger("assembly")
 
@@ -54,7 +57,9 @@ def board(settings: Settings, inventory: Callable[[], RuntimeInventory] | None =
 def models(settings: Settings, ahead: ReadAhead | None) -> tuple[ModelEntry, ...]:
     """The models that the planner places, with what was read ahead of their files put where planning looks for it."""
     found = model_store.tensor_models(settings)
-    if ahead is not None:
+    if ahead is not None and found:
+        from agent.service.serving import artifacts  # noqa: PLC0415 - an agent without models starts sooner
+
         artifacts.keep_ahead([m.path for m in found], settings.state_dir / "workloads", ahead)
     return found
 

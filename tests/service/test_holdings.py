@@ -10,7 +10,8 @@ from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
-from agent.service.planning.holdings import Holdings, workload_bytes
+from agent.service.planning.holdings import Holdings
+from agent.service.planning.kept import workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
 from agent.service.planning.planner import Planner
 from tests.fakes import load_spec

@@ -9,18 +9,20 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError
-from agent.physics.power_fit import FittedPower
 from agent.schema.base import FileModel, Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, KernelTimes, Runtime
 from agent.schema.workload import Family, Precision
-from agent.service.calibration.power_probe import MeasuredPower
 from agent.storage import state_file
-from agent.workload.micro import MicroModel
+
+if TYPE_CHECKING:
+    from agent.physics.power_fit import FittedPower
+    from agent.service.calibration.power_probe import MeasuredPower
+    from agent.workload.micro import MicroModel
 
 FILE = "calibration.json"
 _PRODUCTS = frozenset({"conv", "gemm", "attention"})

@@ -9,17 +9,8 @@ from agent.placement.candidates import room_bytes
 from agent.placement.state import State
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
-from agent.schema.workload import Workload
+from agent.service.planning.kept import KEPT, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan
-
-KEPT = {"cold": 1, "warm": 2, "all": 1_000}
-"""Placements of a model that are kept loaded, by the policy's standby."""
-
-
-def workload_bytes(workload: Workload) -> float:
-    """Weights, cache and largest arena of a whole model."""
-    kept = sum(s.weight_bytes + s.idle_weight_bytes + s.kv_bytes for s in workload.stages)
-    return kept + max(s.arena_bytes for s in workload.stages)
 
 
 class Holdings:

@@ -22,12 +22,13 @@ from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.workload import Workload
 from agent.service.board import Board, host_runtime
-from agent.service.planning.holdings import Holdings, workload_bytes
+from agent.service.planning.holdings import Holdings
+from agent.service.planning.kept import APART_BYTES, workload_bytes
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.planning.stage_planner import StagePlanner
 from agent.service.serving.admitted import Admitted, Weights, stamp_of, weights_of
 from agent.service.serving.artifacts import Artifact, check_guard, facts_of, open_artifact, read_once, workload_of
-from agent.service.serving.weights_apart import MOST_BYTES, WeightsApart
+from agent.service.serving.weights_apart import WeightsApart
 
 SIMULATED_RESISTANCE_K_PER_W = 4.0
 SIMULATED_CAPACITY_J_PER_K = 30.0
@@ -55,7 +56,7 @@ class Planner:
 
     def __init__(
         self, board: Board, cache_dir: Path | None, clock: Callable[[], float] = time.monotonic,
-        apart_bytes: int = MOST_BYTES,
+        apart_bytes: int = APART_BYTES,
     ) -> None:  # fmt: skip
         """`clock` gives monotonic seconds; apart_bytes: disk for weights kept apart from their files."""
         self._board = board

@@ -16,9 +16,9 @@ from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
+from agent.service.planning.kept import APART_BYTES
 from agent.service.planning.plan import ModelPlan, Plan
 from agent.service.serving.split_meter import Handover
-from agent.service.serving.weights_apart import MOST_BYTES
 
 _LENGTH = struct.Struct("<Q")
 
@@ -29,7 +29,7 @@ class Setup:
 
     board: Board
     state_dir: Path
-    apart_bytes: int = MOST_BYTES
+    apart_bytes: int = APART_BYTES
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -28,10 +28,12 @@ from agent.placement.state import State
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
+from agent.service.planning.kept import APART_BYTES
 from agent.service.planning.plan import ModelPlan, Plan
 from agent.service.planning.planner_frames import Alive, Failed, Order, Setup, framed, receive, without_graph
-from agent.service.planning.split_planner import Handovers, SplittingPlanner
-from agent.service.serving.weights_apart import MOST_BYTES
+
+if TYPE_CHECKING:
+    from agent.service.planning.split_planner import Handovers, SplittingPlanner
 
 PATIENCE_S = 15.0
 """Longest silence: a board that is slow and busy may take seconds to start an interpreter."""
@@ -67,12 +69,12 @@ class PlannerProcess:
 
     def __init__(
         self, board: Board, state_dir: Path, handovers: Handovers, told: Callable[[str | None], None] = lambda _: None,
-        program: str = CHILD, patience_s: float = PATIENCE_S, apart_bytes: int = MOST_BYTES,
+        program: str = CHILD, patience_s: float = PATIENCE_S, apart_bytes: int = APART_BYTES,
     ) -> None:  # fmt: skip
         """`handovers()` is what was measured between accelerators so far; `told(why)` is called when the agent plans
         itself, `told(None)` when it need not any more."""
         self._setup = framed(Setup(board, state_dir, apart_bytes))
-        self._here = SplittingPlanner(board, state_dir, handovers, apart_bytes)
+        self._here: SplittingPlanner | None = None
         self._board, self._state_dir, self._apart_bytes = board, state_dir, apart_bytes
         self._board_now: Callable[[], Board] = lambda: board
         self._handovers = handovers
@@ -96,8 +98,16 @@ class PlannerProcess:
         board = self._board_now()
         if board is not self._board:
             self._board, self._setup = board, framed(Setup(board, self._state_dir, self._apart_bytes))
-            self._here = SplittingPlanner(board, self._state_dir, self._handovers, self._apart_bytes)
+            self._here = None
             self._drop()
+
+    def _own(self) -> SplittingPlanner:
+        """The planner in this process, made when it is needed: an agent without models never imports it."""
+        if self._here is None:
+            from agent.service.planning.split_planner import SplittingPlanner  # noqa: PLC0415
+
+            self._here = SplittingPlanner(self._board, self._state_dir, self._handovers, self._apart_bytes)
+        return self._here
 
     def start(self) -> None:
         """Begin to start it; the first plan then need not wait for an interpreter."""
@@ -112,7 +122,9 @@ class PlannerProcess:
 
         Splits that were never cut are not in it; `uncut` tells whether there are any, which the next plan cuts.
         """
-        plan, self.uncut = self._here.plan_uncut(policy, digest, models, state)
+        if not models and not any((self._state_dir / kept).exists() for kept in ("apart", "splits")):
+            return Plan(digest, ())  # and nothing of former plans to forget
+        plan, self.uncut = self._own().plan_uncut(policy, digest, models, state)
         return plan
 
     def plan(
@@ -136,7 +148,7 @@ class PlannerProcess:
                     raise Stopping("the agent is stopping") from error
                 self._drop()
                 self._tell(str(error))
-                return self._here.plan(policy, digest, models, state, running)
+                return self._own().plan(policy, digest, models, state, running)
         self._tell(None)
         if isinstance(found, Failed):
             raise PlacementError(found.message) if found.told else RuntimeError(found.message)

@@ -11,7 +11,7 @@ from agent.control.thermal_governor import Level
 from agent.placement.state import State
 from agent.schema.device import DeviceProfile
 from agent.schema.snapshot import AgentSnapshot
-from agent.service.planning.holdings import workload_bytes
+from agent.service.planning.kept import workload_bytes
 from agent.service.planning.plan import Plan
 from agent.service.serving.lane_keeper import LaneKeeper
 

@@ -23,6 +23,7 @@ from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.schema.workload import Workload
 from agent.service.board import Board, host_runtime
+from agent.service.planning.kept import APART_BYTES
 from agent.service.planning.plan import Candidate, ModelPlan, Plan, StageCandidate
 from agent.service.planning.planner import (
     SIMULATED_AMBIENT_C,
@@ -33,7 +34,6 @@ from agent.service.planning.planner import (
 from agent.service.planning.split_store import LATER, SplitStore, Stored
 from agent.service.serving.artifacts import Artifact
 from agent.service.serving.split_meter import Handover
-from agent.service.serving.weights_apart import MOST_BYTES
 
 MAX_TRIED = 3
 """Split points of one label that are cut until one keeps the bits."""
@@ -237,7 +237,7 @@ class SplittingPlanner(Planner):
     """A planner whose plans may split models."""
 
     def __init__(
-        self, board: Board, state_dir: Path, handovers: Handovers, apart_bytes: int = MOST_BYTES
+        self, board: Board, state_dir: Path, handovers: Handovers, apart_bytes: int = APART_BYTES
     ) -> None:  # fmt: skip
         """Caches and stage models lie in `state_dir`; apart_bytes: see Planner."""
         super().__init__(board, state_dir / "workloads", apart_bytes=apart_bytes)

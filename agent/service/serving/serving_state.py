@@ -18,7 +18,7 @@ from agent.runtimes.shipped import LITERT
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode, ModelStatus, PlacementStatus
 from agent.schema.workload import Workload
-from agent.service.planning.holdings import KEPT
+from agent.service.planning.kept import KEPT
 from agent.service.planning.placed import Placed, placed, stage_statuses
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.serving.dispatcher import Dispatcher

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from agent.service.planning.kept import APART_BYTES
 from agent.service.serving.artifacts import Artifact
 from agent.workload.examine import GRAPH_FILE
 
@@ -20,14 +21,11 @@ _log = structlog.get_logger("models")
 LEAST_BYTES = 8 * 1024 * 1024
 """Of a model file; of smaller ones the copy that loading makes is not worth a file."""
 
-MOST_BYTES = 4 * 1024**3
-"""Of all weights that are kept apart, unless the settings say else; the models in force alone have some."""
-
 
 class WeightsApart:
     """See module. Owned by the planner's thread."""
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, most_bytes: int = APART_BYTES) -> None:
         """most_bytes: disk for all of them; 0: none."""
         self._folder = folder
         self._most_bytes = most_bytes
