@@ -48,11 +48,11 @@ class EdgeApp:
         self.events = EventStream(service, settings.max_event_streams)
         self._dashboard = Dashboard(insight)
         self._openai = OpenAi(texts, service, self.budget)
-        self._router = Router(self._routes(service), redirect_slashes=False, default=_no_such_path)
+        self._router = Router(self._routes(service, texts), redirect_slashes=False, default=_no_such_path)
 
-    def _routes(self, service: InferenceService) -> list[Route]:
+    def _routes(self, service: InferenceService, texts: TextService | None) -> list[Route]:
         infer: ASGIApp = InferEndpoint(service, self.budget, self._numbers)
-        catalogue = Catalogue(service, self.budget)
+        catalogue = Catalogue(service, self.budget, texts)
         pages = StatusPages(service, self.metrics)
         return [
             Route(f"{_MODEL}/infer", infer, methods=["POST"]),  # first: the one whose microseconds count

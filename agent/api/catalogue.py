@@ -15,11 +15,14 @@ from agent.api.body import BODY_READ, Body, BodyBudget
 from agent.api.infer import check_version, settled
 from agent.api.reply import dumps
 from agent.errors import BadInput, Overloaded
-from agent.ports import InferenceService, ModelMetadata
+from agent.ports import InferenceService, ModelMetadata, TextService
+from agent.schema.text import TextModel
 from agent.schema.workload import TensorSpec
 
 SERVER_NAME: Final = "qeil-edge-agent"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "model_configuration")
+TEXT_VERSION: Final = "1"
+"""Language models have one version."""
 MAX_CONTROL_BYTES: Final = 65_536
 """Bodies of the repository extension hold a flag or two."""
 
@@ -27,8 +30,9 @@ MAX_CONTROL_BYTES: Final = 65_536
 class Catalogue:
     """Handlers; each returns a response or raises a QeilError."""
 
-    def __init__(self, service: InferenceService, budget: BodyBudget) -> None:
-        self._service = service
+    def __init__(self, service: InferenceService, budget: BodyBudget, texts: TextService | None) -> None:
+        """`texts` serves language models, which are listed and waited for with the others."""
+        self._service, self._texts = service, texts
         self._budget = budget
 
     async def server(self, _: Request) -> Response:
@@ -44,7 +48,7 @@ class Catalogue:
     async def ready(self, _: Request) -> Response:
         """200 while every model can be served."""
         if not self._service.ready():
-            waiting = [f"{m.name} ({m.reason or 'not ready'})" for m in self._service.models() if not m.ready]
+            waiting = [f"{m.name} ({m.reason or 'not ready'})" for m in self._every() if not m.ready]
             raise Overloaded(f"not ready: {', '.join(waiting) or 'the agent is starting'}", 1.0)
         return json_response({"ready": True})
 
@@ -94,8 +98,8 @@ class Catalogue:
                 "state": "READY" if m.ready else "UNAVAILABLE",
                 "reason": m.reason or "",
             }
-            for m in self._service.models()
-            for version in m.versions
+            for m in self._every()
+            for version in (m.versions if isinstance(m, ModelMetadata) else (TEXT_VERSION,))
             if m.ready or not only_ready
         ]
         return json_response(rows)
@@ -111,6 +115,10 @@ class Catalogue:
         """Stop serving a model."""
         await self._control(request)
         return await self._changed(request, self._service.unload_model(request.path_params["model"]))
+
+    def _every(self) -> list[ModelMetadata | TextModel]:
+        """Models of tensors, then language models."""
+        return [*self._service.models(), *(self._texts.text_models() if self._texts is not None else ())]
 
     async def _changed(self, request: Request, future: Future[None]) -> Response:
         await settled(future, request.receive)

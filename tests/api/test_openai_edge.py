@@ -23,11 +23,12 @@ class FakeTexts:
     def __init__(self):
         self.script = [TextPiece(0, 1, "He"), TextPiece(0, 2, "llo", "stop"), DONE]
         self.refusal = None
+        self.models = (TextModel("m", True, None, 64, 4, 5.0, "cpu", 7),)
         self.requests, self.plans = [], []
         self.cancelled = threading.Event()
 
     def text_models(self):
-        return (TextModel("m", True, None, 64, 4, 5.0, "cpu", 7),)
+        return self.models
 
     def plan_of(self, request):
         return None
@@ -67,6 +68,16 @@ def http(texts):
     with httpx.Client(base_url=server.url, timeout=60.0) as client:
         yield client
     server.stop(2.0)
+
+
+def test_the_repository_lists_language_models_with_their_state(http, texts):
+    rows = {row["name"]: row for row in http.post("/v2/repository/index").json()}
+    assert rows["m"] == {"name": "m", "version": "1", "state": "READY", "reason": ""}
+    assert "add1" in rows
+    texts.models = (TextModel("m", False, "the graph is damaged", 64, 4, 5.0),)
+    rows = {row["name"]: row for row in http.post("/v2/repository/index").json()}
+    assert (rows["m"]["state"], rows["m"]["reason"]) == ("UNAVAILABLE", "the graph is damaged")
+    assert "m" not in {row["name"] for row in http.post("/v2/repository/index", json={"ready": True}).json()}
 
 
 def events(reply):

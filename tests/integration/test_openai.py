@@ -61,6 +61,11 @@ def test_models_are_listed_with_what_they_can_do(client):
     assert client.models.retrieve("tiny").id == "tiny"
 
 
+def test_the_repository_lists_the_model_with_the_others(agent):
+    (row,) = httpx.post(f"{agent.url}/v2/repository/index").json()
+    assert row == {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
+
+
 def test_a_chat_is_answered_as_the_decoder_alone_would(client, folder):
     reply = chat(client, temperature=0)
     assert reply.choices[0].message.content == expected(folder, "<user>hi<assistant>", 20, special=False)
