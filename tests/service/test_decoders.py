@@ -148,6 +148,18 @@ def test_what_cannot_be_written_is_refused(world, changes, error, says):
         world.ready().write(**changes)
 
 
+def test_a_bound_of_the_policy_refuses_for_as_long_as_a_text_takes(tmp_path, monkeypatch):
+    narrow = POLICY.model_copy(update={"admission": POLICY.admission.model_copy(update={"max_concurrent_requests": 1})})
+    world = World(tmp_path, monkeypatch, policy=narrow).ready()
+    world.write()
+    world.clock.advance(6.0)
+    world.lanes[0].says(1, (0, 5, "stop"), done=True)
+    world.write()
+    with pytest.raises(Overloaded, match="1 requests are in flight") as caught:
+        world.write()
+    assert caught.value.retry_after_s == pytest.approx(6.0)
+
+
 def test_an_agent_that_drains_takes_no_more_texts(world):
     world.ready().mode = "draining"
     with pytest.raises(Overloaded, match="shutting down"):

@@ -21,6 +21,10 @@ from agent.service.decoding.decoder_spare import DecoderSpare, Standby
 from agent.service.decoding.text_stream import TextStream
 
 STARTUP_TIMEOUT_S = 60.0
+UNMENDED_S = 30.0
+"""Retry-After of a model that does not come back by itself: somebody has to mend it first."""
+NEWEST = 0.1
+"""Share of the newest text in the mean of what texts take."""
 _log = structlog.get_logger("decoder")
 
 
@@ -58,6 +62,10 @@ class DecoderKeeper:
         self.report: DecoderReport | None = None
         self._last_report: DecoderReport | None = None
         self.refused: str | None = None
+        self.text_s: float | None = None
+        """What recent requests took from their arrival to the last token; None before any."""
+        self._bring_up_s: float | None = None
+        """What the lane took the last time from its start until it served."""
         self.counters = {"streams": 0, "failed": 0, "replayed": 0, "tokens": 0}
         self._make_lane, self._clock, self._finish = make_lane, clock, finish
         self._lock = threading.RLock()
@@ -88,16 +96,32 @@ class DecoderKeeper:
         """Requests under way."""
         return len(self._streams)
 
+    def back_s(self, now_s: float) -> float:
+        """Time until the lane is expected to serve; 0 while it does."""
+        if self.refused is not None:
+            return UNMENDED_S
+        if self.report is not None:
+            return 0.0
+        health = self.health
+        if health.phase == "ready":  # it died just now, and the next tick hears of it
+            return lane_health.UNKNOWN_BRING_UP_S if self._bring_up_s is None else self._bring_up_s
+        back_s = lane_health.back_in_s(health, now_s, self._bring_up_s)
+        return UNMENDED_S if back_s is None else back_s
+
     def write(self, request: TextRequest, on_event: Callable[[TextEvent], None], deadline_s: float) -> TextStream:
         """Begin a request. Raises Overloaded where the queue is full or the model cannot be served soon."""
-        stream = TextStream(request, on_event, deadline_s, self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        stream = TextStream(request, on_event, deadline_s, now_s)
         with self._lock:
             if self.state == "unavailable":
-                raise Overloaded(f"model {self.home.model!r}: {self.refused or self.health.last_fault}", 5.0)
+                raise Overloaded(
+                    f"model {self.home.model!r}: {self.refused or self.health.last_fault}", self.back_s(now_s)
+                )
             if self.report is None and len(self.health.deaths_s) > 1:  # it dies again and again: do not wait with it
-                raise Overloaded(f"model {self.home.model!r}: {self.health.last_fault}", 5.0)
+                raise Overloaded(f"model {self.home.model!r}: {self.health.last_fault}", self.back_s(now_s))
             if len(self._streams) >= self.home.max_streams:
-                raise Overloaded(f"{len(self._streams)} requests of {self.home.model!r} are under way already", 2.0)
+                said = f"{len(self._streams)} requests of {self.home.model!r} are under way already"
+                raise Overloaded(said, self.back_s(now_s) + (self.text_s or 1.0))
             self._streams.add(stream)
             self.counters["streams"] += 1
             if self.report is not None:
@@ -130,13 +154,15 @@ class DecoderKeeper:
             if self._spare.lives and len(self.health.deaths_s) == 1:
                 self.health = replace(self.health, next_start_s=now_s)  # the pause is for what dies again and again
             _log.warning("decoder died", model=self.home.model, cause=cause, phase=self.health.phase)
-            self._give_up_replayed(limits)
+            self._give_up_replayed(limits, now_s)
         lane = self.lane
         if lane is not None and lane.alive():
             lane.renew_permit(permit_until_s)
             lane.set_pace(pace)
             self._check(lane, limits, now_s)
             if self.report is not None:
+                if self.health.phase in {"starting", "probing"}:
+                    self._bring_up_s = now_s - self.health.since_s
                 self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)
                 # Its start takes a second of a core, which the texts need that wait for their prompts to be read again.
                 behind = any(stream.behind for stream in list(self._streams))
@@ -216,7 +242,7 @@ class DecoderKeeper:
                 for stream in list(self._streams):
                     self._submit(stream)
         if error is not None:
-            self.fail_all(Overloaded(f"model {self.home.model!r}: {self.refused}", 30.0))
+            self.fail_all(Overloaded(f"model {self.home.model!r}: {self.refused}", UNMENDED_S))
 
     def _lost(self, lane: DecoderLane, cause: str) -> None:
         with self._lock:
@@ -226,7 +252,7 @@ class DecoderKeeper:
             self._died.append(cause)
         self.wake()
 
-    def _give_up_replayed(self, limits: Recovery) -> None:
+    def _give_up_replayed(self, limits: Recovery, now_s: float) -> None:
         for stream in list(self._streams):
             if stream.ended and self._last_report is not None:  # all is sent; the account of what it took is lost
                 with self._lock:
@@ -235,9 +261,8 @@ class DecoderKeeper:
                 continue
             stream.replays += 1
             if stream.replays > limits.max_replays:
-                self._fail(
-                    stream, Overloaded(f"model {self.home.model!r} was lost {stream.replays} times meanwhile", 1.0)
-                )
+                said = f"model {self.home.model!r} was lost {stream.replays} times meanwhile"
+                self._fail(stream, Overloaded(said, self.back_s(now_s)))
             else:
                 stream.behind = True
                 self.counters["replayed"] += 1
@@ -279,8 +304,10 @@ class DecoderKeeper:
         elif told is not None:
             stream.on_event(told)
         elif ended and report is not None:
+            took_s = self._clock.monotonic_s() - stream.started_s
             with self._lock:
                 self._forget(stream)
+                self.text_s = took_s if self.text_s is None else self.text_s + NEWEST * (took_s - self.text_s)
             self._finish(stream, report)
 
     def _fail(self, stream: TextStream, error: QeilError) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from agent.backends.decoder_lane import DecoderLane, DecoderOrder, DecoderReport
 from agent.control import admission
+from agent.control.lane_health import UNKNOWN_BRING_UP_S
 from agent.control.text_guard import SUFFIX_KEY
 from agent.errors import BadInput, NotFound, Overloaded, PlacementError, QeilError
 from agent.llm.sizes import DecoderSizes, read_sizes
@@ -25,7 +26,7 @@ from agent.schema.snapshot import Mode, ModelStatus
 from agent.schema.text import TextEvent, TextModel, TextRequest
 from agent.service.board import Board
 from agent.service.decoding.decoder_choice import as_settings_say, choose, decoder_hosts
-from agent.service.decoding.decoder_keeper import DecoderHome, DecoderKeeper, TextStreamHandle
+from agent.service.decoding.decoder_keeper import UNMENDED_S, DecoderHome, DecoderKeeper, TextStreamHandle
 from agent.service.decoding.decoder_power import modelled_power
 from agent.service.decoding.decoder_room import PREFILL_BLOCK, DecoderRoom, make_room
 from agent.service.decoding.decoder_second import check_second, second_bytes, start_second
@@ -91,18 +92,23 @@ class Decoders:
             raise NotFound(f"there is no language model {request.model!r}{hint}")
         keeper = served.keeper
         if keeper is None:
-            raise Overloaded(f"model {request.model!r}: {served.reason or 'the agent is starting'}", 5.0)
+            wait_s = UNMENDED_S if served.reason else UNKNOWN_BRING_UP_S
+            raise Overloaded(f"model {request.model!r}: {served.reason or 'the agent is starting'}", wait_s)
         if request.samples > keeper.home.order.rows:
             raise BadInput(
                 f"{request.samples} texts at once: {request.model!r} writes {keeper.home.order.rows} at once at most"
             )
         limits = self._in_force().policy.admission
-        load = admission.Load(self._mode(), self.in_flight(), self._shares.get(request.model, 1.0), 1.0)
+        now_s = self._clock.monotonic_s()
+        load = admission.Load(
+            self._mode(), self.in_flight(), self._shares.get(request.model, 1.0), keeper.text_s or 1.0,
+            keeper.back_s(now_s),
+        )  # fmt: skip
         verdict = admission.decide(load, limits)
         if not verdict.admit:
             raise Overloaded(verdict.sentence, verdict.retry_after_s)
         asked_s = limits.max_deadline_s if request.deadline_s is None else request.deadline_s
-        deadline_s = self._clock.monotonic_s() + admission.deadline_s(asked_s, limits)
+        deadline_s = now_s + admission.deadline_s(asked_s, limits)
         guard = self._in_force().policy.guard.texts
         if guard.absurd_suffix != "ignore":
             request = replace(request, screen=(guard.absurd_suffix, guard.absurd_suffix_nats))
