@@ -129,7 +129,9 @@ def _measure_all(client: AgentClient, models: list[str]) -> tuple[list[list[str]
         for candidate in status["candidates"]:
             if candidate["state"] != "ready":
                 why = candidate["reason"] or candidate["state"]
-                rows.append([model, candidate["accelerator"], *["–"] * 5, why])
+                absent = [model, candidate["accelerator"], *["–"] * 5, why]
+                if absent not in rows:  # splits between the same accelerators differ only in where they are cut
+                    rows.append(absent)
                 documents.append({"model": model, "placement": candidate["accelerator"], "not_ready": why})
                 continue
             placement = candidate["accelerator"]

@@ -257,6 +257,20 @@ def test_models_that_are_cut_empty_foreign_or_another_thing_are_told_with_the_re
         assert doctor_models.inside(file), file
 
 
+def test_a_model_behind_a_link_that_leads_nowhere_is_told_as_one(tmp_path):
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    (told,) = doctor_models.models(
+        settings(tmp_path, models=(ModelEntry(name="m", path=tmp_path / "loop.onnx"),)), BOTH
+    )
+    assert "is a symbolic link that leads nowhere" in told.message
+
+
+def test_a_database_that_was_moved_aside_is_told_with_what_to_look_at(tmp_path):
+    (tmp_path / "outbox.damaged-1795378722").write_bytes(b"?")
+    told = doctor_settings.state_folder(settings(tmp_path, state_dir=tmp_path))
+    assert (told.result, "outbox.damaged-1795378722" in told.message, "smartctl" in told.mend) == ("warn", True, True)
+
+
 def test_variants_of_a_model_are_looked_at_too(tmp_path):
     gone = {"name": "int8", "path": tmp_path / "gone.onnx", "quality": 0.5}
     entry = ModelEntry.model_validate(

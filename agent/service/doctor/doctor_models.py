@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+from agent import extras
 from agent.backends.probe import RuntimeInventory
 from agent.errors import BadInput, ModelLoadFailed
 from agent.llm.sizes import read_sizes
 from agent.runtimes import registry
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok
+from agent.service.decoding.decoders import NEEDED
 from agent.service.doctor import doctor_machine
 from agent.service.serving.artifacts import check_weights, open_artifact
 from agent.workload.file_facts import facts_in_child
 
+_NEEDS = "is a language model and needs"
 GIT_LFS = b"version https://git-lfs"
 
 
@@ -33,7 +37,7 @@ def inside(path: Path) -> str | None:
     """What is wrong inside a model file or decoder folder, in one line; None if nothing."""
     try:
         if path.is_dir():
-            read_sizes(path)
+            _decoder(path)
         elif not path.is_file():
             return f"{path} is no regular file"  # Reading from a pipe would wait for ever.
         else:
@@ -46,6 +50,20 @@ def inside(path: Path) -> str | None:
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     return None
+
+
+def _decoder(path: Path) -> None:
+    """Raises BadInput or ModelLoadFailed: what the agent would say of the folder when it loads it."""
+    sizes = read_sizes(path)
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise BadInput(f"{path} {_NEEDS} {' and '.join(missing)}")
+    from agent.llm.folder import open_folder  # noqa: PLC0415 - its tokenizer is in an extra
+
+    open_folder(path)
+    for name in sorted(set(sizes.graphs.values())):
+        artifact = open_artifact(path / name)
+        check_weights(path / name, facts_in_child(path / name, artifact.format, artifact.digest))
 
 
 def _begins(path: Path, start: bytes) -> bool:
@@ -64,7 +82,8 @@ def _model(
     check: str, path: Path, inventory: RuntimeInventory, unreadable: Callable[[Path], str | None]
 ) -> CheckResult:
     if not os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a parent is closed to us)
-        return fail(check, f"{path} does not exist", "correct models in the settings")
+        why = "is a symbolic link that leads nowhere" if os.path.islink(path) else "does not exist"  # noqa: PTH114
+        return fail(check, f"{path} {why}", "correct models in the settings")
     if not os.access(path, os.R_OK):
         return fail(check, f"{path} cannot be read by this user", f"chmod a+r {path}")
     backend = registry.of_file(path)
@@ -75,6 +94,8 @@ def _model(
         mend = "copy the file again, with those beside it, or name another in the settings"
         if "Git LFS" in problem:
             mend = f"git -C {path.parent} lfs pull"
+        elif _NEEDS in problem:
+            mend = extras.command("llm")
         elif path.is_dir():
             mend = f"copy the folder again, or make it anew: qeil models import FILE.gguf --out {path}"
         elif backend is None:

@@ -126,6 +126,11 @@ def state_folder(settings: Settings) -> CheckResult:
         owner = owner_of(folder)
         message = f"{foreign} belongs to {owner_of(foreign)}, its folder to {owner}, who cannot write it"
         return fail("state folder", message, f"sudo chown -R {owner}: {folder}")
+    aside = sorted(path.name for path in folder.glob("*.damaged-*")) if folder.is_dir() else []
+    if aside:
+        message = f"{aside[-1]}: a database was damaged and moved aside ({len(aside)} such files)"
+        mend = f"what it held was not sent; look at the disk (dmesg, smartctl), then remove {folder}/*.damaged-*"
+        return warn("state folder", message, mend)
     return ok("state folder", str(folder) if place == folder else f"{folder} (will be made)")
 
 
