@@ -21,6 +21,7 @@ from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
 from agent.control.memory_words import says_no_memory
 from agent.errors import InferenceFailed, InputRefused, LaneOutOfMemory, ModelLoadFailed
+from agent.schema.bfloat16 import BF16
 
 CPU: Final = "CPUExecutionProvider"
 _ONNX_BFLOAT16: Final = 16
@@ -124,7 +125,7 @@ def _bits(value: Any) -> Array:
     nbytes = 2 * math.prod(shape)
     # The runtime's own conversion refuses this type; its memory is plain and lives until `value` goes.
     data = ctypes.string_at(value.data_ptr(), nbytes) if nbytes else b""
-    return np.frombuffer(data, np.uint16).reshape(shape)
+    return np.frombuffer(data, BF16).reshape(shape)
 
 
 def open_session(order: LoadOrder) -> OnnxSession:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agent.schema.bfloat16 import is_bf16, to_floats
 from agent.schema.workload import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -20,6 +21,8 @@ SAME_UNIT = 1e-3
 """Largest deviation of an accelerator from its own earlier answer: only the order of its additions may differ."""
 OTHER_UNIT = 0.25
 """Largest deviation from another accelerator's answer: bf16 and int8 arithmetic of a sound one stay far below it."""
+BF16_STEP = 2.0**-7
+"""Between two neighbours of bfloat16, as a share of their value, at most."""
 MAX_ELEMENTS = 4_000_000
 """Inputs larger than this are not made: they would cost more than the doubt is worth."""
 
@@ -55,6 +58,7 @@ def deviation(expected: Array, got: Array) -> float:
 
     NaN where NaN was expected is no difference; anywhere else it is infinite.
     """
+    expected, got = _numbers(expected), _numbers(got)
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return float("inf")
     if expected.dtype.kind not in "fiub" or not expected.size:
@@ -78,21 +82,28 @@ def judge(expected: Mapping[str, Array], got: Mapping[str, Array], other_unit: b
     Compared with another accelerator, whole numbers do not count: a rounding may tip a class or a quantised value.
     """
     bound = OTHER_UNIT if other_unit else SAME_UNIT
-    for name, known in expected.items():
-        answer = got.get(name)
+    for name, kept in expected.items():
+        known, answer = _numbers(kept), got.get(name)
         if answer is None:
             return f"output {name!r} is missing"
         if other_unit and known.dtype.kind != "f" and known.shape == answer.shape:
             continue
         off = deviation(known, answer)
-        slack = 0.0 if other_unit or known.dtype.kind not in "iu" else _one_step(known)
+        slack = 0.0 if other_unit or kept.dtype.kind not in "iu" else _one_step(kept)
         if off > max(bound, slack):
             return f"output {name!r} is off by {off:.2g} of its largest value (allowed {max(bound, slack):.2g})"
     return None
 
 
+def _numbers(array: Array) -> Array:
+    """What bits of bfloat16 stand for: as whole numbers 0 and -0 would lie as far apart as can be."""
+    return to_floats(array) if is_bf16(array) else array
+
+
 def _one_step(known: Array) -> float:
-    """One unit of a whole number as a share of the largest one, where numbers are quantised values (8 bits)."""
+    """One unit as a share of the largest number, where so few bits are left that a rounding shows: 8, and bfloat16."""
+    if is_bf16(known):
+        return BF16_STEP
     if known.dtype.itemsize > 1 or not known.size:
         return 0.0
     return 1.0 / max(float(np.abs(known.astype(np.float64)).max()), 1e-6)

@@ -16,6 +16,7 @@ from agent.backends import onnx as adapter
 from agent.backends.artifact import LoadOrder
 from agent.backends.registry import open_session
 from agent.errors import InferenceFailed, ModelLoadFailed
+from agent.schema.bfloat16 import is_bf16
 from agent.schema.device import Runtime
 from tests.backends.conftest import NSFW, TAKES_PLUGINS, Models, Rig, save_graph
 
@@ -180,12 +181,14 @@ def test_bf16_is_refused_where_the_runtime_cannot_pass_it(bf16: Path, monkeypatc
 @pytest.mark.skipif(
     not hasattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type"), reason="this onnxruntime cannot pass BF16"
 )
-def test_bf16_crosses_as_its_bits(process_rig: Rig, bf16: Path) -> None:
-    lane = process_rig.lane()
-    report = process_rig.load(lane, bf16)
+def test_bf16_crosses_as_its_bits(rig: Rig, bf16: Path) -> None:
+    lane = rig.lane()
+    report = rig.load(lane, bf16)
     bits = np.array([0x3F80, 0x4000, 0xC040], np.uint16)  # 1, 2, -3
 
     assert report.inputs[0].datatype == "BF16"
-    np.testing.assert_array_equal(process_rig.run(lane, {"x": bits}).outputs["y"], bits)
+    y = rig.run(lane, {"x": bits}).outputs["y"]
+    np.testing.assert_array_equal(y, bits)
+    assert is_bf16(y)
     with pytest.raises(InferenceFailed, match="must be BF16, not float32"):
-        process_rig.run(lane, {"x": np.zeros(3, np.float32)})
+        rig.run(lane, {"x": np.zeros(3, np.float32)})

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.control import canary
+from agent.schema.bfloat16 import from_floats
 from agent.schema.workload import TensorSpec
 
 
@@ -75,9 +76,17 @@ def one(*values, dtype=np.float32):
     return {"y": np.array(values, dtype)}
 
 
+def bits(*values):
+    return {"y": from_floats(np.array(values))}
+
+
 @pytest.mark.parametrize(
     ("expected", "got", "other_unit", "wrong"),
     [
+        (bits(1.0, 0.0), bits(1.0, -0.0), False, False),
+        (bits(1.0, 0.0), bits(1.0 + 2.0**-7, 0.0), False, False),
+        (bits(1.0, 0.0), bits(1.0 + 2.0**-6, 0.0), False, True),
+        (bits(1.0, 0.0), bits(5.0, -7.0), True, True),
         (one(1.0, 0.0), one(1.0, 0.0009), False, False),
         (one(1.0, 0.0), one(1.0, 0.0011), False, True),
         (one(1.0, 0.0), one(1.0, 0.24), True, False),

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from agent.errors import QeilError
 from agent.ports import InferenceRequest, Tensor
 from agent.schema.base import FileModel, Name
+from agent.schema.bfloat16 import is_bf16, to_floats
 from agent.service.remote.commands import Run
 from agent.service.serving.dispatcher import Dispatcher
 from agent.storage.bundle_archive import Unpacked
@@ -87,6 +88,7 @@ def _asked(probe: Probe, dispatcher: Dispatcher) -> str | None:
         wanted, got = tensor.array(), answer.outputs.get(name)
         if got is None or got.shape != wanted.shape:
             return f"{probe.model}: output {name} has another shape"
+        got = to_floats(got) if is_bf16(got) else got
         off = float(np.max(np.abs(got.astype(np.float64) - wanted.astype(np.float64)), initial=0.0))
         if not off <= probe.tolerance:
             return f"{probe.model}: output {name} is off by {off:.3g}; {probe.tolerance:g} is accepted"
