@@ -10,7 +10,7 @@ from pathlib import Path
 from agent import extras
 from agent.backends.probe import RuntimeInventory
 from agent.errors import BadInput, ModelLoadFailed
-from agent.llm.sizes import read_sizes
+from agent.llm.sizes import read_json, read_sizes
 from agent.runtimes import registry
 from agent.schema.settings import Settings
 from agent.service.check_result import CheckResult, fail, ok
@@ -58,9 +58,9 @@ def _decoder(path: Path) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise BadInput(f"{path} {_NEEDS} {' and '.join(missing)}")
-    from agent.llm.folder import open_folder  # noqa: PLC0415 - its tokenizer is in an extra
-
-    open_folder(path)
+    read_json(path / "tokenizer_config.json")
+    if not isinstance(read_json(path / "tokenizer.json").get("model"), dict):  # its library stays out of this process
+        raise BadInput(f"{path / 'tokenizer.json'}: there is no model of a tokenizer in it")
     for name in sorted(set(sizes.graphs.values())):
         artifact = open_artifact(path / name)
         check_weights(path / name, facts_in_child(path / name, artifact.format, artifact.digest))
