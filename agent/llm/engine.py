@@ -356,7 +356,7 @@ class Engine:
         places = self._places
         ids = np.array([[place.row.written[-1]] for place in places], np.int64)
         lengths = [place.length for place in places]
-        logits = self.session.forward(self.pool.rows_of(0, len(places)), ids, lengths)[:, -1]
+        logits = self.session.decode(self.pool, ids, lengths)
         ended = []
         share = 1.0 / len(places)
         for index, place in enumerate(places):

@@ -19,6 +19,7 @@ MAX_JSON_BYTES = 256 << 20
 KNOWN_BY = ("manifest.json", "genai_config.json", "config.json")
 ITEM_BYTES = (1, 2, 4)
 """Sizes that an element of a cache can have: 8-bit integers, float16, float32."""
+_FLOATS = ("BF16", "F16", "F32")
 _GRAPHS = ("model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
 
@@ -46,6 +47,8 @@ class DecoderSizes:
     """Size of a key's or value's element by mode, where it is not that of float32."""
     quality: Mapping[str, float] = field(default_factory=dict)
     """Measured distance from the mode `exact` in nats, by mode."""
+    packed: bool = False
+    """Whether its weights are known to be blocks of few bits."""
 
     @property
     def family(self) -> str:
@@ -119,6 +122,7 @@ def _imported(path: Path) -> DecoderSizes:
         _ids(genai["model"]["eos_token_id"]), sum(int(size) for size in manifest["stage_bytes"].values()),
         True, {mode: _item_bytes(mode, size) for mode, size in manifest.get("cache_item_bytes", {}).items()},
         {mode: _distance(mode, found["kl_nats"]) for mode, found in manifest.get("quality", {}).items()},
+        any(kind not in _FLOATS for kind in manifest.get("tensor_formats", {})),
     )  # fmt: skip
 
 

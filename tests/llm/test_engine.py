@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from agent.errors import BadInput, InferenceFailed, Overloaded, TooLarge
 from agent.llm.engine import Engine, Failed, Finished, Job, Written
 from agent.llm.generation import generate
+from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK
 from agent.llm.row import Prompt
 from agent.llm.sampler import Sampling
@@ -63,14 +66,14 @@ def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatc
     before = engine.turn()
     engine.add(Job(2, Prompt(IDS[:3], 12, sampling=Sampling(1.0, top_k=5, seed=1)), (0,)))
     before += engine.turn()
-    forward = tiny.forward
+    decode = tiny.decode
 
-    def broken(buffers, ids, lengths):
-        logits = forward(buffers, ids, lengths)
-        logits[1:, :, column] = value
+    def broken(pool, ids, lengths):
+        logits = decode(pool, ids, lengths)
+        logits[1:, column] = value
         return logits
 
-    monkeypatch.setattr(tiny, "forward", broken)
+    monkeypatch.setattr(tiny, "decode", broken)
     events = engine.turn()
     monkeypatch.undo()
     (failed,) = [event for event in events if isinstance(event, Failed)]
@@ -80,6 +83,29 @@ def test_logits_that_are_no_numbers_end_their_text_and_no_other(tiny, monkeypatc
     assert engine.active_rows == 1
     kept = [event for event in (*before, *events) if event.number == 1]
     assert run(engine, kept)[0][1, 0] == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "mode", "packed", "steps"),
+    [(1, "exact", True, [1]), (2, "exact", True, [1, 1]), (3, "exact", True, [3]), (2, "fast", True, [2]),
+     (2, "exact", False, [2])],
+)  # fmt: skip
+def test_two_rows_step_apart_where_the_runtime_would_unpack_the_weights_for_both(
+    tiny, monkeypatch, rows, mode, packed, steps
+):
+    assert tiny.folder.packed
+    session = DecoderSession(replace(tiny.folder, packed=packed), threads=1, mode=mode)
+    pool, ids, lengths = KvPool(tiny.folder, 3, 64, session.kv_type), np.full((rows, 1), 7, np.int64), [0] * rows
+    expected = session.forward(pool.rows_of(0, rows), ids, lengths)[:, -1]
+    seen, forward = [], session.forward
+
+    def counted(buffers, ids, lengths):
+        seen.append(len(lengths))
+        return forward(buffers, ids, lengths)
+
+    monkeypatch.setattr(session, "forward", counted)
+    np.testing.assert_allclose(session.decode(pool, ids, lengths), expected, rtol=1e-4, atol=1e-5)
+    assert seen == steps
 
 
 def test_a_row_goes_on_from_what_it_wrote_before(tiny):
