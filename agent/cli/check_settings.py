@@ -38,9 +38,9 @@ def named_files(path: Path, document: Document) -> list[Problem]:
         name = document.data.get(key, Settings.model_fields[key].default)
         if not isinstance(name, str) or (key == "profile" and name == "auto"):
             continue
-        if yaml_files.names_a_file(name):
-            name = str(path.absolute().parent / Path(name).expanduser())
         try:
+            if yaml_files.names_a_file(name):
+                name = str(path.absolute().parent / yaml_files.expanded(Path(name)))
             load(find(name))
         except ConfigError as error:
             inside = [p for p in problems_of(error) if p.file]

@@ -129,7 +129,9 @@ class _Finder:
             self._add(("placements", index), message, f"{SINGLE}{near}" if near else None)
 
     def _placed(self, name: str) -> str:
-        return str(self._path.absolute().parent / Path(name).expanduser()) if yaml_files.names_a_file(name) else name
+        if not yaml_files.names_a_file(name):
+            return name
+        return str(self._path.absolute().parent / yaml_files.expanded(Path(name)))
 
     def _note(self, key: KeyPath, error: ConfigError) -> None:
         """A problem inside a named file keeps its own place."""

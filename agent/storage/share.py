@@ -9,7 +9,7 @@ from typing import Literal
 from agent.errors import ConfigError
 from agent.schema.nearest import listed
 from agent.storage.schema_problems import closest
-from agent.storage.yaml_files import names_a_file
+from agent.storage.yaml_files import expanded, names_a_file
 
 OWNER_DIR = Path("/etc/qeil")
 SYSTEM_DIR = Path("/usr/share/qeil")
@@ -67,7 +67,7 @@ def list_policies(places: Sequence[Path] | None = None) -> dict[str, Path]:
 
 def _find(collection: Collection, noun: str, name_or_path: str, places: Sequence[Path] | None) -> Path:
     if names_a_file(name_or_path):
-        path = Path(name_or_path).expanduser()
+        path = expanded(Path(name_or_path))
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such {noun} file")
         return path

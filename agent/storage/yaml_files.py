@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from agent.errors import ConfigError
 from agent.schema.base import FileModel
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
@@ -142,7 +143,10 @@ def settings_of(document: Document, path: Path, variables: Mapping[str, str]) ->
         raise config_error([*unknown, *(_by_variable(problem, from_environment) for problem in problems)]) from error
     if unknown:
         raise config_error(unknown)
-    return _absolute(settings, path.absolute().parent, frozenset(from_environment), ())
+    try:
+        return _absolute(settings, path.absolute().parent, frozenset(from_environment), ())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
 
 
 def default_settings(variables: Mapping[str, str]) -> Settings:
@@ -162,7 +166,7 @@ def _absolute(model: Schema, folder: Path, overridden: frozenset[KeyPath], prefi
         value, here = getattr(model, name), (*prefix, name)
         base = Path.cwd() if here in overridden else folder
         if isinstance(value, Path):
-            changes[name] = base / value.expanduser()
+            changes[name] = base / expanded(value)
         elif isinstance(value, FileModel):
             changes[name] = _absolute(value, folder, overridden, here)
         elif isinstance(value, tuple):
@@ -170,13 +174,21 @@ def _absolute(model: Schema, folder: Path, overridden: frozenset[KeyPath], prefi
                 _absolute(item, folder, overridden, here) if isinstance(item, FileModel) else item for item in value
             )
         elif here in {("profile",), ("policy",)} and names_a_file(value):
-            changes[name] = str(base / Path(value).expanduser())
+            changes[name] = str(base / expanded(Path(value)))
     return model.model_copy(update=changes)
 
 
 def names_a_file(text: str) -> bool:
     """Whether a policy or profile is given as a path rather than by the name of a shipped one."""
     return "/" in text or text.endswith((".yaml", ".yml"))
+
+
+def expanded(path: Path) -> Path:
+    """The path with its `~` or `~user` replaced. Raises ConfigError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no user {path.parts[0][1:]!r} here, or it has no home folder") from error
 
 
 def digest(policy: Policy) -> str:

@@ -180,6 +180,22 @@ def test_settings_with_a_mistake_and_an_unknown_policy_have_both_said_at_once(tm
     assert "did you mean balanced?" in out
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "policy: ~nobody-of-that-name/mine.yaml",
+        "state_dir: ~nobody-of-that-name/state",
+        "state_dri: ./state\npolicy: ~nobody-of-that-name/mine.yaml",
+    ],
+)
+def test_a_home_folder_of_nobody_is_a_mistake_in_one_line(body, tmp_path, capsys):
+    (tmp_path / "agent.yaml").write_text(f"version: 1\n{body}\n")
+    assert run(["check", str(tmp_path / "agent.yaml")]) == 78
+    lines = capsys.readouterr().out.splitlines()
+    assert "agent.yaml" in lines[-1]
+    assert "there is no user 'nobody-of-that-name' here" in lines[-1]
+
+
 def test_a_model_that_is_not_there_yet_is_a_remark_and_no_mistake(tmp_path, capsys):
     (tmp_path / "agent.yaml").write_text("version: 1\nmodels:\n  - name: m\n    path: modl.onnx\n")
     assert run(["check", str(tmp_path / "agent.yaml")]) == 0
