@@ -339,6 +339,10 @@ class InferenceService(Protocol):
         """One model; raises NotFound with the known names."""
         ...
 
+    def newer(self, model: str) -> str:
+        """Of a model that is not there: what settings changed since the start say, as the end of a sentence or ''."""
+        ...
+
     def load_model(self, name: str) -> Future[None]:
         """Load a configured model again (repository extension)."""
         ...

@@ -118,6 +118,9 @@ class FakeService:
     def models(self) -> tuple[ModelMetadata, ...]:
         return tuple(self.metadata.values())
 
+    def newer(self, model: str) -> str:
+        return "; the settings name it" if model == "added" else ""
+
     def model(self, name: str) -> ModelMetadata:
         if name not in self.metadata:
             near = get_close_matches(name, self.metadata, 1)

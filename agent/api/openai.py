@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from difflib import get_close_matches
 from typing import Final
 
@@ -94,9 +94,9 @@ class _Completions:
             body.release()
         scope[REQUEST_MODEL] = asked.text.model
         if self._texts is None:
-            raise NotFound("this agent serves no language model", param="model")
+            raise NotFound(f"this agent serves no language model{self._service.newer(asked.text.model)}", param="model")
         answer = Answer(asked, number, time.time())
-        async with _written(self._texts, asked, receive) as inbox:
+        async with _written(self._texts, asked, receive, self._service.newer) as inbox:
             first = await inbox.take()
             if isinstance(first[0], QeilError):
                 raise first[0]
@@ -188,11 +188,16 @@ class Inbox:
 
 
 @contextlib.asynccontextmanager
-async def _written(texts: TextService, asked: Asked, receive: Receive) -> AsyncIterator[Inbox]:
+async def _written(
+    texts: TextService, asked: Asked, receive: Receive, newer: Callable[[str], str]
+) -> AsyncIterator[Inbox]:
     """The events of a request that is being written; given up when this is left early or the client hangs up."""
     inbox = Inbox()
     plan = asked.plan or texts.plan_of(asked.text)
-    handle = texts.write(asked.text, inbox.put) if plan is None else texts.answer(asked.text, plan, inbox.put)
+    try:
+        handle = texts.write(asked.text, inbox.put) if plan is None else texts.answer(asked.text, plan, inbox.put)
+    except NotFound as error:
+        raise NotFound(error.message + newer(asked.text.model), **error.context) from error
     watch = asyncio.get_running_loop().create_task(_watch(receive, inbox))
     try:
         yield inbox

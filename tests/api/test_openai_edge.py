@@ -109,6 +109,14 @@ def test_an_error_before_the_first_token_has_its_status(http, texts):
     assert http.post("/v1/chat/completions", json=CHAT).status_code == 503
 
 
+def test_a_language_model_that_was_added_to_the_settings_since_is_told_of(http, texts):
+    texts.refusal = NotFound("there is no language model 'added' (known: m)", param="model")
+    error = http.post("/v1/chat/completions", json={**CHAT, "model": "added"}).json()["error"]
+    assert (error["message"], error["param"]) == (
+        "there is no language model 'added' (known: m); the settings name it", "model",
+    )  # fmt: skip
+
+
 def test_an_error_in_the_middle_ends_the_stream_and_is_in_it(http, texts):
     texts.script = [TextPiece(0, 1, "He"), DeadlineExceeded("late")]
     chunks, _ = events(http.post("/v1/chat/completions", json={**CHAT, "stream": True}))
@@ -138,6 +146,9 @@ def test_an_agent_without_language_models_says_so():
         assert httpx.get(f"{server.url}/v1/models").json() == {"object": "list", "data": []}
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT)
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+        assert reply.json()["error"]["message"] == "this agent serves no language model"
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, "model": "added"})
+        assert reply.json()["error"]["message"] == "this agent serves no language model; the settings name it"
         assert httpx.get(f"{server.url}/v1/models/m").status_code == 404
     finally:
         server.stop(2.0)

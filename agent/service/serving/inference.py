@@ -59,6 +59,10 @@ class AgentInference:
                 ) from error
             raise
 
+    def newer(self, model: str) -> str:
+        """Whether the settings name it since the agent was started, and what to do then."""
+        return self._dispatcher.newer(model)
+
     def load_model(self, name: str) -> Future[None]:
         """Serve a configured model again."""
         return self._guarded(name, load=True)
@@ -77,7 +81,7 @@ class AgentInference:
                 raise BadInput(f"{name!r} is a language model: the settings alone decide whether it is served")
             return self._change_models(name, load)
         except QeilError as error:
-            newer = self._dispatcher.newer(name) if isinstance(error, NotFound) else ""
+            newer = self.newer(name) if isinstance(error, NotFound) else ""
             failed: Future[None] = Future()
             failed.set_exception(NotFound(error.message + newer) if newer else error)
             return failed
