@@ -52,12 +52,21 @@ def open_folder(path: Path) -> DecoderFolder:
         read_json(file)  # which says better what is wrong with a file that is missing or no JSON
         raise BadInput(f"{file}: {error}") from error
     template = path / "chat_template.jinja"
-    chat_template = template.read_text() if template.is_file() else _default(config.get("chat_template"))
+    chat_template = _read(template) if template.is_file() else _default(config.get("chat_template"))
     return DecoderFolder(
         **vars(sizes), tokenizer=tokenizer,
         chat_template=chat_template if isinstance(chat_template, str) else None,
         special={k: _text(config[k]) for k in ("bos_token", "eos_token") if config.get(k)},
     )  # fmt: skip
+
+
+def _read(template: Path) -> str:
+    try:
+        return template.read_text("utf-8")
+    except OSError as error:
+        raise BadInput(f"{template}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{template}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 class FolderShelf:

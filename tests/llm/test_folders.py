@@ -147,12 +147,13 @@ def test_rows_of_unequal_length_share_a_batch_there_too(tiny, tmp_path, kind):
         ("tokenizer.json", '{"a": 1}', "tokenizer.json"),
         ("tokenizer.json", None, "tokenizer.json"),
         ("tokenizer_config.json", None, "tokenizer_config.json"),
+        ("chat_template.jinja", "\udcff", "chat_template.jinja: not UTF-8 text"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_the_file(genai, name, content, says):
-    (genai / name).unlink()
+    (genai / name).unlink(missing_ok=True)
     if content is not None:
-        (genai / name).write_text(content)
+        (genai / name).write_text(content, "utf-8", "surrogateescape")
     with pytest.raises(BadInput, match=says):
         open_folder(genai)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -230,6 +231,27 @@ def test_a_loss_calls_for_a_tick_at_once():
     assert calls == []
     world.lane.kill("killed")
     assert calls == [1]
+
+
+def test_a_process_in_standby_that_dies_while_it_takes_over_is_missed():
+    world = World(standby="all").loaded()
+    spare = world.lanes[1]
+    spare.loading.set_result(REPORT)
+    told, take = threading.Thread(target=lambda: spare.kill("killed too")), world.keeper._spare.take
+
+    def taken():
+        world.keeper._spare.take, found = take, take()
+        told.start()
+        told.join(0.05)  # as long only where the news waits until the lanes have changed
+        return found
+
+    world.keeper._spare.take = taken
+    world.lane.kill("killed")
+    world.tick()
+    told.join()
+    world.tick(SPARE_PAUSE_S)
+    world.tick(SPARE_PAUSE_S)
+    assert world.lane not in {None, spare}
 
 
 def test_a_process_in_standby_may_hold_the_model_already():

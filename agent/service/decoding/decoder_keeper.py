@@ -184,9 +184,9 @@ class DecoderKeeper:
 
     def _start(self) -> None:
         """A new process, or the one that waits for this."""
-        spare, loading = self._spare.take()
-        lane = spare or self._make_lane()
-        with self._lock:
+        with self._lock:  # a spare that dies while it is taken is told of when it is the lane
+            spare, loading = self._spare.take()
+            lane = spare or self._make_lane()
             self.lane, self.report = lane, None
         try:
             if spare is None:
