@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from agent.placement.costing import dispatch_of
+from agent.schema.base import Quantity
 from agent.schema.device import Runtime
 from agent.service.calibration.calibration import Calibration, Coefficient, Timing, apply, fit
 from agent.workload.micro import MicroModel
@@ -53,9 +55,12 @@ def test_a_measurement_that_scatters_is_refused_by_name():
     assert "calibrate again" in refused[0]
 
 
-def test_without_overhead_models_the_rates_still_come_out():
-    found, _ = fit("cpu", RUNTIME, [timing(micro("gemm", "compute", flops=1e9), 0.1)], "test")
-    assert by_kind(found, "compute_flops_per_s") == pytest.approx(1e10)
+@pytest.mark.parametrize("stated", [None, Quantity(value=30e-6, provenance="measured", source="a bench")])
+def test_without_overhead_models_what_predictions_add_for_a_launch_is_taken_off_all_the_same(stated):
+    runtime = RUNTIME.model_copy(update={"dispatch_overhead_s": stated})
+    found, _ = fit("cpu", runtime, [timing(micro("stream", "bandwidth", moved=1e6, nodes=0), 1e-4)], "test")
+    launch_s = dispatch_of(runtime).value
+    assert by_kind(found, "bandwidth_bytes_per_s") == pytest.approx(1e6 / (1e-4 - launch_s))
 
 
 def test_applied_coefficients_predict_what_was_measured_and_say_where_from():

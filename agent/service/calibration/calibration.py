@@ -97,8 +97,11 @@ def fit(
 ) -> tuple[list[Coefficient], list[str]]:
     """Coefficients of one runtime from its timings, and what had to be refused.
 
-    The dispatch model gives τ; the chain of n nodes τ + n·node; the rest is work after taking both off.
+    The dispatch model gives τ, else predictions keep the profile's or the assumed one; the chain of n nodes τ + n·node;
+    the rest is work after taking both off.
     """
+    from agent.placement import costing  # noqa: PLC0415 - only who measures needs it
+
     refused = [
         f"{accelerator} {runtime.provider}: {t.micro.name} scatters by {t.scatter:.0%} (limit {MAX_SCATTER:.0%}): "
         f"not used, the profile's figure stays; close what else computes on this machine and calibrate again"
@@ -115,7 +118,7 @@ def fit(
 
     found: list[Coefficient] = []
     dispatch = _first(good, "dispatch")
-    dispatch_s = dispatch.median_s if dispatch else 0.0
+    dispatch_s = dispatch.median_s if dispatch else costing.dispatch_of(runtime).value
     if dispatch:
         found.append(made("dispatch_overhead_s", dispatch_s, dispatch))
     chain = _first(good, "node")
