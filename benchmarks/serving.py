@@ -117,12 +117,13 @@ def measure(makers: list[Maker], models: list[Model], wide: Model, rounds: int, 
         for make in makers:
             with alone(make) as server:
                 add_wide(server, wide)
-                keep(server.name, ALL, {"ready_s": server.ready_s, "pss_mb": server.pss_mb()})
+                keep(server.name, ALL, {"ready_s": server.ready_s})
                 for workload, (port, request) in server.requests.items():
                     times = latencies_s(port, request, counts[workload])
                     keep(server.name, workload, cell(times, load_per_s(port, request, 2.0 * scale)))
                 for model in models if server.grpc_port is not None else ():
                     keep(f"{server.name}, gRPC", model.name, cell(over_grpc(server, model, counts[model.name]), None))
+                keep(server.name, ALL, {"pss_mb": server.pss_mb()})  # what it holds once it has worked
     return found
 
 
