@@ -288,6 +288,8 @@ class Supervisor:
             self._permit(keeper, now_s + policy.recovery.permit_s)
         requests = sum(meter.requests for meter in list(self.dispatcher.meters.values()))
         seen = (self._readings, self.conditions.all(), self._state.others(), requests)
+        if self.dispatcher.in_flight():  # one may wait for the next table
+            self._stillness.end()
         if not self._stillness.holds(stillness.signs(self.keepers, self._state, seen, now_s), now_s):
             self._publish(now_s)
         self._telemetry.tick(self.snapshot, self._readings, now_s)
