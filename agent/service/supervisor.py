@@ -290,6 +290,7 @@ class Supervisor:
         seen = (self._readings, self.conditions.all(), self._state.others(), requests)
         if self.dispatcher.in_flight():  # one may wait for the next table
             self._stillness.end()
+        self.dispatcher.heard_s = now_s
         if not self._stillness.holds(stillness.signs(self.keepers, self._state, seen, now_s), now_s):
             self._publish(now_s)
         self._telemetry.tick(self.snapshot, self._readings, now_s)

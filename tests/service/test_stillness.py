@@ -89,6 +89,22 @@ def test_while_something_is_under_way_every_tick_publishes(still):
         assert after is not before
 
 
+def test_a_request_on_an_idle_lane_waits_for_a_permit_however_old_the_table_is():
+    recovery = POLICY.recovery.model_copy(update={"permit_s": 0.3})
+    world = World(policy=POLICY.model_copy(update={"recovery": recovery}))
+    world.tick(RENEW_S + 1.0)
+    renewed = world.snapshot
+    while world.snapshot is renewed:
+        world.tick()
+    world.tick(0.5)
+    for name in ("gpu0", "cpu"):
+        world.lane(name).permit_until_s = 0.0
+    asked = world.infer()
+    assert not asked.done()
+    world.tick()
+    assert asked.result(0).placement == "gpu0"
+
+
 def test_a_lane_that_ramps_up_is_published_at_every_tick():
     world = World({"m": ["cpu"]}, accelerators=("cpu",))
     world.lane("cpu").die("SIGSEGV")

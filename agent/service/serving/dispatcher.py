@@ -61,7 +61,7 @@ class Dispatcher:
         self.sizes = CallSizes()
         self._table = table
         self._clock = clock
-        self._replaced_s = clock.monotonic_s()
+        self.heard_s = clock.monotonic_s()  # when the supervisor was at work last, with or without a new table
         self._on_suspect = on_suspect
         self._lock = threading.Lock()
         self._in_flight: set[Job] = set()
@@ -244,7 +244,7 @@ class Dispatcher:
             return
         waits = isinstance(job.last_error, LaneDied) or (
             isinstance(job.last_error, PermitExpired)
-            and self._clock.monotonic_s() - self._replaced_s < self._table.policy.recovery.permit_s
+            and self._clock.monotonic_s() - self.heard_s < self._table.policy.recovery.permit_s
         )  # a supervisor that has stopped renews no permit
         if job.last_error is not None and not waits:
             self._fail_or_blame(job, job.last_error)
@@ -369,9 +369,9 @@ class Dispatcher:
 
     def replace(self, table: RoutingTable) -> None:
         """Route by a new table from now on, and let waiting requests try again."""
-        self._table, self._replaced_s = table, self._clock.monotonic_s()
-        self.batches.due(self._replaced_s)
-        self.costly.routed(table, self._replaced_s)
+        self._table, self.heard_s = table, self._clock.monotonic_s()
+        self.batches.due(self.heard_s)
+        self.costly.routed(table, self.heard_s)
         if not self._waiting:
             return
         with self._lock:
