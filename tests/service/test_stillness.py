@@ -105,6 +105,15 @@ def test_a_request_on_an_idle_lane_waits_for_a_permit_however_old_the_table_is()
     assert asked.result(0).placement == "gpu0"
 
 
+def test_without_a_sensor_another_policy_is_followed_at_once(still):
+    assert still.lane("gpu0").permit_until_s > still.clock.now_s
+    refusing = POLICY.model_copy(update={"no_thermal_sensor": "refuse"})
+    still.supervisor.post(PlanEvent(InForce(refusing, "d2", plan_of({"m": ["gpu0", "cpu"]}, "d2")), "edited"))
+    still.tick(0.2)
+    assert still.lane("gpu0").permit_until_s == 0.0
+    assert not still.accelerator("gpu0").permit
+
+
 def test_a_lane_that_ramps_up_is_published_at_every_tick():
     world = World({"m": ["cpu"]}, accelerators=("cpu",))
     world.lane("cpu").die("SIGSEGV")
