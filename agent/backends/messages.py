@@ -24,7 +24,7 @@ _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 """A plain number: the library's own is an enumeration, which costs a look-up of its class."""
 _FD_BYTES: Final = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
 _TERMINAL: Final = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]?|\x9b[0-?]*[ -/]*[@-~]?|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?"
+    r"\x1b\[[0-?]*[ -/]*[@-~]?|\x9b[0-?]*[ -/]*[@-~]?|\x1b[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]?"
 )
 """Escape sequences (ECMA-48): colours and cursor moves, titles, and what else begins with ESC."""
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

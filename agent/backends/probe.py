@@ -100,6 +100,8 @@ def nothing(note: str) -> RuntimeInventory:
 
 def look_everywhere(timeout_s: float) -> RuntimeInventory:
     """Look in this process, and at every plugin in a process of its own, all together within `timeout_s`."""
+    from agent.backends.messages import one_line  # noqa: PLC0415 - in the process that looks
+
     until_s = time.monotonic() + timeout_s
     packages = plugin_packages()
     with ThreadPoolExecutor(1 + len(packages)) as pool:
@@ -121,7 +123,7 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
         onnxruntime=found["onnxruntime"], providers=tuple(found["providers"]),
         devices=tuple(EpDevice(**device) for device in devices), plugins=tuple(plugins), litert=found["litert"],
         litert_module=found["litert_module"], delegates=tuple(found["delegates"]), others=found["others"],
-        notes=tuple(notes),
+        notes=tuple(map(one_line, notes)),
     )  # fmt: skip
 
 

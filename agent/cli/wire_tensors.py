@@ -39,7 +39,7 @@ def encode(name: str, tensor: Array) -> tuple[dict[str, Any], bytes]:
     elif is_bf16(tensor):
         datatype, raw = "BF16", tensor.tobytes()
     elif tensor.dtype.name in _OIP:
-        datatype, raw = _OIP[tensor.dtype.name], tensor.tobytes()
+        datatype, raw = _OIP[tensor.dtype.name], tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
     else:
         raise BadInput(f"input {name!r}: no model takes {tensor.dtype.name}; known are {', '.join(_OIP)} and text")
     shape = list(tensor.shape)

@@ -30,6 +30,8 @@ def test_the_last_messages_of_a_side_that_ended_with_unread_ones_are_read_before
         ("\x1b]8;;http://x\x1b\\\\link\x1b(B", "\\link"),
         ("\x9b31mred\x85next", "red next"),
         ("cut \x1b[", "cut"),
+        ("\x1b]0;never ended: no memory", "0;never ended: no memory"),
+        ("\x1bPq#0;1\x1b\\after", "after"),
         ("turned \u202e around", "turned around"),
         ("µs – 3 × 4 °C", "µs – 3 × 4 °C"),
     ],

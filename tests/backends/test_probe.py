@@ -64,6 +64,14 @@ def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(
     assert seen.notes == (f"the plugin bad is unusable: {note}",)
 
 
+def test_a_note_is_one_printable_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probe.look() | {"notes": ["mine is not usable: \x1b[31mno library\nhere\x1b[0m"]}
+    monkeypatch.setattr(probe, "look", lambda: found)
+    monkeypatch.setattr(probe, "plugin_packages", list)
+
+    assert probe.look_everywhere(5.0).notes == ("mine is not usable: no library here",)
+
+
 def test_a_machine_without_python_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 

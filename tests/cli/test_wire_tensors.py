@@ -36,6 +36,11 @@ def test_numbers_of_a_file_become_bfloat16_where_the_model_wants_it(tmp_path):
         assert (entry["datatype"], raw) == ("BF16", bytes.fromhex("803f20c0"))
 
 
+def test_a_file_of_the_other_byte_order_is_sent_in_the_order_of_the_protocol():
+    little, big = (wire_tensors.encode("x", np.array([1.0, -2.5], order)) for order in ("<f4", ">f4"))
+    assert big == little
+
+
 def test_a_type_that_no_model_takes_is_refused_by_name():
     with pytest.raises(BadInput, match="input 'x': no model takes complex128"):
         wire_tensors.encode("x", np.zeros(2, complex))
