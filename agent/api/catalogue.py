@@ -68,7 +68,7 @@ class Catalogue:
 
     async def model_ready(self, request: Request) -> Response:
         """200 while this model can be served."""
-        model = self._named(request)
+        model = self._text(request) or self._named(request)
         if not model.ready:
             raise Overloaded(f"model {model.name!r} is not ready: {model.reason or 'still loading'}", 1.0)
         return json_response({"name": model.name, "ready": True})
@@ -119,6 +119,12 @@ class Catalogue:
     def _every(self) -> list[ModelMetadata | TextModel]:
         """Models of tensors, then language models."""
         return [*self._service.models(), *(self._texts.text_models() if self._texts is not None else ())]
+
+    def _text(self, request: Request) -> TextModel | None:
+        """The language model of that name and, where one is named, that version."""
+        if request.path_params.get("version", TEXT_VERSION) != TEXT_VERSION or self._texts is None:
+            return None
+        return next((m for m in self._texts.text_models() if m.name == request.path_params["model"]), None)
 
     async def _changed(self, request: Request, future: Future[None]) -> Response:
         await settled(future, request.receive)

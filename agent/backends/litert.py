@@ -19,6 +19,7 @@ import numpy as np
 from agent.backends import litert_compiled
 from agent.backends.artifact import Assignment, LoadOrder, Session
 from agent.backends.formats import Array, Signature, datatype_of, distinct
+from agent.backends.messages import one_line
 from agent.errors import InferenceFailed, InputRefused, ModelLoadFailed
 
 BUILT_IN: Final = "none"
@@ -205,7 +206,7 @@ def _between(operators: list[Any], makers: Mapping[int, int], delegate: Any) -> 
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 def _ports(details: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ import numpy as np
 from agent.backends import engine_cache, narrow
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
+from agent.backends.messages import one_line
 from agent.control.memory_words import says_no_memory
 from agent.errors import InferenceFailed, InputRefused, LaneOutOfMemory, ModelLoadFailed
 from agent.schema.bfloat16 import BF16
@@ -180,7 +181,7 @@ def reason(error: Exception) -> str:
     text = str(error)
     if text.startswith("[ONNXRuntimeError] : "):
         text = text.split(" : ", 3)[-1]
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(text) or type(error).__name__
 
 
 def _session_options(ort: Any, order: LoadOrder) -> Any:

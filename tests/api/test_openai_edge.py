@@ -80,6 +80,15 @@ def test_the_repository_lists_language_models_with_their_state(http, texts):
     assert "m" not in {row["name"] for row in http.post("/v2/repository/index", json={"ready": True}).json()}
 
 
+def test_a_language_model_is_asked_for_its_readiness_like_any_other(http, texts):
+    assert http.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
+    assert http.get("/v2/models/m/versions/1/ready").status_code == 200
+    assert http.get("/v2/models/m/versions/2/ready").status_code == 404
+    texts.models = (TextModel("m", False, "the graph is damaged", 64, 4, 5.0),)
+    refusal = http.get("/v2/models/m/ready")
+    assert (refusal.status_code, "the graph is damaged" in refusal.text) == (503, True)
+
+
 def events(reply):
     lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
     return [json.loads(line) for line in lines if line != "[DONE]"], lines[-1]

@@ -144,7 +144,11 @@ def test_an_absent_runtime_is_a_refusal(models: Models, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load failed:\n why", "Load failed: why"), ("", "ValueError")],
+    [
+        ("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load failed:\n why", "Load failed: why"),
+        ("\x1b[31mno such\x07 kernel\x1b[0m", "no such kernel"),
+        ("", "ValueError"),
+    ],
 )
 def test_reasons_lose_their_decoration(text: str, sentence: str) -> None:
     assert adapter.reason(ValueError(text)) == sentence
