@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+from email.utils import parsedate_to_datetime
 
 import httpx
 import numpy as np
@@ -268,6 +269,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(connect, serve, servi
 
     until(lambda: service.requests)
     until(freed)
+    assert freed(), "the only place is not taken again"
 
 
 @pytest.mark.parametrize(
@@ -360,8 +362,13 @@ def test_an_idle_server_looks_at_nothing_until_its_date_is_due_and_still_ends_at
 def test_the_date_of_answers_goes_on(serve, monkeypatch):
     monkeypatch.setattr("agent.api.server.DATE_S", 0.01)
     server = serve()
-    first = httpx.get(f"{server.url}/status").headers["date"]
-    until(lambda: httpx.get(f"{server.url}/status").headers["date"] != first)
+
+    def date():
+        return parsedate_to_datetime(httpx.get(f"{server.url}/status").headers["date"])
+
+    first = date()
+    until(lambda: date() != first)
+    assert date() > first
 
 
 def test_signals_stay_with_the_program(serve):

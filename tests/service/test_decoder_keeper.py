@@ -13,7 +13,7 @@ from agent.errors import DeadlineExceeded, InferenceFailed, LaneDied, ModelLoadF
 from agent.ports import LaneVitals
 from agent.schema.text import TextPiece, TextRequest
 from agent.service.decoding.decoder_keeper import UNMENDED_S, DecoderHome, DecoderKeeper
-from agent.service.decoding.decoder_spare import SPARE_PAUSE_S
+from agent.service.decoding.decoder_spare import PATIENCE_S, SPARE_PAUSE_S
 from agent.storage import share, yaml_files
 from tests.fakes import FakeClock
 
@@ -231,6 +231,18 @@ def test_a_loss_calls_for_a_tick_at_once():
     assert calls == []
     world.lane.kill("killed")
     assert calls == [1]
+
+
+def test_the_next_process_in_standby_does_not_wait_for_ever():
+    world = World(standby="warm").loaded()
+    world.write(replace(ASKED, samples=1))
+    world.lane.kill("killed")
+    world.tick(SPARE_PAUSE_S)
+    world.loaded()
+    world.tick(PATIENCE_S - 1.0)
+    assert len(world.lanes) == 2
+    world.tick(1.0)
+    assert len(world.lanes) == 3
 
 
 def test_a_process_in_standby_that_dies_while_it_takes_over_is_missed():

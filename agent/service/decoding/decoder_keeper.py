@@ -17,7 +17,7 @@ from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
 from agent.ports import Clock, LaneVitals
 from agent.schema.policy import Recovery
 from agent.schema.text import TextEvent, TextPiece, TextRequest
-from agent.service.decoding.decoder_spare import DecoderSpare, Standby
+from agent.service.decoding.decoder_spare import PATIENCE_S, DecoderSpare, Standby
 from agent.service.decoding.text_stream import TextStream
 
 STARTUP_TIMEOUT_S = 60.0
@@ -166,7 +166,8 @@ class DecoderKeeper:
                 self.health, _ = lane_health.step(self.health, Ready(), limits, now_s)
                 # Its start takes a second of a core, which the texts need that wait for their prompts to be read again.
                 behind = any(stream.behind for stream in list(self._streams))
-                self._spare.keep(self._lost, permit_until_s, now_s, begin=not behind)
+                begin = not behind or now_s - self.health.since_s >= PATIENCE_S
+                self._spare.keep(self._lost, permit_until_s, now_s, begin=begin)
         self.health, actions = lane_health.step(self.health, Tick(), limits, now_s)
         if "start" in actions and self.refused is None:
             _log.info("decoder restarts", model=self.home.model, restarts=self.health.restarts)

@@ -16,6 +16,8 @@ from agent.errors import QeilError
 
 SPARE_PAUSE_S = 5.0
 """Shortest time between two starts of a process in standby."""
+PATIENCE_S = 30.0
+"""Longest that the next process waits for texts whose prompts are read again; a second death would find none."""
 Standby = Literal["cold", "warm", "all"]
 
 
