@@ -1,14 +1,13 @@
 """Which runtimes, execution providers, devices and delegates this machine has.
 
 `probe_runtimes` asks child processes, so the agent never imports a native runtime and a plugin that crashes is a note
-in the inventory. Run as `python -m agent.backends.probe [--plugin PACKAGE]` the module prints what it finds as JSON.
+in the inventory. Run as `python -m agent.backends.probe` the module prints what it finds as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import os
 import pkgutil
@@ -16,19 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
-from agent.backends.head_start import environment, start_probe
-from agent.child import NICENESS, child_command
+from agent.backends.head_start import start_probe
+from agent.child import NICENESS
 from agent.runtimes import registry
-from agent.runtimes.entry import resolve
-from agent.runtimes.shipped import SHIPPED
+from agent.runtimes.entry import Backend, resolve
+from agent.runtimes.shipped import LITERT, ONNX
 
 PLUGIN_PREFIX: Final = "onnxruntime_ep_"
 """Plugin providers are packages with import names of this form and with `get_library_path()` and `get_ep_names()`."""
-LITERT_DISTRIBUTIONS: Final = ("ai-edge-litert", "tflite-runtime")
 
 
 @dataclass(frozen=True)
@@ -98,23 +97,44 @@ def nothing(note: str) -> RuntimeInventory:
     return RuntimeInventory(notes=(f"the runtimes could not be looked at: {note}",))
 
 
+def _answer(returncode: int, output: str, errors: str) -> tuple[dict[str, Any] | None, str]:
+    if returncode != 0:
+        lines = errors.strip().splitlines()
+        return None, _why(returncode, lines[-1] if lines else "")
+    try:
+        found = json.loads(output.strip().rpartition("\n")[2])
+    except ValueError:
+        return None, "it printed something that is not an inventory"
+    return (found, "") if isinstance(found, dict) else (None, "it printed something that is not an inventory")
+
+
+def _why(returncode: int | None, last_line: str) -> str:
+    from agent.backends.process import describe  # noqa: PLC0415 - needed by failures only, and not light
+
+    return "it did not answer in time" if returncode is None else describe(returncode, last_line)
+
+
+# ---------------------------------------------------------------------------------------------- in the child
+
+
 def look_everywhere(timeout_s: float) -> RuntimeInventory:
-    """Look in this process, and at every plugin in a process of its own, all together within `timeout_s`."""
-    from agent.backends.messages import one_line  # noqa: PLC0415 - in the process that looks
+    """Look in this process, and at every plugin in a copy of it, all together within `timeout_s`."""
+    from agent.backends.fork import Fork  # noqa: PLC0415 - in the process that looks
+    from agent.backends.messages import one_line  # noqa: PLC0415
 
     until_s = time.monotonic() + timeout_s
-    packages = plugin_packages()
-    with ThreadPoolExecutor(1 + len(packages)) as pool:
-        asked = [pool.submit(_ask, ["--plugin", package], until_s) for package in packages]
-        found = look()
-        answers = [one.result() for one in asked]
+    with suppress(ImportError):  # what lacks it says so itself
+        importlib.import_module("numpy")  # of all that runtimes need, what starts no thread
+    asked = [(package, Fork(partial(look_at_plugin, package))) for package in plugin_packages()]
+    found = look()
     devices, notes = list(found["devices"]), list(found["notes"])
     plugins: list[str] = []
-    if found["onnxruntime"] is None:
-        packages, answers = [], []  # nothing to plug them into
-    for package, (answer, note) in zip(packages, answers, strict=True):
-        if answer is None:
-            notes.append(f"the plugin {package} is unusable: {note}")
+    for package, fork in asked:
+        code, answer, words = fork.result(until_s)
+        if found["onnxruntime"] is None:
+            continue  # nothing to plug it into
+        if code != 0:
+            notes.append(f"the plugin {package} is unusable: {_why(code, words)}")
         else:
             plugins.append(package)
             devices += answer["devices"]
@@ -127,46 +147,19 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
     )  # fmt: skip
 
 
-def _ask(arguments: Sequence[str], until_s: float) -> tuple[dict[str, Any] | None, str]:
-    """(what a child found, or None and why)."""
-    command = child_command("agent.backends.probe", *arguments)
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True, errors="replace",
-            env=environment(dict(os.environ), 1), timeout=max(0.0, until_s - time.monotonic()),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return None, "it did not answer in time"
-    except OSError as error:
-        return None, str(error.strerror)
-    return _answer(done.returncode, done.stdout, done.stderr)
-
-
-def _answer(returncode: int, output: str, errors: str) -> tuple[dict[str, Any] | None, str]:
-    if returncode != 0:
-        from agent.backends.process import describe  # noqa: PLC0415 - needed by failures only, and not light
-
-        lines = errors.strip().splitlines()
-        return None, describe(returncode, lines[-1] if lines else "")
-    try:
-        found = json.loads(output.strip().rpartition("\n")[2])
-    except ValueError:
-        return None, "it printed something that is not an inventory"
-    return (found, "") if isinstance(found, dict) else (None, "it printed something that is not an inventory")
-
-
-# ---------------------------------------------------------------------------------------------- in the child
-
-
 def look() -> dict[str, Any]:
     """Everything but the plugins' devices, whose libraries each get a process of their own."""
+    from agent.backends import installed  # noqa: PLC0415 - in the process that looks
+
     notes: list[str] = []
-    found: dict[str, Any] = {"notes": notes, "devices": [], "providers": []}
-    found["onnxruntime"] = _look_at_onnxruntime(found, notes)
-    found["litert"], found["litert_module"] = _look_at_litert(notes)
-    found["delegates"] = ["XNNPACK"] if found["litert"] else []
-    found["others"] = _look_at_others(notes)
-    return found
+    versions = _versions(notes)
+    onnx, litert = versions.pop(ONNX.name, None), versions.pop(LITERT.name, None)
+    providers, devices = ([], []) if onnx is None else _of_onnxruntime(notes)
+    module, delegates = (None, []) if litert is None else (installed.litert_module(), ["XNNPACK"])
+    return {
+        "onnxruntime": onnx, "providers": providers, "devices": devices, "litert": litert, "litert_module": module,
+        "delegates": delegates, "others": versions, "notes": notes,
+    }  # fmt: skip
 
 
 def look_at_plugin(package: str) -> dict[str, Any]:
@@ -194,53 +187,29 @@ def plugin_packages() -> list[str]:
     return sorted({found.name for found in pkgutil.iter_modules() if found.name.startswith(PLUGIN_PREFIX)})
 
 
-def _look_at_onnxruntime(found: dict[str, Any], notes: list[str]) -> str | None:
-    try:
-        ort = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        notes.append(f"onnxruntime is not usable: {error}")
-        return None
-    found["providers"] = list(ort.get_available_providers())
-    if hasattr(ort, "get_ep_devices"):
-        found["devices"] = [_device(device, None) for device in ort.get_ep_devices()]
-    else:
+def _of_onnxruntime(notes: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """(its providers, their devices)."""
+    ort = importlib.import_module("onnxruntime")
+    if not hasattr(ort, "get_ep_devices"):
         notes.append(f"onnxruntime {ort.__version__} does not list devices (1.22 does)")
-    return str(ort.__version__)
+        return list(ort.get_available_providers()), []
+    return list(ort.get_available_providers()), [_device(device, None) for device in ort.get_ep_devices()]
 
 
-def _look_at_litert(notes: list[str]) -> tuple[str | None, str | None]:
-    problems: list[str] = []
-    for distribution in LITERT_DISTRIBUTIONS:
-        module = f"{distribution.replace('-', '_')}.interpreter"
-        problem = _import_problem(module)
-        if problem is None:
-            return importlib.metadata.version(distribution), module
-        problems.append(problem)
-    notes.append(f"LiteRT is not usable: {'; '.join(problems)}")
-    return None, None
-
-
-def _look_at_others(notes: list[str]) -> dict[str, str]:
-    """Version of each backend that was added: its own code says, and may fail as it likes."""
+def _versions(notes: list[str]) -> dict[str, str]:
+    """Version of each backend that is here, by its name."""
     notes += registry.problems()
-    found: dict[str, str] = {}
-    for backend in registry.backends():
-        if backend not in SHIPPED:
-            try:
-                version = resolve(backend.probe)(notes)
-            except Exception as error:  # noqa: BLE001 - somebody's file: the others are looked at
-                notes.append(f"{backend.title} is not usable: {error}")
-            else:
-                found |= {} if version is None else {backend.name: str(version)}
-    return found
+    asked = {backend.name: _version(backend, notes) for backend in registry.backends()}
+    return {name: version for name, version in asked.items() if version is not None}
 
 
-def _import_problem(module: str) -> str | None:
+def _version(backend: Backend, notes: list[str]) -> str | None:
     try:
-        importlib.import_module(module)
-    except ImportError as error:
-        return str(error)
-    return None
+        version = resolve(backend.probe)(notes)
+    except Exception as error:  # noqa: BLE001 - somebody's file: the others are looked at
+        notes.append(f"{backend.title} is not usable: {error}")
+        return None
+    return None if version is None else str(version)
 
 
 def _device(device: Any, plugin: str | None) -> dict[str, Any]:
@@ -250,16 +219,15 @@ def _device(device: Any, plugin: str | None) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print the inventory (or one plugin's part of it) as the last line of standard output."""
+    """Print the inventory as the last line of standard output."""
     parser = argparse.ArgumentParser(prog="agent.backends.probe", description="Lists runtimes and devices as JSON.")
-    parser.add_argument("--plugin", help="only this plugin package's devices")
     parser.add_argument("--everything", type=float, metavar="SECONDS", help="also every plugin, within that time")
     given = parser.parse_args(argv)
     if given.everything is not None:
         os.nice(NICENESS)
         found = asdict(look_everywhere(given.everything))
     else:
-        found = look() if given.plugin is None else look_at_plugin(given.plugin)
+        found = look()
     sys.stdout.write("\n" + json.dumps(found) + "\n")
     sys.stdout.flush()
     # A native library that crashes while it is unloaded must not spoil what was found.

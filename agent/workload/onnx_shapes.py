@@ -15,7 +15,6 @@ import onnx.checker
 import onnx.defs
 import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from agent.errors import ModelLoadFailed
 from agent.workload import onnx_ops_contrib
@@ -145,6 +144,8 @@ class Propagation:
             return False
         if not node.input or not constant or self._too_big(node):
             return False
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - few files need it, and its import takes time
+
         try:
             feeds = {n: self.values[n] for n in node.input if n}
             results = ReferenceEvaluator(node, opsets=self.opsets).run(None, feeds)

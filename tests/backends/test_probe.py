@@ -6,12 +6,12 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import pytest
 
-from agent.backends import litert, probe
+from agent.backends import installed, litert, probe
 from agent.backends.probe import RuntimeInventory, probe_runtimes
 
 
@@ -37,31 +37,56 @@ def test_no_time_is_an_empty_inventory_that_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "note"),
+    ("plugin", "note"),
     [
-        ("import os; os.kill(os.getpid(), 11)", "its process was ended by SIGSEGV"),
-        ("import sys; sys.exit('not a library')", "its process exited with code 1; last words: not a library"),
-        ("print('hello')", "it printed something that is not an inventory"),
-        ("print('[]')", "it printed something that is not an inventory"),
+        ("os.kill(os.getpid(), 11)", "its process was ended by SIGSEGV"),
+        ("sys.exit('not a library')", "its process exited with code 1; last words: not a library"),
+        ("print('hello') or time.sleep(60)", "it did not answer in time"),
+        ("1 / 0", "its process exited with code 1; last words: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, note: str
-) -> None:
-    found = {"onnxruntime": "1", "providers": [], "devices": [], "litert": None, "litert_module": None,
-             "delegates": [], "others": {}, "notes": []}  # fmt: skip
-    monkeypatch.setattr(probe, "plugin_packages", lambda: ["bad"])
-    stub = tmp_path / "python"
-    monkeypatch.setattr(probe, "look", lambda: found)
-    stub.write_text(f"#!{sys.executable}\nimport sys\n{program}\n")
-    stub.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(stub))
+def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(plugin: str, note: str) -> None:
+    found = everywhere(f"probe.look_at_plugin = lambda package: {plugin}")
 
-    seen = probe.look_everywhere(60.0)
+    assert found["onnxruntime"] == "1"
+    assert found["plugins"] == []
+    assert found["notes"] == [f"the plugin mine is unusable: {note}"]
 
-    assert seen.onnxruntime == "1"
-    assert seen.plugins == ()
-    assert seen.notes == (f"the plugin bad is unusable: {note}",)
+
+def test_a_plugin_that_prints_and_answers_is_found() -> None:
+    device = {"provider": "MyProvider", "kind": "NPU", "vendor": "mine", "plugin": "mine", "metadata": {}}
+
+    found = everywhere(
+        f"probe.look_at_plugin = lambda package: print('loading') or {{'devices': [{device}], 'notes': ['slow']}}"
+    )
+
+    assert (found["plugins"], found["devices"], found["notes"]) == (["mine"], [device], ["slow"])
+
+
+def test_plugins_without_the_runtime_are_not_spoken_of() -> None:
+    found = everywhere(
+        "probe.look_at_plugin = lambda package: sys.exit('no onnxruntime'); nothing['onnxruntime'] = None"
+    )
+
+    assert (found["plugins"], found["notes"]) == ([], [])
+
+
+def everywhere(change: str) -> dict[str, Any]:
+    """What a process of its own, with one thread, finds with one plugin and no runtime but a name."""
+    program = f"""
+import json, os, sys, time
+from dataclasses import asdict
+from agent.backends import probe
+
+nothing = {{"onnxruntime": "1", "providers": [], "devices": [], "litert": None, "litert_module": None,
+           "delegates": [], "others": {{}}, "notes": []}}
+probe.look = lambda: nothing
+probe.plugin_packages = lambda: ["mine"]
+{change}
+print(json.dumps(asdict(probe.look_everywhere(3.0))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True)
+    return dict(json.loads(done.stdout))
 
 
 def test_a_note_is_one_printable_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +107,7 @@ def test_looking_in_this_process_finds_the_same_and_absence_is_said(monkeypatch:
     assert probe.look()["onnxruntime"] == ort.__version__
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(probe, "LITERT_DISTRIBUTIONS", ("no-such-litert",))
+    monkeypatch.setattr(installed, "LITERT_DISTRIBUTIONS", ("no-such-litert",))
     found = probe.look()
 
     assert (found["onnxruntime"], found["litert"], found["delegates"]) == (None, None, [])
