@@ -22,8 +22,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import LinkError
-from agent.mqtt import credentials
 from agent.mqtt.backoff import STABLE_S, Backoff
+from agent.mqtt.credentials import Credentials
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
 from agent.mqtt.poll_loop import BufferedReads, Wake, detect_dead_peers, turn
@@ -67,6 +67,7 @@ class Link:
         LinkError if the TLS files or the password file cannot be used.
         """
         self._settings = settings
+        self._credentials = Credentials(settings)
         self._topics = topics
         self._boot = boot
         self._clock = clock
@@ -84,8 +85,7 @@ class Link:
         self._connections = 0
         self._last_error: str | None = None
         self._before = 0
-        self._taken_over = False
-        self._renewing = False
+        self._taken_over = self._renewing = False
         self._max_packet_bytes = MAX_PAYLOAD_BYTES
         self._receive_maximum = settings.max_inflight
         self._alive_s = clock.monotonic_s()
@@ -106,7 +106,7 @@ class Link:
         client.on_socket_open = self._fenced(lambda _client, _data, connection: detect_dead_peers(connection))
         client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
         client.on_socket_unregister_write = self._fenced(lambda *_: None)
-        credentials.show(client, self._settings)
+        self._credentials.show(client)
         properties = _properties(PacketTypes.WILLMESSAGE)
         properties.WillDelayInterval = self._settings.will_delay_s
         client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)

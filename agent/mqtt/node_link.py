@@ -17,8 +17,8 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 
-from agent.mqtt import credentials
 from agent.mqtt.backoff import Backoff
+from agent.mqtt.credentials import Credentials
 from agent.mqtt.topics import Subscription
 from agent.schema.settings import MqttSettings
 
@@ -42,6 +42,7 @@ class NodeLink:
         """`will` is asked before each attempt; `on_connected`, once the first of the subscriptions is there and before
         the others are asked for, and `on_message` give what is to be published."""
         self._settings = settings
+        self._credentials = Credentials(settings)
         self._client_id = client_id
         self._subscriptions = tuple(subscriptions)
         self._will = will
@@ -65,7 +66,7 @@ class NodeLink:
     def _session(self, stop: threading.Event) -> None:
         will = self._will()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=paho.MQTTv5)
-        credentials.show(client, self._settings)
+        self._credentials.show(client)
         client.will_set(*will, qos=1, retain=False)
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import shutil
+import ssl
 import subprocess
+from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.errors import LinkError
+from agent.mqtt.credentials import Credentials
+from agent.schema.settings import MqttSettings
 from tests.broker import PATH, Broker
 from tests.mqtt.ended import end
 from tests.mqtt.linked import Board, certificates, make_link
@@ -94,3 +98,30 @@ def test_files_that_cannot_be_used_are_one_clear_error(tmp_path):
     (tmp_path / "ca").write_text("no certificate")
     with pytest.raises(LinkError, match=r"mqtt\.tls: "):
         make_link(9, tls={"ca": str(tmp_path / "ca")})
+
+
+def test_tls_files_are_read_again_only_when_one_of_them_has_changed(tmp_path):
+    ca, board, _ = certificates(tmp_path)
+    renewed = tmp_path / "renewed.key"
+    tls = {"ca": f"{ca}.crt", "certificate": f"{board}.crt", "key": f"{board}.key"}
+    credentials = Credentials(MqttSettings(host="localhost", port=9, tenant="acme", tls=tls))
+
+    def shown():
+        client = paho.Client(CallbackAPIVersion.VERSION2)
+        credentials.show(client)
+        return client._ssl_context
+
+    first = shown()
+    assert shown() is first
+    assert first.check_hostname
+    assert first.verify_mode is ssl.CERT_REQUIRED
+
+    renewed.write_bytes(Path(f"{board}.key").read_bytes())
+    renewed.replace(f"{board}.key")
+    second = shown()
+    assert second is not first
+    assert shown() is second
+
+    Path(f"{board}.key").unlink()
+    with pytest.raises(LinkError, match=r"mqtt\.tls: .*check the files"):
+        shown()
