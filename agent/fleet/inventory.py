@@ -112,7 +112,7 @@ class Inventory:
         with _reading(self._engine) as db:
             row = db.execute(select(table).where(table.c.tenant == key[0], table.c.board == key[1])).mappings().first()
             if row is None:
-                raise NotFound(f"there is no board {key[0]}/{key[1]}")
+                raise _unknown(key)
             missing = self._missing(db).get(key, 0)
             kept = db.execute(
                 select(streams)
@@ -127,9 +127,10 @@ class Inventory:
         )  # fmt: skip
 
     def rows(self, key: BoardKey, cls: str, limit: int) -> list[dict[str, Any]]:
-        """The newest rows of a class, newest first."""
+        """The newest rows of a class, newest first; NotFound."""
         table = tables.rows
         with _reading(self._engine) as db:
+            _must_be_known(db, key)
             found = db.execute(
                 select(table)
                 .where(table.c.tenant == key[0], table.c.board == key[1], table.c.cls == cls)
@@ -144,9 +145,10 @@ class Inventory:
         return [{**r, "when_s": when_s(r["row"], r["boot"], known)} for r in shown]
 
     def hours(self, key: BoardKey, limit: int) -> list[dict[str, Any]]:
-        """What telemetry left of the newest hours that are no longer kept as rows, newest first."""
+        """What telemetry left of the newest hours that are no longer kept as rows, newest first; NotFound."""
         table = tables.hours
         with _reading(self._engine) as db:
+            _must_be_known(db, key)
             found = db.execute(
                 select(table)
                 .where(table.c.tenant == key[0], table.c.board == key[1])
@@ -223,6 +225,16 @@ def _plain(text: str | None) -> dict[str, Any] | None:
 
 def _word(value: object) -> str | None:
     return value[:128] if isinstance(value, str) else None
+
+
+def _must_be_known(db: Connection, key: BoardKey) -> None:
+    table = tables.boards
+    if db.execute(select(table.c.board).where(table.c.tenant == key[0], table.c.board == key[1])).first() is None:
+        raise _unknown(key)
+
+
+def _unknown(key: BoardKey) -> NotFound:
+    return NotFound(f"there is no board {key[0]}/{key[1]}")
 
 
 def _labels(text: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -171,7 +171,10 @@ class Rest:
 
     def app(self) -> Starlette:
         """The application."""
-        routes = [Route(e.path, self._handler(e), methods=[e.method]) for e in self.endpoints]
+        by_path: dict[str, dict[str, Callable[[Request], Any]]] = {}
+        for endpoint in self.endpoints:  # one route for a path, so that a refused method is told all that there are
+            by_path.setdefault(endpoint.path, {})[endpoint.method] = self._handler(endpoint)
+        routes = [Route(path, _by_method(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
         page = Page()
         shown = [Route("/", page.index, methods=["GET"]), Route("/page/{name}", page.file, methods=["GET"])]
         return Starlette(routes=[*routes, *shown])
@@ -225,6 +228,14 @@ class Rest:
             "openapi": "3.1.0", "info": {"title": "QEIL fleet", "version": "1"}, "paths": paths,
             "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         }  # fmt: skip
+
+
+def _by_method(handlers: Mapping[str, Callable[[Request], Any]]) -> Callable[[Request], Any]:
+    async def handle(request: Request) -> Response:
+        answer: Response = await handlers["GET" if request.method == "HEAD" else request.method](request)
+        return answer
+
+    return handle
 
 
 _PARAMETERS: dict[str, dict[str, Any]] = {

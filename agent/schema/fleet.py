@@ -134,7 +134,7 @@ class RolloutRequest(FileModel):
 class Labels(FileModel):
     """Labels of one board, whole."""
 
-    labels: dict[Name, str] = Field(max_length=64)
+    labels: dict[Name, str] = Field(max_length=64, json_schema_extra={"additionalProperties": False})
 
     @model_validator(mode="after")
     def _short(self) -> Labels:

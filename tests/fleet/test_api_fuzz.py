@@ -102,3 +102,30 @@ def test_the_description_names_every_body_whole(served):
     for name in {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in found["components"]["schemas"]
     assert {"Plan", "Signed", "RolloutRequest", "Labels"} <= set(found["components"]["schemas"])
+
+
+@pytest.mark.parametrize("what", ["", "/rows/tlm", "/hours"])
+def test_a_board_that_nobody_knows_is_not_found_whatever_is_asked_of_it(served, what):
+    headers = {"Authorization": f"Bearer {served.tokens['read']}"}
+
+    assert served.client.get(f"/v1/boards/acme/b1{what}", headers=headers).status_code == 200
+    answer = served.client.get(f"/v1/boards/acme/nobody{what}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (404, "there is no board acme/nobody")
+
+
+def test_a_refused_method_is_told_every_method_of_the_path(served):
+    headers = {"Authorization": f"Bearer {served.tokens['operate']}"}
+
+    answer = served.client.options("/v1/rollouts", headers=headers)
+    assert answer.status_code == 405
+    assert {"GET", "POST"} <= set(answer.headers["allow"].split(", "))
+    assert served.client.get("/v1/rollouts", headers=headers).status_code == 200
+    assert served.client.head("/v1/rollouts", headers=headers).status_code == 200
+    assert served.client.post("/v1/rollouts", headers=headers, json={}).status_code == 400
+
+
+def test_the_description_names_the_labels_that_are_taken(served):
+    labels = served.rest.openapi()["components"]["schemas"]["Labels"]["properties"]["labels"]
+
+    assert labels["additionalProperties"] is False
+    assert list(labels["patternProperties"]) == ["^[a-z0-9][a-z0-9._-]{0,63}$"]
