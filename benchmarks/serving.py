@@ -111,11 +111,11 @@ def measure(makers: list[Maker], models: list[Model], wide: Model, rounds: int, 
     counts = {"add1": int(1000 * scale), "magika": int(300 * scale), wide.name: int(400 * scale)}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for model in models:
-            times = timed(raw_runner(model, threads), counts[model.name])
-            keep(RAW, model.name, cell(times, 1.0 / float(np.mean(times))))
         for make in makers:
             with alone(make) as server:
+                for model in models:  # beside each server, as the pace changes from minute to minute
+                    times = timed(raw_runner(model, threads), counts[model.name])
+                    keep(RAW, model.name, cell(times, 1.0 / float(np.mean(times))))
                 add_wide(server, wide)
                 keep(server.name, ALL, {"ready_s": server.ready_s})
                 for workload, (port, request) in server.requests.items():
