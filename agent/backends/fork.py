@@ -6,6 +6,7 @@ For a process with a single thread, which has imported what all its copies need:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -14,9 +15,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-READ_BYTES = 65536
+READ_BYTES: Final = 65536
+PR_SET_PDEATHSIG: Final = 1
 
 
 class Fork:
@@ -31,17 +33,20 @@ class Fork:
             _run(function, theirs, self._words)
         os.close(theirs)
 
-    def result(self, until_s: float) -> tuple[int | None, dict[str, Any], str]:
-        """(exit status as of `subprocess`, None where it had to be killed at `until_s`; its answer; its last line)."""
+    def result(self, until_s: float) -> tuple[int | None, dict[str, Any] | None, str]:
+        """(exit status as of `subprocess`, None where it had to be killed at `until_s`; what was returned; last line).
+
+        Where nothing was returned, as a library ended the copy, that is None, whatever the status.
+        """
         answer = self._read(until_s)
         if answer is None:
             os.kill(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
         code = None if answer is None else os.waitstatus_to_exitcode(status)
-        os.lseek(self._words, 0, os.SEEK_SET)
-        with os.fdopen(self._words, errors="replace") as words:
-            lines = words.read(READ_BYTES).strip().splitlines()
-        return code, json.loads(answer) if answer and code == 0 else {}, lines[-1] if lines else ""
+        with os.fdopen(self._words, "rb") as words:
+            words.seek(max(0, words.seek(0, os.SEEK_END) - READ_BYTES))
+            lines = words.read().decode(errors="replace").strip().splitlines()
+        return code, _returned(answer or b"") if code == 0 else None, lines[-1] if lines else ""
 
     def _read(self, until_s: float) -> bytes | None:
         """What it answered before it ended; None where it had not ended by then."""
@@ -57,10 +62,18 @@ class Fork:
         return None
 
 
+def _returned(answer: bytes) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(answer))
+    except ValueError:
+        return None
+
+
 def _run(function: Callable[[], dict[str, Any]], answer: int, words: int) -> NoReturn:
     """In the copy, which ends without looking back: a library may crash while it is unloaded."""
     code = 1
     try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody else would end it
         os.dup2(words, 1)
         os.dup2(words, 2)
         with os.fdopen(answer, "wb") as pipe:

@@ -122,7 +122,7 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
     from agent.backends.fork import Fork  # noqa: PLC0415 - in the process that looks
     from agent.backends.messages import one_line  # noqa: PLC0415
 
-    until_s = time.monotonic() + timeout_s
+    until_s = time.monotonic() + timeout_s / 2.0  # who waits for all of it began to count before this process did
     with suppress(ImportError):  # what lacks it says so itself
         importlib.import_module("numpy")  # of all that runtimes need, what starts no thread
     asked = [(package, Fork(partial(look_at_plugin, package))) for package in plugin_packages()]
@@ -133,7 +133,7 @@ def look_everywhere(timeout_s: float) -> RuntimeInventory:
         code, answer, words = fork.result(until_s)
         if found["onnxruntime"] is None:
             continue  # nothing to plug it into
-        if code != 0:
+        if answer is None:
             notes.append(f"the plugin {package} is unusable: {_why(code, words)}")
         else:
             plugins.append(package)

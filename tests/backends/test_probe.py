@@ -36,6 +36,9 @@ def test_no_time_is_an_empty_inventory_that_says_so() -> None:
     )
 
 
+WORDS = "its process exited with code 3; last words: the end"
+
+
 @pytest.mark.parametrize(
     ("plugin", "note"),
     [
@@ -43,6 +46,8 @@ def test_no_time_is_an_empty_inventory_that_says_so() -> None:
         ("sys.exit('not a library')", "its process exited with code 1; last words: not a library"),
         ("print('hello') or time.sleep(60)", "it did not answer in time"),
         ("1 / 0", "its process exited with code 1; last words: ZeroDivisionError: division by zero"),
+        ("os._exit(0)", "its process exited with code 0"),
+        ("sys.stderr.write('x' * 100_000 + chr(10) + 'the end') and os._exit(3)", WORDS),
     ],
 )
 def test_a_plugin_that_fails_is_a_note_and_the_rest_is_found(plugin: str, note: str) -> None:
