@@ -49,7 +49,7 @@ def test_files_that_are_known_large_damaged_or_no_models_are_left_to_the_usual_w
     monkeypatch.setattr(read_ahead, "limit_memory", lambda: 0)
 
     files = [known, large, damaged, tmp_path / "text.txt", tmp_path / "missing.onnx", good]
-    assert read_ahead.main([str(tmp_path / "cache"), *map(str, files)]) == 0
+    read_ahead.main([str(tmp_path / "cache"), *map(str, files)])
 
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)[0] == digest(good)
