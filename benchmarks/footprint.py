@@ -126,12 +126,12 @@ def family(root: psutil.Process) -> list[psutil.Process]:
 
 
 def spent(processes: list[psutil.Process]) -> tuple[float, float]:
-    """(seconds of processor time, bytes sent to disks) of all of them until now."""
+    """(seconds of processor time, those of children that have ended included; bytes sent to disks) of all until now."""
     cpu_s = written = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            cpu_s += times.user + times.system
+            cpu_s += times.user + times.system + times.children_user + times.children_system
             written += process.io_counters().write_bytes
     return cpu_s, written
 
@@ -140,11 +140,11 @@ def measure(name: str, settings: dict[str, Any], folder: Path, settle_s: float, 
     """Start, let it settle, watch."""
     with agent(folder, settings) as (root, ready_s):
         time.sleep(settle_s)
-        processes = family(root)
-        cpu_s, _ = spent(processes)
+        cpu_s, _ = spent(family(root))
         begun_s = time.monotonic()
         time.sleep(window_s)
         elapsed_s = time.monotonic() - begun_s
+        processes = family(root)
         cpu_after_s, _ = spent(processes)
         rss = root.memory_info().rss
         pss = sum(p.memory_full_info().pss for p in processes if p.is_running())
