@@ -3,7 +3,9 @@
 `python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--messages N]`: the real link, consumer and
 store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback; messages
 of one 1 KB row wait in the broker until the consumers begin. Where consumers, database and broker share the cores, the
-processor seconds of each per 1,000 messages say more than the rate. The outbox takes batches of 100 rows of 1 KB, each
+processor seconds of each per 1,000 messages say more than the rate. `--core-share 0.5` gives each consumer half of a
+core (stopped and continued fifty times a second), so that two of them, broker and database fit on two cores: what is
+then missing to twice the rate is what consumers wait for each other. The outbox takes batches of 100 rows of 1 KB, each
 on disk before the next.
 """
 
@@ -13,9 +15,13 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +124,38 @@ def cpu_s(pid: int) -> float:
     return total
 
 
+@contextmanager
+def held_to(core_share: float, pids: list[int]) -> Iterator[None]:
+    """Each process runs for this share of the time, in turns of 10 to 30 ms that no other's are in step with."""
+    over = threading.Event()
+
+    def hold(pid: int) -> None:
+        turns = random.Random(pid)
+        while not over.is_set():
+            turn_s = turns.uniform(0.01, 0.03)
+            time.sleep(core_share * turn_s)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep((1.0 - core_share) * turn_s)
+            os.kill(pid, signal.SIGCONT)
+
+    holding = [threading.Thread(target=hold, args=(pid,)) for pid in pids if core_share < 1.0]
+    for thread in holding:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in holding:
+            thread.join()
+
+
 def consume(
-    database: str, messages: int, boards: int, consumers: int, folder: Path, server: int | None = None
-) -> dict[str, Any]:
+    database: str, messages: int, boards: int, consumers: int, folder: Path, server: int | None = None,
+    core_share: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
     """Messages wait in the broker while the consumers are connected; they start with the clock.
 
-    `server`: the database's process, whose processor seconds are told too.
+    `server`: the database's process, whose processor seconds are told too; `core_share`: of a core, for each consumer.
     """
     broker = Broker(folder, "max_queued_messages 1000000\nmax_inflight_messages 2000")
     open_engine(database).dispose()
@@ -144,9 +176,10 @@ def consume(
         pids["database"] = [server] if server is not None else []
         before = {name: sum(map(cpu_s, found)) for name, found in pids.items()}
         begun_s = time.monotonic()
-        go.set()
-        wait(lambda: sum(rows) >= messages)
-        elapsed_s = time.monotonic() - begun_s
+        with held_to(core_share, pids["consumers"]):
+            go.set()
+            wait(lambda: sum(rows) >= messages)
+            elapsed_s = time.monotonic() - begun_s
         used = {
             f"{name}_cpu_s_per_1000": round(1e3 * (sum(map(cpu_s, found)) - before[name]) / messages, 3)
             for name, found in pids.items() if found
@@ -159,17 +192,30 @@ def consume(
         broker.stop()
     rate = round(messages / elapsed_s)
     found = {"consumers": consumers, "messages": messages, "messages_per_s": rate, **used, "load": os.getloadavg()[0]}
+    if core_share < 1.0:
+        found["core_share"] = core_share
     if server is not None:
-        found["two_consumers_at_most_times"] = at_most(used)
+        found["two_consumers_at_most_times"] = at_most(used, core_share=core_share)
     return found
 
 
-def at_most(used: dict[str, float], cores: int | None = None) -> float:
-    """How many times as fast as one consumer two could be at most: one takes one core, all together these cores."""
+def at_most(used: dict[str, float], cores: int | None = None, core_share: float = 1.0) -> float:
+    """How many times as fast as one consumer two could be at most.
+
+    One takes `core_share` of a core, all together these cores.
+    """
     cores = cores or len(os.sched_getaffinity(0))
-    one, all_s = used["consumers_cpu_s_per_1000"], sum(used.values())
+    one, all_s = used["consumers_cpu_s_per_1000"] / core_share, sum(used.values())
     alone = min(1 / one, cores / all_s)
     return round(min(2 / one, cores / all_s) / alone, 2)
+
+
+def share(text: str) -> float:
+    """A share of a core, over 0 and at most 1."""
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not over 0 and at most 1")
+    return value
 
 
 def outbox(folder: Path, batches: int) -> dict[str, float]:
@@ -192,6 +238,7 @@ def main() -> None:
     parser.add_argument("--database", help="default: SQLite in a temporary folder")
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own")
     parser.add_argument("--consumers", type=int, default=1)
+    parser.add_argument("--core-share", type=share, default=1.0, help="of a core, for each consumer")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--boards", type=int, default=500)
     parser.add_argument("--batches", type=int, default=300, help="of the outbox; 0 leaves it out")
@@ -208,7 +255,7 @@ def main() -> None:
         database = server.url if server is not None else given.database or f"sqlite:///{folder}/fleet.db"
         try:
             pid = server.pid if server is not None else None
-            found = consume(database, given.messages, given.boards, given.consumers, folder, pid)
+            found = consume(database, given.messages, given.boards, given.consumers, folder, pid, given.core_share)
         finally:
             if server is not None:
                 server.stop()
