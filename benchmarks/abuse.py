@@ -103,7 +103,7 @@ def idle_connections(port: int) -> Outcome:
         held.append(connection)
     time.sleep(2 * TIMEOUT_S)
     for connection in held:
-        connection.settimeout(0.05)
+        connection.settimeout(TIMEOUT_S)
         yield answer(connection)
         connection.close()
 
