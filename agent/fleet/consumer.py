@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
 from agent.errors import BadInput, StorageError
-from agent.fleet.messages import BoardKey, MessageRefused, Rows, Told, acknowledgement, parse
+from agent.fleet.acknowledgements import Acknowledgements
+from agent.fleet.messages import MessageRefused, Rows, Told, parse
 from agent.fleet.store import Stored
 from agent.mqtt.inbound import Inbound
-from agent.mqtt.topics import Topics
 from agent.ports import Clock
-from agent.storage.spans import Spans
 
 BATCH = 1000
 """Messages in one transaction."""
@@ -55,13 +54,12 @@ class Consumer:
         """`receive_maximum`: what the link lets the broker send before the first is acknowledged; the bound of what
         waits here. `on_told` hears of every document after it was stored."""
         self._sink = sink
-        self._send = send
         self._clock = clock
         self._on_told = on_told
         self._inbox: queue.Queue[Inbound] = queue.Queue(2 * receive_maximum)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
-        self._unsent: dict[tuple[str, bytes], None] = {}
+        self._acknowledgements = Acknowledgements(send)
         self.counters = {
             "messages": 0, "rows": 0, "duplicates": 0, "batches": 0, "acks": 0, "refused": 0, "storage_errors": 0,
             "dropped": 0,
@@ -109,7 +107,8 @@ class Consumer:
         for inbound in batch:
             inbound.acknowledge()
         self.counters["messages"] += len(batch)
-        self._acknowledge(kept)
+        self._acknowledgements.add(message for message in kept if isinstance(message, Rows))
+        self.counters["acks"] += self._acknowledgements.tell()
         for message in kept:
             if isinstance(message, Told):
                 self._on_told(message)
@@ -181,21 +180,3 @@ class Consumer:
         self.refused[key] += 1
         if self.refused[key] == 1:
             _log.warning("message refused", board=board, code=refused.code)
-
-    def _acknowledge(self, parsed: list[Rows | Told]) -> None:
-        """Tell boards what is stored, as ranges; what the link cannot take now goes with a later batch."""
-        found: dict[tuple[BoardKey, int, str], Spans] = defaultdict(Spans)
-        for message in parsed:
-            if isinstance(message, Rows):
-                spans = found[message.board, message.boot, message.cls]
-                spans.add(message.first, message.first + len(message.payloads) - 1)
-        made: dict[tuple[str, bytes], None] = {
-            (Topics(*board).ack, acknowledgement(boot, cls, list(spans))): None
-            for (board, boot, cls), spans in found.items()
-        }
-        waiting, self._unsent = {**self._unsent, **made}, {}
-        for topic, payload in waiting:
-            if self._send(topic, payload):
-                self.counters["acks"] += 1
-            elif len(self._unsent) < 10 * BATCH:  # without it the board sends again, and is acknowledged then
-                self._unsent[topic, payload] = None

@@ -26,7 +26,9 @@ from agent.mqtt.backoff import STABLE_S, Backoff
 from agent.mqtt.credentials import Credentials
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
+from agent.mqtt.plain_messages import PlainReads
 from agent.mqtt.poll_loop import BufferedReads, Wake, detect_dead_peers, turn
+from agent.mqtt.properties import message_properties, properties_of
 from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
@@ -42,7 +44,7 @@ SPARE_MESSAGES = 4
 _log = structlog.get_logger("mqtt")
 
 
-class _Client(BufferedReads, paho.Client):
+class _Client(PlainReads, BufferedReads, paho.Client):
     """paho's, reading ahead."""
 
 
@@ -107,7 +109,7 @@ class Link:
         client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
         client.on_socket_unregister_write = self._fenced(lambda *_: None)
         self._credentials.show(client)
-        properties = _properties(PacketTypes.WILLMESSAGE)
+        properties = properties_of(PacketTypes.WILLMESSAGE)
         properties.WillDelayInterval = self._settings.will_delay_s
         client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
         return client
@@ -163,11 +165,7 @@ class Link:
         room = min(self._settings.max_inflight + SPARE_MESSAGES, self._receive_maximum) - self._current[1].count()
         if not self._connected or self._stop.is_set() or room <= 0 or len(payload) > self.max_payload_bytes:
             return False
-        properties = _properties(PacketTypes.PUBLISH)
-        if correlation is not None:
-            properties.CorrelationData = correlation
-        if expires_s is not None:
-            properties.MessageExpiryInterval = expires_s
+        properties = message_properties(correlation, expires_s)
         return self._hand_over(topic, payload, None, retain, properties).rc == paho.MQTT_ERR_SUCCESS
 
     def _hand_over(
@@ -288,7 +286,7 @@ class Link:
         return self._after(self._before)
 
     def _connect(self, client: paho.Client) -> None:
-        properties = _properties(PacketTypes.CONNECT)
+        properties = properties_of(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = self._settings.session_expiry_s
         properties.ReceiveMaximum = self._topics.receive_maximum
         properties.MaximumPacketSize = MAX_INBOUND_BYTES
@@ -394,7 +392,3 @@ class Link:
             self._on_message(topic, payload)
         finally:
             client.ack(message.mid, message.qos)
-
-
-def _properties(packet_type: int) -> Properties:
-    return Properties(packet_type)  # type: ignore[no-untyped-call]  # paho has no annotations here
