@@ -2,8 +2,8 @@
 
     python benchmarks/adversarial.py [--pictures N] [--quick] [--json FILE]
 
-Pictures: attacks of the Adversarial Robustness Toolbox (installed on first use under .venv-peers/, only for this) on
-shipped networks, through the product's own score (control/squeeze.py); see adversarial_pictures.py.
+Pictures: attacks of the Adversarial Robustness Toolbox (installed on first use under .venv-peers/, with the networks,
+only for this) on shipped networks, through the product's own score (control/squeeze.py); see adversarial_pictures.py.
 
 Texts: an honest corpus (this repository's documents and sources, sentences in several languages) and hostile texts made
 here by kind, through control/text_guard.py; absurd suffixes through `absurd_suffix` with the log probabilities of a

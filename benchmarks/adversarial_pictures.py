@@ -29,15 +29,23 @@ Array = np.ndarray
 RATES = {"1 %": 0.99, "5 %": 0.95}
 
 
+PACKAGES = {
+    "art": ("adversarial-robustness-toolbox==1.20.1",),
+    "PIL": ("pillow",),
+    "rapidocr_onnxruntime": ("--no-deps", "rapidocr-onnxruntime==1.4.4"),  # only its model file
+}
+"""By the name under which each is imported: what pip is told."""
+
+
 def load_toolbox(install: bool) -> bool:
-    """Whether the toolbox can be imported; installs it first where that is wanted."""
-    if importlib.util.find_spec("art") is None:
-        if not PEERS.is_dir() and install:
+    """Whether the toolbox and what it attacks can be imported; installs what is missing where that is wanted."""
+    sys.path.append(str(PEERS))
+    for name, wanted in PACKAGES.items():
+        if install and importlib.util.find_spec(name) is None:
             command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(PEERS)]
-            subprocess.run([*command, "adversarial-robustness-toolbox==1.20.1"], check=True)
-        if PEERS.is_dir():
-            sys.path.append(str(PEERS))
-    return importlib.util.find_spec("art") is not None
+            subprocess.run([*command, *wanted], check=True)
+            importlib.invalidate_caches()
+    return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
 
 
 # ---------------------------------------------------------------------------------------------- networks
