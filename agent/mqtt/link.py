@@ -28,7 +28,6 @@ from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
 from agent.mqtt.plain_messages import PlainReads
 from agent.mqtt.poll_loop import BufferedReads, Wake, detect_dead_peers, turn
-from agent.mqtt.properties import message_properties, properties_of
 from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
@@ -109,8 +108,7 @@ class Link:
         client.on_socket_register_write = self._fenced(lambda *_: self._wake.ring())
         client.on_socket_unregister_write = self._fenced(lambda *_: None)
         self._credentials.show(client)
-        properties = properties_of(PacketTypes.WILLMESSAGE)
-        properties.WillDelayInterval = self._settings.will_delay_s
+        properties = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=self._settings.will_delay_s)
         client.will_set(self._topics.state, self._state(False, self._connections + 1), 1, True, properties)
         return client
 
@@ -158,14 +156,14 @@ class Link:
         self, topic: str, payload: bytes, retain: bool = False, correlation: bytes | None = None,
         expires_s: int | None = None,
     ) -> bool:  # fmt: skip
-        """Hand over one QoS 1 message that nobody waits for; False without a connection or room, or if it is too large.
-
-        `expires_s`: a broker that could not deliver it by then forgets it.
-        """
+        """Hand over one QoS 1 message that nobody waits for and that a broker forgets after `expires_s`; False without
+        a connection or room, or if it is too large."""
         room = min(self._settings.max_inflight + SPARE_MESSAGES, self._receive_maximum) - self._current[1].count()
         if not self._connected or self._stop.is_set() or room <= 0 or len(payload) > self.max_payload_bytes:
             return False
-        properties = message_properties(correlation, expires_s)
+        properties = None  # making some costs more than all else of a message
+        if correlation is not None or expires_s is not None:
+            properties = _properties(PacketTypes.PUBLISH, CorrelationData=correlation, MessageExpiryInterval=expires_s)
         return self._hand_over(topic, payload, None, retain, properties).rc == paho.MQTT_ERR_SUCCESS
 
     def _hand_over(
@@ -286,11 +284,11 @@ class Link:
         return self._after(self._before)
 
     def _connect(self, client: paho.Client) -> None:
-        properties = properties_of(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = self._settings.session_expiry_s
-        properties.ReceiveMaximum = self._topics.receive_maximum
-        properties.MaximumPacketSize = MAX_INBOUND_BYTES
         to = self._settings
+        properties = _properties(
+            PacketTypes.CONNECT, SessionExpiryInterval=to.session_expiry_s,
+            ReceiveMaximum=self._topics.receive_maximum, MaximumPacketSize=MAX_INBOUND_BYTES,
+        )  # fmt: skip
         client.connect(to.host, to.port, to.keepalive_s, clean_start=False, properties=properties)
 
     def _unreachable(self, error: Exception) -> None:
@@ -392,3 +390,11 @@ class Link:
             self._on_message(topic, payload)
         finally:
             client.ack(message.mid, message.qos)
+
+
+def _properties(packet_type: int, **values: object) -> Properties:
+    """What packets of this type carry beside their payload; values that are None are left out."""
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]  # paho has no annotations here
+    for name in [name for name, value in values.items() if value is not None]:
+        setattr(properties, name, values[name])
+    return properties
