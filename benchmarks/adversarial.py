@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from agent.control import text_guard
 from agent.schema.guard import TextGuard
-from benchmarks.adversarial_pictures import load_toolbox, pictures
+from benchmarks.adversarial_pictures import load_toolbox, pictures, table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,7 +163,7 @@ def main() -> int:
     print(json.dumps(made["texts"], indent=1, ensure_ascii=False))
     if load_toolbox(install=not given.quick):
         made["pictures"] = pictures(1 if given.quick else given.pictures)
-        print(json.dumps({k: v for k, v in made["pictures"].items() if k != "attacks"}, indent=1))
+        print(table(made["pictures"]))
     else:
         print("pictures: left out, the toolbox is not installed (run without --quick)")
     if given.json:

@@ -259,9 +259,9 @@ def measure(network: Network, count: int, honest_count: int) -> dict[str, Any]:
             **{f"all found at {r}": int((found > b).sum()) for r, b in bounds.items()},
             **{f"unlike the learnt at {r}": int((odd > b).sum()) for r, b in far.items()},
         }  # fmt: skip
-        print(f"  {name}: {rows[name]}", flush=True)
+        print(f"  {name}: {int(fooled.sum())} of {count} fooled", flush=True)
 
-    print(f"{type(network).__name__}: thresholds {bounds}, learnt distance {far}", flush=True)
+    print(f"{type(network).__name__}: {honest_count} honest pictures, {count} attacked", flush=True)
     for name, attack in attacks(network).items():
         network.runs = 0
         changed = np.clip(attack.generate(targets).astype(np.float32), 0.0, 1.0)
@@ -299,3 +299,26 @@ def pictures(count: int) -> dict[str, Any]:
         "text direction": measure(TextDirection(), count, 10 * count),
         "open_nsfw": measure(OpenNsfw(), max(2, count // 4), 5 * count),
     }
+
+
+def table(made: dict[str, Any]) -> str:
+    """Detection rates by attack and network, with false positives and what the screen costs."""
+    lines = []
+    for name, found in made.items():
+        wrong = ", ".join(
+            f"{share:.1%} at {rate}" for rate, share in found["false positives on the other half"].items()
+        )
+        lines.append(f"\n{name}: the screen costs {found['cost of the screen ms']:.1f} ms a picture, one run "
+                     f"{found['one run ms']:.1f} ms; false positives on {found['honest pictures'] // 2} other honest "
+                     f"pictures: {wrong}")  # fmt: skip
+        found_at = [f"found at {rate}" for rate in RATES]
+        lines.append(f"{'attack':28}{'fooled':>12}{found_at[0]:>14}{found_at[1]:>14}  unlike what was learnt, at 1 %")
+        for attack, row in found["attacks"].items():
+            rates = "".join(f"{_of(row[f'fooling ones found at {rate}'], row['fooled']):>14}" for rate in RATES)
+            fooled = f"{row['fooled']} of {row['pictures']}"
+            lines.append(f"{attack:28}{fooled:>12}{rates}  {row['unlike the learnt at 1 %']} of {row['pictures']}")
+    return "\n".join(lines)
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "–"
