@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy.typing as npt
 
 from agent.schema.device import Runtime
 from agent.schema.metric import Metric
 from agent.schema.snapshot import AgentSnapshot, EnergyProvenance
-from agent.schema.text import AnswerScores, AnswerTold, SamplingPlan, TextEvent, TextModel, TextRequest
 from agent.schema.workload import TensorSpec
+
+if TYPE_CHECKING:  # boards without texts start sooner without it
+    from agent.schema.text import AnswerScores, AnswerTold, SamplingPlan, TextEvent, TextModel, TextRequest
 
 Tensor = npt.NDArray[Any]
 Tensors = Mapping[str, Tensor]

@@ -70,7 +70,7 @@ def sentence(endpoint: Any) -> str:
 
 async def _routes() -> list[tuple[str, str, str]]:
     service: Any = object()  # routes are only listed, nothing is asked
-    app = EdgeApp(service, HttpSettings(), Gate(None, None))
+    app = EdgeApp(service, HttpSettings(), Gate(None, None), texts=service)
     return [(", ".join(sorted((route.methods or {"GET"}) - {"HEAD"})), route.path, sentence(route.endpoint))
             for route in app.routes]  # fmt: skip
 

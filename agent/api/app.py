@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.api import openai, reply, request_line
+from agent.api import reply, request_line, without_texts
 from agent.api.access import Gate
 from agent.api.body import BODY_READ, BodyBudget
 from agent.api.catalogue import Catalogue
@@ -20,8 +20,8 @@ from agent.api.dashboard import Dashboard, Insight
 from agent.api.direct import DirectPath
 from agent.api.errors import ClientGone, Headers, WrongMethod, body_of, headers_of, status_of
 from agent.api.infer import InferEndpoint
-from agent.api.openai import OpenAi
 from agent.api.status import EventStream, StatusPages
+from agent.api.without_texts import WithoutTexts
 from agent.errors import NotFound, QeilError
 from agent.ports import InferenceService, TextService
 from agent.schema.metric import Metric
@@ -47,7 +47,6 @@ class EdgeApp:
         self.direct = DirectPath(service, gate, self.budget, self._refusal, self._confession, self._numbers)
         self.events = EventStream(service, settings.max_event_streams)
         self._dashboard = Dashboard(insight)
-        self._openai = OpenAi(texts, service, self.budget)
         self._router = Router(self._routes(service, texts), redirect_slashes=False, default=_no_such_path)
 
     def _routes(self, service: InferenceService, texts: TextService | None) -> list[Route]:
@@ -69,7 +68,7 @@ class EdgeApp:
             Route("/v2/repository/index", catalogue.index, methods=["POST"]),
             Route(f"{_REPOSITORY}/load", catalogue.load, methods=["POST"]),
             Route(f"{_REPOSITORY}/unload", catalogue.unload, methods=["POST"]),
-            *self._openai.routes(),
+            *self._texts(service, texts),
             Route("/status", pages.status),
             Route("/metrics", pages.metrics),
             Route("/events", self.events, methods=["GET"]),
@@ -77,6 +76,13 @@ class EdgeApp:
             Route("/", self._dashboard.page),
             Route("/dashboard/{name}", self._dashboard.asset),
         ]
+
+    def _texts(self, service: InferenceService, texts: TextService | None) -> list[Route]:
+        if texts is None:
+            return WithoutTexts(service, self.budget).routes()
+        from agent.api.openai import OpenAi  # noqa: PLC0415 - boards without texts start sooner without it
+
+        return OpenAi(texts, service, self.budget).routes()
 
     @property
     def routes(self) -> list[Route]:
@@ -131,8 +137,8 @@ class EdgeApp:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: QeilError) -> None:
         status, headers, body = self._refusal(error, request_line.of_scope(scope))
-        if scope["path"].startswith(openai.PREFIX):
-            body = openai.refusal(error, status)
+        if scope["path"].startswith(without_texts.PREFIX):
+            body = without_texts.refusal(error, status)
         names = {name for name, _ in scope["headers"]}
         unread = not scope.get(BODY_READ) and (b"transfer-encoding" in names or b"content-length" in names)
         if unread:

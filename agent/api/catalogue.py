@@ -4,7 +4,7 @@ model repository extension."""
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,8 +16,10 @@ from agent.api.infer import check_version, settled
 from agent.api.reply import dumps
 from agent.errors import BadInput, Overloaded
 from agent.ports import InferenceService, ModelMetadata, TextService
-from agent.schema.text import TextModel
 from agent.schema.workload import TensorSpec
+
+if TYPE_CHECKING:  # boards without texts start sooner without it
+    from agent.schema.text import TextModel
 
 SERVER_NAME: Final = "qeil-edge-agent"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "model_configuration")

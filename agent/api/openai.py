@@ -33,7 +33,6 @@ from agent.errors import NotFound, QeilError
 from agent.ports import InferenceService, TextService
 from agent.schema.text import TextDone, TextEvent, TextPiece
 
-PREFIX: Final = "/v1/"
 HINT: Final = "(admission.max_json_body_bytes)"
 
 

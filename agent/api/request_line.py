@@ -7,14 +7,16 @@ because here all ends meet: refused before anything ran, failed, given up by its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.types import Scope
 
 from agent.api.errors import sentence_of
 from agent.errors import QeilError
-from agent.schema.text import TextDone
+
+if TYPE_CHECKING:  # boards without texts start sooner without it
+    from agent.schema.text import TextDone
 
 _log = structlog.get_logger("request")
 REQUEST_ID: Final = "qeil.request_id"

@@ -13,6 +13,8 @@ from agent import __version__
 from agent.cli import failures
 from agent.errors import ConfigError, QeilError
 
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+"""What other packages would add to the validation of settings is not wanted, and looking for it takes time."""
 EXIT_FAILED = 1
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h; systemd does not restart on it (RestartPreventExitStatus=78)."""

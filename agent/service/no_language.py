@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from agent.errors import QeilError
 from agent.schema.metric import Histogram
 from agent.schema.snapshot import ModelStatus
-from agent.schema.text import TextModel
 from agent.service.serving.lane_keeper import LaneKeeper
+
+if TYPE_CHECKING:  # boards without texts start sooner without it
+    from agent.schema.text import TextModel
 
 
 class NoDecoders:
