@@ -31,6 +31,8 @@ BIAS_SHARE = 0.1
 """Of each new difference between reading and network in its running mean."""
 SAME_READINGS = 5
 """A reading that comes again more often teaches nothing: a sensor that is stuck would teach that nothing warms."""
+ERRING_C = 1.5
+"""Innovations beyond this, as a root mean square, are no noise: the network is not what hours have taught."""
 LEARNING_SAMPLES = 30
 """A model that has seen fewer is not trusted."""
 
@@ -114,18 +116,27 @@ def _follow(
     stuck = frozen and (known.stuck or abs(due_k) > FROZEN_C)
     doubt = _doubt(known, sample.temperature_c, moved, due_k, stuck)
     if doubt and known.doubt and not stuck and _overruled(known, sample.t_s):
-        began = impedance.start(prior, sample.temperature_c, now_s)
+        began = impedance.start_anew(moved, prior, sample.temperature_c)
         return ZoneMemory(began, sample.t_s, sample.temperature_c, began)
     same = known.same + 1 if frozen else 0
     bias_c = known.bias_c
     if not doubt and same < SAME_READINGS:
-        moved = impedance.correct(moved, prior, sample.temperature_c)
+        moved = _corrected(moved, prior, sample.temperature_c)
         bias_c += BIAS_SHARE * (sample.temperature_c - impedance.estimate(moved) - bias_c)
     went_on = bool(doubt and known.doubt)
     return ZoneMemory(
         moved, sample.t_s, sample.temperature_c, known.then if frozen else moved, doubt, bias_c, stuck, same,
         known.doubted_s if went_on else sample.t_s, known.changes + (not frozen) if went_on else 0,
     )  # fmt: skip
+
+
+def _corrected(moved: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
+    """With the reading taken in; a network that begins to err gives up its certainty, and what comes now teaches it."""
+    found = impedance.correct(moved, prior, temperature_c)
+    began_to_err = moved.innovation_c2 <= ERRING_C**2 < found.innovation_c2
+    if began_to_err and found.samples >= LEARNING_SAMPLES:
+        return impedance.unsure(found, prior)
+    return found
 
 
 def _doubt(known: ZoneMemory, value_c: float, moved: ImpedanceState, due_k: float, stuck: bool) -> str:

@@ -13,7 +13,7 @@ data does not excite keeps its prior and its prior's uncertainty. Owns no sensor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -137,6 +137,23 @@ def start(prior: ImpedancePrior, temperature_c: float, now_s: float) -> Impedanc
     mean[0] = float(celsius("temperature_c", temperature_c))
     zeros = np.zeros(prior.resistance_k_per_w.shape)
     return ImpedanceState(now_s, zeros, 0.0, mean, prior.covariance, prior.sensor_c**2, 0)
+
+
+def start_anew(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
+    """Return the state with everything that was learnt given up for a reading [°C] at `state.time_s`.
+
+    The powers are known, whatever was learnt of them: a board that is warm from its work is not taken for one in hot air.
+    """
+    began = start(prior, temperature_c, state.time_s)
+    moved = replace(began, filtered_w=state.filtered_w, fan_k=state.fan_k)
+    mean = moved.mean.copy()
+    mean[0] += temperature_c - estimate(moved)
+    return replace(moved, mean=mean)
+
+
+def unsure(state: ImpedanceState, prior: ImpedancePrior) -> ImpedanceState:
+    """Return the state as sure of its parameters as before any data, with the values that were learnt."""
+    return replace(state, covariance=prior.covariance)
 
 
 def observe(
