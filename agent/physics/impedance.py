@@ -142,7 +142,7 @@ def start(prior: ImpedancePrior, temperature_c: float, now_s: float) -> Impedanc
 def start_anew(state: ImpedanceState, prior: ImpedancePrior, temperature_c: float) -> ImpedanceState:
     """Return the state with everything that was learnt given up for a reading [°C] at `state.time_s`.
 
-    The powers are known, whatever was learnt of them: a board that is warm from its work is not taken for one in hot air.
+    The powers are known, whatever was learnt of them: a board that is warm from work is not taken for one in hot air.
     """
     began = start(prior, temperature_c, state.time_s)
     moved = replace(began, filtered_w=state.filtered_w, fan_k=state.fan_k)

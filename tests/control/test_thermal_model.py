@@ -94,6 +94,36 @@ def test_a_sensor_that_is_stuck_is_not_believed_for_going_on():
     assert after(state, 50.0).zones["z"].doubt.startswith("stuck")
 
 
+def test_a_board_that_is_warm_from_its_work_is_not_taken_for_one_in_hot_air_when_the_model_learns_anew():
+    state, warm_c = learnt(), 90.0
+    for count in range(1, 60):
+        state = after(state, warm_c + 0.1 * (count % 3), 2.0 * count, power_w=10.0)
+        if not state.zones["z"].doubt:
+            break
+    network = state.zones["z"].network
+    assert network.samples == 0
+    assert impedance.estimate(network) == pytest.approx(state.zones["z"].value_c)
+    assert network.filtered_w[0, 0] == pytest.approx(10.0, rel=0.01)
+    assert network.ambient_c < warm_c - 20.0
+
+
+@pytest.mark.parametrize(
+    ("rms_c", "value_c", "samples", "gives_up"),
+    [
+        (1.45, 56.0, LEARNING_SAMPLES, True),
+        (1.6, 56.0, LEARNING_SAMPLES, False),  # it erred before: what is read now teaches it already
+        (1.0, 50.1, LEARNING_SAMPLES, False),
+        (1.45, 56.0, LEARNING_SAMPLES - 1, True),
+        (1.45, 56.0, LEARNING_SAMPLES - 2, False),  # it is not sure of anything yet
+    ],
+)
+def test_a_network_that_begins_to_err_gives_up_its_certainty_once(rms_c, value_c, samples, gives_up):
+    zone = learnt().zones["z"]
+    network = replace(zone.network, innovation_c2=rms_c**2, samples=samples)
+    found = after(ModelState({"z": replace(zone, network=network)}), value_c).zones["z"].network
+    assert np.array_equal(found.covariance, PRIOR.covariance) is gives_up
+
+
 def test_a_board_that_ran_at_one_load_for_hours_and_lost_its_sensor_is_not_stopped_for_good():
     """Nothing told the board's own heat from the air's, so the model errs by far once the load is gone."""
     random = np.random.default_rng(3)

@@ -87,6 +87,25 @@ def test_a_running_fan_is_told_from_the_powers():
     assert still - cooled_c > 1.5
 
 
+def test_a_network_that_starts_anew_keeps_the_powers_and_gives_up_what_it_learnt():
+    state, _ = learn(power=lambda _: 6.0)
+    anew = impedance.start_anew(state, PRIOR, 70.0)
+    assert impedance.estimate(anew) == pytest.approx(70.0)
+    assert anew.samples == 0
+    assert np.array_equal(anew.filtered_w, state.filtered_w)
+    assert np.array_equal(anew.mean[1:], PRIOR.mean[1:])
+    assert anew.ambient_c == pytest.approx(70.0 - 4.0 * 6.0, abs=0.1)
+
+
+def test_a_network_that_is_unsure_keeps_what_it_learnt_and_follows_new_readings_at_once():
+    state, _ = learn()
+    unsure = impedance.unsure(state, PRIOR)
+    assert np.array_equal(unsure.mean, state.mean)
+    assert np.array_equal(unsure.covariance, PRIOR.covariance)
+    moved = [impedance.correct(s, PRIOR, impedance.estimate(s) + 2.0).mean - s.mean for s in (state, unsure)]
+    assert np.linalg.norm(moved[1]) > 2.0 * np.linalg.norm(moved[0])
+
+
 def test_a_spike_moves_the_estimate_but_hardly_the_network():
     state, _ = learn()
     spiked = impedance.observe(state, PRIOR, 120.0, [6.0], 0.0, state.time_s + 1.0)
