@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -194,6 +195,7 @@ def consume(
     found = {"consumers": consumers, "messages": messages, "messages_per_s": rate, **used, "load": os.getloadavg()[0]}
     if core_share < 1.0:
         found["core_share"] = core_share
+        found["core_share_taken"] = round(used["consumers_cpu_s_per_1000"] * messages / 1e3 / elapsed_s / consumers, 2)
     if server is not None:
         found["two_consumers_at_most_times"] = at_most(used, core_share=core_share)
     return found
@@ -247,6 +249,7 @@ def main() -> None:
     if given.quick:
         given.messages, given.batches = 500, 20
     logs.configure("error")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # consumers that are held back must not stay stopped
     with tempfile.TemporaryDirectory(prefix="qeil-bench-") as name:
         folder = Path(name)
         if given.batches:

@@ -13,6 +13,7 @@ Ends with 0 where all of it came, 1 where something did not. `--quick` takes 60 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from typing import Any
 from benchmarks.needed import needed
 
 with needed():
+    from agent.fleet.simulation import chance
     from tests.broker import Broker
     from tests.fleet.databases import Postgres
     from tests.integration.fleet_kills import AGENT, Controllers, offer, wait
@@ -38,31 +40,37 @@ class Case:
     broken: float
     change: float
     status: str
+    reason: str
+    """Words of the reason that an abort has to give."""
+    least_reached: float
     most_reached: float
-    first_ring: bool
+    last_ring: int
 
 
 CASES = {
-    "broken": Case(0.03, 0.0, "aborted", 0.2, True),
-    "good": Case(0.0, 0.0, "done", 1.0, False),
-    "worse": Case(0.0, 0.08, "aborted", 0.25, False),
+    "broken": Case(0.03, 0.0, "aborted", "failed", 0.001, 0.2, 0),
+    "good": Case(0.0, 0.0, "done", "", 1.0, 1.0, 2),
+    "worse": Case(0.0, 0.08, "aborted", "joules per inference", 0.001, 0.25, 2),
 }
-UNDER_WAY = {"offered", "withdrawing", "silent"}
+UNDER_WAY = {"offered", "withdrawing"}
 SOAK_S = 5.0
 
 
 def run(name: str, boards: int, seed: int, folder: Path) -> dict[str, Any]:
     """One rollout from its start until nothing of it is under way."""
     case = CASES[name]
-    broker = Broker(folder, "max_queued_messages 100000")
-    server = Postgres(folder)
-    controllers = Controllers(folder, broker, server.url)
-    simulated = subprocess.Popen(
-        [*AGENT, "simulate", "--boards", str(boards), "--port", str(broker.port), "--period", "10", "--memory",
-         "--for", "3600", "--json", "--seed", str(seed), "--broken-share", str(case.broken),
-         "--energy-change", str(case.change)], stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    with contextlib.ExitStack() as running:
+        broker = Broker(folder, "max_queued_messages 100000")
+        running.callback(broker.stop)
+        server = Postgres(folder)
+        running.callback(server.stop)
+        controllers = Controllers(folder, broker, server.url)
+        running.callback(controllers.stop)
+        command = [*AGENT, "simulate", "--boards", str(boards), "--port", str(broker.port), "--period", "10",
+                   "--memory", "--for", "3600", "--json", "--seed", str(seed), "--broken-share", str(case.broken),
+                   "--energy-change", str(case.change)]  # fmt: skip
+        simulated = running.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        running.callback(simulated.kill)
         wait(lambda: len(controllers.ask("GET", "/v1/boards")) == boards, 300)
         wait(lambda: all(b["status"] == "online" for b in controllers.ask("GET", "/v1/boards")), 120)
         begun_s = time.monotonic()
@@ -75,18 +83,16 @@ def run(name: str, boards: int, seed: int, folder: Path) -> dict[str, Any]:
         decided_s = time.monotonic() - begun_s
         wait(lambda: not UNDER_WAY & set(found()["boards"]), 300)
         end, told = found(), controllers.ask("GET", "/v1/boards")
-    finally:
-        simulated.kill()
-        simulated.wait(10)
-        controllers.stop()
-        server.stop()
-        broker.stop()
     by_status = dict(end["boards"])
-    reached = sum(count for status, count in by_status.items() if status not in {"pending", "withdrawn"})
+    broken = {f"sim-{n:06d}" for n in range(boards) if chance(seed, n).random() < case.broken}
+    has = {b["board"]: b["bundle_status"] for b in told}
     return {
         "case": name, "boards": boards, "seed": seed, "status": end["status"], "reason": end["reason"],
-        "ring": end["ring"], "ended": by_status, "reached_share": reached / boards, "decided_after_s": round(decided_s),
-        "in_trial_at_the_end": sum(b["bundle_status"] == "trial" for b in told),
+        "ring": end["ring"], "ended": by_status,
+        "reached_share": sum(n for status, n in by_status.items() if status not in {"pending", "withdrawn"}) / boards,
+        "decided_after_s": round(decided_s), "in_trial_at_the_end": sum(status == "trial" for status in has.values()),
+        "broken_that_kept_it": sum(has[board] == "kept" for board in broken),
+        "sound_that_reverted": sum(has[board] == "reverted" for board in has.keys() - broken),
         "reverted_but_in_force": sum(b["bundle_status"] == "reverted" and b["bundle_ver"] == 1 for b in told),
         "load": os.getloadavg()[0],
     }  # fmt: skip
@@ -94,21 +100,29 @@ def run(name: str, boards: int, seed: int, folder: Path) -> dict[str, Any]:
 
 def lacks(found: dict[str, Any], judge_share: bool) -> list[str]:
     """What did not come of what is wanted of this case."""
-    case = CASES[found["case"]]
-    wrong = []
-    if found["in_trial_at_the_end"]:
-        wrong.append(f"{found['in_trial_at_the_end']} boards are left in a trial")
-    if found["reverted_but_in_force"]:
-        wrong.append(f"{found['reverted_but_in_force']} boards reverted and have it in force")
+    case, ended = CASES[found["case"]], found["ended"]
+    wrong = [
+        f"{found[key]} boards: {key.replace('_', ' ')}"
+        for key in ("in_trial_at_the_end", "broken_that_kept_it", "sound_that_reverted", "reverted_but_in_force")
+        if found[key]
+    ]
+    wrong += [
+        f"{ended[status]} boards are left {status}"
+        for status in ("offered", "withdrawing", "silent")
+        if ended.get(status)
+    ]
     if not judge_share:
         return wrong
-    if found["status"] != case.status:
-        wrong.append(f"it is {found['status']}, not {case.status}")
-    if found["reached_share"] > case.most_reached:
-        wrong.append(f"it reached {found['reached_share']:.1%} of the boards, {case.most_reached:.0%} are allowed")
-    if case.first_ring and found["ring"] != 0:
-        wrong.append(f"it ended in ring {found['ring'] + 1}, not in the first")
-    if case.broken and not found["ended"].get("reverted"):
+    if found["status"] != case.status or case.reason not in (found["reason"] or ""):
+        wrong.append(f"it is {found['status']} ({found['reason']}), not {case.status} {case.reason}")
+    if not case.least_reached <= found["reached_share"] <= case.most_reached:
+        wanted = f"{case.least_reached:.1%} to {case.most_reached:.0%} are wanted"
+        wrong.append(f"it reached {found['reached_share']:.1%} of the boards, {wanted}")
+    if found["ring"] > case.last_ring:
+        wrong.append(f"it ended in ring {found['ring'] + 1}, not by ring {case.last_ring + 1}")
+    if case.status == "done" and ended != {"kept": found["boards"]}:
+        wrong.append(f"boards ended as {ended}")
+    if case.broken and not ended.get("reverted"):
         wrong.append("no board reverted")
     return wrong
 
@@ -125,6 +139,8 @@ def main() -> int:
     for name in names:
         if name not in CASES:
             parser.error(f"no case is called '{name}'; known: {', '.join(CASES)}")
+    if not names:
+        parser.error(f"--cases names none; known: {', '.join(CASES)}")
     ends, failed = [], False
     for name in names:
         with tempfile.TemporaryDirectory(prefix="qeil-fleet-trials-") as folder:

@@ -76,6 +76,11 @@ class BoardPhysics:
         return {"requests": requests, "energy_j": energy_j, "temperature_c": self.temperature_c, "power_w": power_w}
 
 
+def chance(seed: int, number: int) -> random.Random:
+    """What is drawn for a board; first, whether it is one of those that revert every bundle (below `broken_share`)."""
+    return random.Random(seed * 1_000_003 + number)  # noqa: S311  (simulated, no secret)
+
+
 class SimulatedBoard(LoopBoard):
     """Answers commands at once, reports desired states as applied, and ends bundles as its scenario says."""
 
@@ -87,7 +92,7 @@ class SimulatedBoard(LoopBoard):
         self._scenario = scenario
         self._clock = clock
         self._boot = boot
-        rng = random.Random(scenario.seed * 1_000_003 + number)  # noqa: S311  (simulated, no secret)
+        rng = chance(scenario.seed, number)
         self.broken = rng.random() < scenario.broken_share
         self.silent = rng.random() < scenario.silent_share
         self.physics = BoardPhysics(rng, scenario.noise, rng.uniform(0, DAY_S / 4), ambient_c=rng.uniform(15, 32))

@@ -1,7 +1,7 @@
 """Plain messages: publications at QoS 1 without properties, which is what boards send by the thousand, read at once.
 
 paho 2 fills a table of all properties that MQTT knows for every message, a condition variable and a line of log that
-nobody reads: half of what a consumer spent on a message. Whatever is not plain goes paho's own way.
+nobody reads. Whatever is not plain goes paho's own way.
 """
 
 from __future__ import annotations

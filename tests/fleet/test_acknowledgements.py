@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from agent.fleet import acknowledgements as module
 from agent.fleet.acknowledgements import Acknowledgements
 from agent.fleet.messages import Rows
 
 
 class Link:
-    """Takes a number of messages, and none whose payload is too long."""
+    """Takes a number of messages, none whose payload is too long, and none for some boards."""
 
-    def __init__(self, room: int = 1000, longest: int = 10**6) -> None:
-        self.room, self.longest = room, longest
+    def __init__(self, room: int = 1000, longest: int = 10**6, refused: str = "") -> None:
+        self.room, self.longest, self.refused = room, longest, refused
         self.sent: list[tuple[str, int, str, list[list[int]]]] = []
         self.tries = 0
 
     def send(self, topic: str, payload: bytes) -> bool:
         self.tries += 1
-        if self.room == 0 or len(payload) > self.longest:
+        if self.room == 0 or len(payload) > self.longest or topic.split("/")[3] == self.refused:
             return False
         self.room -= 1
         said = json.loads(payload)
@@ -53,13 +55,59 @@ def test_a_link_without_room_is_asked_once_and_what_waits_is_joined() -> None:
 
 
 def test_what_the_link_never_takes_is_not_in_the_way_of_others() -> None:
-    link = Link(longest=150)
+    link = Link(refused="long")
     told = Acknowledgements(link.send)
-    told.add(rows("long", first) for first in range(0, 200, 2))
-    told.add([rows("a", 0), rows("b", 0)])
+    told.add([rows("long", 0), rows("a", 0), rows("b", 0)])
     assert told.tell() == 0
     assert told.tell() == 2
     assert [sent[0] for sent in link.sent] == ["a", "b"]
+
+
+def test_what_is_too_long_for_the_broker_is_told_in_shorter_messages() -> None:
+    link = Link(longest=150)
+    told = Acknowledgements(link.send)
+    firsts = range(0, 400, 2)
+    told.add(rows("long", first) for first in firsts)
+    for _ in range(200):
+        told.tell()
+    assert sorted(low for *_, ranges in link.sent for low, _ in ranges) == list(firsts)
+
+
+def test_a_send_that_raises_loses_nothing() -> None:
+    link = Link()
+
+    def send(topic: str, payload: bytes) -> bool:
+        if link.tries == 0:
+            link.tries = 1
+            raise OSError("gone")
+        return link.send(topic, payload)
+
+    told = Acknowledgements(send)
+    told.add([rows("a", 0)])
+    with pytest.raises(OSError, match="gone"):
+        told.tell()
+    assert told.tell() == 1
+    assert link.sent == [("a", 1, "tlm", [[0, 0]])]
+
+
+def test_one_board_with_many_starts_leaves_room_for_the_others() -> None:
+    link = Link(room=0)
+    told = Acknowledgements(link.send)
+    told.add(rows("liar", 0, boot=boot) for boot in range(3 * module.MAX_OF_BOARD))
+    told.add([rows("honest", 0)])
+    link.room = 1000
+    assert told.tell() == module.MAX_OF_BOARD + 1
+    told.add([rows("liar", 0, boot=99)])
+    assert told.tell() == 1
+
+
+def test_what_waits_of_one_stream_is_bounded() -> None:
+    link = Link(room=0)
+    told = Acknowledgements(link.send)
+    told.add(rows("a", first) for first in range(0, 4 * module.MAX_KEPT, 2))
+    link.room = 10**6
+    told.tell()
+    assert sum(len(ranges) for *_, ranges in link.sent) == module.MAX_KEPT
 
 
 def test_many_holes_go_in_messages_of_a_bounded_length() -> None:
