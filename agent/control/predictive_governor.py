@@ -124,7 +124,7 @@ def step(state: PredictiveState, look: Look, limits: ThermalLimits, now_s: float
         Unit(s.name, s.points, demand[s.name], s.moves, min(1.0, usual[s.name] / demand[s.name])) for s in look.sources
     ]
     held = now_s - state.considered_s < limits.min_dwell_s
-    choice = thermal_choice.choose(units, ceilings, rule, state.settings, held=held)
+    choice = thermal_choice.choose(units, ceilings, rule, _possible(state.settings, look.sources), held=held)
     state = replace(
         state,
         limits=kept,
@@ -146,6 +146,12 @@ def _timed(state: PredictiveState, now_s: float) -> PredictiveState:
         return state
     gone_s = min(MAX_PERIOD_S, max(0.0, now_s - state.looked_s))
     return replace(state, period_s=state.period_s + 0.1 * (gone_s - state.period_s))
+
+
+def _possible(settings: Mapping[str, Setting], sources: Sequence[Source]) -> dict[str, Setting]:
+    """The settings in force, without points that are offered no more: an actuator fails, a policy forbids them."""
+    last = {source.name: len(source.points) - 1 for source in sources}
+    return {name: replace(s, point=min(s.point, last.get(name, s.point))) for name, s in settings.items()}
 
 
 def _grid(horizon_s: float, period_s: float) -> list[float]:

@@ -75,6 +75,20 @@ def test_a_lower_operating_point_is_taken_before_a_pace():
     assert slowed.peak_c < 84.5
 
 
+def test_a_point_that_is_offered_no_more_is_left_at_once_also_within_the_dwell():
+    board = Board(points=(FULL, SLOW)).run(600)
+    left = 0
+    for _ in range(60):
+        board.points = (FULL, SLOW)
+        board.run(1)
+        if board.state.settings["a"].point == 1:
+            board.points = (FULL,)
+            board.run(1)
+            assert board.verdict.operating_point == ""
+            left += 1
+    assert left
+
+
 def test_operating_points_stay_where_the_policy_does_not_allow_them():
     limits = LIMITS.model_copy(update={"forecast": RULE.model_copy(update={"operating_points": False})})
     board = Board(points=(FULL, SLOW), limits=limits).run(700)
