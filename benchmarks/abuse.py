@@ -97,10 +97,9 @@ def idle_connections(port: int) -> Outcome:
     """1,000 connections: half say nothing at all, half ask once and stay."""
     held = []
     for number in range(1000):
-        connection = connect(port)
+        held.append(connect(port))
         if number % 2:
-            send(connection, request("/v2", method="GET", length=False))
-        held.append(connection)
+            send(held[-1], request("/v2", method="GET", length=False))
     time.sleep(2 * TIMEOUT_S)
     until_s = time.monotonic() + TIMEOUT_S  # for all of them: an agent that gets no core is late, and does not hang
     for connection in held:
