@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -126,8 +127,7 @@ class LoadReport:
         return None if not self.nodes or on_requested is None else on_requested / self.nodes
 
 
-@dataclass(frozen=True)
-class LaneReply:
+class LaneReply(NamedTuple):
     """A finished call. `outputs` are copies or views that stay valid as long as they are referenced. Where `together`
     requests shared it, time and joules are one's share by rows, and `call_s` is the whole call's time."""
 
@@ -236,8 +236,7 @@ class Lane(Protocol):
 # ---------------------------------------------------------------------------------------------- serving
 
 
-@dataclass(frozen=True)
-class InferenceRequest:
+class InferenceRequest(NamedTuple):
     """A decoded request."""
 
     model: str
@@ -250,8 +249,7 @@ class InferenceRequest:
     """Run on this accelerator or fail; None lets the dispatcher choose."""
 
 
-@dataclass(frozen=True)
-class InferenceAnswer:
+class InferenceAnswer(NamedTuple):
     """An answer and what it cost; where `together` requests shared the call, its share by rows."""
 
     outputs: dict[str, Tensor]
@@ -287,6 +285,11 @@ class RequestLimits:
 
     max_body_bytes: int
     max_json_body_bytes: int
+
+    @cached_property
+    def least_bytes(self) -> int:
+        """A body up to this size is within both."""
+        return min(self.max_body_bytes, self.max_json_body_bytes)
 
 
 class TextHandle(Protocol):

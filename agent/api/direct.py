@@ -44,6 +44,8 @@ class _Head(NamedTuple):
     headers: dict[bytes, bytes]
     header_bytes: int | None
     length: int
+    largest: int
+    """The larger of the two."""
 
 
 class Connection(Protocol):
@@ -91,12 +93,16 @@ class DirectPath:
         self.numbers = numbers
         self._gate = gate
         self._known: dict[_Key, _Head] = {}
+        self._fixed: tuple[Headers, bytes] = [], b""
 
     def open(self, connection: Connection, url: bytes, fields: list[tuple[bytes, bytes]]) -> Exchange | None:
         """An exchange for a POST request with these header fields; None where it is not a usual infer request."""
         key: _Key = (url, *fields)
         head = self._known.get(key) or self._learn(key, url, fields)
-        if head is None or head.length > _bound(self.service.limits(), head.header_bytes):
+        if head is None:
+            return None
+        limits = self.service.limits()
+        if head.largest > limits.least_bytes and head.length > _bound(limits, head.header_bytes):
             return None
         reserved = head.length if head.length > UNRESERVED_BYTES else 0
         if reserved:
@@ -105,6 +111,12 @@ class DirectPath:
             except QeilError:
                 return None  # the application says why
         return Exchange(self, connection, head, reserved)
+
+    def fixed_lines(self, headers: Headers) -> bytes:
+        """The lines of the headers that every answer has; whoever gives them makes a new list when one changes."""
+        if self._fixed[0] is not headers:
+            self._fixed = headers, _lines(headers)
+        return self._fixed[1]
 
     def _learn(self, key: _Key, url: bytes, fields: list[tuple[bytes, bytes]]) -> _Head | None:
         """What these fields say, kept where they may pass: a client sends the same ones again and again."""
@@ -118,7 +130,7 @@ class DirectPath:
             self._gate.check(url.decode(), "POST", headers)
         except (QeilError, ValueError):
             return None  # the application says why
-        head = _Head(match[1].decode(), headers, header_bytes, length)
+        head = _Head(match[1].decode(), headers, header_bytes, length, max(length, header_bytes or 0))
         if sum(len(name) + len(value) for name, value in fields) <= MAX_KEPT_BYTES:
             if len(self._known) >= MAX_KEPT:
                 self._known.clear()
@@ -147,7 +159,7 @@ class Exchange:
         self.keep_alive = True
         self._path = path
         self._connection = connection
-        self._model, self._headers, self._header_bytes, self._length = head
+        self._model, self._headers, self._header_bytes, self._length, _ = head
         self._reserved_bytes = reserved_bytes
         self._number: str | None = None
         self._body: bytes | bytearray = b""
@@ -171,7 +183,8 @@ class Exchange:
         path = self._path
         self._number = f"http-{next(path.numbers)}"
         try:
-            after_s = deadline_s(self._headers.get(b"x-deadline-s"))
+            given = self._headers.get(b"x-deadline-s")
+            after_s = None if given is None else deadline_s(given)
             self._decoded = path.heads.decode(self._model, self._body, self._header_bytes, after_s, self._number)
             self._future = path.service.infer(self._decoded.request)
         except QeilError as error:
@@ -244,8 +257,9 @@ class Exchange:
             self._connection.answer(self, status, head, *pieces)
 
     def _release(self) -> None:
-        self._path.budget.give(self._reserved_bytes)
-        self._reserved_bytes = 0
+        if self._reserved_bytes:
+            self._path.budget.give(self._reserved_bytes)
+            self._reserved_bytes = 0
 
 
 def _lines(headers: Headers) -> bytes:

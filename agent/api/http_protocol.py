@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from agent.api.direct import DirectPath, Exchange
 from agent.api.errors import body_of
+from agent.api.one_write import JOINED_BYTES, OneWrite
 from agent.api.request_line import TOLD
 
 MAX_HEADER_BYTES: Final = 65_536
@@ -26,8 +27,6 @@ MIN_BODY_BYTES_PER_S: Final = 65_536
 """Pace below which an upload counts as an attack; a slow serial link still has eight times that."""
 
 CHECKS_PER_TIMEOUT: Final = 4
-JOINED_BYTES: Final = 65_536
-"""Pieces up to this size are copied behind their head; more is handed over beside it."""
 MAX_AHEAD: Final = 16
 """Requests of one connection that are read while an earlier one is answered; each costs some kilobytes."""
 SLICE_BYTES: Final = 4096
@@ -49,50 +48,6 @@ class ConnectionBounds:
 
 class HeaderTooLarge(Exception):
     """Raised into the parser to stop it."""
-
-
-class OneWrite:
-    """A transport that sends the head of an answer together with the first piece of its body: one system call, and
-    the client wakes up once. A head without a body leaves with the loop's next turn.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head: bytes | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send, after what is held back."""
-        if self._head is None and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
-            self._head = data
-            self._loop.call_soon(self.flush)
-        elif self._head is None:
-            self._transport.write(data)
-        elif len(data) <= JOINED_BYTES:
-            head, self._head = self._head, None
-            self._transport.write(head + data)
-        else:
-            self.flush()
-            self._transport.write(data)
-
-    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Send all pieces, after what is held back, with one system call where the event loop can."""
-        self.flush()
-        self._transport.writelines(pieces)
-
-    def flush(self) -> None:
-        """Send a head that is held back."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """Close once everything is sent."""
-        self.flush()
-        self._transport.close()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -278,12 +233,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Part of the request line."""
-        self._count(len(url))
+        self._header_bytes += len(url)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        self._count(len(name) + len(value))
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._too_large()
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -291,9 +250,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body may follow: on the direct path where that is possible."""
-        self._exchange = self._open_directly()
-        if self._exchange is not None:
-            self.cycle = cast("RequestResponseCycle", self._exchange)
+        exchange = self._exchange = self._open_directly()
+        if exchange is not None:
+            self.cycle = exchange  # type: ignore[assignment] # has what uvicorn asks of one
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()  # makes the scope, which the direct path has no use for
@@ -332,7 +291,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def answer(self, exchange: Exchange, status: int, head: bytes, *pieces: bytes | memoryview) -> None:
         """Send an answer at once; the next request may begin."""
-        fixed = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
+        fixed = self._direct.fixed_lines(self.server_state.default_headers)
         if not exchange.keep_alive:
             fixed += b"connection: close\r\n"
         exchange.response_started = exchange.response_complete = True
@@ -368,12 +327,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ refusals
 
-    def _count(self, size_bytes: int) -> None:
-        self._header_bytes += size_bytes
-        if self._header_bytes > MAX_HEADER_BYTES:
-            sentence = f"the request's headers exceed {MAX_HEADER_BYTES} bytes"
-            self._refusal = (431, "headers_too_large", sentence)
-            raise HeaderTooLarge(sentence)
+    def _too_large(self) -> None:
+        sentence = f"the request's headers exceed {MAX_HEADER_BYTES} bytes"
+        self._refusal = (431, "headers_too_large", sentence)
+        raise HeaderTooLarge(sentence)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the base class's sentence is vaguer
         """Called by the base class when the parser stopped."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent.api import tensors
 from agent.errors import BadInput
@@ -20,8 +19,7 @@ _SHARED_MEMORY: Final = "shared_memory_region"
 _STATEFUL: Final = ("sequence_id", "sequence_start", "sequence_end")
 
 
-@dataclass(frozen=True)
-class DecodedRequest:
+class DecodedRequest(NamedTuple):
     """A request for the service, and how the client wants its answer."""
 
     request: InferenceRequest
@@ -34,8 +32,7 @@ class DecodedRequest:
         return self.binary.get(output, self.binary_by_default)
 
 
-@dataclass(frozen=True)
-class EncodedAnswer:
+class EncodedAnswer(NamedTuple):
     """Body of an answer, in pieces; `header_bytes` is the length of its JSON part, None when it is all JSON."""
 
     pieces: tuple[bytes | memoryview, ...]

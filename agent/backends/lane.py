@@ -47,7 +47,7 @@ class ProcessLane(ChildLane):
 
     def queue_length(self) -> int:
         """Calls accepted and not answered by the process, given-up ones included."""
-        return len(self._queue)
+        return len(self._queue.waiting) + len(self._queue.sent)
 
     def stop(self, timeout_s: float) -> None:
         """Answer what was accepted, then end; killed when that takes longer. Not from a future's callback."""

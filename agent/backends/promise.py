@@ -43,8 +43,8 @@ class Promise(Future[T], Generic[T]):
         # All that Future's own __init__ sets, which would make a condition; a test compares the two.
         self._condition = _Bell()
         self._state = "PENDING"
-        self._result = None
-        self._exception = None
+        self._result: Any = None
+        self._exception: BaseException | None = None
         self._waiters = []
         self._done_callbacks: list[Callable[[Future[T]], object]] = []
         self._cancelled = cancelled
@@ -60,6 +60,25 @@ class Promise(Future[T], Generic[T]):
             self._state = "FINISHED"
             self._condition.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
+
+    def done(self) -> bool:
+        """As of Future, without its lock: a state is set in one step, and never set back."""
+        return self._state not in {"PENDING", "RUNNING"}
+
+    def cancelled(self) -> bool:
+        """As of Future, without its lock."""
+        return self._state in {"CANCELLED", "CANCELLED_AND_NOTIFIED"}
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As of Future, which takes its lock also where the outcome is there already."""
+        return self._exception if self._state == "FINISHED" else super().exception(timeout)
+
+    def result(self, timeout: float | None = None) -> T:
+        """As of Future, which takes its lock also where a result is there already."""
+        if self._state == "FINISHED" and self._exception is None:
+            result: T = self._result  # set before the state, as is an exception
+            return result
+        return super().result(timeout)
 
     def cancel(self) -> bool:
         """As of Future."""

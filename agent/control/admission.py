@@ -33,6 +33,9 @@ class Decision:
     retry_after_s: float = 0.0
 
 
+_ADMITTED = Decision(True)
+
+
 def decide(load: Load, limits: Admission) -> Decision:
     """Refuse while draining, without capacity, or above the (derated) bound on concurrent requests."""
     if load.mode == "draining":
@@ -44,7 +47,7 @@ def decide(load: Load, limits: Admission) -> Decision:
         wait_s = max(0.1, load.back_s + load.recent_service_s * load.in_flight / bound)
         sentence = f"{load.in_flight} requests are in flight (admission.max_concurrent_requests allows {bound} now)"
         return Decision(False, "busy", sentence, wait_s)
-    return Decision(True)
+    return _ADMITTED
 
 
 def deadline_s(asked_s: float | None, limits: Admission) -> float:

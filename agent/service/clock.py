@@ -13,9 +13,8 @@ CLOCK_SET_S = 1_735_689_600.0
 class SystemClock:
     """CLOCK_MONOTONIC and wall time of this machine."""
 
-    def monotonic_s(self) -> float:
-        """Seconds that never jump; the same scale in every process of one boot."""
-        return time.monotonic()
+    monotonic_s = staticmethod(time.monotonic)
+    """Seconds that never jump; the same scale in every process of one boot."""
 
     def wall_s(self) -> float:
         """Seconds since 1970; may jump when time is set."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures import wait as wait_all
 
@@ -121,3 +121,34 @@ def test_one_that_was_cancelled_takes_no_result():
 
     with pytest.raises(InvalidStateError):
         promise.set_result(2)
+
+
+def _asked(future: Future[int]) -> tuple[object, ...]:
+    """What a future says, asked in every way that need not wait."""
+    said: list[object] = [future.done(), future.cancelled(), future.running()]
+    for question in (future.result, future.exception):
+        try:
+            answer = question(0)
+            said.append(repr(answer))
+        except (FutureTimeout, CancelledError, ValueError) as error:
+            said.append(type(error))
+    return tuple(said)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("end", ["open", "result", "nothing", "error", "cancelled"])
+def test_it_says_in_every_state_what_a_future_of_the_library_says(begun, end):
+    said = []
+    for future in (Future[int](), Promise[int](print)):
+        if begun:
+            future.set_running_or_notify_cancel()
+        if end == "result":
+            future.set_result(3)
+        elif end == "nothing":
+            future.set_result(None)
+        elif end == "error":
+            future.set_exception(ValueError("no"))
+        elif end == "cancelled":
+            future.cancel()
+        said.append(_asked(future))
+    assert said[0] == said[1]

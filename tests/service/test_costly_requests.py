@@ -148,7 +148,7 @@ def test_shapes_that_are_given_as_values_tell_forms_apart(count, refused):
     costly, job = told(world)
     asked = InferenceRequest("m", {"shape": np.array([2**15, 2**15])}, None, "r")
     costly.failed(replace(job, request=asked), NO_MEMORY, 0.0)
-    again = replace(asked, inputs={"shape": np.array([count, 2**15])})
+    again = asked._replace(inputs={"shape": np.array([count, 2**15])})
     if refused:
         with pytest.raises(Overloaded):
             costly.check(again, 1.0)
@@ -229,7 +229,7 @@ def test_a_value_that_was_answered_before_is_not_to_blame():
     costly.answered(asked)
     assert costly.failed(asked, NO_MEMORY, 0.0) == 0.0
     costly.check(asked.request, 1.0)
-    assert costly.failed(replace(job, request=replace(asked.request, inputs={"k": np.array([11])})), NO_MEMORY, 0.0)
+    assert costly.failed(replace(job, request=asked.request._replace(inputs={"k": np.array([11])})), NO_MEMORY, 0.0)
 
 
 def test_an_answer_forgets_the_form_and_how_often_it_failed():

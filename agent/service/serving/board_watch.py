@@ -79,7 +79,9 @@ class BoardWatch:
 
     def admit(self, request: InferenceRequest | None = None) -> None:
         """Raises Overloaded, with the figures, where the board has no memory for more."""
-        tensor_bytes = sum(tensor.nbytes for tensor in request.inputs.values()) if request is not None else 0
+        tensor_bytes = 0
+        for tensor in () if request is None else request.inputs.values():
+            tensor_bytes += tensor.nbytes
         with self._lock:
             self._state, why = board_memory.admit(self._state, tensor_bytes, self._limits())
             self.refused += why is not None

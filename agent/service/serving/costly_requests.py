@@ -27,7 +27,7 @@ from agent.errors import (
     QeilError,
     TooLarge,
 )
-from agent.ports import InferenceRequest, Lane, LoadReport
+from agent.ports import InferenceRequest, Lane, LoadReport, Tensor
 from agent.service.serving.call_sizes import SAME_S, CallSizes
 from agent.service.serving.held_answers import parts_of
 from agent.service.serving.job import Job
@@ -139,8 +139,8 @@ class CostlyRequests:
 
     def answered(self, job: Job) -> None:
         """A request was answered: its form is not to blame, whatever came before or comes after."""
-        if job.scale > 1.0 and not self._forms:
-            return  # its size is remembered
+        if not self._forms and (job.scale > 1.0 or not _has_values(job.request)):
+            return  # its size is remembered, or every request has its form
         form = self._form(job.request)
         with self._lock:
             self._forms.pop(form, None)
@@ -207,7 +207,7 @@ class CostlyRequests:
         names = sorted(request.inputs)
         for name in names:
             array = request.inputs[name]
-            if array.dtype.kind in "iu" and array.nbytes <= SMALL_BYTES:
+            if _is_small(array):
                 small = True
                 digest.update(array.tobytes())
         return _Form(
@@ -218,6 +218,14 @@ class CostlyRequests:
             tuple((name, request.inputs[name].shape) for name in names),
             digest.digest() if small else b"",
         )
+
+
+def _is_small(array: Tensor) -> bool:
+    return array.dtype.kind in "iu" and array.nbytes <= SMALL_BYTES
+
+
+def _has_values(request: InferenceRequest) -> bool:
+    return any(map(_is_small, request.inputs.values()))
 
 
 def _usable(routes: ModelRoutes, placement: str | None) -> list[RouteEntry]:

@@ -106,10 +106,8 @@ class Dispatcher:
             decision = admission.decide(load, limits)
             if not decision.admit:
                 self.counters["refused"] += 1
-                reason = (
-                    f": {model.metadata.reason}" if decision.reason == "no_capacity" and model.metadata.reason else ""
-                )
-                raise Overloaded(decision.sentence + reason, decision.retry_after_s)
+                told = model.metadata.reason if decision.reason == "no_capacity" else None
+                raise Overloaded(decision.sentence + (f": {told}" if told else ""), decision.retry_after_s)
             self._tickets += 1
             job = Job(request, future, self._tickets, now_s, now_s + given_s, table, scale)
             self._in_flight.add(job)
@@ -163,7 +161,8 @@ class Dispatcher:
         asked, name = job.request, route.name or job.request.model
         fresh = job.last_error is None and not job.asked_again  # else its company may have died of it
         shares = fresh and not route.stages and self.batches.takes(asked, route.lane, name, route.report)
-        self.sizes.begin(job, route, self._clock.monotonic_s(), shares)
+        if job.scale > 1.0:
+            self.sizes.begin(job, route, self._clock.monotonic_s(), shares)
         if route.stages:
             self._submit_split(job, route)
             return
@@ -261,7 +260,8 @@ class Dispatcher:
 
     def _made(self, job: Job, route: RouteEntry, reply: LaneReply) -> None:
         """An answer is there; where the policy wants it verified, every lane that made it must pass a canary first."""
-        self.sizes.ended(job, reply.execute_s if reply.call_s is None else reply.call_s)
+        if job.scale > 1.0:
+            self.sizes.ended(job, reply.execute_s if reply.call_s is None else reply.call_s)
         if self._held is None or self._table.policy.recovery.release == "at_once":
             self._answer(job, route, reply)
             return
@@ -287,7 +287,7 @@ class Dispatcher:
             provenance = "unknown" if energy_j is None else "modelled"
         answer = InferenceAnswer(
             outputs=reply.outputs, model=job.request.model, version=self._table.version(job.request.model),
-            placement=route.accelerator, provider=", ".join(route.report.actual),
+            placement=route.accelerator, provider=route.provider,
             accelerated_fraction=route.report.accelerated_fraction, execute_s=reply.execute_s, energy_j=energy_j,
             provenance=provenance, policy_digest=job.table.policy_digest, replays=job.replays, together=reply.together,
         )  # fmt: skip

@@ -34,14 +34,14 @@ class AgentInference:
             dispatcher.newer = newer.hint
         self._conditions = metrics.ConditionsSeen()
         self._screen = screen
-        self._infer = dispatcher.infer if screen is None else screen.infer
+        self.infer: Callable[[InferenceRequest], Future[InferenceAnswer]]
+        """Guard, admit, run."""
+        self.infer = dispatcher.infer if screen is None else screen.infer
         self._supervisor = supervisor
         self._dispatcher = dispatcher
         self._change_models = change_models
-
-    def infer(self, request: InferenceRequest) -> Future[InferenceAnswer]:
-        """Guard, admit, run."""
-        return self._infer(request)
+        admission = supervisor.in_force.policy.admission
+        self._limits = admission, RequestLimits(admission.max_body_bytes, admission.max_json_body_bytes)
 
     def models(self) -> tuple[ModelMetadata, ...]:
         """All models of the plan in force."""
@@ -93,7 +93,9 @@ class AgentInference:
     def limits(self) -> RequestLimits:
         """Bounds of the policy in force."""
         admission = self._supervisor.in_force.policy.admission
-        return RequestLimits(admission.max_body_bytes, admission.max_json_body_bytes)
+        if self._limits[0] is not admission:
+            self._limits = admission, RequestLimits(admission.max_body_bytes, admission.max_json_body_bytes)
+        return self._limits[1]
 
     def live(self) -> bool:
         """Whether the supervisor ticks."""

@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -81,7 +81,9 @@ class InputScreen:
     # ------------------------------------------------------------------ before the run
 
     def _before(self, request: InferenceRequest, guard: TensorGuard, model: _Model) -> None:
-        elements = sum(tensor.size for tensor in request.inputs.values())
+        elements = 0
+        for tensor in request.inputs.values():  # loops: a generator would cost as much as all else here
+            elements += tensor.size
         if elements > guard.max_elements:
             self._count(request.model, Finding("size", "reject", ""), "reject")
             raise TooLarge(f"{elements} elements, guard.tensors.max_elements allows {guard.max_elements}")
@@ -199,7 +201,7 @@ class _Comparison:
         self._lock = threading.Lock()
         self._runs: dict[int, InferenceAnswer] = {}
         self._left = 1 + len(squeezed)
-        requests = [request, *(replace(request, inputs=inputs) for inputs in squeezed)]
+        requests = [request, *(request._replace(inputs=inputs) for inputs in squeezed)]
         self._asked = [screen._infer(r) for r in requests]  # noqa: SLF001  (a part of the screen)
         self.future.add_done_callback(self._given_up)
         for number, asked in enumerate(self._asked):

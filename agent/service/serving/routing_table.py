@@ -50,11 +50,18 @@ class RouteEntry:
     name: str = ""
     """What the lane calls the model: its own name, or one with the file's digest where another version was there."""
 
+    @cached_property
+    def provider(self) -> str:
+        """Of the runtime, as it says itself; of a split model, those of its stages."""
+        return ", ".join(self.report.actual)
+
     def modelled_energy_j(self, execute_s: float, scale: float = 1.0) -> float | None:
         """Switching energy of the model plus static power over the time it really took; None where unknown.
 
         `scale`: the request's elements in units of the planned ones; the switching energy is taken to grow as they do.
         """
+        if self.dynamic_j is None:
+            return None
         return _energy_j(self.dynamic_j, self.static_w, execute_s, scale)
 
     def alive(self) -> bool:
@@ -127,7 +134,10 @@ class ModelRoutes:
         least = self._open
         if not least:
             return 1.0
-        return sum(inputs[name].size for name in least) / max(1, self.planned or sum(least.values()))
+        elements = 0
+        for name in least:
+            elements += inputs[name].size
+        return elements / max(1, self.planned or sum(least.values()))
 
     @cached_property
     def derate_share(self) -> float:
