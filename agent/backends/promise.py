@@ -18,18 +18,19 @@ _Lock: Final = type(threading.RLock())
 class _Bell(_Lock):  # type: ignore[misc, valid-type]
     """The part of a condition that a future uses. Both methods are called by who holds the lock."""
 
-    _condition: threading.Condition | None = None
+    waited: threading.Condition | None = None
+    """On which somebody waits, or did."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """As of Condition."""
-        if self._condition is None:
-            self._condition = threading.Condition(self)
-        return self._condition.wait(timeout)
+        if self.waited is None:
+            self.waited = threading.Condition(self)
+        return self.waited.wait(timeout)
 
     def notify_all(self) -> None:
         """As of Condition."""
-        if self._condition is not None:
-            self._condition.notify_all()
+        if self.waited is not None:
+            self.waited.notify_all()
 
 
 class Promise(Future[T], Generic[T]):
@@ -52,13 +53,15 @@ class Promise(Future[T], Generic[T]):
 
     def set_result(self, result: T) -> None:
         """As of Future, which also looks for who waits by other means than its condition."""
-        with self._condition:
+        bell: Any = self._condition
+        with bell:
             if self._state != "PENDING" or self._waiters:
                 super().set_result(result)
                 return
             self._result = result
             self._state = "FINISHED"
-            self._condition.notify_all()
+            if bell.waited is not None:
+                bell.waited.notify_all()
         self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def done(self) -> bool:
