@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy.typing as npt
 
+from agent.records import record
 from agent.schema.device import Runtime
 from agent.schema.metric import Metric
 from agent.schema.snapshot import AgentSnapshot, EnergyProvenance
@@ -36,7 +36,7 @@ class Clock(Protocol):
 # ---------------------------------------------------------------------------------------------- sensors
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Reading:
     """One sensor value, or the reason why there is none. Exactly one of `value` and `fault` is set."""
 
@@ -62,7 +62,7 @@ class Sensor(Protocol):
 # ---------------------------------------------------------------------------------------------- lanes
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Simulation:
     """What a simulated accelerator pretends: real numerics on the CPU, this much time, energy and heat."""
 
@@ -74,7 +74,7 @@ class Simulation:
     ambient_c: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneSpec:
     """How a lane's process is made."""
 
@@ -87,7 +87,7 @@ class LaneSpec:
     nice: int = 0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LoadSpec:
     """A model to load on a lane through one runtime."""
 
@@ -104,7 +104,7 @@ class LoadSpec:
     """Folder in which a runtime that compiles keeps what it made for the next start; None: nowhere."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LoadReport:
     """What was really loaded: nothing is assumed from what was asked."""
 
@@ -139,7 +139,7 @@ class LaneReply(NamedTuple):
     call_s: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneVitals:
     """What the lane's process writes by itself several times a second."""
 
@@ -266,7 +266,7 @@ class InferenceAnswer(NamedTuple):
     together: int = 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelMetadata:
     """What clients ask about a model."""
 
@@ -279,17 +279,12 @@ class ModelMetadata:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RequestLimits:
     """Bounds the HTTP edge enforces before decoding; they follow the policy in force."""
 
     max_body_bytes: int
     max_json_body_bytes: int
-
-    @cached_property
-    def least_bytes(self) -> int:
-        """A body up to this size is within both."""
-        return min(self.max_body_bytes, self.max_json_body_bytes)
 
 
 class TextHandle(Protocol):
@@ -380,7 +375,7 @@ class InferenceService(Protocol):
 # ---------------------------------------------------------------------------------------------- telemetry
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class OutboxRow:
     """A stored telemetry row; (boot, cls, seq) is its key."""
 
@@ -390,7 +385,7 @@ class OutboxRow:
     payload: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LinkStatus:
     """The broker connection as telemetry and status show it."""
 

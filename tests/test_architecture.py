@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "agent"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LEAVES = {"child", "errors", "extras", "ports", "runtimes", "schema", "__init__"}
+LEAVES = {"child", "errors", "extras", "ports", "records", "runtimes", "schema", "__init__"}
 PURE = {"physics", "placement", "sampling", "control"}
 ADAPTERS = {"workload", "sensors", "backends", "llm", "api", "mqtt", "otlp", "storage"}
 
@@ -20,13 +20,14 @@ ALLOWED: dict[str, set[str]] = {
     "child": set(),
     "errors": set(),
     "extras": set(),
-    "runtimes": {"errors"},
-    "schema": {"errors", "runtimes"},
-    "ports": {"errors", "schema"},
-    "physics": {"errors"},
-    "placement": {"errors", "schema", "physics"},
-    "sampling": {"errors", "schema", "physics"},
-    "control": {"errors", "schema", "physics"},
+    "records": set(),
+    "runtimes": {"errors", "records"},
+    "schema": {"errors", "records", "runtimes"},
+    "ports": {"errors", "records", "schema"},
+    "physics": {"errors", "records"},
+    "placement": {"errors", "records", "schema", "physics"},
+    "sampling": {"errors", "records", "schema", "physics"},
+    "control": {"errors", "records", "schema", "physics"},
     **dict.fromkeys(ADAPTERS, LEAVES | PURE),
     "service": LEAVES | PURE | ADAPTERS | {"evaluation"},
     "fleet": LEAVES | PURE | ADAPTERS,

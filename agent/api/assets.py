@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from agent.records import record
 
 PAGE: Final = "index.html"
 TYPES: Final = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript"}
@@ -38,7 +39,7 @@ class File(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Asset:
     body: bytes
     compressed: bytes

@@ -102,7 +102,8 @@ class DirectPath:
         if head is None:
             return None
         limits = self.service.limits()
-        if head.largest > limits.least_bytes and head.length > _bound(limits, head.header_bytes):
+        large = head.largest > limits.max_json_body_bytes or head.largest > limits.max_body_bytes
+        if large and head.length > _bound(limits, head.header_bytes):
             return None
         reserved = head.length if head.length > UNRESERVED_BYTES else 0
         if reserved:

@@ -6,7 +6,6 @@ remembered, so that a request like an earlier one is decoded without reading its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +13,14 @@ import numpy as np
 from agent.api import messages
 from agent.api.messages import DecodedRequest
 from agent.ports import InferenceRequest
+from agent.records import record
 
 MAX_HEADS: Final = 128
 """Parts remembered; all are forgotten when there are more."""
 MAX_HEAD_BYTES: Final = 4096
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Head:
     decoded: DecodedRequest
     tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int, int], ...]

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
@@ -21,6 +20,7 @@ from agent.api.direct import DirectPath, Exchange
 from agent.api.errors import body_of
 from agent.api.one_write import JOINED_BYTES, OneWrite
 from agent.api.request_line import TOLD
+from agent.records import record
 
 MAX_HEADER_BYTES: Final = 65_536
 MIN_BODY_BYTES_PER_S: Final = 65_536
@@ -38,7 +38,7 @@ SPARED_S: Final = 1.0
 """A connection that is silent for longer gives its place to a new one where all are taken."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ConnectionBounds:
     """What one client may cost."""
 

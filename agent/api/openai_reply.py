@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Final
 
 from agent.api.errors import sentence_of
 from agent.api.openai_request import Asked
 from agent.errors import BackendError, QeilError, RequestError
+from agent.records import record
 from agent.schema.text import TextDone, TextModel, TextPiece
 
 _TYPES: Final = {
@@ -59,7 +60,7 @@ def usage_document(done: TextDone) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@dataclass
+@record
 class _Choice:
     text: list[str] = field(default_factory=list)
     pieces: list[TextPiece] = field(default_factory=list)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from agent.api.wrong_fields import UNOFFERED, Param, refusal_of
+from agent.records import record
 from agent.schema.text import AnswerKind, CertifyName, SamplingPlan, StrategyName, TextForm, TextRequest
 
 MAX_STOPS: Final = 16
@@ -129,7 +129,7 @@ class _Chat(_Common):
     store: Literal[False] | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Asked:
     """A decoded request."""
 

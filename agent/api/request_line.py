@@ -6,7 +6,6 @@ because here all ends meet: refused before anything ran, failed, given up by its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -14,6 +13,7 @@ from starlette.types import Scope
 
 from agent.api.errors import sentence_of
 from agent.errors import QeilError
+from agent.records import record
 
 if TYPE_CHECKING:  # boards without texts start sooner without it
     from agent.schema.text import TextDone
@@ -33,7 +33,7 @@ _SHOWN: Final = 200
 _READING: Final = frozenset({"GET", "HEAD"})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Asked:
     """What was asked, as far as it is known. `id`: None before the request has one."""
 

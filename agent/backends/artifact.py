@@ -6,13 +6,14 @@ Kept free of schemas on purpose: a lane's process that does not import pydantic 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Protocol
 
 from agent.backends.formats import Array, Signature
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SimulatedUnit:
     """Time, energy and heat that a simulated accelerator adds to real numerics (units as in `ports.Simulation`)."""
 
@@ -24,7 +25,7 @@ class SimulatedUnit:
     ambient_c: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LoadOrder:
     """One model, one runtime."""
 
@@ -52,7 +53,7 @@ class LoadOrder:
         return LoadOrder(**rest, simulation=None if simulation is None else SimulatedUnit(**simulation))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Assignment:
     """Where the graph really runs. `nodes_on_requested` is None where the runtime does not tell."""
 
@@ -62,7 +63,7 @@ class Assignment:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LoadOutcome:
     """The facts of `ports.LoadReport`, plus the bytes that an answer took."""
 

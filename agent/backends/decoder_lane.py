@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -23,13 +23,14 @@ from agent.backends.models import error_of
 from agent.backends.process import Child
 from agent.errors import BackendError, LaneDied, Overloaded, QeilError
 from agent.ports import Clock, LaneSpec
+from agent.records import record
 from agent.schema.text import TextPiece
 
 INLINE_BYTES: Final = 32 * 1024
 """Longest text that crosses inside its message; longer ones lie in a segment of their own."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderOrder:
     """What the process loads: a folder in a mode, with room for `rows` texts of `context` tokens."""
 
@@ -47,7 +48,7 @@ class DecoderOrder:
     """Load the graph that gives probabilities of a whole prompt."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderReport:
     """What was loaded."""
 
@@ -56,7 +57,7 @@ class DecoderReport:
     memory_bytes: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneUsage:
     """What a job took in the process; see `agent.llm.engine.Usage`."""
 

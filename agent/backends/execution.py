@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from agent.backends.artifact import LoadOrder, LoadOutcome, Session, SimulatedUnit
@@ -14,6 +14,7 @@ from agent.backends.registry import open_session
 from agent.backends.simulated import HeatModel, pad
 from agent.backends.vitals import rss_bytes
 from agent.errors import InferenceFailed, LaneOutOfMemory
+from agent.records import record
 
 
 class Result(NamedTuple):
@@ -24,7 +25,7 @@ class Result(NamedTuple):
     energy_j: float | None
 
 
-@dataclass
+@record
 class LoadedSession:
     """A session and what was learnt while loading it."""
 
@@ -42,7 +43,7 @@ class LoadedSession:
         check_outputs(self.order.model, names, self.output_names)
 
 
-@dataclass
+@record
 class Executor:
     """Runs sessions one after the other, on one thread."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from agent.backends.formats import Array
 from agent.errors import BackendError, InferenceFailed
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.ports import LaneSpec
@@ -32,7 +32,7 @@ def injection(spec: LaneSpec, kind: Kind, runs: int, delay_s: float) -> dict[str
     return {"k": "fault", "kind": kind, "runs": runs, "delay_s": delay_s}
 
 
-@dataclass
+@record
 class Faults:
     """What the next runs suffer."""
 

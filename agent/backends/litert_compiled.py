@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from agent.backends.artifact import Assignment, LoadOrder
 from agent.backends.formats import Array, Signature
 from agent.errors import InferenceFailed, ModelLoadFailed
+from agent.records import record
 
 PROVIDERS: Final[Mapping[str, str]] = {"compiled-cpu": "CPU", "compiled-gpu": "GPU", "compiled-npu": "NPU"}
 """By the name that the runtime gives the accelerator."""
@@ -25,7 +25,7 @@ _LEFT_OVER: Final = "not accelerated"
 """Of a model that the accelerator takes in part; the rest of that sentence is advice to programmers."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Port:
     """A tensor at an end of the graph, under the name that every other provider gives it, and its buffer."""
 

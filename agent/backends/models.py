@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from agent.backends.artifact import LoadOutcome
@@ -26,6 +26,7 @@ from agent.errors import (
     TooLarge,
 )
 from agent.ports import LoadReport, LoadSpec
+from agent.records import record
 
 _ERRORS: Final[dict[str, type[QeilError]]] = {
     error.code: error
@@ -36,7 +37,7 @@ _ERRORS: Final[dict[str, type[QeilError]]] = {
 }  # fmt: skip
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Load:
     """A load in progress."""
 

@@ -8,7 +8,7 @@ reads the inputs and writes the outputs there, and nothing is wrapped, allocated
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, NamedTuple
 
 from agent.backends import segments
@@ -17,6 +17,7 @@ from agent.backends.formats import Array
 from agent.backends.layouts import REMEMBERED, Layout, TensorArea, copy_in
 from agent.backends.packets import Work
 from agent.errors import BackendError, InferenceFailed, InputRefused, TooLarge
+from agent.records import record
 
 MAX_SEGMENT_BYTES: Final = 1024 * 1024 * 1024
 BINDS_AFTER: Final = 2
@@ -30,7 +31,7 @@ class Choice(NamedTuple):
     area: TensorArea
 
 
-@dataclass
+@record
 class Model:
     """A model and its ring."""
 

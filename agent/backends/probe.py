@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import partial
 from typing import Any, Final
 
 from agent.backends.head_start import start_probe
 from agent.child import NICENESS
+from agent.records import record
 from agent.runtimes import registry
 from agent.runtimes.entry import Backend, resolve
 from agent.runtimes.shipped import LITERT, ONNX
@@ -30,7 +31,7 @@ PLUGIN_PREFIX: Final = "onnxruntime_ep_"
 """Plugin providers are packages with import names of this form and with `get_library_path()` and `get_ep_names()`."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class EpDevice:
     """A device that an execution provider offers."""
 
@@ -43,7 +44,7 @@ class EpDevice:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RuntimeInventory:
     """What can run models here. A version of None means that the runtime is not installed."""
 

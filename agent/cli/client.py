@@ -5,12 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import agent_connection
 from agent.cli.reach import Reach
 from agent.errors import QeilError
+from agent.records import record
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +28,7 @@ class AgentError(QeilError):
     code = "agent_error"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Answer:
     """Output tensors and the agent's own account of what they cost."""
 

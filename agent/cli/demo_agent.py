@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +18,7 @@ import yaml
 from agent.child import child_command
 from agent.cli.tables import counted
 from agent.errors import QeilError
+from agent.records import record
 from agent.storage import share
 
 READY_TIMEOUT_S = 120.0
@@ -26,7 +26,7 @@ SIMULATED = "npu0"
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 
-@dataclass
+@record
 class Broker:
     """A mosquitto of our own on loopback, with a subscriber that writes what it sees to a file."""
 

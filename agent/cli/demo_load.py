@@ -7,7 +7,7 @@ import signal
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from agent.cli.client import AgentClient
 from agent.errors import QeilError
+from agent.records import record
 
 Inputs = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Measured:
     """Median of some requests on one placement."""
 
@@ -28,7 +29,7 @@ class Measured:
     provenance: str
 
 
-@dataclass
+@record
 class Fire:
     """What came of the requests."""
 

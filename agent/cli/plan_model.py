@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.plan_workload import Sizes, Wanted, generated, read_workloads
 from agent.errors import BadInput, PlacementError
 from agent.placement.state import State
+from agent.records import record
 
 if TYPE_CHECKING:
     from agent.placement.fronts import Effort, Front, Placed
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from agent.schema.workload import Workload
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ask:
     """What is to be planned. profile, policy: None for those of the settings; points: operating points too."""
 
@@ -41,7 +42,7 @@ class Ask:
     """Of a language model's folder; None: its default."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Case:
     """The ask with everything read. workloads: one for each phase, cut alike."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from agent.errors import BadInput
+from agent.records import record
 from agent.runtimes import registry
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ FINEST = 512
 """Stages asked for where two phases are to be cut at the same places; they are merged again afterwards."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Sizes:
     """Sizes of a request; None: assumed, and said in the notes."""
 

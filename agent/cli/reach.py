@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from agent.errors import QeilError
+from agent.records import record
 
 DEFAULT_URL: Final = "http://127.0.0.1:8484"
 KEY_VARIABLE, CA_VARIABLE = "QEIL_API_KEY", "QEIL_CA"
@@ -26,7 +26,7 @@ _DEFAULT_PORT: Final = 8484
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Reach:
     """An address with what opens it. `key_from` and `key_trouble` are for messages.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 from agent.schema.policy import Admission
 from agent.schema.snapshot import Mode
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Load:
     """What the agent carries at this moment."""
 
@@ -23,7 +23,7 @@ class Load:
     """Time until a lane that may run the model is expected to serve; 0 while one does, or nobody knows."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decision:
     """Admit, or refuse with a reason and a time to retry after."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.records import record
 from agent.schema.policy import Memory
 
 RELEASE = 1.25
@@ -15,7 +14,7 @@ COPIES = 2.0
 RETRY_S = 2.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MemoryReading:
     """What the kernel says at one moment. None: it does not say.
 
@@ -31,7 +30,7 @@ class MemoryReading:
     oom_kills: int | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MemoryState:
     """What is held to be true until the next reading. `low`: why nothing more is admitted, in words."""
 

@@ -8,10 +8,11 @@ is above the bound exactly where faster ones than the average were lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Degradation:
     """Factors on the time per request at full load; bound: D / D_healthy; factor: by the accelerators' own times."""
 

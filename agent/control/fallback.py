@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 from agent.schema.policy import Fallback
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Assignment:
     """What was asked and what the runtime reports."""
 
@@ -18,7 +18,7 @@ class Assignment:
     """Share of the graph on the requested provider; None where the runtime does not tell."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class FallbackVerdict:
     """serve, serve with a standing condition, or refuse this placement."""
 

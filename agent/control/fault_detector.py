@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.records import record
 from agent.schema.policy import Recovery
 
 HEARTBEAT_LOST_S = 3.0
 """A lane writes its heartbeat five times a second; fifteen missed ones mean a stopped process, not a busy core."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneSigns:
     """What is known of one running lane."""
 

@@ -7,13 +7,14 @@ forecast and no memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice, product
 
 import numpy as np
 
 from agent.control.linear_program import maximise
 from agent.physics.arguments import Array
+from agent.records import record
 
 _MOVE_COST, _POINT_COST = 0.01, 0.005
 """Share of a piece of work that a move, or each lower operating point, has to win to be worth it."""
@@ -22,7 +23,7 @@ _MIXED = 0.02
 _MOST_TRIALS = 16
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Point:
     """One way to run: speed as a share of the fastest, watts above idle while busy."""
 
@@ -31,7 +32,7 @@ class Point:
     power_w: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Move:
     """Another accelerator that has the same models loaded; `slowdown`: its seconds per second of work here."""
 
@@ -39,7 +40,7 @@ class Move:
     slowdown: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Unit:
     """One accelerator: what it can do, fastest point first, and the work that waits for it (1: more than it can)."""
 
@@ -56,7 +57,7 @@ class Unit:
         return min([1.0, *(move.slowdown for move in self.moves)])
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Allotment:
     """Who does what. `busy`: share of time of each accelerator; `served`: share of each one's work that is done."""
 
@@ -68,7 +69,7 @@ class Allotment:
     worth: float = 0.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Piece:
     """A variable: time of `host` at one of its points for the work of `home` (indices of units)."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.records import record
 from agent.schema.bfloat16 import BF16, finite, is_bf16, to_floats
 from agent.schema.policy import Admission
 from agent.schema.workload import TensorSpec
@@ -22,7 +22,7 @@ _NAMES: dict[str, str] = {
 _DTYPES = {**{datatype: np.dtype(name) for datatype, name in _NAMES.items()}, "BF16": BF16}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """Whether the tensors may pass, and if not, one sentence that says what is wrong with which one."""
 

@@ -8,12 +8,12 @@ nothing about small deliberate changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.records import record
 from agent.schema.bfloat16 import is_bf16, to_floats
 
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ MARGIN = 0.25
 """Share of the learnt range by which a value may lie outside it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Statistics:
     """What was learnt of one input."""
 

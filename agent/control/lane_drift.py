@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
+
+from agent.records import record
 
 WINDOW_S = 300.0
 """Memory is compared by the least of each such window: what a single request holds for a moment does not count."""
@@ -20,7 +22,7 @@ WITHIN = 2.5
 SETTLED_S = 60.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MemoryGrowth:
     """Memory of one process of a lane, by windows. `lows` are the least bytes of finished windows, newest last."""
 
@@ -47,7 +49,7 @@ def grew(state: MemoryGrowth | None, rss_bytes: float, now_s: float) -> MemoryGr
     return MemoryGrowth(now_s, rss_bytes, lows if len(lows) <= GROWN_WINDOWS + 2 else (lows[0], *lows[2:]))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LatencyDrift:
     """Typical time of a model's calls on a lane. `first_s`: once there were enough of them, before any drift."""
 

@@ -6,15 +6,16 @@ after a pause one probe start is allowed; a returning lane begins at a share of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from agent.records import record
 from agent.schema.policy import Recovery
 
 Phase = Literal["starting", "ready", "waiting", "open", "probing", "stopped"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneHealth:
     """Memory of one lane."""
 
@@ -31,12 +32,12 @@ class LaneHealth:
     """False only for a lane that has not died yet: it starts at full capacity."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ready:
     """The lane started, loaded its models and passed its canary."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Died:
     """The process ended, or starting it or its canary failed."""
 
@@ -45,7 +46,7 @@ class Died:
     """A request is to blame: the lane begins anew and is not counted out for it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tick:
     """Time passes."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.records import record
 from agent.schema.snapshot import Mode
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Facts:
     """What decides the mode."""
 

@@ -6,12 +6,13 @@ A runtime that compiles tells nothing while it does; what it took before, on thi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from agent.records import record
 
-@dataclass(frozen=True)
+
+@record(frozen=True)
 class Subject:
     """What is loaded. unit: accelerator and provider; file: names the content; kept: compiled before and kept."""
 
@@ -21,7 +22,7 @@ class Subject:
     size_bytes: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Estimate:
     """Seconds and where they are from: measured (this file before), modelled (from others' bytes), unknown (None)."""
 

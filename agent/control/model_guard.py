@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.control.verdict import Finding, GuardVerdict, weigh
+from agent.records import record
 from agent.schema.guard import ModelGuard
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
@@ -14,7 +14,7 @@ BUILT_IN = STANDARD | {"com.microsoft", "com.microsoft.nchwc", "com.microsoft.in
 MAX_NAMED = 5
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelFacts:
     """Of one file. operators: (domain, type); outside: places of weights that leave the model's folder.
 

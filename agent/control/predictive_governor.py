@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from agent.control import thermal_choice, thermal_governor, thermal_model
@@ -17,6 +17,7 @@ from agent.control.thermal_choice import Ceiling, Choice, Move, Point, Setting, 
 from agent.control.thermal_governor import GovernorState, Level, ThermalVerdict, ZoneInput
 from agent.control.thermal_model import ModelState, Sample
 from agent.physics.impedance import Forecast, ImpedancePrior
+from agent.records import record
 from agent.schema.policy import ThermalForecast, ThermalLimits
 
 DEMAND_MEMORY_S = 10.0
@@ -33,7 +34,7 @@ MAX_PERIOD_S = 60.0
 """A pause longer than this between two looks says nothing about how often the governor looks."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Source:
     """One accelerator as a source of heat since the last look."""
 
@@ -44,7 +45,7 @@ class Source:
     moves: tuple[Move, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Look:
     """What the governor is given: zones with their limits, networks before data, sources, and the fan's duty."""
 
@@ -55,7 +56,7 @@ class Look:
     no_sensor: Literal["derate", "run", "refuse"] = "run"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PredictiveState:
     """Memory of the predictive governor."""
 
@@ -74,7 +75,7 @@ class PredictiveState:
     period_s: float = 1.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ZoneView:
     """A zone as status shows it; temperatures in °C, None where nothing is known."""
 
@@ -93,7 +94,7 @@ class ZoneView:
     doubt: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decision:
     """Verdict by accelerator, and how each zone is seen."""
 

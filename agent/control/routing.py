@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from agent.records import record
 
 LAST_RESORT: Final = 1e-9
 """Share of the requests for a lane at which nobody knows when the next one begins: those that no other lane takes."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Route:
     """One candidate placement as it stands now."""
 

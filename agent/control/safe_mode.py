@@ -7,13 +7,13 @@ that it can be reached and mended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from agent.records import record
 
 QUICK_ENDS = 3
 STABLE_S = 120.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Begun:
     """What a start is to be. `quick_ends`: starts before this one, in a row, of which nobody saw an end in order."""
 

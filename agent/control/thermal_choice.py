@@ -7,13 +7,14 @@ fewer samples, and only then refusals. Pure arithmetic on forecasts; owns no sen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from agent.control.heat_allotment import Allotment, Move, Point, Unit, allot, allot_at, split_of
 from agent.physics.arguments import Array
 from agent.physics.impedance import Forecast
+from agent.records import record
 from agent.schema.policy import ThermalForecast
 
 __all__ = ["Ceiling", "Choice", "Move", "Point", "Setting", "Unit", "choose"]
@@ -36,7 +37,7 @@ _WHOLE = 0.999
 """Shares from here on are all of it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ceiling:
     """A zone's forecast and its limits: `ceiling_c` over the horizon, `hard_c` for any burst.
 
@@ -50,7 +51,7 @@ class Ceiling:
     hard_c: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Setting:
     """What one accelerator is told."""
 
@@ -62,7 +63,7 @@ class Setting:
     admit_share: float = 1.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Choice:
     """Settings by accelerator, the zone that binds (empty: none), and what it would come to at full rate."""
 
@@ -72,7 +73,7 @@ class Choice:
     at_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Limits:
     """Every zone at every time of its forecast as one row; gains of those who are spared are 0."""
 
@@ -120,13 +121,13 @@ def choose(
     return Choice(settings, limits.zone, limits.unchecked_c, limits.at_s)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Problem:
     units: Sequence[Unit]
     limits: _Limits
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Plan:
     settings: Sequence[Setting]
     allotment: Allotment

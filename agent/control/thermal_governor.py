@@ -7,10 +7,11 @@ plausible reading counts as hot. Kernel and firmware trips stay armed; this is t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import Literal
 
+from agent.records import record
 from agent.schema.policy import ThermalLimits
 
 LEARNT_HYSTERESIS_C = 1.0
@@ -25,7 +26,7 @@ class Level(IntEnum):
     HALT = 2
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ZoneInput:
     """One zone as seen now."""
 
@@ -42,7 +43,7 @@ class ZoneInput:
     """Its network is learnt: forecasts act before the hard limit, so the soft one does not."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ZoneState:
     """Memory of one zone."""
 
@@ -51,14 +52,14 @@ class ZoneState:
     cause: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class GovernorState:
     """Memory of the governor."""
 
     zones: Mapping[str, ZoneState] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ThermalVerdict:
     """What one accelerator may do, and why."""
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
 from agent.physics import impedance
 from agent.physics.impedance import Forecast, ImpedancePrior, ImpedanceState
+from agent.records import record
 
 JUMP_C = 25.0
 """No board changes by this much between two samples beyond what its model says."""
@@ -37,7 +38,7 @@ LEARNING_SAMPLES = 30
 """A model that has seen fewer is not trusted."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Sample:
     """One zone as read now. `temperature_c` None: nothing fresh."""
 
@@ -45,7 +46,7 @@ class Sample:
     t_s: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ZoneMemory:
     """What is known of one zone."""
 
@@ -69,7 +70,7 @@ class ZoneMemory:
     """How often the reading has changed since."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelState:
     """All zones that have been read at least once."""
 

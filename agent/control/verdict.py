@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 from agent.schema.guard import Reaction
 
 Action = Literal["allow", "flag", "reject", "quarantine"]
 _GRAVITY: tuple[Action, ...] = ("allow", "flag", "reject", "quarantine")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Finding:
     """One thing that looks wrong: its kind, what is to happen, one sentence, and a number where there is one."""
 
@@ -22,7 +22,7 @@ class Finding:
     score: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class GuardVerdict:
     """What happens to the input, and why."""
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from agent.records import record
 
 STAKES = (0.05, 0.15, 0.3, 0.6, 0.9)
 """Shares of the largest bet that cannot ruin. The mean of their wealths is a bet itself, good for any excess."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Evidence:
     """What the comparisons so far say. `logs` has the log wealth at each stake."""
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
 from agent.evaluation.spelling import model_name, model_pattern
+from agent.records import record
 from agent.storage import yaml_files
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Vision:
     """A network run once per sample; multiply–accumulates and elements of one sample."""
 
@@ -28,7 +28,7 @@ class Vision:
     passes: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Language:
     """A decoder-only language model; parameters in elements."""
 

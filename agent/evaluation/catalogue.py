@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import ConfigError
 from agent.evaluation.architectures import Architectures, load_architectures
 from agent.evaluation.hardware import Hardware, load_hardware
+from agent.records import record
 from agent.storage import share
 
 TABLES = Path(__file__).resolve().parent / "data"
 COEFFICIENTS = Path("device_profiles") / "fitted" / "efficiencies.json"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Catalogue:
     """What rows are mapped with."""
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.evaluation import terms
 from agent.evaluation.priors import POWER, TIME
 from agent.evaluation.regression import Observation, Solution, Term, evaluate, level, overlapped
 from agent.evaluation.rows import Case, Load
 from agent.physics import AcceleratorTerms, StageLoad, predict
+from agent.records import record
 
 MAX_REL_UNCERTAINTY = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Coefficients:
     """Everything the fit has learned."""
 
@@ -27,7 +28,7 @@ class Coefficients:
     """Fingerprints of the measurements that the fit has seen."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Phase:
     """Modelled pass of one load."""
 
@@ -37,7 +38,7 @@ class Phase:
     ceiling: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TimeForecast:
     """Modelled time of one query and what power needs to know of it."""
 
@@ -49,7 +50,7 @@ class TimeForecast:
     rel_uncertainty: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PowerForecast:
     """Modelled mean power in the case's scope."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from agent.errors import ConfigError
 from agent.evaluation.spelling import board_pattern, device_kind, mode_pattern
 from agent.evaluation.table import Measurement
+from agent.records import record
 from agent.schema.nearest import listed
 from agent.storage import yaml_files
 from agent.storage.schema_problems import closest
@@ -28,7 +28,7 @@ _FULL = re.compile(
 """Power modes that mean the board's own full clocks."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Accelerator:
     """Peaks at full clocks [flops/s, bytes/s]; `sram_bytes` and `link_bytes_per_s` where weights cross a link."""
 
@@ -57,7 +57,7 @@ class Accelerator:
         raise ConfigError(f"hardware: accelerator {self.kind} of {self.silicon} has no peak")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Site:
     """Where a row ran: accelerator, its operating point, and what the board draws idle."""
 

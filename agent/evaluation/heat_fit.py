@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +19,7 @@ from agent.physics import identification
 from agent.physics.arguments import Array
 from agent.physics.identification import NodeEstimate, RlsState, UnnamedPower
 from agent.physics.thermal import ThermalNetwork, steady_state, time_constants, time_to_reach, transition, with_fan
+from agent.records import record
 
 WINDOWS_S = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 MOST_STEPS = 2000
@@ -34,7 +34,7 @@ SEEN_SHARE = 2 / 3
 """Part of the recording that the check on the rest is identified from."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class HeatFit:
     """Nodes and network of a recording."""
 
@@ -134,7 +134,7 @@ def fit_heat(recording: HeatRecording) -> HeatFit:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class _Attempt:
     estimates: tuple[NodeEstimate, ...]
     window_s: float

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from agent.errors import ConfigError
 from agent.evaluation.csv_text import NumberedRows, read_text
 from agent.physics.arguments import Array
+from agent.records import record
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_ROWS = 200_000
@@ -31,7 +31,7 @@ _RULES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class HeatRecording:
     """Samples of n zones at m rising times."""
 

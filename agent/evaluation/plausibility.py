@@ -6,9 +6,9 @@ Compares with the generic priors of `physics.coefficients`, with room around the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.physics import coefficients, leakage
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, Leakage, MemoryDomain
 from agent.schema.workload import Precision
 
@@ -24,7 +24,7 @@ _HOT_C = 85.0
 Place = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Remark:
     """One figure that is out of every known range."""
 

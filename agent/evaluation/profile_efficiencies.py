@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from agent.evaluation import terms
 from agent.evaluation.catalogue import Catalogue, find_coefficients, load_catalogue
@@ -19,6 +18,7 @@ from agent.evaluation.priors import TIME
 from agent.evaluation.regression import Term, level
 from agent.evaluation.rows import Case, Load, case_of
 from agent.evaluation.table import Measurement
+from agent.records import record
 from agent.schema.base import Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, Runtime
 from agent.schema.workload import Family, Precision
@@ -48,7 +48,7 @@ DENSE, SEPARABLE, DECODER = "resnet50", "mobilenet_v1", "Llama-3.2-1B"
 """Probes: dense convolutions, depthwise ones beside them, matrix products of a prompt and of one token."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Rates:
     """Achieved rates of one runtime and the overheads around them."""
 

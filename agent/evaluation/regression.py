@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agent.records import record
 
 Array = NDArray[np.float64]
 Role = Literal["compute", "ceiling", "added"]
@@ -44,7 +46,7 @@ SPREAD_OF_MEDIAN = 1.4826
 """Standard deviation over median absolute deviation of a normal distribution."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Term:
     """constant · exp(Σ coefficients); `compute` terms add up to one ceiling, `added` ones come on top."""
 
@@ -53,7 +55,7 @@ class Term:
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Observation:
     """One measured positive number and the parts whose weighted sum explains it."""
 
@@ -66,7 +68,7 @@ class Observation:
     """Row of the table it comes from: several observations of one row count once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Solution:
     """Coefficients by key with posterior standard deviations and the observations behind each."""
 

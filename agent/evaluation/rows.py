@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.evaluation.architectures import Architectures, Language, Vision
 from agent.evaluation.fallback import architecture_of, suggestion
@@ -11,6 +11,7 @@ from agent.evaluation.hardware import Hardware, Site
 from agent.evaluation.precision import Format, storage_format
 from agent.evaluation.software import relatives, software_path
 from agent.evaluation.table import Measurement
+from agent.records import record
 
 DEFAULT_CONTEXT = 256.0
 """Tokens in the cache while decoding, where a row does not say."""
@@ -28,7 +29,7 @@ SUMMARY = (800.0, 70.0)
 """Mean prompt and answer of the news summarisation that MLPerf runs without stating lengths [tokens]."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Load:
     """One phase, `times` over: what one pass asks of the accelerator."""
 
@@ -49,7 +50,7 @@ class Load:
     """Elements of the residual stream times layers of a prompt: what normalisations and rotations go through."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Case:
     """A row that can be predicted."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from agent.evaluation.targets import QUANTITIES, Comparison, Quantity
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Score:
     """Absolute percentage errors of n comparisons, as fractions; None for none."""
 

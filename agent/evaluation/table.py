@@ -6,12 +6,13 @@ import csv
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 
 from agent.errors import ConfigError
 from agent.evaluation.csv_text import read_text
+from agent.records import record
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A table of MAX_ROWS rows is smaller; a larger file is not one."""
@@ -36,7 +37,7 @@ REQUIRED = ("row_id", "board", "device", "model", "task")
 """Columns without which no row means anything; every other column may be missing and counts as empty."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Measurement:
     """One published or own measurement, as it stands in its row; None for an empty cell."""
 

@@ -7,19 +7,19 @@ average power is energy over mean latency.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from agent.evaluation.forecast import Coefficients, forecast_power, forecast_time
 from agent.evaluation.rows import Case
+from agent.records import record
 
 Quantity = Literal["latency", "throughput", "power", "energy"]
 QUANTITIES: tuple[Quantity, ...] = ("latency", "throughput", "power", "energy")
 UNITS: Mapping[str, str] = MappingProxyType({"latency": "ms", "throughput": "1/s", "power": "W", "energy": "J"})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Comparison:
     """One measured number next to the modelled one; units by quantity: ms, 1/s, W, J."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.evaluation.catalogue import Catalogue
@@ -13,9 +12,10 @@ from agent.evaluation.rows import Case, case_of
 from agent.evaluation.scores import Score, by_quantity, grouped
 from agent.evaluation.table import Measurement
 from agent.evaluation.targets import UNITS, Comparison, Quantity, compare
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unmapped:
     """A row without a prediction."""
 
@@ -23,7 +23,7 @@ class Unmapped:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Validation:
     """Predictions next to measurements."""
 

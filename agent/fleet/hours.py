@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, case, func, or_
@@ -13,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.fleet import tables
 from agent.fleet.days import CLOCK_SET_S, HOUR_S
 from agent.fleet.inventory import energy, hottest
+from agent.records import record
 
 MAX_COUNT, MAX_J = 10**9, 1e12
 """Of one window: what a hostile board says above it is not counted, and a board's hour stays a number."""
@@ -20,7 +20,7 @@ MAX_COUNT, MAX_J = 10**9, 1e12
 HourKey = tuple[str, str, int]
 
 
-@dataclass
+@record
 class Sums:
     """Of one board and hour."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, RowMapping, func, select
@@ -15,6 +15,7 @@ from agent.fleet import tables
 from agent.fleet.dating import clocks, real, when_s
 from agent.fleet.messages import BoardKey
 from agent.fleet.selection import selection
+from agent.records import record
 
 Status = Literal["online", "silent", "offline", "unknown"]
 MAX_ROWS = 1000
@@ -24,7 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class BoardEntry:
     """One board as lists show it. Times are seconds since 1970 by the controller's clock; None: never told.
 
@@ -63,7 +64,7 @@ class BoardEntry:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class BoardDetail:
     """Everything that is known of one board."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from agent.mqtt.topics import ROOT
+from agent.records import record
 
 MAX_BYTES = 256 * 1024
 MAX_ROWS = 512
@@ -35,7 +35,7 @@ class MessageRefused(Exception):
         self.board = board
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Rows:
     """Numbered rows of one boot and class; row i has the number `first` + i. `payloads` are JSON texts."""
 
@@ -47,7 +47,7 @@ class Rows:
     documents: tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Told:
     """A retained document (state, rep, bundle) or where a command stands (res)."""
 

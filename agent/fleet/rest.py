@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import structlog
@@ -22,6 +21,7 @@ from agent.errors import BadInput, ConfigError, NotFound, QeilError, StorageErro
 from agent.fleet.operations import Operations
 from agent.fleet.page import Page
 from agent.fleet.tokens import Token, Tokens
+from agent.records import record
 from agent.schema.fleet import Labels, Role, RolloutRequest, Signed
 
 MAX_BODY_BYTES = 512 * 1024
@@ -50,7 +50,7 @@ _STATUS: tuple[tuple[type[QeilError], int], ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Call:
     """One request, its body read."""
 
@@ -91,7 +91,7 @@ class Call:
         return self.token.name if self.token is not None else "nobody"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Endpoint:
     """One path. `role` None: nobody has to say who they are."""
 

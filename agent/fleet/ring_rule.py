@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.control.worse import Evidence, weighed_all
 from agent.fleet.failures import too_many
+from agent.records import record
 from agent.schema.fleet import DAYS, MaintenanceWindow, Plan
 
 COHORTS = 10_000
@@ -27,7 +27,7 @@ FAILED = frozenset({"reverted", "refused", "silent"})
 SETTLED = FAILED | {"kept"}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Progress:
     """Where a rollout is. Times in seconds by one clock.
 
@@ -46,7 +46,7 @@ class Progress:
     offered_last_minute: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Step:
     """What to do. `offers`: how many boards to offer it to now."""
 

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agent.mqtt.link import Link
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.topics import Topics
 from agent.ports import Clock
+from agent.records import record
 from agent.schema.command import unknown
 from agent.schema.settings import MqttSettings
 from agent.storage.outbox import Outbox
@@ -32,7 +33,7 @@ BASE_J, BASE_S = 0.35, 0.012
 REQUESTS_PER_S = 20.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Scenario:
     """What is simulated. Shares from 0 to 1.
 
@@ -52,7 +53,7 @@ class Scenario:
     first: int = 0
 
 
-@dataclass
+@record
 class BoardPhysics:
     """One accelerator. `step` is pure but for its own state and generator."""
 

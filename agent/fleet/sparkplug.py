@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.fleet.messages import Rows, Told
+from agent.records import record
 
 NAMESPACE = "spBv1.0"
 INT64, DOUBLE, BOOLEAN, STRING = 4, 10, 11, 12
@@ -23,7 +24,7 @@ Message = tuple[str, bytes]
 """Topic and payload."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Metric:
     """A named value; `value` None is null. `datatype` is one of Sparkplug's."""
 
@@ -34,7 +35,7 @@ class Metric:
     historical: bool = False
 
 
-@dataclass
+@record
 class _Device:
     values: dict[str, tuple[int, Value | None]] = field(default_factory=dict)
     newest_ms: int = 0

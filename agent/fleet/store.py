@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -33,6 +32,7 @@ from agent.fleet import layouts, tables
 from agent.fleet.bulk import Bulk, Newest, PostgresBulk, Row, RowKey, Session, SqliteBulk, StreamChange, StreamKey
 from agent.fleet.days import day_of
 from agent.fleet.messages import MAX_NUMBER, BoardKey, Rows, Told, gap, is_number
+from agent.records import record
 from agent.schema.fleet import Retention
 
 FINAL = ("ok", "failed", "rejected", "expired")
@@ -47,7 +47,7 @@ Dated = tuple[int, float, str]
 """A document of a board: its boot, seconds of its monotonic clock, and its JSON text."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stored:
     """What became of a batch."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from agent.errors import ConfigError
+from agent.records import record
 from agent.schema.fleet import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 """Each may what those before it may."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Token:
     """One line of the file. `expires_s`: seconds since 1970, 0: never."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import BadInput
 from agent.llm.rotary import Yarn
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Family:
     """How a family of models differs from the plain Llama decoder."""
 
@@ -36,7 +36,7 @@ FAMILIES: Mapping[str, Family] = {
 """`general.architecture` → family. Mistral files call themselves llama."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decoder:
     """A decoder's sizes and constants. Lengths count elements; `windows` has 0 where a layer sees all positions."""
 

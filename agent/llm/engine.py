@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from agent.llm.kv_pool import KvPool
 from agent.llm.prefix_cache import BLOCK, PrefixCache
 from agent.llm.row import Piece, Prompt, Row
 from agent.llm.session import DecoderSession, Floats
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Job:
     """A request: the samples numbered `rows` of a prompt. `written`: what the only row gave before, to go on from.
 
@@ -36,7 +37,7 @@ class Job:
     kept_as: str = ""
 
 
-@dataclass
+@record
 class Usage:
     """What a job took, seconds by the engine's clock. `steps` counts decode steps by the job's share of their rows."""
 
@@ -55,7 +56,7 @@ class Usage:
     """Whether the prompt should have been screened and the graph gave too little for that."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Written:
     """A piece of a job."""
 
@@ -63,7 +64,7 @@ class Written:
     piece: Piece
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Finished:
     """All rows of a job ended."""
 
@@ -71,7 +72,7 @@ class Finished:
     usage: Usage
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Failed:
     """A job cannot go on; the others do."""
 
@@ -82,7 +83,7 @@ class Failed:
 Event = Written | Finished | Failed
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Run:
     job: Job
     ids: tuple[int, ...]
@@ -103,7 +104,7 @@ class _Run:
         return self.job.prompt.screen is not None or (self.echo is not None and self.echo.listens)
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Place:
     run: _Run
     row: Row

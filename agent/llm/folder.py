@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from tokenizers import Tokenizer
 from agent.errors import BadInput
 from agent.llm.chat import ChatTemplate
 from agent.llm.sizes import DecoderSizes, read_json, read_sizes
+from agent.records import record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record(frozen=True, kw_only=True)
 class DecoderFolder(DecoderSizes):
     """What a decoder folder holds, its text part included."""
 

@@ -7,16 +7,17 @@ Scales and offsets are products of the stored half floats and small integers, ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from agent.records import record
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Quantised:
     """Rows of weights: w = scale · (q − zero) + offset, one scale (and offset) per `block` columns.
 
@@ -43,7 +44,7 @@ class Quantised:
         return np.asarray(blocks.reshape(self.q.shape), np.float32)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class BlockFormat:
     """A stored format; `group` columns share a scale and `bits` hold a weight; both 0 for plain floats."""
 

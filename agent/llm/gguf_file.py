@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from agent.errors import BadInput
 from agent.llm.formats import BLOCK_FORMATS, NAMES
+from agent.records import record
 
 MAX_TENSORS = 65_536
 MAX_KEYS = 65_536
@@ -30,7 +30,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TensorInfo:
     """One tensor: `shape` has rows first, `kind` names its block format, `start` counts bytes into the file."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from agent import extras
 from agent.errors import BadInput
 from agent.llm.folder import DecoderFolder
+from agent.records import record
 from agent.schema.text import TextForm
 
 KEPT: Final = 32
@@ -54,7 +54,7 @@ class Constraint:
         return bool(self._matcher.is_stopped())
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Form:
     """A compiled form."""
 

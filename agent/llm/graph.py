@@ -6,7 +6,6 @@ past_key_values.{i}.key|value (batch, kv_heads, past, head size as filled up); l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -15,13 +14,14 @@ from onnx import TensorProto, helper
 from agent.llm.architecture import Decoder
 from agent.llm.graph_nodes import MICROSOFT, Nodes
 from agent.llm.weight_file import Product, Stored
+from agent.records import record
 
 OPSET = 18
 _QUERIES = frozenset({"qkv", "attn_q", "attn_k", "attn_v"})
 IR_VERSION = 9
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Weights:
     """What the importer stored: products by role ("blk.0.qkv"), tensors by name."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,12 +17,13 @@ import numpy.typing as npt
 from agent.errors import BadInput, ModelLoadFailed
 from agent.llm.folder import DecoderFolder
 from agent.llm.kv_pool import KvRows
+from agent.records import record
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 SIDES = ("key", "value")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cut:
     """One side of a graph that was cut after `layers` layers; `crossing` are the tensors that the first part sends."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agent.llm.graph_nodes import WEIGHTS
 from agent.llm.rotary import tables
 from agent.llm.tokenizer_import import TokenizerFiles, read_tokenizer
 from agent.llm.weight_file import Product, WeightFile, group_key, store_product
+from agent.records import record
 
 MANIFEST = "manifest.json"
 MODES = ("exact", "fast")
@@ -33,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 """(what is being done, bytes done, bytes in all)."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Imported:
     """The finished folder and its manifest."""
 

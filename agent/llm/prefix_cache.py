@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.llm.kv_pool import Cached
+from agent.records import record
 
 Logits = npt.NDArray[np.float32]
 BLOCK = 128
 """Positions of a block, and tokens of one step of a prompt: how long a cancellation can wait."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Entry:
     """Positions of a block, or of a whole prompt with the logits behind it."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from agent.records import record
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Yarn:
     """Angles that turn more than `beta_fast` times in the `trained` positions stay, those that turn less than
     `beta_slow` times are divided by `factor`, between them both are mixed. `attention` multiplies cos and sin besides.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import numpy as np
@@ -14,13 +14,14 @@ from agent.llm.folder import DecoderFolder
 from agent.llm.grammar import Form
 from agent.llm.sampler import Sampling, choose, likeliest, log_probabilities
 from agent.llm.text import TextStream
+from agent.records import record
 
 Floats = npt.NDArray[np.float32]
 End = Literal["stop", "length"]
 MAX_SAMPLES = 64
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Prompt:
     """What to write: `samples` continuations of at most `max_tokens` tokens, each up to one of `stops`."""
 
@@ -48,7 +49,7 @@ class Prompt:
             raise BadInput(f"token ids of the prompt go beyond the vocabulary of {vocabulary}")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Piece:
     """One token of one row: `text` may be empty while a character or a stop string is incomplete."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.errors import BadInput
+from agent.records import record
 
 Floats = npt.NDArray[np.float32]
 _FEW = (256, 4096)
@@ -22,7 +22,7 @@ _COLD = 1e-6
 """Temperatures below this take the likeliest token; dividing by them would overflow."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Sampling:
     """How tokens are chosen. `temperature` 0 takes the likeliest; `top_k` 0, `top_p` 1 and `min_p` 0 leave all in."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from agent.errors import BadInput
+from agent.records import record
 
 MAX_JSON_BYTES = 256 << 20
 KNOWN_BY = ("manifest.json", "genai_config.json", "config.json")
@@ -23,7 +24,7 @@ _FLOATS = ("BF16", "F16", "F32")
 _GRAPHS = ("model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderSizes:
     """What a decoder folder holds; `weight_bytes` is the size of all files of weights that one mode may read.
 

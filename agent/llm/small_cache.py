@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from agent.llm.generation import Prompt, generate
 from agent.llm.graph_nodes import MICROSOFT
 from agent.llm.sampler import Sampling, log_probabilities
 from agent.llm.session import DecoderSession
+from agent.records import record
 
 SUFFIX: Final = "-kv8"
 TEXTS, TOKENS = 8, 64
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 Ranges = list[Floats]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Quality:
     """Mean distance of a mode from `exact` in nats (KL) over `tokens` of texts that the model wrote itself."""
 
@@ -45,7 +45,7 @@ class Quality:
     tokens: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SmallCache:
     """Graphs that were added, by mode, and the quality of every mode but `exact`."""
 

@@ -6,10 +6,10 @@ Split patterns are those the model families publish in their own tokenizer.json.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import BadInput
+from agent.records import record
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER = 1, 2, 3, 4
 _ENDS = frozenset({"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
@@ -44,7 +44,7 @@ _PIECES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TokenizerFiles:
     """Contents of tokenizer.json and tokenizer_config.json; ids of the tokens that begin and end a text."""
 

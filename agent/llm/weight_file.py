@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from agent.errors import BadInput
 from agent.llm.formats import BLOCK_FORMATS, Floats, Quantised, plain
 from agent.llm.gguf_file import GgufFile, TensorInfo
+from agent.records import record
 
 ALIGNMENT = 4096
 """Page size, so that a runtime can map each weight as it lies."""
@@ -21,7 +21,7 @@ CHUNK_ELEMENTS = 8 * 1024 * 1024
 """Weights unpacked at a time: some 100 MB of scratch at most."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stored:
     """Where a tensor lies in the file."""
 
@@ -32,7 +32,7 @@ class Stored:
     size_bytes: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Product:
     """A matrix of `rows` outputs and `columns` inputs; `bits` is 0 for floats, else 4 or 8 in groups of `block`."""
 

@@ -7,10 +7,11 @@ lock, so no lock of ours may be held while handing over: whichever of number and
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Publication:
     """Outcome of one publish: the broker's reason code, or None where the connection was lost first."""
 

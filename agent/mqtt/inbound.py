@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from agent.records import record
 
 MAX_CORRELATION_BYTES = 256
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Inbound:
     """A message. `acknowledge` tells the broker that it is safe here; until then it may come again."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from agent.records import record
 
 KEY_TAG, PREHASHED, LEGACY = b"Ed", b"ED", b"Ed"
 KEY_BYTES, SIGNATURE_BYTES, ID_BYTES = 32, 64, 8
@@ -26,7 +27,7 @@ class SignatureRefused(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PublicKey:
     """A pinned key: minisign's eight-byte key id and the Ed25519 point."""
 

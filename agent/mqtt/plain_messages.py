@@ -6,14 +6,15 @@ nobody reads. Whatever is not plain goes paho's own way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from agent.records import record
 
 _KIND_AND_QOS, _PUBLISH_QOS_1, _RETAIN = 0xF6, 0x32, 0x01
 _NO_PROPERTIES = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PlainMessage:
     """What arrived, by the names that paho gives its own."""
 

@@ -10,13 +10,14 @@ import binascii
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from nacl import exceptions, pwhash, signing
 
 from agent.errors import BadInput, StorageError
 from agent.mqtt.minisign import KEY_TAG, PREHASHED, TRUSTED, PublicKey
+from agent.records import record
 
 _SCRYPT, _PLAIN, _CHECKSUM = b"Sc", b"\0\0", b"B2"
 _SECRET_BYTES = 104
@@ -25,7 +26,7 @@ _OPS, _MEMORY_BYTES = pwhash.scrypt.OPSLIMIT_SENSITIVE, pwhash.scrypt.MEMLIMIT_S
 _COMMENT = "untrusted comment: "
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SigningKey:
     """An Ed25519 key; `repr` shows its public half alone."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from agent.records import record
 
 ROOT = "qeil/v1"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Subscription:
     """What to listen to. `fresh`: without what is retained there."""
 
@@ -44,7 +45,7 @@ class LinkTopics(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Topics:
     """Topics of one board."""
 
@@ -150,7 +151,7 @@ class Topics:
         return topic.startswith(parts) or topic in self.retained
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ControllerTopics:
     """Topics of one consumer of the fleet's side; consumers of one group share the boards' messages among them."""
 

@@ -7,14 +7,15 @@ file is an assumption and is labelled so. Published per-bit figures are converte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
+
+from agent.records import record
 
 Provenance = Literal["published", "assumed"]
 """Published by somebody and read there, or a stated assumption (textbook range, interpolation, scaling)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Coefficient:
     """A number with its plausible range, unit, provenance and source."""
 
@@ -26,7 +27,7 @@ class Coefficient:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ArithmeticEnergy:
     """Energy of one operation in the datapath alone: (add + multiply)/2, without fetch, control or operand movement."""
 

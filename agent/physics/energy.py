@@ -9,15 +9,15 @@ Vuduc, IPDPS 2013, doi:10.1109/IPDPS.2013.77. Owns no coefficients, no time mode
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agent.physics.arguments import Array, nonnegative, positive, positive_or_unlimited, positive_share
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class StageEnergy:
     """Energy of stages on accelerators; arrays of one shape."""
 

@@ -8,19 +8,18 @@ which parameters the data does not determine; owns no sensor and no buffer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, celsius, finite, nonnegative, positive, positive_share, share
 from agent.physics.thermal import ThermalNetwork
+from agent.records import record
 
 _DIFFUSE = 1e6
 """Variance of a parameter about which nothing is known; the parameters are below 1 in SI units on any board."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class RlsState:
     """What recursive least squares remembers."""
 
@@ -34,7 +33,7 @@ class RlsState:
     forgetting: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class NodeEstimate:
     """A node's capacity and conductances with one standard deviation as a share of the value."""
 
@@ -54,7 +53,7 @@ class NodeEstimate:
         return not self.undetermined
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UnnamedPower:
     """Power into a node beside the recorded one, taken as constant; below 0 where something cools it."""
 

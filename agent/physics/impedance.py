@@ -13,12 +13,13 @@ data does not excite keeps its prior and its prior's uncertainty. Owns no sensor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, celsius, nonnegative, positive, share
+from agent.records import record
 
 _SHARED = 0.9
 """Correlation of the slowest resistances of a zone's sources."""
@@ -32,7 +33,7 @@ _LEAST_KEPT = 1e-3
 """Share of the information that is left after any gap: nothing at all would leave the air without a value."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class ImpedancePrior:
     """What is believed before any data, and how fast it may change."""
 
@@ -106,7 +107,7 @@ def _shared(variance: Array, poles: int, sources: int) -> Array:
     return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class ImpedanceState:
     """What has been learnt."""
 
@@ -284,7 +285,7 @@ def estimate_deviation_c(state: ImpedanceState) -> float:
     return math.sqrt(max(0.0, float(row @ state.covariance @ row)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Forecast:
     """Temperatures at some times ahead as a linear function of powers held from now on."""
 

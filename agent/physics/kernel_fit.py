@@ -10,12 +10,12 @@ things, and the sum is at most twice the largest of two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.physics.arguments import Array
+from agent.records import record
 
 HUBER = 0.15
 """Relative error beyond which a measurement loses weight."""
@@ -24,7 +24,7 @@ MAX_STEPS = 500
 """Of the active-set method; each adds or drops a column, so a problem of some thirty columns is far below."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class KernelFit:
     """coefficients: seconds per unit, [columns], ≥ 0; errors: predicted over measured minus 1, [models]."""
 

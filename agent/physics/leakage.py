@@ -9,19 +9,19 @@ doi:10.1109/TCAD.2005.850860. E_a is effective: the threshold voltage and its âˆ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agent.physics.arguments import Array, celsius, nonnegative, positive
+from agent.records import record
 
 BOLTZMANN_EV_PER_K = 8.617333262e-5
 """Boltzmann constant, CODATA 2018 (exact)."""
 ZERO_CELSIUS_K = 273.15
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class FixedPoint:
     """Where T = T_a + RÂ·(P_dyn + P_leak(T)) settles."""
 

@@ -10,15 +10,14 @@ it, so the power exponent is 1 below the floor and 1 + 2s above; rails measured 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, nonnegative, positive, share
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Scaling:
     """Factors on the quantities of the reference operating point; each is dimensionless and above 0."""
 

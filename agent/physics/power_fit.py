@@ -9,12 +9,12 @@ squares: Lawson, Hanson 1974, ch. 23, here by trying every support, exact for th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from agent.physics.arguments import Array
+from agent.records import record
 
 MAX_COLUMNS = 10
 """2^10 supports are tried at most; more precisions than that do not exist on one accelerator."""
@@ -22,7 +22,7 @@ MIN_FREEDOM = 1
 """Loads needed beyond the coefficients; without one there is no residual to tell the noise from."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FittedPower:
     """One coefficient [J/operation, J/byte or W] with its relative standard error; infinite where it came out 0."""
 
@@ -31,7 +31,7 @@ class FittedPower:
     rel_uncertainty: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PowerFit:
     """All coefficients, and how far the fit is off its own measurements (root mean square of the relative error)."""
 

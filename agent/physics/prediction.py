@@ -8,16 +8,16 @@ explanation and simulation cannot disagree. Arguments are arrays that broadcast:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics import energy, leakage, roofline
 from agent.physics.arguments import Array, nonnegative, positive, positive_or_unlimited
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class StageLoad:
     """What a stage asks; all >= 0, scalars or arrays."""
 
@@ -29,7 +29,7 @@ class StageLoad:
     """Unit-cycles of instruction issue; 0 where the stage is not known to be bound by it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class AcceleratorTerms:
     """What an accelerator offers at its reference operating point, efficiencies included; scalars or arrays."""
 
@@ -54,7 +54,7 @@ class AcceleratorTerms:
     link_bytes_per_s: ArrayLike = math.inf
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Prediction:
     """Modelled time and energy with everything that led to them."""
 

@@ -10,7 +10,6 @@ IEEE CAL 13(1) 2014, doi:10.1109/L-CA.2013.6.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,12 +22,13 @@ from agent.physics.arguments import (
     positive_or_unlimited,
     positive_share,
 )
+from agent.records import record
 
 CEILINGS = ("compute", "memory", "cache", "issue", "link")
 """Names of the ceilings, in the order of `Roofline.binding` when two are equal."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Roofline:
     """Times of one stage on one accelerator, or arrays of them that broadcast against each other."""
 

@@ -7,7 +7,6 @@ does not support is reported as such, with the reason, never dropped or dressed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, positive, share
 from agent.physics.student_t import two_sided
+from agent.records import record
 
 Kind = Literal["power", "coverage"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class ScalingLaw:
     """Fitted y = scale·Π x_i^β_i (power) or 1 − exp(−scale·Π x_i^β_i) (coverage)."""
 
@@ -39,7 +39,7 @@ class ScalingLaw:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class FitReport:
     """A law where one could be computed, and the reason why the data does not support it where it does not."""
 

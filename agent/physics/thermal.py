@@ -10,16 +10,17 @@ orthogonal vectors: exact for any step, no stability limit. Owns no sensor, no c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.physics.arguments import Array, celsius, finite, nonnegative, positive, share
+from agent.records import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class ThermalNetwork:
     """Nodes (dies, spreader, heatsink) with their capacities and conductances; n nodes.
 

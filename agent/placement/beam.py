@@ -9,18 +9,18 @@ doi:10.1002/net.3230100403), and drops those that cannot fit any more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.placement.problem import Floats
+from agent.records import record
 
 Rows = NDArray[np.int8]
 Index = NDArray[np.intp]
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Scalarised:
     """W weightings of a problem: cost of stages [W, L, D] (infinite where forbidden), and of links by stage [W, D, D].
 

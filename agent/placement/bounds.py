@@ -8,12 +8,12 @@ expression over the remaining stages (Lagrangian bound, Geoffrion 1974, Math. Pr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from agent.placement.pareto import Archive
 from agent.placement.problem import Bools, Floats, Problem
+from agent.records import record
 
 _RATIO_BITS = 12
 _FACTORS = (0.0, 0.35, 1.0, 2.5)
@@ -25,7 +25,7 @@ MOST_CELLS = 20_000
 _MARGIN = 1e-11
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Bounds:
     """Suffix tables of one problem; see `bounds`."""
 

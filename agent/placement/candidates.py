@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.errors import PlacementError
 from agent.physics import pressure
 from agent.placement import costing
 from agent.placement.ranking import Option, rank
 from agent.placement.state import State, meant
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
@@ -23,7 +24,7 @@ Reasons = list[tuple[str, str]]
 """Accelerator and why it is left out."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Candidate:
     """A whole model on one accelerator."""
 

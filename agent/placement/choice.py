@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,12 +10,13 @@ from agent.placement.limits import Constraints, kept_by_all, limits_on
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats, Problem
 from agent.placement.selection import select
+from agent.records import record
 from agent.schema.policy import Objective
 
 Objectives = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Marked:
     """The chosen placement and the next best: assignment, and energy [J], latency [s], under-utilisation."""
 

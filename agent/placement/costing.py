@@ -7,7 +7,6 @@ not compute in) comes back as a note; what cannot be known at all comes back as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from agent.physics import energy as energy_model
 from agent.physics import leakage, pressure, roofline
 from agent.physics.operating_point import Scaling
 from agent.placement import clocks, kernel_amounts
+from agent.records import record
 from agent.schema.base import Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, MemoryDomain, OperatingPoint, Runtime
 from agent.schema.workload import Family, Precision, Stage, Work, Workload
@@ -42,7 +42,7 @@ _WIDER: dict[Precision, tuple[Precision, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageCost:
     """One stage on one accelerator. Energies are None where the profile lacks a coefficient."""
 
@@ -67,7 +67,7 @@ class StageCost:
         return self.switching_j + self.static_w * self.time_s
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelCost:
     """A whole model on one accelerator: one dispatch, all stages in a row."""
 

@@ -7,10 +7,10 @@ values that one leaves for the other are handed over; what crosses a cut of laye
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from agent.errors import PlacementError
 from agent.placement.selection import Constraints, Incumbent, select
+from agent.records import record
 from agent.schema.policy import Objective
 
 Link = tuple[float, float, float]
@@ -21,7 +21,7 @@ CUTS = (0.25, 0.5, 0.75)
 """Shares of the layers that are tried on the second accelerator; cost is linear in them."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cost:
     """Seconds and joules."""
 
@@ -36,7 +36,7 @@ class Cost:
         return Cost(self.time_s * factor, self.energy_j * factor)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PhaseCosts:
     """Of one accelerator: a typical prompt, and one written token."""
 
@@ -44,7 +44,7 @@ class PhaseCosts:
     decode: Cost
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Request:
     """A typical one. kv_bytes: what its prompt leaves in the cache; crossing_bytes: one position at a cut of layers."""
 
@@ -55,7 +55,7 @@ class Request:
     crossing_bytes: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Way:
     """One way to serve: `first` writes, `second` computes the prompts, or the first `layers` where they are named."""
 
@@ -75,7 +75,7 @@ class Way:
         return f"{self.second}>{self.first}" if self.layers is None else f"{self.second}:{self.layers}+{self.first}"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Pick:
     """The way that is chosen, one sentence why, and every way, the chosen one first."""
 

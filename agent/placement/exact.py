@@ -12,7 +12,6 @@ Labels are dropped, too, when a known feasible point is at least as good as the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from agent.placement.bounds import MOST_CELLS, Bounds, bounds
 from agent.placement.pareto import Archive, nondominated
 from agent.placement.problem import Floats, Problem
+from agent.records import record
 
 _BOUND_COMPARISONS = 100
 """What bounding one label costs, in comparisons."""
@@ -27,7 +27,7 @@ _BOUNDED = 10_000
 """Labels bounded together, some milliseconds."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ExactFront:
     """Outcome of a label setting run; `complete` false means a bound was hit and the front is unknown."""
 
@@ -39,7 +39,7 @@ class ExactFront:
     evaluations: int
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class _Room:
     """Memory domains that can bind, and what later stages may still put into them, [domains, L]."""
 
@@ -48,7 +48,7 @@ class _Room:
     least: Floats
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class _Labels:
     """Labels of one (stage, accelerator): columns energy, latency, N, Q, memory by domain; and where they come from."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.placement import costing
 from agent.placement.knobs import KeyPath, Knob, knobs
 from agent.placement.surroundings import Surroundings, surroundings
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, Runtime
 from agent.schema.workload import Workload
 
@@ -17,7 +16,7 @@ _BYTES = ("memory", "cache", "link")
 _LINEAR = ("energy per", "power of being on", "leakage")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Coefficient:
     """One number that went into the answer.
 
@@ -38,7 +37,7 @@ class Coefficient:
     latency_per_percent: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Explanation:
     """One placement: where its time and energy go, and what they rest on."""
 

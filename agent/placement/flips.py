@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
+
+from agent.records import record
 
 Kind = Literal["weight", "tolerance", "price", "constraint", "memory", "rule", "coefficient", "temperature"]
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Named(Protocol):
     def underutilisation(self) -> float: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Turn(Generic[T]):
     """`at`: the value from which the choice is `then`; `holds`: a value at 90 % of the way that changes nothing."""
 
@@ -48,7 +49,7 @@ class Turn(Generic[T]):
     then: T
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Flip:
     """One number, and the value of it that changes the choice.
 

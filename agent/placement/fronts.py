@@ -7,7 +7,7 @@ board's units, and everything on one choice, whichever are not dominated in ener
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,12 +22,13 @@ from agent.placement.solve import Result, solve
 from agent.placement.tables import Tables
 from agent.placement.warm import replan, without
 from agent.placement.ways import Way
+from agent.records import record
 from agent.schema.policy import Goal
 
 Rows = NDArray[np.int8]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Placed:
     """One placement: energy [J], latency [s], under-utilisation; pipelined period [s]; the choice of each stage.
 
@@ -41,7 +42,7 @@ class Placed:
     row: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Front:
     """A merged front in lexicographic order. `exact`: proven complete in energy, latency and under-utilisation.
 
@@ -74,7 +75,7 @@ class Front:
         return tuple(self.tables[point.way].places[i] for i in point.row)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Effort:
     """How to search: as for `solve`; a time budget is shared by all ways. cap_w: power cap to keep, if any."""
 

@@ -7,7 +7,6 @@ vectors of memory used by domain; of two, the one that uses nowhere more stays.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from agent.errors import PlacementError
 from agent.placement.limits import outward
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Floats, Problem
+from agent.records import record
 
 _WIDTH = 2000
 """Partial assignments kept after each stage; when more survive, the search is no longer a proof."""
@@ -29,7 +29,7 @@ _HALVINGS = 30
 _UNPROVEN_HALVINGS = 10
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Diagnosis:
     """Why nothing fits. `relaxation_bytes` more in `domain` would do; None when no single domain can mend it.
 

@@ -9,9 +9,10 @@ of C none is taken to be cold up to C, all from 2 C, in proportion between.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from math import ceil
 
+from agent.records import record
 from agent.schema.device import Amount, KernelTimes
 from agent.schema.workload import Kernels, Precision, Routine
 
@@ -52,7 +53,7 @@ _NEGLIGIBLE = frozenset(
 """Kinds that take a few per cent of a model: where no micro model could tell them apart, they are left out."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Caches:
     """What is not linear in a time. cache_bytes, near_bytes, tile_*: as in KernelTimes."""
 
@@ -163,7 +164,7 @@ def _beyond(touched: float, held: float) -> float:
     return min(1.0, max(0.0, touched / held - 1.0)) if held > 0 else 0.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class KernelSeconds:
     """What the kernels of a stage take, by what they wait for; `substitutes` says what stood in for unmeasured work."""
 

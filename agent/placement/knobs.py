@@ -6,10 +6,10 @@ Also what the profile does not have and the model had to assume: an assumption c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from agent.placement import costing
+from agent.records import record
 from agent.schema.base import FileModel, Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, Runtime
 from agent.schema.workload import Family, Precision, Workload
@@ -17,7 +17,7 @@ from agent.schema.workload import Family, Precision, Workload
 KeyPath = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Knob:
     """One coefficient.
 

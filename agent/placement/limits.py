@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.errors import PlacementError
 from agent.placement.problem import Bools, Floats
+from agent.records import record
 
 _DIGITS = 6
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Constraints:
     """Limits that a point must keep; None is no limit."""
 
@@ -26,7 +26,7 @@ class Constraints:
     quality_floor: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Limit:
     """One limit on all points: `values` [n] must stay at or below `limit` (both negated where higher is better)."""
 

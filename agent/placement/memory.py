@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -18,6 +17,7 @@ import numpy as np
 from agent.errors import PlacementError
 from agent.placement.infeasible import found_fit, least_used
 from agent.placement.problem import Bools, Floats, Ints, Problem
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 
@@ -28,7 +28,7 @@ _MOST_TIMES = 2.0**20
 """A board is not asked for more than this many times its memory."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Held:
     """Memory tables: bytes a stage keeps [L, D], bytes of each domain [M], pairs that may be used [L, D], the domain
     of each choice [D], and the domains' names [M]."""
@@ -40,7 +40,7 @@ class Held:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Relaxation:
     """What would do. kind free: `values` are bytes free by domain; max_cpq: the share; capacity: bytes by domain.
 
@@ -53,7 +53,7 @@ class Relaxation:
     proven: bool
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Memory:
     """What placing a model asks of memory.
 

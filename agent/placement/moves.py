@@ -8,18 +8,17 @@ have the same form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.placement.problem import Floats, Problem
+from agent.records import record
 
 Rows = NDArray[np.int8]
 Index = NDArray[np.intp]
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Costs:
     """Tables as the search reads them: [K, L, D] with K = energy, latency, N, Q, then memory domains that can bind."""
 
@@ -49,7 +48,7 @@ def costs(problem: Problem) -> Costs:
     return Costs(stage, (problem.transfer_energy, problem.transfer_latency), problem.capacity[binding])
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Prefix:
     """Running sums of C assignments: `sums[K, i, C]` covers stages before i and the links among them."""
 
@@ -83,7 +82,7 @@ def totals(tables: Costs, rows: Rows) -> Floats:
     return prefix(tables, rows).sums[:, -1]
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Neighbourhood:
     """T children of each of C columns; the sums of child (t, c) are left[:, first[t], c] + right[:, last[t], c].
 

@@ -7,13 +7,12 @@ have one after another: taking them as exclusive makes the period an upper bound
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Bools, Floats, Problem
+from agent.records import record
 
 LIMITS = 16
 """Periods for which the cheapest pipeline is sought."""
@@ -21,7 +20,7 @@ MAX_UNITS = 7
 """Units over which pipelines are sought; their number grows with 2^units."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Pace:
     """Busy seconds of units: `busy` [L, D, U] by stage, `crossing` [L-1, D, D, U] by entry; `units` names them."""
 

@@ -9,7 +9,6 @@ met it; of more than a turn can handle, a random part.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from agent.placement.pareto import Archive
 from agent.placement.problem import Floats, Problem
 from agent.placement.seeds import beamed, cheapest, rounds, seeds, weight_vectors
 from agent.placement.tuning import Ablation, Tuning
+from agent.records import record
 
 KINDS = ("block", "strided", "crossover", "exchange", "trade")
 _PENALTY = 4.0
@@ -50,7 +50,7 @@ _USUAL_CELLS = 75_000
 """Running sums that the cost of a turn includes."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class _Scored:
     """Children of a batch of bases, with what decides about all of them, [M] each; and how to build some of them."""
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from agent.records import record
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,7 +31,7 @@ _STAGE_TABLES = ("latency", "energy", "busy_util_num", "busy_den", "memory")
 _TRANSFER_TABLES = ("transfer_latency", "transfer_energy")
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Problem:
     """Cost tables of L stages on D accelerators; arrays are read-only and already on the exact grid.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from agent.placement import preference
 from agent.placement.problem import Floats
+from agent.records import record
 from agent.schema.policy import Objective
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Option:
     """One placement's objectives; energy is None where it cannot be modelled."""
 

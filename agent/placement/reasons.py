@@ -7,7 +7,7 @@ the agent itself serves by (`agent.placement.candidates.admit`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.errors import PlacementError
 from agent.placement import costing
@@ -20,6 +20,7 @@ from agent.placement.nearest_limit import nearest_limit
 from agent.placement.ranking import Option
 from agent.placement.state import State
 from agent.placement.wishes import Binding, Pair, Setting, binds, bound, price, stated, tightened, tolerance, weights
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Objective, Policy
 from agent.schema.workload import Workload
@@ -30,7 +31,7 @@ MOST_COEFFICIENTS = 8
 _MAX_TEMPERATURE_C = 110.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Why:
     """The choice among whole-model placements. `flips`: nearest first within each kind."""
 

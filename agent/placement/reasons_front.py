@@ -8,7 +8,7 @@ only a change that survives is stated. `certain` is true where that search was a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from agent.placement.ranking import Option
 from agent.placement.selection import select
 from agent.placement.solve import solve
 from agent.placement.wishes import Binding, Pair, Setting, binds, bound, price, stated, tightened, tolerance, weights
+from agent.records import record
 from agent.schema.policy import Objective
 
 Rows = NDArray[np.int8]
@@ -40,7 +41,7 @@ _SLIGHTLY_LESS = 0.999
 _TABLES = ("energy", "latency")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Part:
     """What one accelerator, or the transfers, contribute to a placement."""
 
@@ -50,7 +51,7 @@ class Part:
     latency_s: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class WhyPoint:
     """The choice among the points of a front."""
 

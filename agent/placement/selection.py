@@ -5,20 +5,19 @@ How two points compare is `agent.placement.preference`; here are constraints, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from agent.placement.limits import Constraints, infeasible, kept_by_all, limits_on
 from agent.placement.preference import COLUMN, best_first, frame, scores
 from agent.placement.problem import Floats
+from agent.records import record
 from agent.schema.policy import Objective
 
 __all__ = ["Choice", "Constraints", "Incumbent", "select"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Incumbent:
     """The placement in force: its objectives under the present tables, and what leaving it costs.
 
@@ -34,7 +33,7 @@ class Incumbent:
     quality: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Choice:
     """`index` into the front, or None: the incumbent stays. `score` of the choice: lower is better."""
 

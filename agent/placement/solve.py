@@ -7,7 +7,6 @@ When it finishes, its front is returned and `exact` is true; when it does not, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -23,6 +22,7 @@ from agent.placement.pareto import beyond_rounding
 from agent.placement.pgsam import Search
 from agent.placement.problem import Floats, Problem
 from agent.placement.tuning import Ablation, Tuning
+from agent.records import record
 
 METHODS = ("pgsam", "exact", "greedy", "random", "single:NAME")
 DEFAULT_EFFORT = 120_000_000
@@ -46,7 +46,7 @@ _CERTIFICATES = ((0.03, 2_000_000), (0.25, 60_000_000))
 """Attempts: after which share of the budget, and how many comparisons each may take."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Point:
     """One placement: energy [J], latency [s], under-utilisation [0..1], and the accelerator of each stage."""
 
@@ -90,7 +90,7 @@ class Front(Sequence[Point]):
         return hash((self.objectives.tobytes(), self.assignments.tobytes()))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Result:
     """A front in lexicographic order of its objectives.
 

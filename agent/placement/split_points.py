@@ -7,7 +7,6 @@ a placement that the owner names ("cpu+npu") is searched over every position of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -18,6 +17,7 @@ from agent.placement.pace import pipelines
 from agent.placement.problem import Floats
 from agent.placement.solve import solve
 from agent.placement.tables import Tables
+from agent.records import record
 from agent.schema.policy import Objective
 
 MAX_PARTS = 6
@@ -36,7 +36,7 @@ STAYS = 0.04
 Rows = NDArray[np.int8]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Part:
     """Stages `begin` to before `end` of the workload on one accelerator. handover_*: of what arrives before them."""
 
@@ -50,7 +50,7 @@ class Part:
     crossing_bytes: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SplitPoint:
     """A placement in parts: energy [J], latency (for goal throughput the pipelined period) [s], under-utilisation."""
 
@@ -122,7 +122,7 @@ def beats(split: SplitPoint, tables: Tables, whole: str, objective: Objective, i
     return int(preference.best_first(both, objective, preference.frame(both), 1)[0]) == 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Timed:
     """A split and the seconds of one call of it as measured, hand-overs included."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from agent.records import record
 from agent.schema.device import DeviceProfile
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class State:
     """The board at the moment of planning; what is not given is taken as at rest.
 

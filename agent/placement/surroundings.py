@@ -5,8 +5,6 @@ What it takes by itself is the business of `costing`; here the same coefficients
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from agent.physics import leakage, pressure, roofline
@@ -14,6 +12,7 @@ from agent.physics.contention import concurrent_times, domain_bandwidth
 from agent.physics.energy import energy_by_yield
 from agent.placement import clocks, costing
 from agent.placement.warming import Settled, settled
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint, Runtime
 from agent.schema.workload import Work, Workload
 
@@ -21,7 +20,7 @@ _MOST_UNUSED = 0.5
 """Work that leaves more of the arithmetic idle is bound by something else than its clock."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Beside:
     """The placement while every other accelerator of its memory domain draws all it can, max–min fair."""
 
@@ -32,7 +31,7 @@ class Beside:
     bandwidth_bytes_per_s: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Thriftiest:
     """The clock with the fewest joules for work that arithmetic binds, and the placement at it."""
 
@@ -41,7 +40,7 @@ class Thriftiest:
     energy_j: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Surroundings:
     """See module; None where the profile says too little."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from agent.placement.memory import Held, Memory, memory_of
 from agent.placement.pace import Pace, pace_of
 from agent.placement.problem import Floats, Ints, Problem
 from agent.placement.state import State
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, Link, OperatingPoint
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
@@ -29,7 +30,7 @@ SHARED_MEMORY_OVERHEAD_S = 20e-6
 """Hand-over between two accelerators on one memory: a fence and a wake-up, no copy."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tables:
     """The problem, how fast its units can take requests one after another, and what was left out or assumed.
 

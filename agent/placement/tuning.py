@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ablation:
     """Ingredients that can be switched off, to see what each is worth.
 
@@ -30,7 +30,7 @@ class Ablation:
     soft_memory: bool = True
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tuning:
     """Sizes of the search.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from agent.physics.leakage import fixed_point, leakage_power, leakage_slope
 from agent.physics.thermal import ThermalNetwork, steady_state, step
 from agent.placement import costing
+from agent.records import record
 from agent.schema import device
 from agent.schema.device import Accelerator, DeviceProfile
 
@@ -17,7 +16,7 @@ AIR_C = 25.0
 _MINUTE_S, _MINUTES = 60.0, 60
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Settled:
     """An accelerator that runs back to back in air of `AIR_C`, heated by nothing else."""
 

@@ -8,16 +8,17 @@ own, so that the rule holds for each method by construction, and the fronts are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import product
 
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint
 
 MAX_WAYS = 16
 """Combinations that are searched; of more, those in which one group leaves its full figures at a time."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Way:
     """A combination: operating point by accelerator, absent for the profile's full figures."""
 

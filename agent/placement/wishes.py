@@ -6,11 +6,11 @@ Knows nothing of what is chosen among: a choice is a function, made again for ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from agent.placement.flips import Flip, Kind, Named, Turn, flip, nearest
 from agent.placement.preference import weight_vector
 from agent.placement.ranking import Option
+from agent.records import record
 from agent.schema.policy import Objective, Weights
 
 Pair = tuple[Named | None, Named | None]
@@ -20,7 +20,7 @@ Same = Callable[[Pair], bool]
 _LOOSE = 1e4
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Setting:
     """A limit with a size. now: None where it is not set; loosest: binds nothing; tightest: one still keeps it."""
 
@@ -33,7 +33,7 @@ class Setting:
     choose: Callable[[float], Pair]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Binding:
     """A limit without which somebody else would be chosen, and its smallest relaxation that has an effect.
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.records import record
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _SUFFIX = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,15}")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Backend:
     """One way to run models. A profile's `runtimes` name it by `name`.
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
+
+from agent.records import record
 
 Outcome = Literal["pass", "fail", "unknown"]
 """unknown: the check crashed, timed out or had no opinion; it costs and says nothing."""
@@ -24,7 +26,7 @@ MIN_GAIN_BITS = 1e-3
 """A check that is expected to say less than this is not worth asking."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Check:
     """A check and what is known of it. Rates are pseudo-counts of (passed, failed), for right and for wrong answers."""
 
@@ -55,7 +57,7 @@ class Check:
         return replace(self, right=right, wrong=(self.wrong[0] + rest * hit[0], self.wrong[1] + rest * hit[1]))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Step:
     """One check asked: for the trace."""
 
@@ -67,7 +69,7 @@ class Step:
     """In the candidate, afterwards."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cascade:
     """Belief in each candidate (the rest is "none of them"), what has been asked, what it cost."""
 
@@ -99,7 +101,7 @@ class Cascade:
         return Cascade(belief, (*self.trace, Step(candidate, check.name, outcome, cost_j, belief[candidate])))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Next:
     """What to ask next, or why to stop (`candidate` and `check` are None then)."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.sampling import csvet, majority
 from agent.sampling.strategy import Certify, Strategy
 from agent.sampling.tally import Tally
@@ -13,7 +13,7 @@ AGREEING = 2
 """Samples that must say the same before anything is certified of it: one of one is no agreement."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Claim:
     """`agreement`: share of the samples with an answer that gave this one. `certified`: smallest α at which it is
     certified (1: none). `certifies`: what is certified at the strategy's α; None for nothing."""

@@ -12,9 +12,9 @@ It says nothing of whether the model's most likely answer is right.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 from agent.sampling.e_process import log_e
 from agent.sampling.tally import Tally
 from agent.sampling.worth import pays
@@ -26,7 +26,7 @@ as 6/(π² k²)."""
 StopReason = Literal["certified", "samples", "joules", "seconds", "temperature", "not_worth_it", "go_on"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Budget:
     """What one question may cost; None is no limit. `max_samples` is the bound that always exists."""
 
@@ -36,7 +36,7 @@ class Budget:
     temperature_c: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Spent:
     """What it has cost so far, and what the next batch is expected to cost. Joules None: nobody knows them."""
 
@@ -48,7 +48,7 @@ class Spent:
     next_samples: int = 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """Stop or go on. `certified` is the smallest α at which the leader would be certified now (1: none)."""
 

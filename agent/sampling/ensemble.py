@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.sampling.reliability import Reliabilities, Vote
 
 CORRELATION = 0.2
@@ -23,7 +23,7 @@ MIN_WEIGHT = 0.01
 a source that errs picks no answer on purpose, so that one it avoids is none the better for it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Calibration:
     """P(leader right) = σ(a·z + b) of the log-odds z that the votes give; Gaussian belief about (a, b).
 
@@ -52,7 +52,7 @@ class Calibration:
         return Calibration(max(0.0, slope), offset, (ss, so, oo))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """The ensemble's answer. `confidence` is calibrated, `chances` (by answer, the rest is "none of these") is not."""
 

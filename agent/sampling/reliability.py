@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+
+from agent.records import record
 
 PRIOR_RIGHT = 1.5
 PRIOR_WRONG = 1.0
@@ -19,7 +21,7 @@ SICK_SIGMA = 2.5
 """Standard deviations below its siblings at which a source counts as sick."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Source:
     """Who gave an answer."""
 
@@ -33,7 +35,7 @@ class Source:
         return self != other and replace(self, accelerator=other.accelerator) == other
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Vote:
     """One answer of one source."""
 
@@ -41,7 +43,7 @@ class Vote:
     answer: Hashable
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Reliability:
     """Evidence for right and wrong answers, prior not included, in questions."""
 
@@ -66,7 +68,7 @@ class Reliability:
         return Reliability(DECAY * self.right + weight * right, DECAY * self.wrong + weight * (1.0 - right))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Reliabilities:
     """Every source seen so far; a new one starts from the prior."""
 

@@ -7,10 +7,11 @@ could be extracted is paid for but does not vote.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Literal
 
+from agent.records import record
 from agent.sampling import baselines, csvet, majority
 from agent.sampling.csvet import Budget, Spent
 from agent.sampling.tally import Tally
@@ -28,7 +29,7 @@ BATCH = 4
 MAX_SAMPLES = 1024
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Strategy:
     """What was asked for. `threshold` is Beta's confidence or doubling's share; alpha and the worth of a
     right answer, in joules or in samples, are of csvet."""
@@ -86,7 +87,7 @@ class Strategy:
         return majority.boundary(self.max_samples, self.alpha)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Sample:
     """One sample: its answer (None: none could be extracted), tokens decoded, mean log-probability, what it cost."""
 
@@ -97,7 +98,7 @@ class Sample:
     mean_logprob: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Expected:
     """What a sample is expected to cost before one was drawn; joules None: unknown."""
 
@@ -105,7 +106,7 @@ class Expected:
     seconds: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Progress:
     """Everything drawn for one question so far."""
 
@@ -136,7 +137,7 @@ class Progress:
         return sum(known) if len(known) == len(self.samples) else None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decision:
     """Draw `next_samples` more, or stop (0) for `reason`; `certified` is the alpha at which the answer is certified."""
 

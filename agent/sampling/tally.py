@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tally:
     """Immutable counts. `order`: which answer every sample gave, by its index."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from agent.records import record
 from agent.schema.base import FileModel, Name
 
 MAX_LIFETIME_S = 7 * 86_400
@@ -80,7 +80,7 @@ class EvaluateArgs(FileModel):
     window_s: float = Field(default=30.0, gt=0, le=3600, description="of the board's own requests; none are made")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CommandKind:
     """One kind of command."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 
-@dataclass(frozen=True)
+
+@record(frozen=True)
 class Histogram:
     """How many values were at most each bound, in total, and their sum, since the beginning."""
 
@@ -18,7 +19,7 @@ class Histogram:
     sum: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Metric:
     """One metric family; each sample is (labels, value), each of `histograms` (labels, what was counted)."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
+
+from agent.records import record
 
 EnergyProvenance = Literal["measured", "modelled", "unknown"]
 Mode = Literal["starting", "ready", "throttled", "degraded", "draining", "fault"]
 LaneState = Literal["idle", "starting", "ready", "restarting", "quarantined", "stopped", "refused"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Condition:
     """A lasting problem: what it is, why, what it costs and the one thing that mends it."""
 
@@ -22,7 +24,7 @@ class Condition:
     mend: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class AcceleratorStatus:
     """One lane as last seen by the supervisor."""
 
@@ -46,7 +48,7 @@ class AcceleratorStatus:
     """Why a figure of this row is null, by its key."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ZoneStatus:
     """One temperature zone: what it reads, its hard limit, and what has been learnt of it. None: unknown.
 
@@ -67,7 +69,7 @@ class ZoneStatus:
     """Why a figure of this row is null, by its key."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageStatus:
     """One stage of a model that is split over several accelerators: predicted beside measured (medians).
 
@@ -89,7 +91,7 @@ class StageStatus:
     """Why a figure of this row is null, by its key."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PlacementStatus:
     """One candidate placement of a model, in order of preference."""
 
@@ -117,7 +119,7 @@ class PlacementStatus:
     """Why a figure of this row is null, by its key."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelStatus:
     """One model: what was asked, what is true."""
 
@@ -146,7 +148,7 @@ class ModelStatus:
     """Why a figure of this row is null, by its key."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class AgentInfo:
     """The agent itself."""
 
@@ -160,7 +162,7 @@ class AgentInfo:
     profile: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class AgentSnapshot:
     """Everything `/status` shows."""
 

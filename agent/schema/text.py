@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.errors import QeilError
+from agent.records import record
 from agent.schema.snapshot import EnergyProvenance
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextForm:
     """The form that texts must have. `source`: the schema as JSON, or the grammar; empty for any JSON object."""
 
@@ -18,7 +18,7 @@ class TextForm:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextRequest:
     """Texts to write. Exactly one of `prompt` (text or token ids) and `messages` (for the chat template) is set."""
 
@@ -51,7 +51,7 @@ class TextRequest:
     """Name that the computed prompt is kept under, for more samples of the same question; empty: not kept."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextPiece:
     """One token of one sample; `text` may be empty while a character or a stop string is incomplete."""
 
@@ -67,7 +67,7 @@ class TextPiece:
     """A token of the prompt, for a request with `echo`; token -1 only ends a text."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextUsage:
     """What texts took. None: unknown.
 
@@ -84,7 +84,7 @@ class TextUsage:
     """Why the joules are unknown."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextDone:
     """All samples ended."""
 
@@ -99,7 +99,7 @@ class TextDone:
 TextEvent = TextPiece | TextDone | QeilError
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextModel:
     """A language model that is served: the longest text with its prompt, and how many rows it writes at once."""
 
@@ -134,7 +134,7 @@ AnswerKind = Literal["number", "choice", "text", "code"]
 CertifyName = Literal["mode", "majority"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SamplingPlan:
     """How to answer from repeated samples; None leaves it to the policy.
 
@@ -159,7 +159,7 @@ class SamplingPlan:
     trace: bool = False
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SampleTrace:
     """One sample as it was judged."""
 
@@ -170,7 +170,7 @@ class SampleTrace:
     energy_j: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SampledWith:
     """A served model that does a part of a question, and what a token was expected to take there."""
 
@@ -181,7 +181,7 @@ class SampledWith:
     cost_from: Literal["answers", "profile", "unknown"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SamplePlaces:
     """Where samples are written and, where that is wanted, verified. front: (samples, verifier, joules, seconds)."""
 
@@ -192,7 +192,7 @@ class SamplePlaces:
     front: tuple[tuple[str, str | None, float, float], ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SamplingReport:
     """What repeated sampling did. `certified` is the smallest error probability at which `answer` is certified.
 
@@ -221,7 +221,7 @@ class SamplingReport:
     places: SamplePlaces | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SourceScore:
     """How often a source's answers were right: expected share, its standard deviation, questions behind it (faded)."""
 
@@ -233,7 +233,7 @@ class SourceScore:
     evidence: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CheckRate:
     """Share of right and of wrong answers that pass a check of the verification."""
 
@@ -242,7 +242,7 @@ class CheckRate:
     passes_wrong: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class AnswerScores:
     """What was learnt from answers whose truth was told. Brier score and calibration error are of the last 500."""
 
@@ -254,7 +254,7 @@ class AnswerScores:
     checks: tuple[CheckRate, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class AnswerTold:
     """An answer whose truth was told. `right` None: none had been given."""
 

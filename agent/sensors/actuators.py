@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from agent.records import record
 from agent.schema.device import Accelerator, OperatingPoint
 from agent.sensors.sysfs import Missing, SysfsReader
 
@@ -23,7 +23,7 @@ CLOCK_STEP = 0.02
 """Kernels round to the clocks that exist; a value read back within this share below what was asked is that one."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Setting:
     path: str
     original: int

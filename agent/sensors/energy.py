@@ -6,13 +6,13 @@ reading covers is counted as uncovered, and a window without any covered time ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.ports import Reading
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class EnergyWindow:
     """What one sensor saw between two closings."""
 

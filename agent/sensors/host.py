@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.sensors.memory import meminfo, read_memory
 from agent.sensors.sysfs import Missing, SysfsReader
 
@@ -17,7 +17,7 @@ _UNLIMITED_BYTES = 1 << 60
 """Cgroup v1 writes a huge page-aligned number where there is no limit."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cluster:
     """Cores of one kind."""
 
@@ -25,7 +25,7 @@ class Cluster:
     max_frequency_hz: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class HostFacts:
     """One machine. None: the kernel does not say."""
 

@@ -8,11 +8,11 @@ Power comes from `powerN_input` or `powerN_average` where the chip computes it, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from agent.ports import Reading
+from agent.records import record
 from agent.sensors import readings
 from agent.sensors.sysfs import Missing, SysfsReader
 from agent.sensors.thermal_zone import hottest
@@ -21,7 +21,7 @@ FOLDER = "sys/class/hwmon"
 RESCAN_S = 1.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Channel:
     """One quantity of one chip."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from agent.control.board_memory import MemoryReading
+from agent.records import record
 from agent.sensors.sysfs import Missing, SysfsReader
 
 _UNLIMITED_BYTES = 1 << 60
@@ -68,7 +68,7 @@ def _groups(reader: SysfsReader) -> Iterator[tuple[str, int, int]]:
             yield "/" + "/".join(parts[:depth]), limit, max(0, used - (int(found.group(1)) if found else 0))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class HardwareErrors:
     """Counts since the start of the board, by what counts them; only what this board has."""
 

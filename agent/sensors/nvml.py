@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from agent.ports import Reading
+from agent.records import record
 from agent.sensors import readings
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -30,7 +30,7 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class NvmlFault:
     """A call that gave no value."""
 

@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from agent.records import record
 from agent.schema.device import Accelerator, OperatingPoint
 from agent.sensors import power_mode_door
 from agent.sensors.sysfs import Missing, SysfsReader
@@ -34,7 +35,7 @@ _MODE = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MULTILINE
 _IN_FORCE = re.compile(r"NV Power Mode:\s*(\S+)\s*\n\s*(\d+)\s*$", re.MULTILINE)
 
 
-@dataclass
+@record
 class _Change:
     """One change under way: the mode is asked for, then asked after."""
 
@@ -45,7 +46,7 @@ class _Change:
     asking: bool = False
 
 
-@dataclass
+@record
 class PowerModeActuator:
     """One accelerator's; a mode of the table belongs to the point whose name it bears (MODE_15W and 15W to 15w).
 

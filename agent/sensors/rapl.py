@@ -7,10 +7,10 @@ compute (CVE-2020-8694). Virtual machines may show a counter that never moves: i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from agent.ports import Reading
+from agent.records import record
 from agent.sensors import readings
 from agent.sensors.sysfs import Missing, SysfsReader
 
@@ -27,7 +27,7 @@ MEND = (
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Domain:
     """One counter."""
 
@@ -51,7 +51,7 @@ def find_domains(reader: SysfsReader) -> tuple[Domain, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Step:
     """What a counter did since the last look."""
 

@@ -7,9 +7,9 @@ critical zone without a sensor counts as hot instead of being forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from agent.ports import Sensor
+from agent.records import record
 from agent.schema.device import DeviceProfile, Rail, Zone
 from agent.sensors.battery import BatteryCharge, BatteryPower, find_batteries
 from agent.sensors.cpufreq import CpuClockShare, find_policies
@@ -25,7 +25,7 @@ CHARGE_SENSOR = "battery-charge"
 CLOCK_SENSOR = "cpu-clock"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Sources:
     """What sensors read from."""
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from agent.records import record
 
 MAX_ATTRIBUTE_BYTES = 4096
 """Sysfs attributes are at most one page."""
@@ -17,7 +18,7 @@ MAX_ATTRIBUTE_BYTES = 4096
 Cause = Literal["absent", "denied", "not_ready", "failed", "garbage"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Missing:
     """Why there is no content."""
 

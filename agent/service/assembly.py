@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError, StorageError
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import BatchingOptions, ModelEntry, Settings
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("assembly")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class FoundPolicy:
     """The policy to start with and what to tell about it."""
 

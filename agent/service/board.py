@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.errors import ConfigError
 from agent.ports import LaneSpec
+from agent.records import record
 from agent.runtimes import registry
 from agent.runtimes.shipped import ONNX, SHIPPED
 from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, Runtime
@@ -23,7 +24,7 @@ def host_runtime(format_: str) -> Runtime:
     return Runtime(backend=backend.name, provider=backend.host_provider)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Board:
     """See module."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 
-@dataclass(frozen=True)
+
+@record(frozen=True)
 class CheckResult:
     """One row. `mend` is empty where nothing is to be done."""
 

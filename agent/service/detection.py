@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from agent.backends.lacking import missing_runtime
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError
+from agent.records import record
 from agent.runtimes import registry
 from agent.schema.base import Quantity
 from agent.schema.device import Accelerator, DeviceProfile, MemoryDomain, Runtime
@@ -30,7 +30,7 @@ MAX_RESERVED_SHARE = 0.25
 """Of the memory found: a profile's reserve is made for its own board and would take too much of a small machine."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Detected:
     """This machine as a profile, and how it came about."""
 

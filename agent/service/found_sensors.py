@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from agent.ports import Reading
+from agent.records import record
 from agent.schema.base import Quantity
 from agent.schema.device import DeviceProfile, Rail, Trip, Zone
 from agent.sensors.battery import find_batteries
@@ -135,7 +135,7 @@ def _named_apart(zones: Sequence[Zone]) -> tuple[Zone, ...]:
 # ---------------------------------------------------------------------------------------------- what they give
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SensorFinding:
     """One declared sensor and what it gave."""
 

@@ -8,7 +8,7 @@ round of readings, and otherwise at least once in `LOOK_S`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from agent.control.thermal_choice import Move, Point
 from agent.control.thermal_governor import ThermalVerdict, ZoneInput
 from agent.physics.impedance import ImpedancePrior
 from agent.ports import Reading
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, OperatingPoint
 from agent.schema.policy import Policy
 from agent.schema.snapshot import ZoneStatus
@@ -52,7 +53,7 @@ class PointActuator(Protocol):
         """Put back what was found at the start; why it could not, or ""."""
 
 
-@dataclass
+@record
 class _Activity:
     """How long a lane had been busy at the last look."""
 
@@ -60,7 +61,7 @@ class _Activity:
     at_s: float
 
 
-@dataclass
+@record
 class HeatWatch:
     """See module."""
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from agent import records
 from agent.errors import SensorError, StorageError
 from agent.ports import Clock, Reading, Sensor
 
 _SUFFIX = {"temperature_c": "_c", "power_w": "_w"}
 
 
-@dataclass(frozen=True)
+@records.record(frozen=True)
 class Recorded:
     """What was written."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from agent.records import record
 from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot
 
 PERIOD_S = 5.0
@@ -23,7 +24,7 @@ TREND_POINTS = 12
 FEWEST_TREND_POINTS = 4
 
 
-@dataclass
+@record
 class _Mean:
     total: float = 0.0
     count: int = 0
@@ -36,7 +37,7 @@ class _Mean:
         return round(self.total / self.count, digits) if self.count else None
 
 
-@dataclass
+@record
 class _Gathered:
     """What one accelerator did since the last point."""
 

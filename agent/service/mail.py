@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.ports import Reading
+from agent.records import record
 from agent.service.serving.lane_keeper import LaneDiedEvent, LoadDoneEvent
 from agent.service.serving.serving_state import InForce
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SamplesEvent:
     """All sensors as read at one moment."""
 
     readings: tuple[Reading, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PlanEvent:
     """A new policy, a new set of models, or both, planned and ready to be brought up."""
 
@@ -27,14 +28,14 @@ class PlanEvent:
     """Set once the supervisor has it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PolicyRejectedEvent:
     """An edit that could not be used."""
 
     cause: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ConditionEvent:
     """Another part of the agent states or clears a lasting problem (cause None: cleared)."""
 
@@ -44,7 +45,7 @@ class ConditionEvent:
     mend: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SuspectEvent:
     """The dispatcher saw an error that speaks against a lane."""
 
@@ -52,14 +53,14 @@ class SuspectEvent:
     cause: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DrainEvent:
     """No new requests, finish what runs; `on` False takes them again."""
 
     on: bool = True
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RestartLaneEvent:
     """End a lane's process so that a new one begins."""
 
@@ -67,7 +68,7 @@ class RestartLaneEvent:
     cause: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class WakeEvent:
     """Something has happened that a tick is to look at now."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import ConfigError
+from agent.records import record
 from agent.schema.policy import Policy
 from agent.storage import yaml_files
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PolicyEdit:
     """A changed file: a policy, or the reason why it is none."""
 

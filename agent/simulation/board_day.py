@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.random import Generator
 
 from agent.ports import Reading
+from agent.records import record
 from agent.schema.board_scenario import BoardScenario, SensorLoss, Span
 
 HOUR_S = 3600.0
@@ -25,7 +26,7 @@ def within(span: Span, now_s: float) -> bool:
     return since_s < span.for_s
 
 
-@dataclass
+@record
 class BoardDay:
     """See module. Owns the random generator of one run."""
 

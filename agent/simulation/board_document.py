@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.records import record
 from agent.schema.board_scenario import BoardScenario
 from agent.schema.policy import Policy
 from agent.schema.simulated_board import SimulatedBoard
@@ -20,7 +20,7 @@ PROVENANCE = "modelled"
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class BoardDays:
     """A board scenario with everything that it names."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from agent.control.thermal_choice import Ceiling, Move, Point, Setting, Unit
 from agent.control.thermal_governor import Level, ThermalVerdict, ZoneInput
 from agent.physics.arguments import Array
 from agent.physics.impedance import Forecast, ImpedancePrior
+from agent.records import record
 from agent.schema.board_scenario import Knowledge
 from agent.schema.policy import Policy, ThermalForecast, ThermalLimits
 from agent.schema.simulated_board import SimulatedBoard
@@ -29,7 +30,7 @@ STEPPING_BELOW_TRIP_C = 5.0
 """thermald's habit: polls every few seconds and steps one state up or down around a set point below the trip."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Seen:
     """What a governor is given at one moment."""
 
@@ -83,7 +84,7 @@ def priors_of(board: SimulatedBoard, knowledge: Knowledge) -> dict[str, Impedanc
     return found
 
 
-@dataclass
+@record
 class Predictive:
     """The agent's governor, the same code as in the service."""
 
@@ -111,7 +112,7 @@ class Predictive:
         return decision.verdicts
 
 
-@dataclass
+@record
 class Stepping:
     """A step down whenever a zone is above its set point, a step up when it is below, as thermald does."""
 
@@ -146,7 +147,7 @@ class Stepping:
         return found
 
 
-@dataclass
+@record
 class Ungoverned:
     """Runs whatever comes; only the firmware is left."""
 
@@ -157,7 +158,7 @@ class Ungoverned:
         return {a.name: ThermalVerdict(True, 1.0, Level.NOMINAL, "") for a in self.board.accelerators}
 
 
-@dataclass
+@record
 class Oracle:
     """Knows the true network, temperatures, air and demand, and needs no reserve: what could be done at best.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from agent.control import lane_health
 from agent.control.lane_health import Died, LaneHealth, Ready, Tick
 from agent.control.thermal_governor import Level, ThermalVerdict, ZoneInput
 from agent.ports import Reading
+from agent.records import record
 from agent.schema.board_scenario import BoardScenario
 from agent.schema.policy import Policy
 from agent.schema.simulated_board import SimulatedBoard
@@ -25,7 +26,7 @@ OVER_C = 0.1
 """A limit counts as passed from here on: less is rounding and what a source that hardly counts adds."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Moment:
     """One point of the trace that is drawn."""
 
@@ -38,7 +39,7 @@ class Moment:
     done: float
 
 
-@dataclass
+@record
 class Tally:
     """What came of a run. Work is in seconds of the whole board at full speed."""
 
@@ -58,7 +59,7 @@ class Tally:
     causes: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Result:
     """A finished run."""
 

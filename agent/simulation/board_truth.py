@@ -7,12 +7,13 @@ clocks of everything on a zone at its trip and turns the board off at its shutdo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from agent.physics.arguments import Array
 from agent.physics.thermal import ThermalNetwork, step
+from agent.records import record
 from agent.schema.simulated_board import SimulatedBoard
 
 THROTTLED_SHARE = 0.5
@@ -24,7 +25,7 @@ FAN_STEPS = 8
 """Duties are quantised, as fans' are, which keeps the number of propagators small."""
 
 
-@dataclass
+@record
 class Firmware:
     """What the firmware has done so far."""
 
@@ -35,7 +36,7 @@ class Firmware:
     shutdowns: int = 0
 
 
-@dataclass
+@record
 class BoardTruth:
     """See module. `at_c` is the temperature of every node."""
 

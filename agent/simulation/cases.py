@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.errors import BadInput, ConfigError
+from agent.records import record
 from agent.schema.scenario import ScenarioWorkload
 from agent.schema.workload import Phase, Workload
 from agent.workload.naming import entry_of
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Case:
     """One workload of a scenario: the passes that make up a request."""
 

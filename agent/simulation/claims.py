@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import fmean
 
+from agent.records import record
 from agent.schema.scenario import Claim
 from agent.simulation.comparison import REQUEST, BoardResult
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Mean:
     """Relative changes of requests over cases: their mean, smallest and largest, and how many there are."""
 
@@ -19,7 +19,7 @@ class Mean:
     count: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """A claim beside the modelled changes; `ours` is None where no case has both placements."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from agent.placement.costing import ASSUMED_BANDWIDTH_SHARE
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.scenario import Lever
 
@@ -19,7 +19,7 @@ Change = Callable[[str, float], float]
 """(key, value) → new value."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Coefficient:
     """Numbers of a profile that are wrong together, such as the energies of one accelerator's precisions.
 

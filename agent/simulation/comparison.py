@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from agent.errors import PlacementError
 from agent.placement.tables import Tables
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import Scenario
@@ -26,7 +26,7 @@ Key = tuple[str, str]
 """(phase or `request`, placement)."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class CaseResult:
     """One case on one board. `costs` and `why` by (phase or request, placement)."""
 
@@ -50,7 +50,7 @@ class CaseResult:
         return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class BoardResult:
     """All cases on one board."""
 

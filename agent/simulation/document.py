@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from agent.records import record
 from agent.schema.scenario import Assumption, Scenario
 from agent.simulation.answers import answers
 from agent.simulation.claims import Mean, Verdict, mean_change, verdicts
@@ -93,7 +94,7 @@ def _notes(board: BoardResult) -> list[str]:
     return sorted({note for case in board.cases for p in case.placed if p.tables for note in p.tables.notes})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Steps:
     """Progress of work whose number of steps is not known beforehand."""
 

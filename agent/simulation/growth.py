@@ -6,12 +6,12 @@ as such with the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from agent.physics.scaling import evaluate_law, fit_power_law
+from agent.records import record
 from agent.schema.workload import Workload
 from agent.simulation.comparison import BoardResult
 from agent.simulation.request import Cost
@@ -21,7 +21,7 @@ REFERENCE_BYTES = 1e9
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Growth:
     """One law of one placement in one phase; the numbers are None where none could be computed."""
 

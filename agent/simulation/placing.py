@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from agent.placement.limits import Constraints
 from agent.placement.problem import Problem
 from agent.placement.solve import solve
 from agent.placement.tables import Tables, make_tables
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import SINGLE
@@ -24,7 +24,7 @@ from agent.schema.workload import Workload
 Rows = NDArray[np.int8]
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class Placed:
     """A pass on a board. `rows`: placement → accelerator index of each stage; `why`: placement → why it has none.
 

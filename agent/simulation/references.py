@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError
 from agent.evaluation.profile_efficiencies import as_planned
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import SINGLE, Scenario
@@ -19,7 +20,7 @@ from agent.storage.schema_problems import closest
 from agent.storage.yaml_text import Document, KeyPath, key_text
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Resolved:
     """A scenario with everything that it names."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from agent.errors import PlacementError
 from agent.placement.tables import Tables, transfer
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
@@ -17,7 +17,7 @@ from agent.simulation.cases import Case
 from agent.simulation.placing import Rows
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cost:
     """Modelled joules and seconds."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -21,6 +21,7 @@ from agent.placement.greedy import greedy
 from agent.placement.pareto import nondominated
 from agent.placement.problem import Problem
 from agent.placement.tables import Tables, make_tables
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.scenario import Assumption
@@ -30,7 +31,7 @@ from agent.simulation.placing import Placed, Rows, row_of
 from agent.simulation.request import Cost, request_cost
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Swing:
     """Mean relative changes of energy and latency at the low and the high value of one assumption.
 

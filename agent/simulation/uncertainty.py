@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from agent.placement.tables import Tables, make_tables
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.simulation.coefficients import Coefficient, coefficients, shifted, without_others
@@ -25,7 +25,7 @@ from agent.simulation.request import Cost, pass_cost, request_cost
 _SPEEDS = frozenset({"peak_flops_per_s", "bandwidth_bytes_per_s", "bandwidth_efficiency", "share"})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Spread:
     """One standard deviation: of energy and latency as shares of them, of the changes as a difference of shares.
 
@@ -38,7 +38,7 @@ class Spread:
     latency_change: float | None
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class BoardSpread:
     """Spreads by case and (phase or request, placement); how many coefficients state a deviation and how many none."""
 

@@ -12,10 +12,10 @@ import re
 import shutil
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import StorageError
+from agent.records import record
 from agent.runtimes import registry
 from agent.storage.state_file import sync_folder
 
@@ -38,7 +38,7 @@ class BundleRefused(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Unpacked:
     """A bundle on disk; names without suffix, as the schemas use them."""
 

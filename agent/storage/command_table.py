@@ -12,11 +12,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from agent.errors import StorageError
+from agent.records import record
 from agent.schema.command import CommandState
 from agent.storage.aside import put_damaged_aside
 from agent.storage.state_file import unusable
@@ -42,7 +42,7 @@ _COLUMNS = (
 _FINAL = "('ok', 'failed', 'rejected', 'expired')"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CommandRow:
     """One command. `digest` is the sha256 of the signed text: an id stands for one text only."""
 

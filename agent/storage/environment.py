@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.records import record
 from agent.schema.settings import Settings
 from agent.storage import schema_shape
 from agent.storage.problem import Problem, config_error
@@ -20,7 +20,7 @@ NOT_SETTINGS = frozenset({"QEIL_CONFIG", "QEIL_URL", "QEIL_API_KEY", "QEIL_CA", 
 FILE = "environment"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Override:
     """One variable and the key that it sets."""
 

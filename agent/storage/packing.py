@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from agent.records import record
 
 MAX_ROWS = 256
 """Packed against one base: the board changes, and a base that resembles it no more packs badly."""
@@ -57,7 +58,7 @@ class Packer:
 RowClass = Literal["tlm", "evt", "gap"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stored:
     """A row as the file has it. `base`: as stored, None where the payload is its text."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from agent.errors import ConfigError
+from agent.records import record
 
 
-@dataclass(frozen=True, order=True)
+@record(frozen=True, order=True)
 class Problem:
     """What is wrong where. `line` counts from 1; 0 where there is no line, as in an environment variable."""
 

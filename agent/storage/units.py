@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from agent.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Unit:
     """What a suffix stands for, and the factors of other spellings of the same quantity."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from agent.records import record
 from agent.storage.problem import Problem
 
 MAX_BYTES = 1024 * 1024
@@ -36,7 +36,7 @@ _WORDS: dict[str, bool | float | None] = {
 _TAGS = "tag:yaml.org,2002:"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Document:
     """Plain data, and where each key and list item stands as (line, column), both counted from 1."""
 
@@ -108,7 +108,7 @@ def _position(event: Any) -> Position:
     return event.start_mark.line + 1, event.start_mark.column + 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Subtree:
     """An anchored value: positions are relative to it, so that an alias can repeat them under its own path."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.workload.graph import Graph
 from agent.workload.kernels import Kernel, group
 from agent.workload.stages import MAX_STAGES, MAX_TENSORS, Cut, choose, cut_loads, cuts_of, side_tensors
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Crossing:
     """A boundary before kernel `position`."""
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from agent.errors import BadInput
+from agent.records import record
 from agent.schema.workload import Phase, Precision, Workload
 from agent.workload import catalogue_cnn, catalogue_totals
 from agent.workload.catalogue_encoder import ENCODERS, SPEECH, build_encoder, build_rnnt, build_speech
@@ -29,7 +29,7 @@ DEFAULT_TOKENS = 128
 DEFAULT_CONTEXT = 1024
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class CatalogueEntry:
     """An architecture by name. `source`: where its numbers are published."""
 

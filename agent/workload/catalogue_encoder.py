@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.records import record
 from agent.workload.catalogue_net import Net, Options, Wire
 from agent.workload.graph import Graph
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Encoder:
     """Transformer encoder; `vocab` 0 means images in `patch`·`patch` pieces. `outputs`: width of the head (0: none)."""
 
@@ -23,7 +22,7 @@ class Encoder:
     pooled: bool = True
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Speech:
     """Whisper: encoder and decoder with the same number of layers."""
 

@@ -6,13 +6,12 @@ before it and itself. A decode step reads every weight but the embedding table, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from agent.records import record
 from agent.workload.catalogue_net import Net, Options, Wire
 from agent.workload.graph import Graph
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decoder:
     """A decoder-only transformer or one of its relatives.
 

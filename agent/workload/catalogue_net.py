@@ -7,9 +7,9 @@ Layers follow the conventions of the readers: bias and activation ride on the pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 
+from agent.records import record
 from agent.schema.workload import Family, Phase, Precision, TensorSpec, Work
 from agent.workload.graph import Cost, Graph, Kind, Node, Tensor, datatype_of, precision_of
 
@@ -22,7 +22,7 @@ _WEIGHT_BITS: Mapping[Precision, float] = {"fp32": 32.0, "fp16": 16.0, "bf16": 1
 """int4 weights come in blocks of 32 with a 16-bit scale each (GGUF Q4_0, MatMulNBits with block_size 32)."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Options:
     """What an architecture is asked for. tokens: positions computed at once; context: positions in the cache."""
 
@@ -36,7 +36,7 @@ class Options:
     kv_bits: float = 16.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Wire:
     """A tensor on its way through the architecture."""
 

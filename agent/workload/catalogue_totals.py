@@ -7,9 +7,9 @@ detectors among them near 0.03. The workload's notes say that it is estimated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
+from agent.records import record
 from agent.schema.workload import Family
 from agent.workload.catalogue_net import Net, Options
 from agent.workload.graph import Graph
@@ -19,7 +19,7 @@ ACTIVATIONS_PER_ROOT = 0.025
 NOTE = "activation traffic estimated from the operations: only totals are published"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Totals:
     """Published totals of one forward pass at `size`."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from agent.errors import ModelLoadFailed
+from agent.records import record
 
 MAX_VECTOR = 1 << 24
 """Longest vector of tables or numbers that is believed (buffers of bytes are only measured)."""
@@ -30,7 +30,7 @@ def _number(view: memoryview, position: int, form: str) -> int:
     return int(struct.unpack_from(form, view, position)[0])
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Table:
     """One table. Fields are addressed by their number in the schema; absent fields have their default."""
 

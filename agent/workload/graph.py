@@ -6,10 +6,11 @@ Both readers (ONNX, TFLite) produce this; fusion, traffic and stages are compute
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Literal
 
+from agent.records import record
 from agent.schema.workload import Precision, TensorSpec, Work
 
 Kind = Literal["heavy", "elementwise", "reduce", "other", "alias", "removed"]
@@ -31,7 +32,7 @@ _PRECISION: dict[str, Precision] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tensor:
     """A tensor at resolved sizes. `constant` means known when the model is loaded (weights, folded values)."""
 
@@ -51,7 +52,7 @@ class Tensor:
         return self.elements * BITS.get(self.dtype, 32) / 8
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cost:
     """What one node costs.
 
@@ -80,7 +81,7 @@ def is_line(places: Sequence[int]) -> bool:
     return sum(length > 1 for length in places) == 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Node:
     """One operator. `inputs` are activations; `weights` maps a constant's identity to its bytes as stored."""
 
@@ -92,7 +93,7 @@ class Node:
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Graph:
     """Nodes in topological order. `inputs`/`outputs` are names of activation tensors.
 

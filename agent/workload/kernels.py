@@ -10,8 +10,8 @@ LiteRT fuses nothing that its files have not fused already.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.schema.workload import Kernels, Work
 from agent.workload.graph import VIEWS, Graph, Node, Tensor, merge_work
 from agent.workload.routines import kernels_of
@@ -21,7 +21,7 @@ MAX_FUSED = 16
 _SQUARES = ("Pow", "Mul", "Square")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Kernel:
     """Nodes that run as one. `reads`/`writes` are the activations it moves, without weights."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.child import child_command
 from agent.errors import ModelLoadFailed
+from agent.records import record
 from agent.runtimes import registry
 from agent.runtimes.entry import resolve
 from agent.schema.workload import Family, Kernels, Precision, Work
@@ -24,7 +25,7 @@ Kind = Literal["compute", "bandwidth", "cache", "dispatch", "node"]
 TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MicroModel:
     """One micro model. `flops` and `bytes_moved` are per inference; `inputs` are float tensors by name and shape.
 

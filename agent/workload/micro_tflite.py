@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from agent.records import record
 from agent.workload.micro import Kind, MicroModel, described
 
 _IDENTIFIER = b"TFL3"
@@ -24,7 +24,7 @@ _ACTIVATION_SCALE, _WEIGHT_SCALE = 0.05, 0.01
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Layer:
     """One operator with its weight tensors and the shape it gives."""
 
@@ -39,7 +39,7 @@ class _Layer:
     """Changes the type from here on; None keeps it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Net:
     """Layers in a row behind a float input."""
 

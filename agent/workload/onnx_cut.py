@@ -8,12 +8,12 @@ arithmetic, masks) are copied while they are cheap; a boundary that would need d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from agent.errors import ModelLoadFailed
+from agent.records import record
 from agent.workload.graph import Graph
 from agent.workload.stages import SIDE_SHARE
 
@@ -28,7 +28,7 @@ _RANDOM = frozenset(
 """Operators whose copy would not give the same numbers."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Slice:
     """One stage. `receives`: tensors of earlier stages; `sends`: those that later ones read; `answers`: the model's."""
 
@@ -52,7 +52,7 @@ class Slice:
         return (*self.sends, *(name for name in self.answers if name not in self.sends))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class NodeCosts:
     """Operations of the node that makes a tensor, bytes of its weights by name, and the graph's totals."""
 

@@ -8,10 +8,11 @@ costs bytes only. Operators of vendor domains are in `onnx_ops_contrib`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Any
 
+from agent.records import record
 from agent.schema.workload import Family, Precision, Work
 from agent.workload.graph import Cost, Kind, Tensor, is_line, precision_of
 
@@ -21,7 +22,7 @@ NORMALISATION_FLOPS = 7.0
 """Mean, difference, square, variance, division, scale, shift."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Call:
     """One use of an operator. Missing optional inputs and outputs are None.
 

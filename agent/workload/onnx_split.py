@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from agent import extras
 from agent.child import child_command
 from agent.errors import ModelLoadFailed
+from agent.records import record
 from agent.workload.reading_child import MAX_MESSAGE, MEMORY_LIMIT_BYTES, fail, limit_memory
 
 Boundary = tuple[str, ...]
@@ -28,7 +29,7 @@ VARIANTS: tuple[Mapping[str, int], ...] = ({}, {"batch": 2, "sequence": 9, "past
 """Sizes of free dimensions on which a split is checked; a model that refuses the second is checked on the first."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageFile:
     """A stage model on disk. `receives` are earlier stages' tensors, `given` and `answers` the whole model's."""
 
@@ -42,7 +43,7 @@ class StageFile:
     weight_bytes: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Checked:
     """Figures of the check on the CPU provider: medians of single requests, all outputs the same to the bit."""
 
@@ -52,7 +53,7 @@ class Checked:
     crossing_bytes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Split:
     """A model in stages. `checked` is None where nobody asked for the check."""
 
@@ -87,7 +88,7 @@ class Split:
         return Split(tuple(tuple(b) for b in data["boundaries"]), stages, checked, tuple(data["refused"]))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Order:
     """What to cut where: exactly one of boundaries (by name), stages (a number), after (stages of the workload).
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from agent import extras
 from agent.errors import ModelLoadFailed
+from agent.records import record
 
 Array = np.ndarray[Any, Any]
 Signature = tuple[str, str, tuple[int, ...]]
@@ -27,7 +27,7 @@ TIMED_S = 2.0
 MAX_INPUT_BYTES = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Trial:
     """What a verification saw. Times are medians on the CPU provider, one request at a time.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 
+from agent.records import record
 from agent.schema.workload import Kernels, Precision, Routine
 from agent.workload.graph import Node
 
@@ -59,7 +59,7 @@ def _light(name: str) -> Routine | None:
     return "function" if name in _FUNCTIONS else None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Along:
     """What the nodes behind the first of a kernel add to it."""
 

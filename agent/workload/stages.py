@@ -13,11 +13,11 @@ together at each of their boundaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import or_
 
+from agent.records import record
 from agent.schema.workload import Stage
 from agent.workload.graph import Graph, merge_work
 from agent.workload.kernels import Kernel, group, live_bytes_peak
@@ -32,7 +32,7 @@ SIDE_SHARE = 1e-3
 """Share of the graph's operations and of its weights below which a value is computed again rather than passed on."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Cut:
     """A boundary before kernel `position`, crossed by `tensor` and the `others`."""
 

@@ -7,15 +7,16 @@ five, pooling one per element of its window; data movement costs bytes only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
+from agent.records import record
 from agent.schema.workload import Family, Precision, Work
 from agent.workload.flatbuffer import Table
 from agent.workload.graph import Cost, Kind, Tensor, is_line, precision_of
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TfliteCall:
     """One use of an operator with its option table. Missing optional inputs are None."""
 

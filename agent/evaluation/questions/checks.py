@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import zlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from agent.evaluation.questions.journal import contents
 from agent.evaluation.questions.labels import named_in
 from agent.evaluation.questions.question import Ask, Question
 from agent.evaluation.questions.running import Sampler, batch_seed
+from agent.records import record
 from agent.sampling.cascade import Outcome
 from agent.sampling.tally import Tally
 
@@ -43,7 +43,7 @@ AGAIN = "Work it out once more."
 VERIFIER_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """What a check found of an answer. Joules None: the server did not say."""
 
@@ -52,7 +52,7 @@ class Verdict:
     provenance: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Program:
     """A verifier of the user's: gets {"question", "answer", "text"} on stdin; exit status 0 passes, 1 fails.
 

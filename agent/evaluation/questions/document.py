@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from agent.errors import BadInput
@@ -12,6 +12,7 @@ from agent.evaluation.questions.journal import Samples
 from agent.evaluation.questions.question import Questions
 from agent.evaluation.questions.scoring import Answered
 from agent.physics import merit
+from agent.records import record
 from agent.sampling import majority
 from agent.sampling.strategy import Certify, Strategy
 
@@ -20,7 +21,7 @@ PAPERS = (STANDARD, BATCH, "qeil")
 """The papers' three ways: each sample by itself; all of them as a batch; a batch at a time for as long as it pays."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Worth:
     """What a right answer is worth, in joules or in the cost of samples."""
 

@@ -8,11 +8,12 @@ and of those that pass the one with the most votes is the answer.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent.evaluation.questions.checks import MAX_CANDIDATES, NAMES, CheckBook, Verdict
 from agent.evaluation.questions.scoring import Answered, given_answer, wilson
+from agent.records import record
 from agent.sampling import cascade, ensemble
 from agent.sampling.cascade import Cascade, Check
 from agent.sampling.ensemble import Calibration
@@ -29,7 +30,7 @@ PRIORS = {
 """Counts of (passed, failed) for right and for wrong answers, before anything was learnt."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _One:
     answer: str | None
     right: bool

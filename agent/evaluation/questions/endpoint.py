@@ -7,11 +7,11 @@ import json
 import math
 import ssl
 import time
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from agent.errors import BadInput, Overloaded, QeilError
+from agent.records import record
 
 MAX_ANSWER_BYTES = 64 * 2**20
 TIMEOUT_S = 600.0
@@ -26,7 +26,7 @@ class OddAnswer(QeilError):
     """An answer of the server that is not what the protocol says; the next question may be answered well."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Drawn:
     """One sample as the server gave it. Joules are the request's, shared evenly over its samples; None: not said."""
 
@@ -38,7 +38,7 @@ class Drawn:
     mean_logprob: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Answer:
     """What an agent answered by a strategy. text None: no answer. Tokens and joules are those of all samples."""
 

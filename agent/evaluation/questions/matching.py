@@ -9,13 +9,13 @@ every pool, all as likely as the one it was drawn in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agent.evaluation.questions.scoring import Answered
 from agent.physics.student_t import incomplete_beta
+from agent.records import record
 from agent.sampling import majority
 from agent.sampling.strategy import Sample
 
@@ -25,7 +25,7 @@ THRESHOLDS = (*(per_mille / 1000 for per_mille in range(700, 1000, 5)), 0.999)
 ORDERS = 20
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Path:
     """One order of one pool, sample by sample: the two largest counts, tokens so far, whether the leader has won."""
 
@@ -35,7 +35,7 @@ class _Path:
     won: tuple[bool, ...]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Spent:
     error: float
     samples: float

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+
+from agent.records import record
 
 MAX_DIGITS = 400
 """Digits of a numeral, and powers of ten of it, that are read; a longer one is no number."""
@@ -34,7 +35,7 @@ _MINUS = {ord(sign): "-" for sign in "\u2212\ufe63\uff0d\u2012\u2013"} | {ord("\
 _WIDE = {ord("\uff0e"): ".", ord("\u066b"): ".", ord("\u066c"): ",", ord("\uff0f"): "/", ord("\u2044"): "/"}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Numeral:
     """A number where it stands in a text that was made `plain`. `currency`: the sign before it."""
 

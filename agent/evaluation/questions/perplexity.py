@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from agent.evaluation.questions import line as checked
 from agent.evaluation.questions.journal import opened, whole_lines
 from agent.evaluation.questions.reading import text_of
 from agent.physics import student_t
+from agent.records import record
 
 TITLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)
 MAX_CHARACTERS = 2000
@@ -27,7 +28,7 @@ LARGEST = 709.0
 """Nats whose exponential is still a number."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Scored:
     """Negative log-probability of a passage, the tokens scored, and those of probability 0, which it leaves out."""
 

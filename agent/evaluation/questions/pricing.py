@@ -7,16 +7,17 @@ more: joules and seconds are taken as a line in the size of the batch, through t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from agent.evaluation.questions.scoring import Answered
+from agent.records import record
 from agent.sampling.strategy import Sample
 
 Cost = Callable[[Sample], float | None]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class OneBatch:
     """Shares of what the batches of a pool took that one batch takes. `sizes` are those it was judged from.
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Literal
+
+from agent.records import record
 
 Kind = Literal["number", "choice"]
 Ask = Literal["steps", "direct"]
 """How a number is asked for: with the way to it, as GSM8K is, or alone, which small models answer more often."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Question:
     """`truth` is canonical: a number without separators and trailing zeros, or the label of a choice."""
 
@@ -33,7 +35,7 @@ class Question:
         return f"{self.text}\n{options}\nAnswer with the letter of the right choice, as in: The answer is A."
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Skipped:
     """A line that holds no question, and why."""
 
@@ -41,7 +43,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Questions:
     """All questions of a file in its order, and the lines that were left out."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from agent.evaluation.questions.endpoint import Drawn
 from agent.evaluation.questions.extraction import extract
 from agent.evaluation.questions.question import Question
 from agent.physics import merit, scaling, student_t
+from agent.records import record
 from agent.sampling.ensemble import brier, calibration_error
 from agent.sampling.strategy import Progress, Sample, Strategy, answer, replay
 
@@ -23,7 +23,7 @@ MOST_LEFT_OUT, FEWEST_LEFT_OUT = 40, 5
 """Groups of questions that are left out in turn: so many at most, and at least so many for an interval."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Answered:
     """A question with its pool: greedy first, then samples in the order they were drawn."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
 from agent.physics.kernel_fit import KernelFit, fit_kernels
 from agent.placement.kernel_amounts import Caches, Key, amounts
+from agent.records import record
 from agent.schema.device import KernelTerm, KernelTimes, Runtime
 from agent.service.calibration.calibration import MAX_SCATTER, MeasuredKernels, Timing
 
@@ -72,7 +73,7 @@ def fit_kernel_times(
     ), None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Fitted:
     fit: KernelFit
     caches: Caches

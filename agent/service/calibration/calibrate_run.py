@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from agent.backends.lane import ProcessLane
 from agent.ports import Clock, LaneSpec, Sensor
+from agent.records import record
 from agent.schema.device import Accelerator, Runtime
 from agent.service.board import Board
 from agent.service.calibration.calibrate_kernels import fit_kernel_times
@@ -32,7 +33,7 @@ def _served(accelerator: Accelerator) -> tuple[Runtime, ...]:
     return tuple(r for r in accelerator.runtimes if r.format is not None)
 
 
-@dataclass
+@record
 class _Found:
     """What a run has come to so far."""
 

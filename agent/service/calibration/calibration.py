@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError
+from agent.records import record
 from agent.schema.base import FileModel, Quantity
 from agent.schema.device import Accelerator, DeviceProfile, Efficiency, KernelTimes, Runtime
 from agent.schema.workload import Family, Precision
@@ -73,7 +73,7 @@ class Calibration(FileModel):
     refused: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Timing:
     """Times of one micro model on one runtime, in seconds."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
 
 from agent.errors import QeilError
 from agent.ports import Clock, Lane, LoadSpec, Tensors
+from agent.records import record
 from agent.schema.device import Runtime
 from agent.service.calibration.calibration import MAX_SCATTER, Timing
 from agent.service.calibration.power_probe import PowerLoad, PowerProbe
@@ -38,7 +39,7 @@ Tell = Callable[[str, int], None]
 """Told what is measured next and in which round, from 0."""
 
 
-@dataclass
+@record
 class MicroRounds:
     """What is needed to time the micro models of one runtime in a lane."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from agent.physics import leakage
 from agent.physics.power_fit import FittedPower, fit_power
 from agent.ports import Clock, Sensor
+from agent.records import record
 from agent.schema.device import Accelerator, DeviceProfile, Rail
 from agent.schema.workload import Precision
 from agent.sensors.energy import EnergyMeter, EnergyWindow
@@ -37,7 +37,7 @@ _WITH_MEMORY = frozenset({"module", "board", "wall"})
 """Scopes that surely include the memory chips; a package counter or a core rail may not see them."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PowerLoad:
     """One load: what it did and what it took above idle."""
 
@@ -47,7 +47,7 @@ class PowerLoad:
     joules: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MeasuredPower:
     """Coefficients of one accelerator; what the sensor could not tell is absent and named in `refused`."""
 

@@ -10,13 +10,13 @@ import math
 import statistics
 from bisect import insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from agent.errors import ModelLoadFailed
 from agent.ports import Clock, Lane, LoadSpec
+from agent.records import record
 from agent.schema.device import Runtime
 from agent.workload.micro import MicroModel
 
@@ -28,7 +28,7 @@ _FLOPS = 5e8
 """A product of about so many operations: much shorter ones are slowed by whoever waits for their answer."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Round:
     """Run times of one model in one round, and the slower of the references before and after [s]; 0 without one."""
 

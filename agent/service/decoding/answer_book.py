@@ -10,12 +10,13 @@ import hashlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final, Protocol
 
 import structlog
 
 from agent.errors import BadInput, NotFound, StorageError
+from agent.records import record
 from agent.sampling import ensemble
 from agent.sampling.cascade import Check
 from agent.sampling.ensemble import Calibration
@@ -55,7 +56,7 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Given:
     """An answer that was given. `votes`: each by the source that wrote it; `steps`: (answer, check, outcome, joules,
     belief) of its verification."""
@@ -69,7 +70,7 @@ class Given:
     steps: Steps = ()
 
 
-@dataclass
+@record
 class _Held:
     """A given answer without its text: equality is all that is needed."""
 

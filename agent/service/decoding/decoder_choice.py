@@ -7,7 +7,6 @@ planner prices them, then every way to divide the work with its hand-over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import BadInput, PlacementError, QeilError
@@ -15,6 +14,7 @@ from agent.llm.sizes import DecoderSizes
 from agent.placement.candidates import candidates
 from agent.placement.decoder_pairs import Cost, PhaseCosts, Pick, Request, pick, ways
 from agent.placement.tables import transfer
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import DecoderOptions, DecoderSecond
@@ -32,7 +32,7 @@ Fits = Callable[[DecoderSecond], str | None]
 """Why the second process has no room beside as many texts as one accelerator would serve; None: it has."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderChoice:
     """Where a model is served, why, and the ways that were compared, the chosen one first."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import structlog
@@ -15,6 +15,7 @@ from agent.control import fault_detector, lane_health
 from agent.control.lane_health import Died, Ready, Tick
 from agent.errors import DeadlineExceeded, LaneDied, Overloaded, QeilError
 from agent.ports import Clock, LaneVitals
+from agent.records import record
 from agent.schema.policy import Recovery
 from agent.schema.text import TextEvent, TextPiece, TextRequest
 from agent.service.decoding.decoder_spare import PATIENCE_S, DecoderSpare, Standby
@@ -28,7 +29,7 @@ NEWEST = 0.1
 _log = structlog.get_logger("decoder")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderHome:
     """Where and how a model is served."""
 
@@ -328,7 +329,7 @@ class DecoderKeeper:
                 self.lane.cancel(number)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextStreamHandle:
     """`ports.TextHandle`."""
 

@@ -6,12 +6,13 @@ watts; unknown until they are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent.backends.decoder_lane import LaneUsage
 from agent.errors import PlacementError
 from agent.placement.candidates import candidates
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.settings import DecoderSecond
@@ -22,7 +23,7 @@ TYPICAL_CONTEXT = 512
 """Positions in the cache of the decode step whose power is asked for; it changes the watts little."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderPower:
     """Static and switching power together, in watts."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from agent.errors import PlacementError
 from agent.llm.sizes import DecoderSizes
+from agent.records import record
 from agent.schema.settings import DecoderOptions
 
 DEFAULT_ROWS = 16
@@ -20,7 +20,7 @@ REPACKED = 1.15
 """Weights in memory over weights on disk: the runtime packs products for its kernels; measured 1.0 to 1.1."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DecoderRoom:
     """`bytes_` is the forecast: weights, keys and values of all rows, working memory, prefix cache."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from agent.placement.choice import mark
 from agent.placement.limits import Constraints
 from agent.placement.problem import Problem
 from agent.placement.solve import solve
+from agent.records import record
 from agent.schema.policy import Objective, RepeatedSampling
 from agent.schema.text import SampledWith, SamplePlaces, TextModel, TextRequest
 
@@ -32,7 +32,7 @@ USUAL_TOKENS = 64
 CHEAPEST_SURE = Objective(method="lexicographic", order=("underutilisation", "energy", "latency"), tolerance=0.0)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Asking:
     """What is to be placed: texts at most, tokens of each (None: as before), seconds, whether one may verify."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from agent.errors import BadInput, Overloaded, QeilError
 from agent.ports import Clock, TextHandle
+from agent.records import record
 from agent.sampling import claim, strategy
 from agent.sampling.reliability import Source, Vote
 from agent.sampling.strategy import Expected, Progress, Sample, Strategy
@@ -42,7 +43,7 @@ BELIEVED = 0.5
 OnEvent = Callable[[TextEvent], None]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Asking:
     """What is asked and how. `rows`: texts that the decoder writes at once; the deadline is monotonic.
 
@@ -68,7 +69,7 @@ class Asking:
         return limit_c is not None and (now_c is None or now_c >= limit_c)
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Text:
     pieces: list[TextPiece] = field(default_factory=list)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from agent.backends.decoder_lane import DecoderReport
 from agent.llm.sizes import DecoderSizes
+from agent.records import record
 from agent.schema.settings import ModelEntry
 from agent.schema.snapshot import EnergyProvenance, ModelStatus
 from agent.schema.text import TextDone, TextModel, TextUsage
@@ -26,7 +27,7 @@ UNSCREENED = (
 )
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class ServedDecoder:
     """A model: its keeper, or why there is none. Whoever holds it serialises what it changes."""
 

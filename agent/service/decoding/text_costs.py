@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from agent.records import record
 from agent.service.decoding.decoder_power import DecoderPower
 
 FADING = 0.9
 """Weight that the answers before keep when another one comes."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextCosts:
     """Faded sums over answers. joules: of those answers whose joules are known, with their own tokens."""
 

@@ -6,14 +6,15 @@ Keeps every token that was sent on, so that a text can go on elsewhere from ther
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.backends.decoder_lane import LaneUsage
+from agent.records import record
 from agent.schema.text import TextEvent, TextPiece, TextRequest
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class TextStream:
     """See module. Guarded by its keeper's lock but for `on_event`."""
 

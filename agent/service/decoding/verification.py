@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent.errors import DeadlineExceeded, QeilError
 from agent.ports import TextHandle
+from agent.records import record
 from agent.sampling import cascade
 from agent.sampling.cascade import Cascade, Check, Next, Outcome
 from agent.schema.snapshot import EnergyProvenance
@@ -39,7 +40,7 @@ Steps = tuple[tuple[str, str, str, float, float], ...]
 """(answer, check, outcome, joules, belief in the answer afterwards)."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Candidate:
     """An answer, the text that it stands in, and its chance before any check."""
 
@@ -48,7 +49,7 @@ class Candidate:
     chance: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Checked:
     """The end: the answer believed most (None: none of them, say the checks), how much, why no more was asked."""
 
@@ -69,7 +70,7 @@ class Checked:
         return any(outcome != "unknown" for _, _, outcome, _, _ in self.steps)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Elsewhere:
     """The served model that derives answers anew, joules and seconds of a text of it (None: as one's own)."""
 
@@ -78,7 +79,7 @@ class Elsewhere:
     text_s: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Means:
     """What a sample took on average, what of the budgets is left for checks, and what a right answer is worth."""
 

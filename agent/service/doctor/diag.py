@@ -13,7 +13,7 @@ import tarfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from agent import __version__
 from agent.errors import QeilError
 from agent.ports import OutboxRow
+from agent.records import record
 from agent.schema.policy import Policy
 from agent.schema.settings import Settings
 from agent.schema.snapshot import AgentSnapshot
@@ -38,7 +39,7 @@ _PROC = ("meminfo", "loadavg", "uptime", "version", "self/status", "self/limits"
 _STATE_FILES = ("calibration.json", "boot.json", "last-good-policy.json")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Bundle:
     """What was made. `missing` says what could not be read and why."""
 

@@ -9,13 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.backends.head_start import environment
 from agent.child import child_command
 from agent.errors import QeilError
+from agent.records import record
 from agent.service.doctor.redaction import redacted_text
 
 UNIT: Final = "qeil.service"
@@ -30,7 +30,7 @@ def _silent() -> None:
     """Nobody wants to know."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Patience:
     """How long the programs may take, and who hears that they still run: often, and may raise to end it all."""
 

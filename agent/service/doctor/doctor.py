@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from agent.backends.lane import ProcessLane
 from agent.backends.probe import RuntimeInventory
 from agent.errors import ConfigError
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.settings import Settings
 from agent.sensors.nvml import open_nvml
@@ -34,7 +35,7 @@ from agent.service.doctor import (
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Surroundings:
     """What the checks look at; every default is this machine."""
 

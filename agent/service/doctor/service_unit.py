@@ -12,9 +12,9 @@ import pwd
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from agent.records import record
 from agent.service.doctor import access_list
 
 UNIT = "qeil.service"
@@ -27,7 +27,7 @@ _TRUE = frozenset({"yes", "true", "on", "1"})
 _LISTS = frozenset({"DeviceAllow", "SupplementaryGroups", "ReadWritePaths", "AmbientCapabilities", "StateDirectory"})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Account:
     """Whose rights count: a user and all of its groups."""
 
@@ -56,7 +56,7 @@ class Account:
         return (stat.S_IMODE(facts.st_mode) >> shift) & wanted == wanted
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ServiceUnit:
     """The unit with its drop-ins: the last value of each directive, all values of those that are lists."""
 

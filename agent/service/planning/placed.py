@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from agent.ports import LoadReport
+from agent.records import record
 from agent.schema.snapshot import StageStatus
 from agent.schema.workload import TensorSpec, Workload
 from agent.service.planning.plan import Candidate, StageCandidate
@@ -13,7 +13,7 @@ from agent.service.serving.lane_keeper import LaneKeeper, LoadedModel
 from agent.service.serving.split_meter import StageReading
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Placed:
     """`report` is there once everything the placement needs is loaded."""
 

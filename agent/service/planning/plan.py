@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from agent.ports import LoadSpec
+from agent.records import record
 from agent.schema.workload import Workload
 from agent.service.serving.admitted import Admitted
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Candidate:
     """One placement of a model. Energies are modelled; None where a coefficient is unknown.
 
@@ -52,7 +51,7 @@ class Candidate:
         return self.dynamic_j + self.static_w * self.predicted_s
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageCandidate(Candidate):
     """One stage of a split model. `given` and `answers` are the model's own inputs and outputs.
 
@@ -68,7 +67,7 @@ class StageCandidate(Candidate):
     crossing_bytes: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StagePlacement:
     """The best placement of a model stage by stage, modelled: (stage, accelerator) in order, J, s.
 
@@ -82,7 +81,7 @@ class StagePlacement:
     planning_s: float
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelPlan:
     """One model. `candidates` is empty when nothing can run it; `reason` then says why."""
 
@@ -102,7 +101,7 @@ class ModelPlan:
     """(split that the settings name, why it is no candidate); those that are still to be cut are not among them."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Plan:
     """All models under one policy."""
 

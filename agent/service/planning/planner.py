@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent.control.model_guard import ModelFacts
@@ -17,6 +17,7 @@ from agent.placement.selection import Incumbent, select
 from agent.placement.state import State
 from agent.placement.variants import Chosen, below_floor, best_per_accelerator
 from agent.ports import LoadSpec, Simulation
+from agent.records import record
 from agent.schema.device import Runtime
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
@@ -41,7 +42,7 @@ RANDOM = frozenset({
 """Operators of ONNX and TFLite graphs that draw."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _File:
     """One file of a model, read."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.placement.state import State
+from agent.records import record
 from agent.schema.policy import Policy
 from agent.schema.settings import ModelEntry
 from agent.service.board import Board
@@ -23,7 +24,7 @@ from agent.service.serving.split_meter import Handover
 _LENGTH = struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Setup:
     """What never changes: the first frame."""
 
@@ -32,7 +33,7 @@ class Setup:
     apart_bytes: int = APART_BYTES
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Order:
     """A plan that is wanted, arguments as of `Planner.plan`. `running` is without graphs; handovers: as measured."""
 
@@ -50,7 +51,7 @@ class Alive:
     """The answer follows later."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Failed:
     """Why there is no plan. told: an error of ours, whose message is for users."""
 

@@ -13,12 +13,12 @@ import os
 import platform
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ModelLoadFailed, StorageError
+from agent.records import record
 from agent.service.serving.admitted import Admitted, Weights, weights_of
 from agent.service.serving.artifacts import Artifact
 from agent.storage import state_file
@@ -41,7 +41,7 @@ class NotCutYet(ModelLoadFailed):
     """The stages are not there, and are not made now."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stored:
     """A split and the name of its folder and boundaries, which is the same wherever the stages may be exchanged."""
 

@@ -7,7 +7,7 @@ each model, are where the next re-plan begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from agent.placement.selection import Constraints, Incumbent, select
 from agent.placement.state import State
 from agent.placement.tables import Tables, make_tables
 from agent.placement.warm import replan, thin, without
+from agent.records import record
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
 from agent.schema.workload import Workload
@@ -28,7 +29,7 @@ MAX_FRONTS = 64
 """Models whose front is kept."""
 
 
-@dataclass(frozen=True, eq=False)
+@record(frozen=True, eq=False)
 class _Known:
     """The front of a model: names of the accelerators, and the assignments [n, L]."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from agent.errors import ConfigError
 from agent.mqtt import envelope
 from agent.mqtt.minisign import PublicKey, SignatureRefused
 from agent.mqtt.topics import Topics
+from agent.records import record
 from agent.schema.bundle import Offer
 from agent.schema.device import DeviceProfile
 from agent.schema.policy import Policy
@@ -26,7 +26,7 @@ LATER = frozenset({"clock_unset", "not_yet"})
 """Refusals that time may lift."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Judged:
     """An offer for this board, with its signed text and that text's digest."""
 
@@ -35,7 +35,7 @@ class Judged:
     digest: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Content:
     """What a bundle brings into force."""
 

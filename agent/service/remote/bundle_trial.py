@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.control.worse import Evidence, weighed
+from agent.records import record
 from agent.schema.bundle import Trial
 from agent.schema.snapshot import AgentSnapshot
 from agent.service.remote.physics_windows import Observation
@@ -24,7 +25,7 @@ MAX_LANE_ENDS = 3
 """Lanes that ended this often more than before revert a bundle without any test."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Health:
     """What must not get worse at all."""
 
@@ -44,7 +45,7 @@ class Health:
         )
 
 
-@dataclass
+@record
 class BundleTrial:
     """One trial. `baseline` has the windows from before, oldest first."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from agent.errors import QeilError, StorageError
 from agent.mqtt.inbound import Inbound
+from agent.records import record
 from agent.schema.bundle import Offer
 from agent.schema.device import DeviceProfile
 from agent.schema.settings import BundleSettings
@@ -42,7 +42,7 @@ SERVE_S = 120.0
 _log = structlog.get_logger("bundles")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ties:
     """What bundles need of the rest of the agent. Every call but `again` returns at once.
 

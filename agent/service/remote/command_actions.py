@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from agent.ports import Clock, OutboxRow, Sensor
+from agent.records import record
 from agent.schema.command import (
     CalibrateArgs,
     DrainArgs,
@@ -56,7 +57,7 @@ class Rejections:
             self.count += 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Agent:
     """The parts of the agent that commands work on."""
 

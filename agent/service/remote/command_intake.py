@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import ConfigError, StorageError
@@ -12,6 +11,7 @@ from agent.mqtt import envelope
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.minisign import PublicKey, SignatureRefused
 from agent.mqtt.topics import Topics
+from agent.records import record
 from agent.schema.command import KINDS, Command, unknown
 from agent.service.clock import CLOCK_SET_S
 from agent.storage import yaml_files
@@ -23,7 +23,7 @@ MAX_AHEAD_S = 3600.0
 """Clocks of board and sender may differ by this much."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Refusal:
     """Not taken on and not remembered: nothing proves that a signer of ours sent it to this board, or it may be sent
     again."""
@@ -34,7 +34,7 @@ class Refusal:
     name: str | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Verdict:
     """A command that has a row in the table; `new` unless it was here before."""
 

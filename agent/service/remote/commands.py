@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -18,6 +18,7 @@ import structlog
 from agent.errors import QeilError, StorageError
 from agent.mqtt.inbound import Inbound
 from agent.ports import Clock
+from agent.records import record
 from agent.schema.base import FileModel
 from agent.schema.command import KINDS, CommandState
 from agent.service.conditions import iso
@@ -47,7 +48,7 @@ class Interrupted(Exception):
     """The agent stops while the command runs."""
 
 
-@dataclass
+@record
 class Run:
     """What a running command may ask for: time, news of a stop, and to tell how far it is."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from agent.errors import ConfigError, NotFound, QeilError
+from agent.records import record
 from agent.schema.desired import Desired
 from agent.schema.policy import Policy
 from agent.service import logs
@@ -19,7 +20,7 @@ from agent.storage import share, yaml_files
 KeyResults = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Applied:
     """Outcome: `error` None and everything in force, or the sentence why nothing is. Results by key path."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
+from agent.records import record
 from agent.schema.snapshot import AgentSnapshot, PlacementStatus
 from agent.service.serving.meter import Meter, MeterReading
 
 _DOWN = frozenset({"starting", "restarting"})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelWindow:
     """One model in one window, per answered request. None: nobody knows."""
 
@@ -22,7 +23,7 @@ class ModelWindow:
     latency_s: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Observation:
     """One window. Only models with enough requests are in it; temperatures are means in °C by accelerator."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
+from agent.records import record
 from agent.schema.snapshot import AcceleratorStatus, AgentSnapshot, ModelStatus
 
 
-@dataclass
+@record
 class _Series:
     """Running aggregate of one quantity."""
 
@@ -31,7 +32,7 @@ class _Series:
         }  # fmt: skip
 
 
-@dataclass
+@record
 class Window:
     """One window in the making. Everything is given to it; it knows neither clock nor thread."""
 

@@ -10,17 +10,17 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from agent.errors import ModelLoadFailed
+from agent.records import record
 
 _CHUNK_BYTES = 1 << 20
 SHOWN_DIGITS = 12
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Stamp:
     """Of a file. The change time tells a write that sets the other time back: no call sets it."""
 
@@ -31,7 +31,7 @@ class Stamp:
     device: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Weights:
     """A file of weights beside a model file that names it, as it was then."""
 
@@ -40,7 +40,7 @@ class Weights:
     stamp: Stamp
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Admitted:
     """The file that was read, judged and planned: its sha256, and its stamp then."""
 

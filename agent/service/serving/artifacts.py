@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from agent.control import model_guard
 from agent.control.model_guard import ModelFacts
 from agent.errors import ModelLoadFailed, StorageError
+from agent.records import record
 from agent.runtimes import registry
 from agent.schema.guard import ModelGuard
 from agent.schema.workload import Workload
@@ -36,7 +37,7 @@ MAX_MODEL_BYTES = 2**31
 """A protobuf or FlatBuffer cannot be longer."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Artifact:
     """A model file."""
 

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from agent.backends.io import settle
@@ -20,12 +20,13 @@ from agent.backends.promise import Promise
 from agent.control import batch
 from agent.errors import DeadlineExceeded, InferenceFailed, LaneOutOfMemory, QeilError
 from agent.ports import Clock, InferenceRequest, Lane, LaneReply, LoadReport, Tensor, Tensors
+from agent.records import record
 from agent.schema.settings import BatchingOptions
 from agent.service.serving.alarm import Alarm
 from agent.service.serving.batch_proof import Proofs
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Member:
     """One request."""
 
@@ -41,7 +42,7 @@ class _Member:
     """That it is in."""
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Call:
     """One call of a lane."""
 
@@ -51,7 +52,7 @@ class _Call:
     ended: bool = False
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class _Group:
     """Requests of one form for one model on one lane."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 
 import structlog
@@ -17,6 +17,7 @@ from agent.control.board_memory import MemoryReading, MemoryState
 from agent.control.lane_drift import LatencyDrift, MemoryGrowth
 from agent.errors import Overloaded
 from agent.ports import InferenceRequest
+from agent.records import record
 from agent.schema.policy import Memory
 from agent.sensors.memory import HardwareErrors
 from agent.service.conditions import SHOWN_S
@@ -33,7 +34,7 @@ _Result = TypeVar("_Result")
 Tell = Callable[[str, str | None, str, str], None]
 
 
-@dataclass
+@record
 class _Event:
     """A counter that only grows: what it last was, and until when its last rise is shown."""
 
@@ -41,7 +42,7 @@ class _Event:
     shown_until_s: float = 0.0
 
 
-@dataclass
+@record
 class _Lane:
     """What is remembered of one process of a lane."""
 

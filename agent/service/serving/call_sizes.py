@@ -14,12 +14,13 @@ import math
 import threading
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from agent.control.fault_detector import UNPREDICTED_S
 from agent.errors import Overloaded
 from agent.ports import InferenceRequest
+from agent.records import record
 from agent.service.serving.job import Job
 from agent.service.serving.meter import ENOUGH
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry
@@ -34,7 +35,7 @@ _FEW_FACTOR: Final = 10.0
 """A call may take so often the longest of too few that were timed."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Allowance:
     """The longest that a call under way on a lane may take; `untimed`: because nobody has timed its size."""
 
@@ -43,7 +44,7 @@ class Allowance:
     untimed: bool = False
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Call:
     lanes: tuple[str, ...]
     model: str
@@ -67,13 +68,13 @@ class _Call:
         return self.shared or busy_until_s is None or abs(busy_until_s - self.due_s) < SAME_S
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Hung:
     until_s: float
     given_s: float
 
 
-@dataclass
+@record
 class CallSizes:
     """Thread-safe. A size is a power of two of the planned number of elements."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from agent.control import canary
 from agent.errors import BackendError, InferenceFailed, LaneDied, PermitExpired, QeilError, RequestError
 from agent.ports import Clock, Lane, LaneReply, LoadReport, LoadSpec, Tensor
+from agent.records import record
 from agent.schema.device import Runtime
 from agent.service.serving.admitted import Admitted
 
@@ -31,7 +31,7 @@ CAUSE = "numerical canary"
 Outcome = Literal["passed", "wrong", "failed", "gone", "unchecked"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Finding:
     """passed and wrong speak of the numbers; failed: the run was refused; gone: the lane is; unchecked: no canary."""
 
@@ -44,7 +44,7 @@ class Finding:
 Told = Callable[[Finding], None]
 
 
-@dataclass
+@record
 class _Question:
     """What one model on one accelerator is asked."""
 

@@ -15,7 +15,7 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, NamedTuple
 
 from agent.errors import (
@@ -28,6 +28,7 @@ from agent.errors import (
     TooLarge,
 )
 from agent.ports import InferenceRequest, Lane, LoadReport, Tensor
+from agent.records import record
 from agent.service.serving.call_sizes import SAME_S, CallSizes
 from agent.service.serving.held_answers import parts_of
 from agent.service.serving.job import Job
@@ -64,7 +65,7 @@ class _Load(NamedTuple):
     split: str
 
 
-@dataclass
+@record
 class _Costly:
     until_s: float
     given_s: float

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.ports import Lane
+from agent.records import record
 from agent.service.serving.canaries import Canaries, Finding
 from agent.service.serving.routing_table import RouteEntry
 
@@ -19,7 +20,7 @@ Part = tuple[str, Lane, str]
 """(accelerator, its lane, the model's name there)."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Held:
     """One answer: what lets it go, and what happens instead (the cause is told)."""
 
@@ -27,7 +28,7 @@ class Held:
     redo: Callable[[str], None]
 
 
-@dataclass
+@record
 class _Shelf:
     waiting: list[Held] = field(default_factory=list)
     asking: bool = False

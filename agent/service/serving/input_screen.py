@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import structlog
@@ -20,6 +20,7 @@ from agent.control.input_statistics import Statistics
 from agent.control.verdict import Finding, GuardVerdict, weigh
 from agent.errors import BadInput, Overloaded, QeilError, TooLarge
 from agent.ports import Clock, InferenceAnswer, InferenceRequest, Tensor
+from agent.records import record
 from agent.schema.guard import TensorGuard
 from agent.service.conditions import SHOWN_S
 from agent.service.serving.quarantine import Quarantine
@@ -30,7 +31,7 @@ Infer = Callable[[InferenceRequest], "Future[InferenceAnswer]"]
 RATE_WINDOW_S = 1.0
 
 
-@dataclass
+@record
 class _Model:
     """What the screen remembers of one model."""
 

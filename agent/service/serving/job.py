@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from agent.backends.promise import Promise
 from agent.errors import QeilError
 from agent.ports import InferenceAnswer, InferenceRequest, Lane
+from agent.records import record
 from agent.service.serving.held_answers import Part
 from agent.service.serving.routing_table import RoutingTable
 from agent.service.serving.split_run import Progress
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Job:
     """See module."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -19,6 +19,7 @@ from agent.control.load_estimate import Estimate
 from agent.control.thermal_governor import Level, ThermalVerdict
 from agent.errors import QeilError
 from agent.ports import Lane, LaneSpec, LaneVitals, LoadReport
+from agent.records import record
 from agent.schema.policy import Recovery
 from agent.schema.snapshot import LaneState
 from agent.service.planning.plan import Candidate
@@ -32,7 +33,7 @@ STARTUP_TIMEOUT_S = 60.0
 """A Python process with a native runtime answers within seconds; a Raspberry Pi on a slow card needs up to twenty."""
 
 
-@dataclass
+@record
 class LoadedModel:
     """One model on this lane."""
 
@@ -53,7 +54,7 @@ class LoadedModel:
     """The load under way and what is expected of it, where loads are timed."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LaneDiedEvent:
     """The lane's process ended."""
 
@@ -62,7 +63,7 @@ class LaneDiedEvent:
     cause: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class LoadDoneEvent:
     """A load finished."""
 
@@ -75,7 +76,7 @@ class LoadDoneEvent:
     """The error is that the file is not what was admitted."""
 
 
-@dataclass
+@record
 class _Waits:
     """How long the call in progress waited for a core: what the scheduler counted since the look before it began."""
 
@@ -102,7 +103,7 @@ FIRST_RUNS = 10.0
 """A first run, with all that it sets up, is believed to take up to so many times the p99 of the later ones."""
 
 
-@dataclass
+@record
 class LaneKeeper:
     """See module."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
@@ -12,6 +12,7 @@ from agent.backends.engine_cache import engines_in
 from agent.control.load_estimate import Estimate, Subject, estimate
 from agent.errors import StorageError
 from agent.ports import Clock, LoadSpec
+from agent.records import record
 from agent.storage import state_file
 
 _log = structlog.get_logger("models")
@@ -21,7 +22,7 @@ MOST_REMEMBERED = 256
 FILE = "load_times.json"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Loading:
     """A load under way."""
 

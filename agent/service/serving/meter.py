@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
 
 from agent.control.energy_share import Used
+from agent.records import record
 from agent.schema.metric import Histogram
 from agent.schema.snapshot import EnergyProvenance
 from agent.service.serving.latencies import RECENT, Latencies
@@ -15,7 +15,7 @@ ENOUGH = 20
 """Calls on a lane before their p99 counts."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class MeterReading:
     """What a meter shows at one moment. Latencies are request times inside the agent, in seconds."""
 

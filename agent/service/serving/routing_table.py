@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 
 from agent.ports import Lane, LoadReport, ModelMetadata, Tensors
+from agent.records import record
 from agent.schema.policy import Policy
 from agent.schema.snapshot import Mode
 from agent.service.planning.plan import StageCandidate
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageRoute:
     """One stage of a split model on its lane, where it goes by the name `stage.load.model`."""
 
@@ -29,7 +30,7 @@ def _energy_j(dynamic_j: float | None, static_w: float | None, execute_s: float,
     return None if dynamic_j is None or static_w is None else dynamic_j * scale + static_w * execute_s
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RouteEntry:
     """One placement a request may take."""
 
@@ -87,7 +88,7 @@ class RouteEntry:
         return max(s.lane.queue_length() for s in self.stages) if self.stages else self.lane.queue_length()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelRoutes:
     """All placements of one model in the planner's order."""
 
@@ -145,7 +146,7 @@ class ModelRoutes:
         return max((r.derate_share for r in self.routes if r.usable), default=1.0 if self.hopeful else 0.0)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RoutingTable:
     """What the dispatcher knows."""
 

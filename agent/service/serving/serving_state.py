@@ -6,13 +6,13 @@ Owned by the supervisor's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 from agent.control import fallback, lane_health
 from agent.control.routing import LAST_RESORT
 from agent.ports import LoadReport, ModelMetadata
+from agent.records import record
 from agent.runtimes import registry
 from agent.runtimes.shipped import LITERT
 from agent.schema.policy import Policy
@@ -27,7 +27,7 @@ from agent.service.serving.meter import MeterReading
 from agent.service.serving.routing_table import ModelRoutes, RouteEntry, RoutingTable, StageRoute
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class InForce:
     """A policy and the plan made under it."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from statistics import median
+
+from agent.records import record
 
 _RECENT = 128
 """Calls kept per stage and per pair of accelerators."""
@@ -14,7 +16,7 @@ MAX_SPLITS = 64
 """Splits whose stages are remembered; the one that was not used for longest makes room."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StageReading:
     """Medians of recent calls of one stage. `handover_s`: from the answer before it to its own, less its execution;
     taken only when its lane was idle, None while it never was."""
@@ -24,7 +26,7 @@ class StageReading:
     handover_s: float | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Handover:
     """Measured against predicted between two accelerators: medians of recent hand-overs on an idle lane, in seconds."""
 
@@ -33,14 +35,14 @@ class Handover:
     predicted_s: float
 
 
-@dataclass
+@record
 class _Stage:
     requests: int = 0
     execute_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     handover_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
 
-@dataclass
+@record
 class _Pair:
     requests: int = 0
     measured_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import numpy as np
 
 from agent.errors import InferenceFailed, QeilError
 from agent.ports import Clock, LaneReply, Tensor
+from agent.records import record
 from agent.schema.snapshot import EnergyProvenance
 from agent.service.serving.routing_table import RouteEntry, StageRoute
 from agent.service.serving.split_meter import SplitMeter
@@ -26,7 +27,7 @@ PROCESSORS: Final = frozenset({"CPUExecutionProvider", "XNNPACKExecutionProvider
 _WEAKER: dict[EnergyProvenance, int] = {"measured": 0, "modelled": 1, "unknown": 2}
 
 
-@dataclass
+@record
 class Progress:
     """How far a request has come: stages done of one split, what is held for the next ones, what that took.
 

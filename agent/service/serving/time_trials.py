@@ -12,12 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from statistics import median_low
 
 from agent.control.thermal_governor import Level
 from agent.errors import QeilError
 from agent.ports import LaneReply, LoadSpec
+from agent.records import record
 from agent.service.planning.placed import part_of
 from agent.service.planning.plan import Candidate, ModelPlan, Plan
 from agent.service.serving.canaries import TIMEOUT_S, Canaries
@@ -51,7 +52,7 @@ Key = tuple[str, str]
 """Digest of the model file, name of the placement (`Candidate.timed_as`)."""
 
 
-@dataclass
+@record
 class _Record:
     loads: tuple[LoadSpec, ...]
     since_s: float
@@ -65,7 +66,7 @@ class _Record:
         return median_low(self.times_s)
 
 
-@dataclass
+@record
 class _Series:
     """The calls of one trial."""
 
