@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -24,6 +25,7 @@ from agent.ports import Clock
 BATCH = 1000
 """Messages in one transaction."""
 WAIT_S, RETRY_S, MAX_RETRY_S = 0.02, 0.5, 10.0
+"""Least time from the begin of a batch to that of the next; pauses while the database takes nothing."""
 HOLD_BACK_S = 5.0
 """Longest time that the link's thread waits for room; far below what counts as a hang."""
 MAX_NAMED = 1000
@@ -58,6 +60,8 @@ class Consumer:
         self._on_told = on_told
         self._inbox: queue.Queue[Inbound] = queue.Queue(2 * receive_maximum)
         self._stopping = threading.Event()
+        self._next_s = clock.monotonic_s()
+        """No batch begins before that."""
         self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
         self._acknowledgements = Acknowledgements(send)
         self.counters = {
@@ -122,15 +126,17 @@ class Consumer:
             return None
 
     def _collect(self, wait_s: float) -> list[Inbound]:
-        """The first, what comes within WAIT_S of it, and all that waits then."""
+        """The first, and all that waits WAIT_S after the batch before began, which may be at once.
+
+        Nobody is woken for each message in between: that cost more than all else of it.
+        """
         batch: list[Inbound] = []
-        try:
+        with suppress(queue.Empty):
             batch.append(self._inbox.get(timeout=wait_s))
-            until_s = self._clock.monotonic_s() + WAIT_S
+            self._stopping.wait(max(0.0, self._next_s - self._clock.monotonic_s()))
+            self._next_s = self._clock.monotonic_s() + WAIT_S
             while len(batch) < BATCH:
-                batch.append(self._inbox.get(timeout=max(0.0, until_s - self._clock.monotonic_s())))
-        except queue.Empty:
-            pass
+                batch.append(self._inbox.get_nowait())
         return batch
 
     def _stored(self, parsed: list[Rows | Told]) -> list[Rows | Told] | None:

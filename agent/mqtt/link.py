@@ -27,7 +27,7 @@ from agent.mqtt.credentials import Credentials
 from agent.mqtt.in_flight import InFlight, Publication
 from agent.mqtt.inbound import MAX_CORRELATION_BYTES, Inbound
 from agent.mqtt.plain_messages import PlainReads
-from agent.mqtt.poll_loop import BufferedReads, Wake, detect_dead_peers, turn
+from agent.mqtt.poll_loop import BufferedReads, JoinedWrites, Wake, detect_dead_peers, turn
 from agent.mqtt.topics import LinkTopics
 from agent.ports import Clock, LinkStatus
 from agent.schema.settings import MqttSettings
@@ -43,8 +43,8 @@ SPARE_MESSAGES = 4
 _log = structlog.get_logger("mqtt")
 
 
-class _Client(PlainReads, BufferedReads, paho.Client):
-    """paho's, reading ahead."""
+class _Client(PlainReads, BufferedReads, JoinedWrites, paho.Client):
+    """paho's, with fewer system calls and less work for each message."""
 
 
 class Link:

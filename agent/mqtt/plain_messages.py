@@ -1,7 +1,7 @@
-"""Plain messages: publications at QoS 1 without properties, which is what boards send by the thousand, read at once.
+"""Plain messages: publications at QoS 1 without properties, and the acknowledgements of such, read at once.
 
-paho 2 fills a table of all properties that MQTT knows for every message, a condition variable and a line of log that
-nobody reads. Whatever is not plain goes paho's own way.
+That is what boards send and get by the thousand. paho 2 fills a table of all properties that MQTT knows for each, a
+condition variable and a line of log that nobody reads. Whatever is not plain goes paho's own way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from agent.records import record
 
 _KIND_AND_QOS, _PUBLISH_QOS_1, _RETAIN = 0xF6, 0x32, 0x01
 _NO_PROPERTIES = 0
+_SUCCESS, _NO_SUBSCRIBERS = 0x00, 0x10
 
 
 @record(frozen=True, slots=True)
@@ -44,6 +45,27 @@ def plain_message(header: int, packet: bytes | bytearray) -> PlainMessage | None
     return PlainMessage(topic, bytes(packet[topic_end + 3 :]), mid, bool(header & _RETAIN))
 
 
+@record(frozen=True)
+class PlainReason:
+    """What became of a publication, by the name that paho gives its own."""
+
+    value: int
+
+
+_REASONS = {value: PlainReason(value) for value in (_SUCCESS, _NO_SUBSCRIBERS)}
+
+
+def plain_acknowledgement(packet: bytes | bytearray) -> tuple[int, PlainReason] | None:
+    """(number of the publication, what became of it) of an MQTT 5 PUBACK (3.4) without properties that is no refusal.
+
+    None for any other. packet: what follows the length.
+    """
+    if len(packet) not in {2, 3}:
+        return None
+    reason = _REASONS.get(packet[2] if len(packet) > 2 else _SUCCESS)
+    return None if reason is None else (packet[0] << 8 | packet[1], reason)
+
+
 class PlainReads:
     """Mixed into a client that acknowledges by hand."""
 
@@ -53,4 +75,14 @@ class PlainReads:
         if message is None:
             return super()._handle_publish()  # type: ignore[misc]
         self._handle_on_message(message)  # type: ignore[attr-defined]
+        return 0
+
+    def _handle_pubackcomp(self, cmd: str) -> Any:
+        known = plain_acknowledgement(self._in_packet["packet"]) if cmd == "PUBACK" else None  # type: ignore[attr-defined]
+        if known is None:
+            return super()._handle_pubackcomp(cmd)  # type: ignore[misc]
+        number, reason = known
+        with self._out_message_mutex:  # type: ignore[attr-defined]
+            if number in self._out_messages:  # type: ignore[attr-defined]
+                return self._do_on_publish(number, reason, None)  # type: ignore[attr-defined]
         return 0

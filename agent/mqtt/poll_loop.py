@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 USER_TIMEOUT_MS = 1500
 READ_BYTES = 64 * 1024
+JOINED_BYTES = 16 * 1024
+_DISCONNECT, _SUCCESS, _AGAIN, _CONNECTION_LOST = 0xE0, 0, -1, 7
+"""A packet's first byte; what paho's steps return."""
 READS_IN_A_TURN = 1000
 """Packets that are handled from memory before anything else gets its turn."""
 
@@ -58,6 +61,40 @@ class BufferedReads:
             self._held, self._taken = super()._sock_recv(max(size, READ_BYTES)), 0  # type: ignore[misc]
         begin, self._taken = self._taken, min(self._taken + size, len(self._held))
         return self._held[begin : self._taken]
+
+
+class JoinedWrites:
+    """Mixed into a client that sends each packet by itself: what waits together leaves with one call."""
+
+    _joined = b""
+
+    def want_write(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._joined) or super().want_write()  # type: ignore[misc]
+
+    def _packet_write(self) -> Any:
+        code = super()._packet_write()  # type: ignore[misc]
+        if code == _SUCCESS and self._joined:
+            try:
+                self._send_joined()
+            except BlockingIOError:
+                return _AGAIN
+            except OSError:
+                return _CONNECTION_LOST
+        return code
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        if buf[0] == _DISCONNECT or len(self._joined) + len(buf) > JOINED_BYTES:
+            self._send_joined()  # what closes the connection must not overtake it
+            sent: int = super()._sock_send(buf)  # type: ignore[misc]
+            return sent
+        self._joined += buf
+        return len(buf)
+
+    def _send_joined(self) -> None:
+        while self._joined:
+            sent = super()._sock_send(self._joined)  # type: ignore[misc]
+            self._joined = self._joined[sent:]
 
 
 class Wake:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 
 import pytest
 
@@ -107,21 +106,51 @@ def test_a_broker_that_sends_more_than_it_may_is_held_back_and_then_not_obeyed(l
     assert len([entry for entry in log if entry[0] == "puback"]) == 4
 
 
-def test_a_batch_does_not_wait_for_messages_that_keep_trickling_in(log):
+class Pauses:
+    """Stands for the event that ends a consumer: notes how long it waited, in which messages trickle in."""
+
+    def __init__(self, clock: FakeClock, arrive) -> None:
+        self.clock, self.arrive = clock, arrive
+        self.waited_s: list[float] = []
+
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, pause_s: float) -> bool:
+        self.waited_s.append(pause_s)
+        for _ in range(round(pause_s / 0.005)):
+            self.clock.advance(0.005)
+            self.arrive()
+        return False
+
+
+def test_a_lone_message_is_stored_at_once_and_those_that_follow_soon_go_together(log):
+    clock = FakeClock()
+    consumer = Consumer(Sink(log), lambda *_: True, clock, 1000)
+    sent = iter(range(0, 1000, 2))
+    consumer._stopping = pauses = Pauses(clock, lambda: consumer.on_request(message(log, next(sent))))
+    consumer.on_request(message(log, next(sent)))
+    assert consumer.round(0.0) == 1
+    clock.advance(0.005)
+    consumer.on_request(message(log, next(sent)))
+    assert consumer.round(0.0) == 1 + round((WAIT_S - 0.005) / 0.005)
+    assert pauses.waited_s == [0.0, pytest.approx(WAIT_S - 0.005)]
+
+
+def test_after_a_batch_that_took_long_the_next_one_does_not_wait(log):
     clock = FakeClock()
 
-    class Trickle:
-        """A message comes five milliseconds after somebody begins to wait, and none is there before."""
+    class Slow(Sink):
+        def take(self, batch, now_s) -> Stored:
+            clock.advance(2 * WAIT_S)
+            return super().take(batch, now_s)
 
-        def get(self, timeout: float) -> Inbound:
-            clock.advance(min(0.005, timeout))
-            if timeout < 0.005:
-                raise queue.Empty
-            return message(log, round(clock.now_s * 1000))
-
-    consumer = Consumer(Sink(log), lambda *_: True, clock, 1000)
-    consumer._inbox = Trickle()
-    assert 2 <= consumer.round(0.01) <= 1 + WAIT_S / 0.005
+    consumer = Consumer(Slow(log), lambda *_: True, clock, 1000)
+    consumer._stopping = pauses = Pauses(clock, lambda: None)
+    for first in range(0, 2 * (module.BATCH + 1), 2):
+        consumer.on_request(message(log, first))
+    assert (consumer.round(0.0), consumer.round(0.0)) == (module.BATCH, 1)
+    assert pauses.waited_s == [0.0, 0.0]
 
 
 def test_what_the_database_can_never_hold_is_refused_alone(store, log):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from agent.mqtt.poll_loop import BufferedReads, Wake, turn
+from agent.mqtt.poll_loop import JOINED_BYTES, BufferedReads, JoinedWrites, Wake, turn
 
 
 class Client:
@@ -174,3 +174,81 @@ def test_a_bell_that_rang_is_heard_again_after_it_was_heard():
         assert wake._far.recv(10) == b"!"
         wake.clear()
     wake.close()
+
+
+class Sending:
+    """A client that sends its packets one by one, as paho does, to a connection that takes so many bytes a call."""
+
+    def __init__(self, *takes: int | type[OSError]) -> None:
+        self.takes = list(takes)
+        self.sent: list[bytes] = []
+        self.packets: list[bytes] = []
+
+    def want_write(self) -> bool:
+        return bool(self.packets)
+
+    def _sock_send(self, buf: bytes) -> int:
+        take = self.takes.pop(0) if self.takes else len(buf)
+        if not isinstance(take, int):
+            raise take
+        self.sent.append(bytes(buf[:take]))
+        return min(take, len(buf))
+
+    def _packet_write(self) -> int:
+        while self.packets:
+            packet = self.packets.pop(0)
+            try:
+                taken = self._sock_send(packet)
+            except BlockingIOError:
+                self.packets.insert(0, packet)
+                return -1
+            except OSError:
+                return 7
+            if taken < len(packet):
+                self.packets.insert(0, packet[taken:])
+        return 0
+
+
+class Writer(JoinedWrites, Sending):
+    pass
+
+
+def test_what_waits_together_leaves_with_one_call():
+    writer = Writer()
+    writer.packets = [b"@one", b"@two", b"@three"]
+    assert writer._packet_write() == 0
+    assert writer.sent == [b"@one@two@three"]
+    assert not writer.want_write()
+
+
+def test_what_the_connection_did_not_take_is_sent_later_and_nothing_twice():
+    writer = Writer(6, BlockingIOError)
+    writer.packets = [b"@one", b"@two"]
+    assert (writer._packet_write(), writer.want_write()) == (-1, True)
+    writer.packets = [b"@three"]
+    assert (writer._packet_write(), writer.want_write()) == (0, False)
+    assert b"".join(writer.sent) == b"@one@two@three"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
+def test_a_connection_that_breaks_meanwhile_is_told_as_lost(error):
+    writer = Writer(error)
+    writer.packets = [b"@one"]
+    assert writer._packet_write() == 7
+
+
+def test_a_disconnect_leaves_behind_all_that_was_to_be_sent_before_it():
+    writer = Writer(2, BlockingIOError)
+    writer.packets = [b"@one", b"\xe0\x00"]
+    assert writer._packet_write() == -1
+    assert writer.packets == [b"\xe0\x00"]
+    assert writer._packet_write() == 0
+    assert writer.sent == [b"@o", b"ne", b"\xe0\x00"]
+
+
+def test_large_packets_are_not_copied_behind_others():
+    writer = Writer()
+    large = b"0" * (JOINED_BYTES + 1)
+    writer.packets = [b"@one", large, b"@two"]
+    assert writer._packet_write() == 0
+    assert writer.sent == [b"@one", large, b"@two"]
