@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
+_PR_SET_PDEATHSIG = 1
 NICENESS = 5
 """Of children that look at something while the agent still imports itself: on two cores its imports go first."""
 YOUNG = 10_000
@@ -21,6 +22,16 @@ YOUNG = 10_000
 def child_command(module: str, *arguments: str) -> list[str]:
     """What starts a module of this package as a process, with the same interpreter and the same package."""
     return [sys.executable, f"{_root()}/agent/child.py", module, *arguments]
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however it does. Nothing but on Linux."""
+    import ctypes  # noqa: PLC0415 - not from that folder either
+    import signal  # noqa: PLC0415
+
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _root() -> str:

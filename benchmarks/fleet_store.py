@@ -1,12 +1,13 @@
 """How many messages a second the fleet's side takes from a broker into its database, and the board's outbox to disk.
 
-`python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--messages N]`: the real link, consumer and
-store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback; messages
-of one 1 KB row wait in the broker until the consumers begin. Where consumers, database and broker share the cores, the
-processor seconds of each per 1,000 messages say more than the rate. `--core-share 0.5` gives each consumer half of a
-core (stopped and continued fifty times a second), so that two of them, broker and database fit on two cores: what is
-then missing to twice the rate is what consumers wait for each other. The outbox takes batches of 100 rows of 1 KB, each
-on disk before the next.
+`python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--rounds N] [--messages N]`: the real link,
+consumer and store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback;
+messages of one 1 KB row wait in the broker until the consumers begin. Where consumers, database and broker share the
+cores, the processor seconds of each per 1,000 messages say more than the rate. `--core-share 0.5` gives each consumer
+half of a core (stopped and continued fifty times a second), so that two of them, broker and database fit on two cores:
+what is then missing to twice the rate is what consumers wait for each other. `--rounds` runs one consumer and N of them
+in turn, as a host's pace may change within minutes, and tells how many times as fast they are. The outbox takes batches
+of 100 rows of 1 KB, each on disk before the next.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import multiprocessing
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -26,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.child import end_with_parent
 from agent.mqtt.topics import ControllerTopics
 from agent.schema.fleet import FleetSettings
 from agent.schema.settings import MqttSettings
@@ -49,7 +52,7 @@ PADDING = "x" * 900
 RECEIVE_MAXIMUM = 2000
 
 
-def publish(port: int, messages: int, boards: int) -> None:
+def publish(port: int, messages: int, boards: list[str]) -> None:
     """Everything at QoS 1, from one client."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.max_inflight_messages_set(1000)
@@ -57,8 +60,9 @@ def publish(port: int, messages: int, boards: int) -> None:
     client.loop_start()
     last = None
     for i in range(messages):
-        document = {"v": 1, "boot": 1, "cls": "tlm", "seq0": i // boards, "rows": [{"ts": time.time(), "p": PADDING}]}
-        last = client.publish(f"qeil/v1/acme/b{i % boards}/up/tlm/agent", json.dumps(document), 1)
+        row = {"ts": time.time(), "p": PADDING}
+        document = {"v": 1, "boot": 1, "cls": "tlm", "seq0": i // len(boards), "rows": [row]}
+        last = client.publish(f"qeil/v1/acme/{boards[i % len(boards)]}/up/tlm/agent", json.dumps(document), 1)
     if last is not None:
         last.wait_for_publish(120)
     client.disconnect()
@@ -83,6 +87,7 @@ def wait(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
 
 def consumer_process(port: int, database: str, name: str, ready: Any, go: Any, rows: Any, wanted: int) -> None:
     """Connects, waits for the start, stores, counts."""
+    end_with_parent()  # it may be stopped at that moment
     logs.configure("error")
     engine = open_engine(database)
     links: list[Link] = []
@@ -151,7 +156,7 @@ def held_to(core_share: float, pids: list[int]) -> Iterator[None]:
 
 
 def consume(
-    database: str, messages: int, boards: int, consumers: int, folder: Path, server: int | None = None,
+    database: str, messages: int, boards: list[str], consumers: int, folder: Path, server: int | None = None,
     core_share: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Messages wait in the broker while the consumers are connected; they start with the clock.
@@ -241,6 +246,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own")
     parser.add_argument("--consumers", type=int, default=1)
     parser.add_argument("--core-share", type=share, default=1.0, help="of a core, for each consumer")
+    parser.add_argument("--rounds", type=int, default=0, help="of one consumer and all of them in turn, to compare")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--boards", type=int, default=500)
     parser.add_argument("--batches", type=int, default=300, help="of the outbox; 0 leaves it out")
@@ -258,12 +264,19 @@ def main() -> None:
         database = server.url if server is not None else given.database or f"sqlite:///{folder}/fleet.db"
         try:
             pid = server.pid if server is not None else None
-            found = consume(database, given.messages, given.boards, given.consumers, folder, pid, given.core_share)
+            counts = [1, given.consumers] * given.rounds or [given.consumers]
+            rates: list[int] = []
+            for number, consumers in enumerate(counts):
+                boards = [f"b{number}-{i}" for i in range(given.boards)]  # whose rows no earlier round has stored
+                found = consume(database, given.messages, boards, consumers, folder, pid, given.core_share)
+                rates.append(found["messages_per_s"])
+                print(json.dumps({"consumer": {"database": database.partition(":")[0], **found}}), flush=True)
         finally:
             if server is not None:
                 server.stop()
-        kind = database.partition(":")[0]
-        print(json.dumps({"consumer": {"database": kind, **found}}))
+        if given.rounds:
+            times = [round(many / one, 2) for one, many in zip(rates[::2], rates[1::2], strict=True)]
+            print(json.dumps({"times_as_fast": statistics.median(times), "of_rounds": times}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ For a process with a single thread, which has imported what all its copies need:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -17,8 +16,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
+from agent.child import end_with_parent
+
 READ_BYTES: Final = 65536
-PR_SET_PDEATHSIG: Final = 1
 
 
 class Fork:
@@ -73,7 +73,7 @@ def _run(function: Callable[[], dict[str, Any]], answer: int, words: int) -> NoR
     """In the copy, which ends without looking back: a library may crash while it is unloaded."""
     code = 1
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody else would end it
+        end_with_parent()  # nobody else would end it
         os.dup2(words, 1)
         os.dup2(words, 2)
         with os.fdopen(answer, "wb") as pipe:

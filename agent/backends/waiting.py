@@ -14,7 +14,6 @@ import ctypes
 import os
 import resource
 import select
-import signal
 import sys
 import threading
 import time
@@ -23,9 +22,9 @@ from typing import Final
 
 from agent.backends import sealed
 from agent.backends.vitals import PAGE_BYTES, VitalsPage, rss_bytes
+from agent.child import end_with_parent
 
 HEARTBEAT_S: Final = 0.1
-_PR_SET_PDEATHSIG: Final = 1
 _M_MMAP_THRESHOLD: Final = -3
 KEPT_BLOCK_BYTES: Final = 8 * 1024 * 1024
 """The largest block that the heap keeps for later once it is free. Left to itself the C library raises this to what was
@@ -39,10 +38,9 @@ dump, and half a gigabyte takes it 0.4 s on a fast disk."""
 
 def prepare(parent: int, affinity: str | None, memory_limit_bytes: int | None) -> None:
     """Tie this process to its parent and its limits. Exits when the parent is already gone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     with contextlib.suppress(AttributeError):  # only glibc keeps blocks this way
-        libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
     if os.getppid() != parent:
         sys.exit(1)
     with contextlib.suppress(OSError):  # a kernel without dumps
