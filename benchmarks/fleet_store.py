@@ -1,7 +1,7 @@
 """How many messages a second the fleet's side takes from a broker into its database, and the board's outbox to disk.
 
 `python benchmarks/fleet_store.py [--quick] [--postgres] [--consumers N] [--rounds N] [--messages N]`: the real link,
-consumer and store, each consumer a process of its own, against a real mosquitto (and PostgreSQL, of its own) on loopback;
+consumer and store, each consumer a process of its own, against a real mosquitto (and a PostgreSQL) on loopback;
 messages of one 1 KB row wait in the broker until the consumers begin. Where consumers, database and broker share the
 cores, the processor seconds of each per 1,000 messages say more than the rate. `--core-share 0.5` gives each consumer
 half of a core (stopped and continued fifty times a second), so that two of them, broker and database fit on two cores:
