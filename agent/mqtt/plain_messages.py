@@ -86,3 +86,9 @@ class PlainReads:
             if number in self._out_messages:  # type: ignore[attr-defined]
                 return self._do_on_publish(number, reason, None)  # type: ignore[attr-defined]
         return 0
+
+    def _update_inflight(self) -> Any:
+        """Send what waits for room. paho looks through all that is under way for it, with each acknowledgement."""
+        if len(self._out_messages) <= self._inflight_messages:  # type: ignore[attr-defined]
+            return 0  # all of them were sent
+        return super()._update_inflight()  # type: ignore[misc]

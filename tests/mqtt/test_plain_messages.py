@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import paho.mqtt.client as paho
@@ -71,28 +72,40 @@ def test_a_topic_that_is_no_text_and_an_empty_one_are_left_to_paho() -> None:
     assert plain_message(0x32, b"\x00\x01a\x00\x07\x00x") == PlainMessage("a", b"x", 7, False)
 
 
-def acknowledged_by(kind: type[paho.Client], packet: bytes, published: int) -> list[object]:
-    """What a client with this many publications under way tells of one PUBACK, and how many are left."""
+def acknowledged_by(kind: type[paho.Client], packets: list[bytes], published: int, max_inflight: int) -> list[object]:
+    """What a client with this many publications tells of PUBACKs, what it sends meanwhile, and what is left then."""
     heard: list[object] = []
-    client = kind(CallbackAPIVersion.VERSION2, client_id="c", protocol=paho.MQTTv5)
-    client._state = paho._ConnectionState.MQTT_CS_CONNECTED
-    client.on_publish = lambda _client, _data, mid, reason, _properties: heard.append((mid, reason.value))
-    sent = [client.publish("a/b", b"x", 1) for _ in range(published)]
-    client._in_packet = {"command": 0x40, "packet": bytearray(packet)}
-    try:
-        heard.append(int(client._handle_pubackcomp("PUBACK")))
-    except Exception as error:  # noqa: BLE001 - whichever: it is compared
-        heard.append(type(error).__name__)
+    near, far = socket.socketpair()
+    with near, far:
+        client = kind(CallbackAPIVersion.VERSION2, client_id="c", protocol=paho.MQTTv5)
+        client.max_inflight_messages_set(max_inflight)
+        client._state, client._sock = paho._ConnectionState.MQTT_CS_CONNECTED, near
+        client.on_publish = lambda _client, _data, mid, reason, _properties: heard.append((mid, reason.value))
+        sent = [client.publish("a/b", b"x", 1) for _ in range(published)]
+        for packet in packets:
+            client._in_packet = {"command": 0x40, "packet": bytearray(packet)}
+            try:
+                heard.append(int(client._handle_pubackcomp("PUBACK")))
+            except Exception as error:  # noqa: BLE001 - whichever: it is compared
+                heard.append(type(error).__name__)
+        far.setblocking(False)
+        heard.append(far.recv(65536) if published else b"")
+        client._sock = None
     return [*heard, client._inflight_messages, len(client._out_messages), [info._published for info in sent]]
 
 
-@given(st.integers(0, 4), st.sampled_from([b"", b"\x00", b"\x10", b"\x87", b"\x97", b"\xff", b"\x00\x00", b"\x10\x00"]))
-def test_every_acknowledgement_comes_to_what_paho_makes_of_it(number, rest) -> None:
-    packet = struct.pack("!H", number) + rest
-    assert acknowledged_by(Reader, packet, 3) == acknowledged_by(paho.Client, packet, 3)
-    assert (plain_acknowledgement(packet) is not None) == (rest in {b"", b"\x00", b"\x10"})
+RESTS = [b"", b"\x00", b"\x10", b"\x87", b"\x97", b"\xff", b"\x00\x00", b"\x10\x00"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(RESTS)), max_size=8), st.integers(0, 6), st.integers(1, 6))
+def test_every_acknowledgement_comes_to_what_paho_makes_of_it(numbers, published, max_inflight) -> None:
+    packets = [struct.pack("!H", number) + rest for number, rest in numbers]
+    by_paho = acknowledged_by(paho.Client, packets, published, max_inflight)
+    assert acknowledged_by(Reader, packets, published, max_inflight) == by_paho
+    for packet, (_, rest) in zip(packets, numbers, strict=True):
+        assert (plain_acknowledgement(packet) is not None) == (rest in {b"", b"\x00", b"\x10"})
 
 
 @given(st.binary(max_size=5))
 def test_an_acknowledgement_that_is_none_is_left_to_paho(packet) -> None:
-    assert acknowledged_by(Reader, packet, 3) == acknowledged_by(paho.Client, packet, 3)
+    assert acknowledged_by(Reader, [packet], 3, 2) == acknowledged_by(paho.Client, [packet], 3, 2)
