@@ -2,9 +2,10 @@
 
     python benchmarks/serving.py [--quick] [--json FILE] [--peers mlserver,litserve,pytriton | none]
 
-Rounds alternate over the servers, because machines of this kind drift; figures are medians of the rounds. Each server
-runs alone and is asked once it has come to rest: what one does unasked is not the others' to bear. Peers are installed
-on first use under .venv-peers/. MLServer's REST end takes no raw tensors, so it is also asked over gRPC.
+Rounds alternate over the servers, and pieces of magika's over server and raw session, because machines of this kind
+drift; figures are medians of the rounds, those over raw each of one round. Each server runs alone and is asked once it
+has come to rest: what one does unasked is not the others' to bear. Peers are installed on first use under .venv-peers/.
+MLServer's REST end takes no raw tensors, so it is also asked over gRPC.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from serving_servers import Model, Running, scratch, start_agent, start_litserve
 
 Maker = Callable[[], Running]
 RAW, ALL = "raw session.run", "all"
+PIECES = {"add1": 1, "magika": 5}
+"""Of a round's requests, between which the raw session gets its turn: where a ratio is asked for, not a difference
+of which raw is a hundredth."""
 PEERS = ("mlserver", "litserve", "pytriton")
 GRPC_PROBE = """
 import json, sys, time
@@ -94,6 +98,14 @@ def timed(run: Callable[[], object], count: int) -> np.ndarray:
     return np.array(times)
 
 
+def in_turn(
+    raw: Callable[[], object], ask: Callable[[int], np.ndarray], count: int, pieces: int
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Times of both, a piece of each after the other, as the host's pace changes from minute to minute."""
+    found = [(timed(raw, count // pieces), ask(count // pieces)) for _ in range(pieces)]
+    return np.concatenate([times for times, _ in found]), np.concatenate([times for _, times in found])
+
+
 def cell(times: np.ndarray, per_s: float | None) -> dict[str, float]:
     found = {"p50_ms": float(np.median(times)) * 1e3, "p99_ms": float(np.quantile(times, 0.99)) * 1e3}
     return found if per_s is None else {**found, "per_s": per_s}
@@ -113,14 +125,20 @@ def measure(makers: list[Maker], models: list[Model], wide: Model, rounds: int, 
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for make in makers:
             with alone(make) as server:
-                for model in models:  # beside each server, as the pace changes from minute to minute
-                    times = timed(raw_runner(model, threads), counts[model.name])
-                    keep(RAW, model.name, cell(times, 1.0 / float(np.mean(times))))
-                add_wide(server, wide)
                 keep(server.name, ALL, {"ready_s": server.ready_s})
-                for workload, (port, request) in server.requests.items():
-                    times = latencies_s(port, request, counts[workload])
-                    keep(server.name, workload, cell(times, load_per_s(port, request, 2.0 * scale)))
+                for model in models:
+                    port, request = server.requests[model.name]
+                    ask = lambda n, p=port, r=request: latencies_s(p, r, n)  # noqa: E731
+                    raw, times = in_turn(
+                        raw_runner(model, threads), ask, counts[model.name], PIECES[model.name]
+                    )  # fmt: skip
+                    over = {f"over_raw_{q}": value - cell(raw, None)[q] for q, value in cell(times, None).items()}
+                    over["of_raw"] = float(np.median(times) / np.median(raw))
+                    keep(RAW, model.name, cell(raw, 1.0 / float(np.mean(raw))))
+                    keep(server.name, model.name, cell(times, load_per_s(port, request, 2.0 * scale)) | over)
+                port, request = wide_request(server, wide)
+                times = latencies_s(port, request, counts[wide.name])
+                keep(server.name, wide.name, cell(times, load_per_s(port, request, 2.0 * scale)))
                 for model in models if server.grpc_port is not None else ():
                     keep(f"{server.name}, gRPC", model.name, cell(over_grpc(server, model, counts[model.name]), None))
                 keep(server.name, ALL, {"pss_mb": server.pss_mb()})  # what it holds once it has worked
@@ -159,11 +177,11 @@ def medians(found: dict[str, Any]) -> dict[str, Any]:
 
 def targets(table: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     """(what, figure, bound, kept)."""
-    ours, raw = table["qeil"], table[RAW]
+    ours = table["qeil"]
     rows = [
-        ("tiny, 8 KB: p50 over raw, ms", ours["add1"]["p50_ms"] - raw["add1"]["p50_ms"], "≤", 0.5),
-        ("tiny, 8 KB: p99 over raw, ms", ours["add1"]["p99_ms"] - raw["add1"]["p99_ms"], "≤", 1.5),
-        ("magika: p50 over raw, ratio", ours["magika"]["p50_ms"] / raw["magika"]["p50_ms"], "≤", 1.25),
+        ("tiny, 8 KB: p50 over raw, ms", ours["add1"]["over_raw_p50_ms"], "≤", 0.5),
+        ("tiny, 8 KB: p99 over raw, ms", ours["add1"]["over_raw_p99_ms"], "≤", 1.5),
+        ("magika: p50 over raw, ratio", ours["magika"]["of_raw"], "≤", 1.25),
         ("ready, s", ours[ALL]["ready_s"], "≤", 1.5),
         ("PSS, MB", ours[ALL]["pss_mb"], "≤", 180.0),
     ]
@@ -180,13 +198,15 @@ def targets(table: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
 
 
 def show(table: dict[str, Any], checks: list[tuple[str, float, str, bool]]) -> None:
-    print(f"{'server':<28} {'workload':<9} {'p50 ms':>8} {'p99 ms':>8} {'answers/s, 8 clients':>21}")
+    print(f"{'server':<28} {'workload':<9} {'p50 ms':>8} {'p99 ms':>8} {'× raw':>8} {'answers/s, 8 clients':>21}")
     for server, workloads in table.items():
         for workload, v in workloads.items():
             if workload != ALL:
                 rate = f"{v['per_s']:.0f}" if "per_s" in v else "–"
                 note = " (one loop)" if server == RAW else ""
-                print(f"{server:<28} {workload:<9} {v['p50_ms']:>8.3f} {v['p99_ms']:>8.3f} {rate + note:>21}")
+                of_raw = f"{v['of_raw']:.2f}" if "of_raw" in v else "–"
+                figures = f"{v['p50_ms']:>8.3f} {v['p99_ms']:>8.3f} {of_raw:>8} {rate + note:>21}"
+                print(f"{server:<28} {workload:<9} {figures}")
     for server, workloads in table.items():
         if whole := workloads.get(ALL):
             print(f"{server}: both models ready after {whole['ready_s']:.2f} s, PSS {whole['pss_mb']:.0f} MB")
@@ -246,7 +266,7 @@ def main() -> int:
     return 0 if arguments.quick or all(kept for *_, kept in checks) else 1
 
 
-def add_wide(server: Running, wide: Model) -> None:
+def wide_request(server: Running, wide: Model) -> tuple[int, bytes]:
     """The 150 KB body goes to the same tiny model, in the form that the server takes."""
     port, _ = server.requests["add1"]
     if server.name in {"qeil", "PyTriton"}:
@@ -255,7 +275,7 @@ def add_wide(server: Running, wide: Model) -> None:
         request = base64_request("/predict", wide.x)
     else:
         request = json_request("/v2/models/add1/infer", "x", wide.x, "FP32")
-    server.requests[wide.name] = (port, request)
+    return port, request
 
 
 if __name__ == "__main__":
