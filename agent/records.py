@@ -25,14 +25,14 @@ else:
         """As `dataclasses.dataclass`; `others` are the rest of its options."""
         if cls is None:
             return lambda made: record(made, frozen=frozen, eq=eq, repr=repr, **others)
-        if others.get("order"):  # which the library makes only where it also compares
+        if others.get("order") or others.get("unsafe_hash"):  # which the library makes only where it also compares
             return dataclass(cls, frozen=frozen, eq=eq, repr=repr, **others)
         own = set(vars(cls))
         if cls.__doc__ is None:
             cls.__doc__ = cls.__name__  # else the library describes how to call it, which takes longer than all here
         made = dataclass(cls, eq=False, repr=False, **others)
         if repr and "__repr__" not in own:
-            made.__repr__ = _repr
+            made.__repr__ = _shown([f.name for f in fields(made) if f.repr])
         if eq:
             _compare(made, own, frozen)
         return made
@@ -62,10 +62,14 @@ else:
             return lambda self: (only(self),)
         return lambda _: ()
 
-    @recursive_repr()
-    def _repr(self: Any) -> str:
-        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
-        return f"{type(self).__qualname__}({shown})"
+    def _shown(names: list[str]) -> Callable[[Any], str]:
+        """What shows these attributes, also of a derived class that does not show its own."""
+
+        @recursive_repr()
+        def shown(self: Any) -> str:
+            return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+        return shown
 
 
 __all__ = ["record"]

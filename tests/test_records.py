@@ -17,7 +17,7 @@ from agent.records import record
 
 OPTIONS = [
     {}, {"frozen": True}, {"frozen": True, "eq": False}, {"eq": False}, {"frozen": True, "order": True},
-    {"frozen": True, "slots": True}, {"repr": False}, {"frozen": True, "kw_only": True},
+    {"frozen": True, "slots": True}, {"repr": False}, {"frozen": True, "kw_only": True}, {"unsafe_hash": True},
 ]  # fmt: skip
 
 
@@ -140,3 +140,14 @@ def test_a_class_without_a_docstring_is_called_by_its_name():
         value: int = 0
 
     assert Bare.__doc__ == "Bare"
+
+
+def test_a_derived_class_that_does_not_show_itself_shows_only_what_its_base_does():
+    @record(frozen=True, repr=False)
+    class Secret(Shown):
+        """See the test."""
+
+        key: str = "k"
+
+    assert "key" not in repr(Secret("a"))
+    assert "name='a'" in repr(Secret("a"))

@@ -55,14 +55,16 @@ class Promise(Future[T], Generic[T]):
         """As of Future, which also looks for who waits by other means than its condition."""
         bell: Any = self._condition
         with bell:
-            if self._state != "PENDING" or self._waiters:
-                super().set_result(result)
-                return
-            self._result = result
-            self._state = "FINISHED"
-            if bell.waited is not None:
-                bell.waited.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+            plain = self._state == "PENDING" and not self._waiters
+            if plain:
+                self._result = result
+                self._state = "FINISHED"
+                if bell.waited is not None:
+                    bell.waited.notify_all()
+        if plain:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        else:
+            super().set_result(result)  # not under the lock, as it calls back
 
     def done(self) -> bool:
         """As of Future, without its lock: a state is set in one step, and never set back."""

@@ -152,3 +152,18 @@ def test_it_says_in_every_state_what_a_future_of_the_library_says(begun, end):
             future.cancel()
         said.append(_asked(future))
     assert said[0] == said[1]
+
+
+def test_its_callbacks_are_called_without_its_lock_also_where_it_had_begun():
+    promise: Promise[int] = Promise(print)
+    promise.set_running_or_notify_cancel()
+    asked: list[bool] = []
+
+    def ask_elsewhere(_: Future[int]) -> None:
+        other = threading.Thread(target=lambda: asked.append(promise.cancel()), daemon=True)
+        other.start()
+        other.join(10.0)
+
+    promise.add_done_callback(ask_elsewhere)
+    promise.set_result(1)
+    assert asked == [False]
